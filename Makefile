@@ -1,0 +1,69 @@
+# A thin front for meson and the scripts under tools/. `make help` lists what there is.
+#
+# Another guest than ours, for run, test and bench: make run KERNEL=vmlinuz INITRD=initrd.img DISK=disk.img
+# More variables: BUILD=build  CPUS=2  MEMORY=2G  CMDLINE="console=hvc0 root=/dev/vda rw"  USER_DATA=FILE  KEEP=1
+
+BUILD ?= build
+PREFIX ?= /usr/local
+IMAGE := $(BUILD)/image
+export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA KEEP FORCE MIRROR
+
+.PHONY: all image run test check check-style bench install clean distclean sanitize help
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+help:
+	@echo 'make               the library, the command build/yado and the example build/simplevm'
+	@echo 'make run           boots a Debian guest to its login on this terminal (makes the image first)'
+	@echo 'make image         build/image/{vmlinuz,initrd.img,disk.img}; FORCE=1 makes it anew'
+	@echo 'make test          every test; make check: those that need no guest image (a minute or two)'
+	@echo 'make sanitize      the tests that need no guest image, under ASan and UBSan, in build-asan/'
+	@echo 'make check-style   include levels, headers, formatting'
+	@echo 'make bench         start-to-login and sysbench against QEMU, when that is installed'
+	@echo 'make install       PREFIX=/usr/local DESTDIR='
+
+$(BUILD)/build.ninja:
+	@tools/install-packages build test
+	@meson setup $(BUILD) --prefix $(PREFIX) $(MESON_ARGS)
+
+# An image that was named by the user is not made by us.
+image:
+ifeq ($(KERNEL)$(INITRD)$(DISK),)
+	@tools/make-image $(IMAGE)
+endif
+
+run: all image
+	@tools/run-guest
+
+test: all image
+	@tools/run-tests
+
+check: all
+	@tools/run-tests --no-suite guest
+
+sanitize:
+	@tools/install-packages build test
+	@test -e build-asan/build.ninja || meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false
+	@ninja -C build-asan
+	@BUILD=build-asan tools/run-tests --no-suite guest
+
+check-style:
+	@tools/check-includes
+	@tools/check-headers
+	@tools/check-format
+
+bench: all image
+	@tools/install-packages bench
+	@bench/login.sh
+	@bench/sysbench.sh
+
+install: all
+	@meson install -C $(BUILD) --no-rebuild
+
+clean:
+	@test ! -e $(BUILD)/build.ninja || ninja -C $(BUILD) clean
+	@rm -rf $(BUILD)/run
+
+distclean:
+	@rm -rf $(BUILD) build-asan

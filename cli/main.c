@@ -1,0 +1,100 @@
+/* yado: creates and runs Linux virtual machines. */
+#include "cli.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "terminal.h"
+
+static const char help[] =
+    "usage: yado run [options] [IMAGE]     boot a guest on this terminal\n"
+    "       yado seed --user-data FILE [--meta-data FILE] [--network-config FILE]\n"
+    "                 [--name NAME] -o FILE   write a cloud-init seed image\n"
+    "       yado doctor                    what this host can do\n"
+    "       yado --version\n"
+    "\n"
+    "run: IMAGE is a directory with vmlinuz, initrd.img and disk.img, or a disk file\n"
+    "  --engine auto|translator   what runs the CPUs\n"
+    "  --cpus N                   1 to 64 (default 1)\n"
+    "  --memory SIZE              with K, M or G (default 1G)\n"
+    "  --kernel FILE              bzImage or ELF vmlinux\n"
+    "  --initrd FILE\n"
+    "  --cmdline TEXT             (default console=hvc0; with a directory IMAGE also\n"
+    "                             root=/dev/vda rw)\n"
+    "  --disk FILE[,ro][,format=raw][,sync=full|fsync|none]   again for more\n"
+    "  --user-data FILE, --meta-data FILE, --network-config FILE\n"
+    "                             seed for cloud-init, as the last disk\n"
+    "  --name NAME                host name in a seed without --meta-data\n"
+    "  --serial stdio|pty|none|file:PATH   hvc0, again for hvc1 ... (default stdio)\n"
+    "  --timeout SECONDS          stop the guest then\n"
+    "  --trace CATEGORIES         or \"all\": say what happens inside, on standard error\n"
+    "On the terminal, Ctrl-] or Ctrl-A x leaves; everything else goes to the guest.\n"
+    "Exit status: 0 powered off, 1 could not start, 2 usage, 3 the guest crashed,\n"
+    "4 time limit.\n";
+
+static void say_va(const char *fmt, va_list ap)
+{
+    char line[1024];
+
+    vsnprintf(line, sizeof(line), fmt, ap);
+    terminal_restore();
+    fprintf(stderr, "yado: %s\n", line);
+}
+
+void say(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    say_va(fmt, ap);
+    va_end(ap);
+}
+
+int usage_error(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    say_va(fmt, ap);
+    va_end(ap);
+    return EXIT_USAGE;
+}
+
+int report(const struct yado_error *err)
+{
+    say("%s", err->message);
+    return err->code == YADO_ERR_INVALID_CONFIG ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static int print_help(FILE *to, int status)
+{
+    fputs(help, to);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+    } verbs[] = { { "run", cli_run }, { "seed", cli_seed }, { "doctor", cli_doctor } };
+
+    if (argc < 2)
+        return print_help(stderr, EXIT_USAGE);
+    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return print_help(stdout, EXIT_OK);
+    }
+    if (!strcmp(argv[1], "help"))
+        return print_help(stdout, EXIT_OK);
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
+        printf("yado %s\n", yado_version());
+        return EXIT_OK;
+    }
+    for (size_t i = 0; i < count_of(verbs); i++) {
+        if (!strcmp(argv[1], verbs[i].name))
+            return verbs[i].run(argc - 2, argv + 2);
+    }
+    return usage_error("there is no verb \"%s\"; see yado --help", argv[1]);
+}

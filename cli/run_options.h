@@ -1,0 +1,49 @@
+/* The options of `yado run`, read and completed, nothing opened yet. */
+#ifndef CLI_RUN_OPTIONS_H
+#define CLI_RUN_OPTIONS_H
+
+#include "cli.h"
+#include "seed.h"
+
+#define RUN_SERIAL_MAX 8
+
+struct run_disk {
+    char *path; /* owned */
+    bool read_only;
+    enum yado_disk_sync sync;
+};
+
+enum run_serial_kind { RUN_SERIAL_STDIO, RUN_SERIAL_PTY, RUN_SERIAL_NONE, RUN_SERIAL_FILE };
+
+struct run_serial {
+    enum run_serial_kind kind;
+    const char *path; /* of a FILE */
+};
+
+struct run_options {
+    enum yado_engine engine;
+    unsigned cpus;
+    uint64_t memory;
+    uint64_t timeout; /* seconds; 0: none */
+    char *kernel, *initrd; /* owned */
+    const char *cmdline;
+    struct run_disk disks[YADO_DEVICE_COUNT_MAX];
+    unsigned disk_count;
+    struct run_serial serials[RUN_SERIAL_MAX];
+    unsigned serial_count;
+    struct seed_options seed;
+    bool has_seed;
+    const char *trace;
+};
+
+/* Fills *o. EXIT_OK, or the status to end with after the reason was said. run_options_free in any case. */
+int run_options_read(struct run_options *o, int argc, char **argv);
+void run_options_free(struct run_options *o);
+
+/* Which device the kernel makes /dev/console: that of the last console= on its command line. */
+enum run_console { RUN_CONSOLE_HVC, RUN_CONSOLE_UART };
+enum run_console run_console_of(const char *cmdline);
+/* Whether the kernel was told to write to the UART at all. */
+bool run_uses_uart(const char *cmdline);
+
+#endif

@@ -1,0 +1,157 @@
+/* A machine: made from a configuration, started, paused, stopped.
+ *
+ * Threads. Every call may come from any thread. A machine has threads of its own for its CPUs and devices; callbacks
+ * (completions and events) never run there, only on the caller's queue, which is one of
+ *  - YADO_DELIVERY_DISPATCH: they wait until the program calls yado_machine_dispatch (or yado_machine_wait) and run inside
+ *    that call. yado_machine_event_fd tells a poll loop when to;
+ *  - YADO_DELIVERY_THREAD: a thread that the library makes for this machine runs them.
+ * Either way they run one at a time, in order, with no lock held, and may call everything here except
+ * yado_machine_free and yado_machine_wait.
+ *
+ * States are those of Apple's framework and have its numbers:
+ *
+ *   STOPPED, ERROR --start--> STARTING --> RUNNING --pause--> PAUSING --> PAUSED --resume--> RESUMING --> RUNNING
+ *   RUNNING, PAUSED --stop--> STOPPING --> STOPPED
+ *   RUNNING --the guest powers off--> STOPPED        RUNNING --the guest crashes, or cannot be run on--> ERROR
+ *
+ * A verb moves the state at once if the move is legal and returns; the work is done on a thread of the machine; the completion
+ * tells how it ended. A verb in a state where it is not legal completes with YADO_ERR_STATE. */
+#ifndef YADO_MACHINE_H
+#define YADO_MACHINE_H
+
+#include <yado/base.h>
+#include <yado/config.h>
+#include <yado/host.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct yado_machine;
+
+enum yado_state {
+    YADO_STATE_STOPPED = 0,
+    YADO_STATE_RUNNING = 1,
+    YADO_STATE_PAUSED = 2,
+    YADO_STATE_ERROR = 3, /* ended by a failure; may be started again */
+    YADO_STATE_STARTING = 4,
+    YADO_STATE_PAUSING = 5,
+    YADO_STATE_RESUMING = 6,
+    YADO_STATE_STOPPING = 7,
+    YADO_STATE_SAVING = 8,    /* not entered by this version */
+    YADO_STATE_RESTORING = 9, /* not entered by this version */
+};
+
+/* Why a machine last went to STOPPED or ERROR. */
+enum yado_stop_reason {
+    YADO_STOP_NONE = 0,     /* it has not yet */
+    YADO_STOP_HOST,         /* yado_machine_stop */
+    YADO_STOP_POWER_OFF,    /* the guest powered off */
+    YADO_STOP_RESET,        /* the guest rebooted, and options.stop_on_reset was set */
+    YADO_STOP_PANIC,        /* the guest kernel panicked (state ERROR). How this is known: the reset came without the
+                               interrupt controllers being shut down first, or the guest reported a panic */
+    YADO_STOP_TRIPLE_FAULT, /* a CPU of the guest shut down (state ERROR) */
+    YADO_STOP_FAILURE,      /* it could not start, or the host or the engine could not go on (state ERROR) */
+};
+
+enum yado_event_kind {
+    YADO_EVENT_STATE_CHANGED,      /* old_state and state */
+    YADO_EVENT_GUEST_STOPPED,      /* the guest ended by itself; reason. After the state change to STOPPED */
+    YADO_EVENT_STOPPED_WITH_ERROR, /* reason and error. After the state change to ERROR */
+    YADO_EVENT_GUEST_RESET,        /* the guest rebooted and goes on; no state change */
+};
+
+struct yado_event {
+    enum yado_event_kind kind;
+    enum yado_state old_state, state;
+    enum yado_stop_reason reason;
+    struct yado_error error; /* code YADO_OK if there is none */
+};
+
+enum yado_delivery {
+    YADO_DELIVERY_DISPATCH = 0,
+    YADO_DELIVERY_THREAD = 1,
+};
+
+/* On the machine's queue. `err` is NULL on success and else valid until the callback returns. */
+typedef void (*yado_completion)(void *ctx, const struct yado_error *err);
+
+/* All zero is a good default. */
+struct yado_machine_options {
+    size_t size; /* sizeof(struct yado_machine_options), or 0 for the one of version 0.1 */
+    enum yado_engine engine;
+    enum yado_delivery delivery;
+    bool stop_on_reset; /* a reboot of the guest stops the machine instead of starting it again */
+    /* On the machine's queue. May be NULL. `event` is valid until it returns. */
+    void (*on_event)(void *ctx, const struct yado_event *event);
+    void *event_ctx;
+    /* Trace: a comma-separated list of categories ("guest_fault,disk,virtio,pci,irq,cpu,machine", or "all"; NULL: none)
+     * whose lines go to `trace`. That one is called on any thread of the machine, several at once, and must not call
+     * back into the library. */
+    const char *trace_categories;
+    void (*trace)(void *ctx, const char *category, const char *line);
+    void *trace_ctx;
+};
+
+/* Validates and copies `config`. `options` may be NULL. NULL and `err` on failure. Opens no file for longer than the call,
+ * and takes no memory for the guest yet. */
+struct yado_machine *yado_machine_new(const struct yado_config *config, const struct yado_machine_options *options,
+                                      struct yado_error *err);
+
+/* Stops the machine as yado_machine_stop does, waits for it, and frees it. Callbacks that did not run yet never will.
+ * Not from a callback. Blocks while disk requests in flight end. */
+void yado_machine_free(struct yado_machine *machine);
+
+enum yado_state yado_machine_state(const struct yado_machine *machine);
+enum yado_stop_reason yado_machine_stop_reason(const struct yado_machine *machine);
+/* The engine that it runs on, never YADO_ENGINE_AUTO. */
+enum yado_engine yado_machine_engine(const struct yado_machine *machine);
+
+/* Whether the verb is legal now. Another thread, or the guest, may change that at any moment. */
+bool yado_machine_can_start(const struct yado_machine *machine);
+bool yado_machine_can_stop(const struct yado_machine *machine);
+bool yado_machine_can_pause(const struct yado_machine *machine);
+bool yado_machine_can_resume(const struct yado_machine *machine);
+bool yado_machine_can_request_stop(const struct yado_machine *machine);
+
+/* The verbs. None blocks. `done` may be NULL; else it is called exactly once, except when the return value is false
+ * (out of memory; nothing was begun). */
+bool yado_machine_start(struct yado_machine *machine, yado_completion done, void *ctx);
+/* CPUs stop between two instructions. Requests that devices have taken are finished; time goes on. */
+bool yado_machine_pause(struct yado_machine *machine, yado_completion done, void *ctx);
+bool yado_machine_resume(struct yado_machine *machine, yado_completion done, void *ctx);
+/* Pulls the plug: the guest is not asked. What it had flushed to its disks is there. */
+bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void *ctx);
+
+/* Presses the power button; a guest that listens shuts down, and YADO_EVENT_GUEST_STOPPED follows some time later. */
+bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *err);
+
+/* Tells virtio console `index` (0: hvc0) how large the terminal is. Remembered over stops and starts. Ignored for
+ * indexes that do not exist. */
+void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns, uint16_t rows);
+
+/* A descriptor that is readable while callbacks wait, for poll. It stays the machine's; read nothing from it. -1 with
+ * YADO_DELIVERY_THREAD. */
+int yado_machine_event_fd(const struct yado_machine *machine);
+
+/* Runs the callbacks that wait, and returns how many there were. Does not block. With YADO_DELIVERY_THREAD, or while
+ * another thread is in it: 0. */
+unsigned yado_machine_dispatch(struct yado_machine *machine);
+
+/* Blocks until the machine is in STOPPED or ERROR and its callbacks have run, or `timeout_ms` milliseconds have passed
+ * (negative: no limit). True if it has ended. With YADO_DELIVERY_DISPATCH it dispatches meanwhile, on this thread. */
+bool yado_machine_wait(struct yado_machine *machine, int timeout_ms);
+
+/* Calls fn for each counter of the running engine ("blocks", "tlb misses" ...), for people. Nothing if it does not run. */
+void yado_machine_each_counter(struct yado_machine *machine,
+                               void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+
+/* A fixed word for a state or reason ("running", "power off"). Never NULL. */
+const char *yado_state_name(enum yado_state state);
+const char *yado_stop_reason_name(enum yado_stop_reason reason);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,16 @@
+/* libyado: creates and runs Linux virtual machines. Everything public in one include. */
+#ifndef YADO_YADO_H
+#define YADO_YADO_H
+
+#include <yado/base.h>
+#include <yado/boot.h>
+#include <yado/config.h>
+#include <yado/console.h>
+#include <yado/entropy.h>
+#include <yado/error.h>
+#include <yado/host.h>
+#include <yado/machine.h>
+#include <yado/seed.h>
+#include <yado/storage.h>
+
+#endif

@@ -1,0 +1,271 @@
+/* Configuration objects: inert data on its way into a struct spec.
+ *
+ * Setters cannot fail: an object that could not be made is NULL, and that is remembered until validation, so that a
+ * program may build a whole configuration in one expression and look once. */
+#include "api/config_priv.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char default_command_line[] = "console=hvc0";
+
+/* ---- boot loader ---- */
+
+struct yado_boot_loader *yado_linux_boot_loader_new(const char *kernel, const char *initrd,
+                                                    const char *command_line)
+{
+    struct yado_boot_loader *l = calloc(1, sizeof(*l));
+
+    if (!l)
+        return NULL;
+    l->boot.kernel = strdup(kernel ? kernel : "");
+    l->boot.initrd = initrd ? strdup(initrd) : NULL;
+    l->boot.command_line = strdup(command_line ? command_line : default_command_line);
+    if (!l->boot.kernel || (initrd && !l->boot.initrd) || !l->boot.command_line) {
+        yado_boot_loader_free(l);
+        return NULL;
+    }
+    return l;
+}
+
+void yado_boot_loader_free(struct yado_boot_loader *loader)
+{
+    if (!loader)
+        return;
+    spec_boot_clear(&loader->boot);
+    free(loader);
+}
+
+/* ---- storage ---- */
+
+static struct yado_disk *disk_new(const char *name, int fd, unsigned flags)
+{
+    struct yado_disk *d = calloc(1, sizeof(*d));
+
+    if (!d)
+        return NULL;
+    d->disk.format = SPEC_DISK_RAW;
+    d->disk.read_only = (flags & YADO_DISK_READ_ONLY) != 0;
+    d->disk.name = strdup(name ? name : "");
+    if (!spec_fd_dup(fd, &d->disk.fd) || !d->disk.name) {
+        yado_disk_free(d);
+        return NULL;
+    }
+    return d;
+}
+
+/* YADO_DISK_RAW is the only format, so a value that is none is taken for a defect of the caller and refused. */
+struct yado_disk *yado_disk_image_new(const char *path, enum yado_disk_format format, unsigned flags)
+{
+    return format == YADO_DISK_RAW ? disk_new(path, -1, flags) : NULL;
+}
+
+struct yado_disk *yado_disk_fd_new(int fd, const char *name, enum yado_disk_format format, unsigned flags)
+{
+    return format == YADO_DISK_RAW && fd >= 0 ? disk_new(name, fd, flags) : NULL;
+}
+
+void yado_disk_set_sync(struct yado_disk *disk, enum yado_disk_sync sync)
+{
+    if (disk)
+        disk->disk.sync = sync == YADO_SYNC_NONE    ? SPEC_SYNC_NONE
+                          : sync == YADO_SYNC_FSYNC ? SPEC_SYNC_FSYNC
+                                                    : SPEC_SYNC_FULL;
+}
+
+void yado_disk_free(struct yado_disk *disk)
+{
+    if (!disk)
+        return;
+    spec_disk_clear(&disk->disk);
+    free(disk);
+}
+
+struct yado_storage *yado_virtio_block_new(struct yado_disk *disk)
+{
+    struct yado_storage *s = calloc(1, sizeof(*s));
+
+    if (s && disk) {
+        s->disk = disk->disk; /* moved */
+        free(disk);
+        return s;
+    }
+    yado_disk_free(disk);
+    free(s);
+    return NULL;
+}
+
+void yado_storage_set_identifier(struct yado_storage *storage, const char *identifier)
+{
+    if (!storage)
+        return;
+    free(storage->disk.identifier);
+    storage->disk.identifier = identifier ? strdup(identifier) : NULL;
+    storage->out_of_memory |= identifier && !storage->disk.identifier;
+}
+
+void yado_storage_free(struct yado_storage *storage)
+{
+    if (!storage)
+        return;
+    spec_disk_clear(&storage->disk);
+    free(storage);
+}
+
+/* ---- serial ports ---- */
+
+struct yado_serial *yado_fd_serial_new(int read_fd, int write_fd)
+{
+    struct yado_serial *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return NULL;
+    s->serial.write_fd = -1;
+    if (!spec_fd_dup(read_fd, &s->serial.read_fd) || !spec_fd_dup(write_fd, &s->serial.write_fd)) {
+        yado_serial_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void yado_serial_free(struct yado_serial *serial)
+{
+    if (!serial)
+        return;
+    spec_serial_clear(&serial->serial);
+    free(serial);
+}
+
+static struct yado_serial_port *port_new(struct yado_serial *serial, enum spec_serial_kind kind)
+{
+    struct yado_serial_port *p = calloc(1, sizeof(*p));
+
+    if (p && serial) {
+        p->serial = serial->serial; /* moved */
+        p->serial.kind = kind;
+        free(serial);
+        return p;
+    }
+    yado_serial_free(serial);
+    free(p);
+    return NULL;
+}
+
+struct yado_serial_port *yado_virtio_console_port_new(struct yado_serial *serial)
+{
+    return port_new(serial, SPEC_SERIAL_VIRTIO_CONSOLE);
+}
+
+struct yado_serial_port *yado_uart_port_new(struct yado_serial *serial)
+{
+    return port_new(serial, SPEC_SERIAL_UART);
+}
+
+void yado_serial_port_free(struct yado_serial_port *port)
+{
+    if (!port)
+        return;
+    spec_serial_clear(&port->serial);
+    free(port);
+}
+
+/* ---- entropy ---- */
+
+struct yado_entropy *yado_virtio_entropy_new(void)
+{
+    return calloc(1, sizeof(struct yado_entropy));
+}
+
+void yado_entropy_free(struct yado_entropy *entropy)
+{
+    free(entropy);
+}
+
+/* ---- the configuration ---- */
+
+struct yado_config *yado_config_new(void)
+{
+    struct yado_config *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return NULL;
+    spec_init(&c->spec);
+    c->spec.cpu_count = 1;
+    c->spec.memory_size = GIB(1);
+    return c;
+}
+
+void yado_config_free(struct yado_config *config)
+{
+    if (!config)
+        return;
+    spec_clear(&config->spec);
+    free(config);
+}
+
+void yado_config_set_cpu_count(struct yado_config *config, unsigned count)
+{
+    config->spec.cpu_count = count;
+}
+
+void yado_config_set_memory_size(struct yado_config *config, uint64_t size)
+{
+    config->spec.memory_size = size;
+}
+
+void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_loader *loader)
+{
+    spec_boot_clear(&config->spec.boot);
+    if (!loader) {
+        config->out_of_memory = true;
+        return;
+    }
+    config->spec.boot = loader->boot; /* moved */
+    free(loader);
+}
+
+/* Counts the device in, unless there is no room. */
+static bool device_fits(struct yado_config *c)
+{
+    struct spec *s = &c->spec;
+
+    if (s->disk_count + s->serial_count + s->entropy_count < SPEC_DEVICE_MAX)
+        return true;
+    c->devices_over++;
+    return false;
+}
+
+void yado_config_add_storage(struct yado_config *config, struct yado_storage *storage)
+{
+    if (!storage || storage->out_of_memory) {
+        config->out_of_memory = true;
+        yado_storage_free(storage);
+    } else if (!device_fits(config)) {
+        yado_storage_free(storage);
+    } else {
+        config->spec.disks[config->spec.disk_count++] = storage->disk; /* moved */
+        free(storage);
+    }
+}
+
+void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port)
+{
+    if (!port) {
+        config->out_of_memory = true;
+    } else if (!device_fits(config)) {
+        yado_serial_port_free(port);
+    } else {
+        config->spec.serials[config->spec.serial_count++] = port->serial; /* moved */
+        free(port);
+    }
+}
+
+void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy)
+{
+    if (!entropy)
+        config->out_of_memory = true;
+    else if (device_fits(config))
+        config->spec.entropy_count++;
+    yado_entropy_free(entropy);
+}

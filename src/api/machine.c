@@ -1,0 +1,683 @@
+/* Machines as the caller holds them.
+ *
+ * Theory of operation. A machine has a control thread, the only one that calls the backend's slow verbs, one at a time.
+ * A verb of the caller checks the table in state.c, moves the state to the passing one (STARTING ...), queues a command and
+ * returns; the control thread does the work, moves the state on and queues the completion. The backend calls attention()
+ * from any of its threads when the guest did something that concerns the whole machine; the control thread then asks
+ * it by service(), which also reboots the guest. So starts, pauses, reboots and ends never overlap, and no callback
+ * ever runs on a thread of the guest.
+ *
+ * If the guest ends while a command waits, the end comes first: a waiting stop has then nothing left to do, and a
+ * waiting pause or resume completes with YADO_ERR_STATE.
+ *
+ * Callbacks go through a queue (queue.c) to the program's thread or to the delivery thread.
+ *
+ * Locks: `lock` guards the state, the commands and the terminal sizes. `live_lock` keeps the backend from being stopped while
+ * another thread calls one of its quick functions (power button, terminal size, counters). Neither is held when the other is
+ * taken. The queue's lock is a leaf. */
+#include "api/machine_priv.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "api/config_priv.h"
+#include "api/queue.h"
+#include "api/state.h"
+#include "host/thread.h"
+#include "util/log.h"
+
+struct command {
+    struct command *next;
+    const struct state_move *move;
+    struct callback *completion; /* NULL: the caller wants none */
+};
+
+struct console_size {
+    uint16_t columns, rows;
+};
+
+struct yado_machine {
+    pthread_mutex_t lock;
+    pthread_cond_t work;    /* commands, attention or quit. With lock */
+    pthread_cond_t changed; /* the state, or the queue became idle (delivery thread). With lock; monotonic clock */
+    enum yado_state state;
+    enum yado_stop_reason reason;
+    struct command *commands, **commands_tail;
+    bool attention, quit;
+    struct console_size sizes[SPEC_DEVICE_MAX];
+
+    pthread_mutex_t live_lock;
+    struct backend *backend; /* written by the control thread with live_lock held */
+
+    const struct backend_ops *ops;
+    struct spec spec; /* the control thread's after yado_machine_new */
+    struct log log;
+    struct backend_host host;
+    enum yado_engine engine;
+    struct yado_machine_options options;
+    struct callback_queue queue;
+
+    pthread_t control, delivery;
+    bool control_runs, delivery_runs;
+};
+
+/* ---- state and events; lock held ---- */
+
+static void event_push(struct yado_machine *m, enum yado_event_kind kind, enum yado_state old_state,
+                       const struct yado_error *error)
+{
+    struct callback *c = m->queue.on_event ? calloc(1, sizeof(*c)) : NULL;
+
+    if (!c) { /* nobody listens, or out of memory; the state can still be asked for */
+        queue_wake(&m->queue);
+        return;
+    }
+    c->event = (struct yado_event){ .kind = kind, .old_state = old_state, .state = m->state, .reason = m->reason };
+    if (error)
+        c->event.error = *error;
+    queue_push(&m->queue, c);
+}
+
+static void state_set(struct yado_machine *m, enum yado_state state)
+{
+    enum yado_state old = m->state;
+
+    if (old == state)
+        return;
+    m->state = state;
+    event_push(m, YADO_EVENT_STATE_CHANGED, old, NULL);
+    pthread_cond_broadcast(&m->changed);
+}
+
+static void completion_push(struct yado_machine *m, struct callback *completion, const struct yado_error *error)
+{
+    if (!completion)
+        return;
+    completion->error = *error;
+    queue_push(&m->queue, completion);
+}
+
+/* ---- the control thread ---- */
+
+static void attention(void *ctx)
+{
+    struct yado_machine *m = ctx;
+
+    pthread_mutex_lock(&m->lock);
+    m->attention = true;
+    pthread_cond_signal(&m->work);
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void backend_publish(struct yado_machine *m, struct backend *b)
+{
+    pthread_mutex_lock(&m->live_lock);
+    m->backend = b;
+    pthread_mutex_unlock(&m->live_lock);
+}
+
+static void backend_end_run(struct yado_machine *m)
+{
+    struct backend *b = m->backend;
+
+    backend_publish(m, NULL);
+    if (b)
+        m->ops->stop(b);
+    pthread_mutex_lock(&m->lock);
+    m->attention = false;
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void sizes_to_spec(struct yado_machine *m)
+{
+    pthread_mutex_lock(&m->lock);
+    for (unsigned i = 0, console = 0; i < m->spec.serial_count; i++) {
+        if (m->spec.serials[i].kind != SPEC_SERIAL_VIRTIO_CONSOLE)
+            continue;
+        m->spec.serials[i].columns = m->sizes[console].columns;
+        m->spec.serials[i].rows = m->sizes[console].rows;
+        console++;
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* A size may have changed between sizes_to_spec and the backend's being there to be told. */
+static void sizes_to_backend(struct yado_machine *m)
+{
+    for (unsigned i = 0; i < SPEC_DEVICE_MAX; i++) {
+        struct console_size size;
+
+        pthread_mutex_lock(&m->lock);
+        size = m->sizes[i];
+        pthread_mutex_unlock(&m->lock);
+        if (size.columns && size.rows)
+            m->ops->console_size(m->backend, i, size.columns, size.rows);
+    }
+}
+
+static bool command_start(struct yado_machine *m, struct yado_error *err)
+{
+    struct backend *b = NULL;
+
+    sizes_to_spec(m);
+    if (!m->ops->start(&b, &m->spec, &m->host, err))
+        return false;
+    backend_publish(m, b);
+    sizes_to_backend(m);
+    return true;
+}
+
+static bool command_do(struct yado_machine *m, enum verb verb, struct yado_error *err)
+{
+    switch (verb) {
+    case VERB_START: return command_start(m, err);
+    case VERB_PAUSE: return m->ops->pause(m->backend, err);
+    case VERB_RESUME: return m->ops->resume(m->backend, err);
+    case VERB_STOP: backend_end_run(m); return true;
+    case VERB_REQUEST_STOP:
+    case VERB_COUNT: break;
+    }
+    return err_set(err, YADO_ERR_INTERNAL, "%s is not a command", verb_name(verb));
+}
+
+static void command_run(struct yado_machine *m, struct command *c)
+{
+    const struct state_move *move = c->move;
+    struct yado_error err = YADO_ERROR_INIT;
+    bool gone = !m->backend && move->verb != VERB_START;
+    bool ok = !gone && command_do(m, move->verb, &err);
+
+    pthread_mutex_lock(&m->lock);
+    if (!gone) {
+        if (move->verb == VERB_STOP)
+            m->reason = YADO_STOP_HOST;
+        else if (move->verb == VERB_START && !ok)
+            m->reason = YADO_STOP_FAILURE;
+        state_set(m, ok ? move->to : move->failed);
+    } else if (move->verb != VERB_STOP) {
+        err_set(&err, YADO_ERR_STATE, "cannot %s the machine: the guest ended first", verb_name(move->verb));
+    }
+    completion_push(m, c->completion, &err);
+    pthread_mutex_unlock(&m->lock);
+    free(c);
+}
+
+static enum yado_stop_reason reason_of(enum backend_end end)
+{
+    switch (end) {
+    case BACKEND_POWER_OFF: return YADO_STOP_POWER_OFF;
+    case BACKEND_RESET: return YADO_STOP_RESET;
+    case BACKEND_PANIC: return YADO_STOP_PANIC;
+    case BACKEND_TRIPLE_FAULT: return YADO_STOP_TRIPLE_FAULT;
+    case BACKEND_FAILURE:
+    case BACKEND_RUNS: break;
+    }
+    return YADO_STOP_FAILURE;
+}
+
+static void control_service(struct yado_machine *m)
+{
+    struct backend_status st = { .end = BACKEND_RUNS };
+    bool orderly;
+
+    m->ops->service(m->backend, &st);
+    if (st.end != BACKEND_RUNS)
+        backend_end_run(m);
+    pthread_mutex_lock(&m->lock);
+    if (st.was_reset)
+        event_push(m, YADO_EVENT_GUEST_RESET, m->state, NULL);
+    if (st.end != BACKEND_RUNS) {
+        orderly = st.end == BACKEND_POWER_OFF || st.end == BACKEND_RESET;
+        m->reason = reason_of(st.end);
+        state_set(m, orderly ? YADO_STATE_STOPPED : YADO_STATE_ERROR);
+        event_push(m, orderly ? YADO_EVENT_GUEST_STOPPED : YADO_EVENT_STOPPED_WITH_ERROR, m->state, &st.error);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+static struct command *command_take(struct yado_machine *m)
+{
+    struct command *c = m->commands;
+
+    if (c) {
+        m->commands = c->next;
+        if (!m->commands)
+            m->commands_tail = &m->commands;
+    }
+    return c;
+}
+
+static void *control_main(void *arg)
+{
+    struct yado_machine *m = arg;
+    struct command *c;
+
+    pthread_mutex_lock(&m->lock);
+    while (!m->quit) {
+        if (m->attention && m->backend) {
+            m->attention = false;
+            pthread_mutex_unlock(&m->lock);
+            control_service(m);
+            pthread_mutex_lock(&m->lock);
+        } else if ((c = command_take(m))) {
+            pthread_mutex_unlock(&m->lock);
+            command_run(m, c);
+            pthread_mutex_lock(&m->lock);
+        } else {
+            pthread_cond_wait(&m->work, &m->lock);
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
+    backend_end_run(m);
+    return NULL;
+}
+
+/* ---- delivery ---- */
+
+static void *delivery_main(void *arg)
+{
+    struct yado_machine *m = arg;
+    struct pollfd p = { .fd = m->queue.event_fd, .events = POLLIN };
+    bool quit = false;
+
+    while (!quit) {
+        if (poll(&p, 1, -1) < 0 && errno != EINTR)
+            break;
+        queue_dispatch(&m->queue);
+        pthread_mutex_lock(&m->lock);
+        pthread_cond_broadcast(&m->changed);
+        quit = m->quit;
+        pthread_mutex_unlock(&m->lock);
+    }
+    return NULL;
+}
+
+/* ---- making and freeing ---- */
+
+static void trace_sink(void *ctx, enum log_category cat, const char *line)
+{
+    struct yado_machine *m = ctx;
+
+    m->options.trace(m->options.trace_ctx, log_category_name(cat), line);
+}
+
+static bool category_enable(struct log *log, const char *name, size_t len, struct yado_error *err)
+{
+    if (len == 3 && !memcmp(name, "all", 3)) {
+        log->enabled = (1u << LOG_CATEGORY_COUNT) - 1;
+        return true;
+    }
+    for (unsigned i = 0; i < LOG_CATEGORY_COUNT; i++) {
+        const char *known = log_category_name((enum log_category)i);
+
+        if (strlen(known) == len && !memcmp(known, name, len)) {
+            log->enabled |= 1u << i;
+            return true;
+        }
+    }
+    return err_set(err, YADO_ERR_INVALID_CONFIG, "trace_categories: there is no category \"%.*s\"", (int)len, name);
+}
+
+static bool trace_setup(struct yado_machine *m, struct yado_error *err)
+{
+    const char *p = m->options.trace_categories;
+
+    m->log = (struct log){ .sink = m->options.trace ? trace_sink : NULL, .ctx = m };
+    while (p && *p) {
+        size_t len = strcspn(p, ",");
+
+        if (len && !category_enable(&m->log, p, len, err))
+            return false;
+        p += len + (p[len] == ',');
+    }
+    m->options.trace_categories = NULL; /* the caller's string */
+    return true;
+}
+
+static void cond_init_monotonic(pthread_cond_t *c)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static void options_read(struct yado_machine_options *to, const struct yado_machine_options *from)
+{
+    size_t size = from && from->size && from->size < sizeof(*to) ? from->size : sizeof(*to);
+
+    memset(to, 0, sizeof(*to));
+    if (from)
+        memcpy(to, from, size);
+}
+
+static bool engine_resolve(struct yado_machine *m, struct yado_error *err)
+{
+    m->engine = m->options.engine;
+    if (m->engine == YADO_ENGINE_AUTO)
+        m->engine = yado_engine_choose(err);
+    else if (!yado_engine_usable(m->engine, err))
+        return false;
+    m->spec.engine = yado_engine_name(m->engine);
+    return m->engine != YADO_ENGINE_AUTO;
+}
+
+static struct yado_machine *machine_alloc(const struct backend_ops *ops, const struct yado_machine_options *options,
+                                          struct yado_error *err)
+{
+    struct yado_machine *m = calloc(1, sizeof(*m));
+
+    if (!m) {
+        err_set(err, YADO_ERR_HOST, "out of memory");
+        return NULL;
+    }
+    options_read(&m->options, options);
+    m->ops = ops;
+    m->commands_tail = &m->commands;
+    spec_init(&m->spec);
+    m->host = (struct backend_host){
+        .attention = attention, .ctx = m, .log = &m->log, .stop_on_reset = m->options.stop_on_reset
+    };
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->live_lock, NULL);
+    pthread_cond_init(&m->work, NULL);
+    cond_init_monotonic(&m->changed);
+    if (!queue_init(&m->queue, err)) {
+        yado_machine_free(m);
+        return NULL;
+    }
+    m->queue.on_event = m->options.on_event;
+    m->queue.event_ctx = m->options.event_ctx;
+    return m;
+}
+
+static bool threads_start(struct yado_machine *m, struct yado_error *err)
+{
+    m->control_runs = thread_start(&m->control, "yado-control", control_main, m, err);
+    if (!m->control_runs)
+        return false;
+    if (m->options.delivery != YADO_DELIVERY_THREAD)
+        return true;
+    m->delivery_runs = thread_start(&m->delivery, "yado-events", delivery_main, m, err);
+    return m->delivery_runs;
+}
+
+struct yado_machine *machine_new_on(const struct yado_config *config, const struct yado_machine_options *options,
+                                    const struct backend_ops *ops, struct yado_error *err)
+{
+    struct yado_machine *m;
+
+    if (!config_check(config, err))
+        return NULL;
+    m = machine_alloc(ops, options, err);
+    if (!m)
+        return NULL;
+    if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !threads_start(m, err)) {
+        yado_machine_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+struct yado_machine *yado_machine_new(const struct yado_config *config, const struct yado_machine_options *options,
+                                      struct yado_error *err)
+{
+    struct yado_machine *m = yado_config_validate(config, err) ?
+                                 machine_new_on(config, options, &backend_native, err) :
+                                 NULL;
+
+    if (m && !engine_resolve(m, err)) {
+        yado_machine_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+void yado_machine_free(struct yado_machine *machine)
+{
+    struct yado_machine *m = machine;
+    struct command *c;
+
+    if (!m)
+        return;
+    pthread_mutex_lock(&m->lock);
+    m->quit = true;
+    pthread_cond_broadcast(&m->work);
+    pthread_mutex_unlock(&m->lock);
+    queue_wake(&m->queue);
+    if (m->control_runs)
+        pthread_join(m->control, NULL);
+    if (m->delivery_runs)
+        pthread_join(m->delivery, NULL);
+    while ((c = command_take(m))) {
+        free(c->completion);
+        free(c);
+    }
+    queue_destroy(&m->queue);
+    spec_clear(&m->spec);
+    pthread_cond_destroy(&m->changed);
+    pthread_cond_destroy(&m->work);
+    pthread_mutex_destroy(&m->live_lock);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+/* ---- verbs ---- */
+
+static bool verb_submit(struct yado_machine *m, enum verb verb, yado_completion done, void *ctx)
+{
+    struct command *c = calloc(1, sizeof(*c));
+    struct callback *completion = done ? calloc(1, sizeof(*completion)) : NULL;
+    struct yado_error err = YADO_ERROR_INIT;
+
+    if (!c || (done && !completion)) {
+        free(c);
+        free(completion);
+        return false;
+    }
+    if (completion) {
+        completion->done = done;
+        completion->done_ctx = ctx;
+    }
+    pthread_mutex_lock(&m->lock);
+    c->move = state_move_find(verb, m->state);
+    c->completion = completion;
+    if (c->move) {
+        *m->commands_tail = c;
+        m->commands_tail = &c->next;
+        state_set(m, c->move->via);
+        pthread_cond_signal(&m->work);
+    } else {
+        err_set(&err, YADO_ERR_STATE, "cannot %s the machine while its state is \"%s\"", verb_name(verb),
+                yado_state_name(m->state));
+        completion_push(m, completion, &err);
+        free(c);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+bool yado_machine_start(struct yado_machine *machine, yado_completion done, void *ctx)
+{
+    return verb_submit(machine, VERB_START, done, ctx);
+}
+
+bool yado_machine_pause(struct yado_machine *machine, yado_completion done, void *ctx)
+{
+    return verb_submit(machine, VERB_PAUSE, done, ctx);
+}
+
+bool yado_machine_resume(struct yado_machine *machine, yado_completion done, void *ctx)
+{
+    return verb_submit(machine, VERB_RESUME, done, ctx);
+}
+
+bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void *ctx)
+{
+    return verb_submit(machine, VERB_STOP, done, ctx);
+}
+
+bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *err)
+{
+    enum yado_state state = yado_machine_state(machine);
+    bool ok;
+
+    if (!state_move_find(VERB_REQUEST_STOP, state))
+        return err_set(err, YADO_ERR_STATE, "cannot ask the guest to stop while the machine's state is \"%s\"",
+                       yado_state_name(state));
+    pthread_mutex_lock(&machine->live_lock);
+    ok = machine->backend ? machine->ops->request_stop(machine->backend, err) :
+                            err_set(err, YADO_ERR_STATE, "cannot ask the guest to stop: it ended first");
+    pthread_mutex_unlock(&machine->live_lock);
+    return ok;
+}
+
+/* ---- questions ---- */
+
+/* The lock is no part of a machine's value. */
+static struct yado_machine *unconst(const struct yado_machine *m)
+{
+    return (struct yado_machine *)(uintptr_t)m;
+}
+
+enum yado_state yado_machine_state(const struct yado_machine *machine)
+{
+    struct yado_machine *m = unconst(machine);
+    enum yado_state s;
+
+    pthread_mutex_lock(&m->lock);
+    s = m->state;
+    pthread_mutex_unlock(&m->lock);
+    return s;
+}
+
+enum yado_stop_reason yado_machine_stop_reason(const struct yado_machine *machine)
+{
+    struct yado_machine *m = unconst(machine);
+    enum yado_stop_reason r;
+
+    pthread_mutex_lock(&m->lock);
+    r = m->reason;
+    pthread_mutex_unlock(&m->lock);
+    return r;
+}
+
+enum yado_engine yado_machine_engine(const struct yado_machine *machine)
+{
+    return machine->engine;
+}
+
+bool yado_machine_can_start(const struct yado_machine *machine)
+{
+    return state_move_find(VERB_START, yado_machine_state(machine)) != NULL;
+}
+
+bool yado_machine_can_stop(const struct yado_machine *machine)
+{
+    return state_move_find(VERB_STOP, yado_machine_state(machine)) != NULL;
+}
+
+bool yado_machine_can_pause(const struct yado_machine *machine)
+{
+    return state_move_find(VERB_PAUSE, yado_machine_state(machine)) != NULL;
+}
+
+bool yado_machine_can_resume(const struct yado_machine *machine)
+{
+    return state_move_find(VERB_RESUME, yado_machine_state(machine)) != NULL;
+}
+
+bool yado_machine_can_request_stop(const struct yado_machine *machine)
+{
+    return state_move_find(VERB_REQUEST_STOP, yado_machine_state(machine)) != NULL;
+}
+
+void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns, uint16_t rows)
+{
+    if (index >= SPEC_DEVICE_MAX)
+        return;
+    pthread_mutex_lock(&machine->lock);
+    machine->sizes[index] = (struct console_size){ columns, rows };
+    pthread_mutex_unlock(&machine->lock);
+    pthread_mutex_lock(&machine->live_lock);
+    if (machine->backend)
+        machine->ops->console_size(machine->backend, index, columns, rows);
+    pthread_mutex_unlock(&machine->live_lock);
+}
+
+void yado_machine_each_counter(struct yado_machine *machine,
+                               void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    pthread_mutex_lock(&machine->live_lock);
+    if (machine->backend)
+        machine->ops->counters(machine->backend, fn, ctx);
+    pthread_mutex_unlock(&machine->live_lock);
+}
+
+/* ---- callbacks ---- */
+
+int yado_machine_event_fd(const struct yado_machine *machine)
+{
+    return machine->options.delivery == YADO_DELIVERY_THREAD ? -1 : machine->queue.event_fd;
+}
+
+unsigned yado_machine_dispatch(struct yado_machine *machine)
+{
+    return machine->options.delivery == YADO_DELIVERY_THREAD ? 0 : queue_dispatch(&machine->queue);
+}
+
+static bool has_ended(struct yado_machine *m)
+{
+    return state_is_end(yado_machine_state(m)) && queue_idle(&m->queue);
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* The delivery thread runs the callbacks; wait for it and for the state. */
+static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
+{
+    struct timespec t = { .tv_sec = deadline / 1000, .tv_nsec = deadline % 1000 * 1000000 };
+    bool ended, late = false;
+
+    pthread_mutex_lock(&m->lock);
+    while (!(ended = state_is_end(m->state) && queue_idle(&m->queue)) && !late) {
+        if (deadline < 0)
+            pthread_cond_wait(&m->changed, &m->lock);
+        else
+            late = pthread_cond_timedwait(&m->changed, &m->lock, &t) == ETIMEDOUT;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return ended;
+}
+
+bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
+{
+    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    struct pollfd p = { .fd = machine->queue.event_fd, .events = POLLIN };
+
+    if (machine->options.delivery == YADO_DELIVERY_THREAD)
+        return wait_for_delivery(machine, deadline);
+    for (;;) {
+        int64_t left = deadline < 0 ? -1 : deadline - now_ms();
+
+        queue_dispatch(&machine->queue);
+        if (has_ended(machine))
+            return true;
+        if (deadline >= 0 && left <= 0)
+            return false;
+        if (poll(&p, 1, (int)left) < 0 && errno != EINTR)
+            return false;
+    }
+}

@@ -1,0 +1,38 @@
+/* The queue of callbacks of one machine, from the threads that cause them to the one thread that runs them. */
+#ifndef API_QUEUE_H
+#define API_QUEUE_H
+
+#include <pthread.h>
+
+#include <yado/machine.h>
+
+/* One callback: an event, or the completion of a verb. */
+struct callback {
+    struct callback *next;
+    yado_completion done; /* NULL: it is an event */
+    void *done_ctx;
+    struct yado_error error; /* of a completion */
+    struct yado_event event;
+};
+
+struct callback_queue {
+    pthread_mutex_t lock; /* a leaf: nothing is taken under it */
+    struct callback *head, **tail;
+    int event_fd;     /* readable while something waits, or after queue_wake */
+    bool dispatching; /* some thread runs callbacks: one at a time, in order */
+    void (*on_event)(void *ctx, const struct yado_event *event);
+    void *event_ctx;
+};
+
+bool queue_init(struct callback_queue *q, struct yado_error *err);
+void queue_destroy(struct callback_queue *q); /* drops what waits. Only after queue_init, success or not */
+
+/* Takes c over. Any thread. */
+void queue_push(struct callback_queue *q, struct callback *c);
+/* Makes event_fd readable once. Any thread. */
+void queue_wake(struct callback_queue *q);
+/* Runs what waits, on this thread, and returns how many; 0 if another thread is at it. */
+unsigned queue_dispatch(struct callback_queue *q);
+bool queue_idle(struct callback_queue *q); /* nothing waits and nothing is being run */
+
+#endif

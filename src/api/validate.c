@@ -1,0 +1,88 @@
+/* Checking a configuration: every complaint names the field. */
+#include "api/config_priv.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "backend/backend.h"
+
+_Static_assert(YADO_DEVICE_COUNT_MAX == SPEC_DEVICE_MAX, "one limit, two names");
+
+static bool numbers_check(const struct spec *s, struct yado_error *err)
+{
+    if (s->cpu_count < YADO_CPU_COUNT_MIN || s->cpu_count > YADO_CPU_COUNT_MAX)
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "cpu_count: %u is not from %u to %u", s->cpu_count,
+                       YADO_CPU_COUNT_MIN, YADO_CPU_COUNT_MAX);
+    if (s->memory_size % YADO_MEMORY_SIZE_STEP)
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "memory_size: %" PRIu64 " bytes is not a multiple of 1 MiB",
+                       s->memory_size);
+    if (s->memory_size < YADO_MEMORY_SIZE_MIN || s->memory_size > YADO_MEMORY_SIZE_MAX)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "memory_size: %" PRIu64 " MiB is not from %llu MiB to %llu MiB", s->memory_size >> 20,
+                       YADO_MEMORY_SIZE_MIN >> 20, YADO_MEMORY_SIZE_MAX >> 20);
+    return true;
+}
+
+static bool boot_loader_check(const struct spec_boot *b, struct yado_error *err)
+{
+    if (!b->kernel)
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: none is set; give a kernel");
+    if (!b->kernel[0])
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: the kernel's file name is empty");
+    if (b->initrd && !b->initrd[0])
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: the initrd's file name is empty");
+    if (strlen(b->command_line) > YADO_COMMAND_LINE_MAX)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "boot_loader: the command line has %zu bytes, more than the %d allowed",
+                       strlen(b->command_line), YADO_COMMAND_LINE_MAX);
+    return true;
+}
+
+static bool disks_check(const struct spec *s, struct yado_error *err)
+{
+    for (unsigned i = 0; i < s->disk_count; i++) {
+        const struct spec_disk *d = &s->disks[i];
+
+        if (d->fd < 0 && !d->name[0])
+            return err_set(err, YADO_ERR_INVALID_CONFIG, "storage[%u]: the file name is empty", i);
+        if (!d->identifier)
+            continue;
+        if (strlen(d->identifier) > SPEC_IDENTIFIER_MAX)
+            return err_set(err, YADO_ERR_INVALID_CONFIG, "storage[%u]: identifier \"%.40s\" has more than %d bytes",
+                           i, d->identifier, SPEC_IDENTIFIER_MAX);
+        for (const char *p = d->identifier; *p; p++) {
+            if (*p <= ' ' || *p > '~')
+                return err_set(err, YADO_ERR_INVALID_CONFIG,
+                               "storage[%u]: the identifier has a byte that is not printable ASCII", i);
+        }
+    }
+    return true;
+}
+
+static bool serials_check(const struct spec *s, struct yado_error *err)
+{
+    unsigned uarts = 0;
+
+    for (unsigned i = 0; i < s->serial_count; i++) {
+        if (s->serials[i].kind == SPEC_SERIAL_UART && uarts++)
+            return err_set(err, YADO_ERR_INVALID_CONFIG, "serial_ports[%u]: there is only one UART", i);
+    }
+    return true;
+}
+
+bool config_check(const struct yado_config *config, struct yado_error *err)
+{
+    if (!config || config->out_of_memory)
+        return err_set(err, YADO_ERR_HOST,
+                       "a part of the configuration could not be made: out of memory or file descriptors");
+    if (config->devices_over)
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "devices: %u are configured, at most %u are possible",
+                       YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);
+    return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
+           disks_check(&config->spec, err) && serials_check(&config->spec, err);
+}
+
+bool yado_config_validate(const struct yado_config *config, struct yado_error *err)
+{
+    return config_check(config, err) && backend_native.validate(&config->spec, err);
+}

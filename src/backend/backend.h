@@ -1,0 +1,66 @@
+/* The backend seam: a whole machine. Implementation: native (our own machine on an engine).
+ *
+ * Threads: validate may come from any thread. start, pause, resume, service and stop come from one thread per machine
+ * (its control thread), one at a time. request_stop, console_size and counters come from any thread, between a start
+ * that succeeded and the stop that follows it. Calls may block unless it says otherwise. */
+#ifndef BACKEND_BACKEND_H
+#define BACKEND_BACKEND_H
+
+#include "backend/spec.h"
+#include "util/log.h"
+
+struct backend;
+
+/* How a run of the guest ended. */
+enum backend_end {
+    BACKEND_RUNS, /* it has not */
+    BACKEND_POWER_OFF,
+    BACKEND_RESET, /* only with stop_on_reset */
+    BACKEND_PANIC,
+    BACKEND_TRIPLE_FAULT,
+    BACKEND_FAILURE, /* of the host or the engine */
+};
+
+/* What the backend's owner gives it. */
+struct backend_host {
+    /* Something happened that service() must see to. Any thread of the backend, with no lock of the backend held;
+     * does not block. */
+    void (*attention)(void *ctx);
+    void *ctx;
+    const struct log *log; /* lives as long as the backend */
+    bool stop_on_reset;
+};
+
+struct backend_status {
+    enum backend_end end;
+    bool was_reset;          /* the guest rebooted since the last call, and runs again */
+    struct yado_error error; /* for PANIC, TRIPLE_FAULT and FAILURE */
+};
+
+struct backend_ops {
+    const char *name;
+    /* What can be known of a spec without a machine. The ranges of numbers were checked. */
+    bool (*validate)(const struct spec *spec, struct yado_error *err);
+    /* Acquires everything and lets the guest run. `spec` lives until stop. On failure nothing is held. */
+    bool (*start)(struct backend **out, const struct spec *spec, const struct backend_host *host,
+                  struct yado_error *err);
+    void (*stop)(struct backend *b); /* ends the run in whatever state it is and frees everything */
+    bool (*pause)(struct backend *b, struct yado_error *err);
+    bool (*resume)(struct backend *b, struct yado_error *err);
+    /* After attention: reboots the guest if that is what it asked for, and says how things stand. After an end
+     * other than BACKEND_RUNS only stop is called. */
+    void (*service)(struct backend *b, struct backend_status *out);
+
+    bool (*request_stop)(struct backend *b, struct yado_error *err); /* power button. Does not block */
+    void (*console_size)(struct backend *b, unsigned index, uint16_t columns, uint16_t rows);
+    void (*counters)(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+};
+
+extern const struct backend_ops backend_native;
+
+/* The engines of backend_native, by name, in order of preference. */
+unsigned native_engine_count(void);
+const char *native_engine_name(unsigned index);
+bool native_engine_usable(const char *name, struct yado_error *err); /* an unknown name is unusable */
+
+#endif

@@ -1,0 +1,321 @@
+/* The native backend: our own machine, fed a spec. Opens files, which the machine itself never does by name. */
+#include "backend/backend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "disk/disk.h"
+#include "host/anonfile.h"
+#include "machine/machine.h"
+
+_Static_assert(SPEC_DEVICE_MAX == BOARD_DEVICE_MAX, "one limit, two names");
+
+struct backend {
+    const struct spec *spec;
+    struct machine *machine;
+    struct disk *disks[SPEC_DEVICE_MAX];
+    struct boot_files boot;
+    struct board_devices devices;
+};
+
+/* ---- engines ---- */
+
+static const struct engine_ops *const engines[] = {
+    &engine_translator,
+};
+
+unsigned native_engine_count(void)
+{
+    return array_size(engines);
+}
+
+const char *native_engine_name(unsigned index)
+{
+    return index < array_size(engines) ? engines[index]->name : NULL;
+}
+
+static const struct engine_ops *engine_find(const char *name)
+{
+    for (size_t i = 0; i < array_size(engines); i++) {
+        if (name && !strcmp(engines[i]->name, name))
+            return engines[i];
+    }
+    return NULL;
+}
+
+bool native_engine_usable(const char *name, struct yado_error *err)
+{
+    const struct engine_ops *ops = engine_find(name);
+
+    if (!ops)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "engine: there is none called \"%s\"", name ? name : "");
+    return ops->available(err);
+}
+
+/* ---- files ---- */
+
+static int path_open(const char *path, int flags, struct yado_error *err)
+{
+    int fd = open(path, flags | O_CLOEXEC);
+
+    if (fd < 0)
+        err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open", path);
+    return fd;
+}
+
+static void boot_close(struct boot_files *f)
+{
+    if (f->kernel.fd >= 0)
+        close(f->kernel.fd);
+    if (f->initrd.fd >= 0)
+        close(f->initrd.fd);
+    f->kernel.fd = f->initrd.fd = -1;
+}
+
+static bool boot_open(const struct spec_boot *boot, struct boot_files *f, struct yado_error *err)
+{
+    f->cmdline = boot->command_line;
+    f->kernel = (struct boot_open_file){ .name = boot->kernel, .fd = path_open(boot->kernel, O_RDONLY, err) };
+    f->initrd = (struct boot_open_file){ .name = boot->initrd, .fd = -1 };
+    if (f->kernel.fd >= 0 && boot->initrd)
+        f->initrd.fd = path_open(boot->initrd, O_RDONLY, err);
+    return f->kernel.fd >= 0 && (f->initrd.fd >= 0 || !boot->initrd);
+}
+
+static int disk_fd(const struct spec_disk *d, struct yado_error *err)
+{
+    int fd;
+
+    if (d->fd < 0) {
+        struct stat st;
+
+        /* Said here because opening a directory for writing gives a message that helps nobody. */
+        if (stat(d->name, &st) == 0 && S_ISDIR(st.st_mode)) {
+            err_set(err, YADO_ERR_FILE, "%s: is a directory; a disk is an image file or a block device", d->name);
+            return -1;
+        }
+        return path_open(d->name, d->read_only ? O_RDONLY : O_RDWR, err);
+    }
+    fd = fcntl(d->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        err_set_errno(err, YADO_ERR_HOST, errno, "%s", d->name);
+    return fd;
+}
+
+static struct disk *disk_open(const struct spec_disk *d, struct yado_error *err)
+{
+    struct disk_options opt = {
+        .read_only = d->read_only,
+        .sync = d->sync == SPEC_SYNC_NONE    ? DISK_SYNC_NONE :
+                d->sync == SPEC_SYNC_FSYNC ? DISK_SYNC_FSYNC :
+                                               DISK_SYNC_FULL,
+    };
+    int fd = disk_fd(d, err);
+
+    return fd < 0 ? NULL : disk_open_raw(fd, d->name, &opt, err);
+}
+
+/* ---- validation ---- */
+
+static bool memory_check(const struct spec *spec, struct yado_error *err)
+{
+    struct memory_facts facts = memory_facts_get();
+
+    if (facts.total && spec->memory_size > facts.total)
+        return err_set(err, YADO_ERR_MEMORY,
+                       "memory_size: %" PRIu64 " MiB is more than the %" PRIu64 " MiB of memory and swap of this host",
+                       spec->memory_size >> 20, facts.total >> 20);
+    return true;
+}
+
+static bool boot_validate(const struct spec *spec, struct yado_error *err)
+{
+    struct boot_files files = { .kernel.fd = -1, .initrd.fd = -1 };
+    bool ok = boot_open(&spec->boot, &files, err) && boot_files_check(&files, spec->memory_size, err);
+
+    boot_close(&files);
+    return ok || err_prepend(err, "boot_loader");
+}
+
+/* Without taking the lock for longer than a moment; whether someone else has it is found out at the start. */
+static bool disk_validate(const struct spec_disk *d, unsigned index, struct yado_error *err)
+{
+    struct yado_error e = YADO_ERROR_INIT;
+    struct disk *disk = disk_open(d, &e);
+
+    disk_close(disk);
+    if (disk || e.code == YADO_ERR_IN_USE)
+        return true;
+    err_set(err, e.code, "storage[%u]: %s", index, e.message);
+    if (err && !err->os_errno)
+        err->os_errno = e.os_errno;
+    return false;
+}
+
+static bool native_validate(const struct spec *spec, struct yado_error *err)
+{
+    if (!memory_check(spec, err) || !boot_validate(spec, err))
+        return false;
+    for (unsigned i = 0; i < spec->disk_count; i++) {
+        if (!disk_validate(&spec->disks[i], i, err))
+            return false;
+    }
+    return true;
+}
+
+/* ---- life ---- */
+
+static void devices_fill(struct backend *b)
+{
+    const struct spec *s = b->spec;
+    struct board_devices *d = &b->devices;
+
+    d->disk_count = s->disk_count;
+    for (unsigned i = 0; i < s->disk_count; i++)
+        d->disks[i] = (struct board_disk){
+            .disk = b->disks[i], .name = s->disks[i].name, .identifier = s->disks[i].identifier
+        };
+    d->serial_count = s->serial_count;
+    for (unsigned i = 0; i < s->serial_count; i++) {
+        const struct spec_serial *from = &s->serials[i];
+
+        d->serials[i] = (struct board_serial){
+            .kind = from->kind == SPEC_SERIAL_UART ? BOARD_UART : BOARD_VIRTIO_CONSOLE,
+            .read_fd = from->read_fd,
+            .write_fd = from->write_fd,
+            .columns = from->columns,
+            .rows = from->rows,
+        };
+    }
+    d->entropy_count = s->entropy_count;
+}
+
+static void native_stop(struct backend *b)
+{
+    machine_free(b->machine);
+    for (unsigned i = 0; i < SPEC_DEVICE_MAX; i++)
+        disk_close(b->disks[i]);
+    boot_close(&b->boot);
+    free(b);
+}
+
+static bool disks_open(struct backend *b, struct yado_error *err)
+{
+    for (unsigned i = 0; i < b->spec->disk_count; i++) {
+        b->disks[i] = disk_open(&b->spec->disks[i], err);
+        if (!b->disks[i])
+            return err_prepend(err, "storage[%u]", i);
+    }
+    return true;
+}
+
+static bool machine_make(struct backend *b, const struct backend_host *host, struct yado_error *err)
+{
+    struct machine_config cfg = {
+        .engine = b->spec->engine ? engine_find(b->spec->engine) : engines[0],
+        .vcpu_count = b->spec->cpu_count,
+        .ram_size = b->spec->memory_size,
+        .boot = b->boot,
+        .devices = &b->devices,
+        .log = host->log,
+        .stop_on_reset = host->stop_on_reset,
+        .attention = host->attention,
+        .ctx = host->ctx,
+    };
+
+    if (!cfg.engine)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "engine: there is none called \"%s\"", b->spec->engine);
+    b->machine = machine_new(&cfg, err);
+    return b->machine && machine_start(b->machine, err);
+}
+
+static bool native_start(struct backend **out, const struct spec *spec, const struct backend_host *host,
+                         struct yado_error *err)
+{
+    struct backend *b = calloc(1, sizeof(*b));
+
+    if (!b)
+        return err_set(err, YADO_ERR_HOST, "out of memory");
+    b->spec = spec;
+    b->boot.kernel.fd = b->boot.initrd.fd = -1;
+    if (!boot_open(&spec->boot, &b->boot, err) || !disks_open(b, err))
+        goto fail;
+    devices_fill(b);
+    if (!machine_make(b, host, err))
+        goto fail;
+    *out = b;
+    return true;
+fail:
+    native_stop(b);
+    return false;
+}
+
+static bool native_pause(struct backend *b, struct yado_error *err)
+{
+    (void)err;
+    machine_pause(b->machine);
+    return true;
+}
+
+static bool native_resume(struct backend *b, struct yado_error *err)
+{
+    (void)err;
+    machine_resume(b->machine);
+    return true;
+}
+
+static enum backend_end end_of(enum machine_end end)
+{
+    switch (end) {
+    case MACHINE_RUNS: return BACKEND_RUNS;
+    case MACHINE_POWER_OFF: return BACKEND_POWER_OFF;
+    case MACHINE_RESET: return BACKEND_RESET;
+    case MACHINE_PANIC: return BACKEND_PANIC;
+    case MACHINE_TRIPLE_FAULT: return BACKEND_TRIPLE_FAULT;
+    case MACHINE_FAILURE: break;
+    }
+    return BACKEND_FAILURE;
+}
+
+static void native_service(struct backend *b, struct backend_status *out)
+{
+    struct machine_status st;
+
+    machine_service(b->machine, &st);
+    *out = (struct backend_status){ .end = end_of(st.end), .was_reset = st.was_reset, .error = st.error };
+}
+
+static bool native_request_stop(struct backend *b, struct yado_error *err)
+{
+    (void)err;
+    machine_press_power_button(b->machine);
+    return true;
+}
+
+static void native_console_size(struct backend *b, unsigned index, uint16_t columns, uint16_t rows)
+{
+    machine_console_size(b->machine, index, columns, rows);
+}
+
+static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    machine_counters(b->machine, fn, ctx);
+}
+
+const struct backend_ops backend_native = {
+    .name = "native",
+    .validate = native_validate,
+    .start = native_start,
+    .stop = native_stop,
+    .pause = native_pause,
+    .resume = native_resume,
+    .service = native_service,
+    .request_stop = native_request_stop,
+    .console_size = native_console_size,
+    .counters = native_counters,
+};

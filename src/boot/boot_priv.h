@@ -1,0 +1,72 @@
+/* What the files of the loader share. */
+#ifndef BOOT_BOOT_PRIV_H
+#define BOOT_BOOT_PRIV_H
+
+#include "boot/boot.h"
+
+#define BOOT_PAGE 4096u
+
+enum boot_kind { BOOT_BZIMAGE, BOOT_PVH };
+
+/* Where everything goes, decided from the files and the size of memory alone. */
+struct boot_plan {
+    enum boot_kind kind;
+    uint64_t low_ram_len;
+    uint64_t kernel_gpa;    /* lowest address that the kernel uses from the start */
+    uint64_t kernel_end;    /* and the first after that */
+    uint64_t entry;
+    uint64_t initrd_end_max; /* the initrd must end here or below */
+    uint64_t initrd_gpa;    /* 0: none */
+    uint32_t cmdline_max;   /* characters that the kernel takes */
+    size_t payload_off, payload_len; /* bzImage: the protected-mode part in the file */
+    unsigned header_end;    /* bzImage: end of the setup header, in the file and in the boot parameters */
+};
+
+static inline uint64_t load_le(const uint8_t *p, unsigned len)
+{
+    uint64_t v = 0;
+
+    for (unsigned i = 0; i < len; i++)
+        v |= (uint64_t)p[i] << (8 * i);
+    return v;
+}
+
+static inline void store_le(uint8_t *p, uint64_t v, unsigned len)
+{
+    for (unsigned i = 0; i < len; i++)
+        p[i] = (uint8_t)(v >> (8 * i));
+}
+
+static inline const char *boot_cmdline(const struct boot_input *in)
+{
+    return in->cmdline ? in->cmdline : "";
+}
+
+/* Each fills the kernel's part of the plan. */
+bool bzimage_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
+bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
+
+/* Copies kernel and boot data. Initrd and command line are in memory already. */
+bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem, struct yado_error *err);
+bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem, struct yado_error *err);
+
+/* Whether the bytes are something that a kernel unpacks, and whole as far as that shows without unpacking. */
+bool initrd_check(const struct boot_file *initrd, struct yado_error *err);
+
+/* The memory map that the kernel is told. */
+#define BOOT_MAP_MAX (BOOT_RESERVED_MAX + 8)
+
+struct boot_map {
+    unsigned count;
+    struct boot_reserved entries[BOOT_MAP_MAX];
+};
+
+void boot_map_build(const struct boot_layout *layout, const struct gmem *mem, struct boot_map *out);
+
+/* State of the boot vCPU at the kernel's entry, and what it needs in memory (GDT, page tables). */
+bool boot_cpu_long_mode(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                        struct x86_state *out);
+bool boot_cpu_protected_mode(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                             struct x86_state *out);
+
+#endif

@@ -1,0 +1,316 @@
+/* Is it an initrd, and is it whole?
+ *
+ * An initrd is one or more archives behind each other: plain cpio (often the CPU microcode), and cpio packed by one of
+ * seven programs, with zero bytes between them (Linux Documentation/driver-api/early-userspace/buffer-format.rst). A
+ * kernel that meets a cut-off archive boots on and dies much later without a root file system, so it is worth finding
+ * out here. The archives are walked by their own framing: cpio by members, zstd and lz4 by blocks. xz has an end mark.
+ * gzip has no framing that can be followed without unpacking, so it is unpacked (and thrown away); bzip2, lzma and lzo
+ * are taken by their magic alone.
+ *
+ * What follows a whole archive and is no archive (a boot configuration, a signature) is left to the kernel. */
+#include <archive.h>
+#include <ctype.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "boot/boot_priv.h"
+
+#define CPIO_HEADER_LEN 110
+#define CPIO_FILESIZE_OFF 54
+#define CPIO_NAMESIZE_OFF 94
+#define CPIO_TRAILER "TRAILER!!!"
+
+#define LZ4_MAGIC 0x184c2102u /* the old format, the one that kernels know */
+#define ZSTD_MAGIC 0xfd2fb528u
+#define ZSTD_SKIPPABLE 0x184d2a50u
+#define XZ_BLOCK_END "YZ"
+
+struct cursor {
+    const struct boot_file *file;
+    uint64_t off;
+};
+
+enum walk_result { WALK_OK, WALK_TRUNCATED, WALK_DAMAGED };
+
+static uint64_t left_of(const struct cursor *c)
+{
+    return c->file->len - c->off;
+}
+
+static const uint8_t *at(const struct cursor *c)
+{
+    return c->file->data + c->off;
+}
+
+/* ---- cpio, "newc" format: cpio(5) ---- */
+
+static bool parse_hex(const uint8_t *p, uint32_t *value)
+{
+    *value = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        if (!isxdigit(p[i]))
+            return false;
+        *value = *value << 4 | (uint32_t)(isdigit(p[i]) ? p[i] - '0' : (p[i] | 0x20) - 'a' + 10);
+    }
+    return true;
+}
+
+static bool is_cpio(const uint8_t *p, uint64_t len)
+{
+    return len >= 6 && (!memcmp(p, "070701", 6) || !memcmp(p, "070702", 6));
+}
+
+/* One member, padded to 4 bytes after its name and after its data. */
+static enum walk_result walk_member(struct cursor *c, bool *is_trailer)
+{
+    uint32_t file_size, name_size;
+    uint64_t data, end;
+
+    if (left_of(c) < CPIO_HEADER_LEN)
+        return WALK_TRUNCATED;
+    if (!is_cpio(at(c), left_of(c)) || !parse_hex(at(c) + CPIO_FILESIZE_OFF, &file_size) ||
+        !parse_hex(at(c) + CPIO_NAMESIZE_OFF, &name_size) || !name_size)
+        return WALK_DAMAGED;
+    data = align_up(CPIO_HEADER_LEN + (uint64_t)name_size, 4);
+    end = data + file_size;
+    *is_trailer = name_size == sizeof(CPIO_TRAILER) && left_of(c) >= CPIO_HEADER_LEN + sizeof(CPIO_TRAILER) &&
+                  !memcmp(at(c) + CPIO_HEADER_LEN, CPIO_TRAILER, sizeof(CPIO_TRAILER));
+    if (*is_trailer) {
+        c->off += min_u64(align_up(end, 4), left_of(c)); /* its padding may be missing */
+        return WALK_OK;
+    }
+    if (end > left_of(c))
+        return WALK_TRUNCATED;
+    c->off += min_u64(align_up(end, 4), left_of(c));
+    return WALK_OK;
+}
+
+static enum walk_result walk_cpio(struct cursor *c)
+{
+    bool is_trailer = false;
+
+    while (!is_trailer) {
+        enum walk_result r = walk_member(c, &is_trailer);
+
+        if (r != WALK_OK)
+            return r;
+    }
+    return WALK_OK;
+}
+
+/* ---- zstd: RFC 8878, sections 3.1.1 and 3.1.2 ---- */
+
+static uint64_t zstd_header_len(uint8_t descriptor)
+{
+    static const uint8_t dictionary[] = { 0, 1, 2, 4 };
+    static const uint8_t content[] = { 0, 2, 4, 8 };
+    bool single = descriptor & 0x20;
+    unsigned content_len = content[descriptor >> 6];
+
+    if (single && !content_len)
+        content_len = 1;
+    return 5u + (single ? 0 : 1) + dictionary[descriptor & 3] + content_len;
+}
+
+static enum walk_result walk_zstd(struct cursor *c)
+{
+    uint8_t descriptor;
+    bool last = false;
+
+    if (left_of(c) < 5)
+        return WALK_TRUNCATED;
+    descriptor = at(c)[4];
+    if (zstd_header_len(descriptor) > left_of(c))
+        return WALK_TRUNCATED;
+    c->off += zstd_header_len(descriptor);
+    while (!last) {
+        uint64_t block, len;
+        unsigned type;
+
+        if (left_of(c) < 3)
+            return WALK_TRUNCATED;
+        block = load_le(at(c), 3);
+        last = block & 1;
+        type = block >> 1 & 3;
+        len = type == 1 ? 1 : block >> 3; /* one repeated byte, or as many as it says */
+        if (type == 3)
+            return WALK_DAMAGED;
+        if (len > left_of(c) - 3)
+            return WALK_TRUNCATED;
+        c->off += 3 + len;
+    }
+    if (descriptor & 4) { /* checksum */
+        if (left_of(c) < 4)
+            return WALK_TRUNCATED;
+        c->off += 4;
+    }
+    return WALK_OK;
+}
+
+static enum walk_result walk_zstd_skippable(struct cursor *c)
+{
+    uint64_t len;
+
+    if (left_of(c) < 8)
+        return WALK_TRUNCATED;
+    len = load_le(at(c) + 4, 4);
+    if (len > left_of(c) - 8)
+        return WALK_TRUNCATED;
+    c->off += 8 + len;
+    return WALK_OK;
+}
+
+/* ---- lz4, old format: blocks with a length before each, until the end or another magic ---- */
+
+static bool is_archive(const uint8_t *p, uint64_t len);
+
+static enum walk_result walk_lz4(struct cursor *c)
+{
+    c->off += 4;
+    while (left_of(c)) {
+        uint64_t len;
+
+        if (is_archive(at(c), left_of(c)))
+            return WALK_OK;
+        if (left_of(c) < 4)
+            return WALK_TRUNCATED;
+        len = load_le(at(c), 4);
+        if (!len)
+            return WALK_OK;
+        if (len > left_of(c) - 4)
+            return WALK_TRUNCATED;
+        c->off += 4 + len;
+    }
+    return WALK_OK;
+}
+
+/* ---- xz: the stream footer ends in "YZ" (xz file format 1.1, 2.1.2) ---- */
+
+static void skip_zeros(struct cursor *c)
+{
+    while (left_of(c) && !*at(c))
+        c->off++;
+}
+
+/* Goes to the first end mark after which the file ends or another archive begins. */
+static enum walk_result walk_xz(struct cursor *c)
+{
+    struct cursor next;
+    const uint8_t *hit;
+
+    for (;;) {
+        hit = memmem(at(c), left_of(c), XZ_BLOCK_END, 2);
+        if (!hit)
+            return WALK_TRUNCATED;
+        c->off = (uint64_t)(hit - c->file->data) + 2;
+        next = *c;
+        skip_zeros(&next);
+        if (!left_of(&next) || is_archive(at(&next), left_of(&next))) {
+            *c = next;
+            return WALK_OK;
+        }
+    }
+}
+
+/* ---- gzip: RFC 1952 ---- */
+
+/* Unpacks to the end. Where in the file that was is not known after, so a gzip archive is taken as the last one. */
+static enum walk_result walk_gzip(struct cursor *c)
+{
+    struct archive *a = archive_read_new();
+    struct archive_entry *entry;
+    enum walk_result result = WALK_OK;
+    const void *block;
+    size_t len;
+    la_int64_t off;
+    int r;
+
+    if (!a)
+        return WALK_OK;
+    archive_read_support_filter_gzip(a);
+    archive_read_support_format_raw(a);
+    r = archive_read_open_memory(a, at(c), left_of(c));
+    if (r == ARCHIVE_OK)
+        r = archive_read_next_header(a, &entry);
+    while (r == ARCHIVE_OK)
+        r = archive_read_data_block(a, &block, &len, &off);
+    if (r != ARCHIVE_EOF)
+        result = strstr(archive_error_string(a) ? archive_error_string(a) : "", "truncated") ? WALK_TRUNCATED
+                                                                                              : WALK_DAMAGED;
+    archive_read_free(a);
+    c->off = c->file->len;
+    return result;
+}
+
+/* Nothing to check. */
+static enum walk_result walk_blind(struct cursor *c)
+{
+    c->off = c->file->len;
+    return WALK_OK;
+}
+
+struct kind {
+    const char *name;
+    unsigned len;
+    const char *magic;
+    enum walk_result (*walk)(struct cursor *c);
+};
+
+static const struct kind kinds[] = {
+    { "cpio", 6, "070701", walk_cpio },
+    { "cpio", 6, "070702", walk_cpio },
+    { "zstd", 4, "\x28\xb5\x2f\xfd", walk_zstd },
+    { "gzip", 3, "\x1f\x8b\x08", walk_gzip },
+    { "xz", 6, "\xfd\x37zXZ\0", walk_xz },
+    { "lz4", 4, "\x02\x21\x4c\x18", walk_lz4 },
+    { "bzip2", 3, "BZh", walk_blind },
+    { "lzma", 3, "\x5d\0\0", walk_blind },
+    { "lzo", 9, "\x89LZO\0\r\n\x1a\n", walk_blind },
+};
+
+static const struct kind zstd_skippable = { "zstd", 4, NULL, walk_zstd_skippable };
+
+static const struct kind *kind_of(const uint8_t *p, uint64_t len)
+{
+    for (unsigned i = 0; i < array_size(kinds); i++)
+        if (len >= kinds[i].len && !memcmp(p, kinds[i].magic, kinds[i].len))
+            return &kinds[i];
+    if (len >= 4 && (load_le(p, 4) & ~0xfull) == ZSTD_SKIPPABLE)
+        return &zstd_skippable;
+    return NULL;
+}
+
+static bool is_archive(const uint8_t *p, uint64_t len)
+{
+    return kind_of(p, len) != NULL;
+}
+
+bool initrd_check(const struct boot_file *initrd, struct yado_error *err)
+{
+    struct cursor c = { .file = initrd };
+    const struct kind *kind;
+
+    if (!initrd->len)
+        return err_set(err, YADO_ERR_IMAGE, "%s: not an initrd: the file is empty", initrd->name);
+    if (!is_archive(initrd->data, initrd->len))
+        return err_set(err, YADO_ERR_IMAGE, "%s: not an initrd: neither a cpio archive nor a packed one",
+                       initrd->name);
+    while ((kind = kind_of(at(&c), left_of(&c)))) {
+        uint64_t start = c.off;
+
+        switch (kind->walk(&c)) {
+        case WALK_OK:
+            break;
+        case WALK_TRUNCATED:
+            return err_set(err, YADO_ERR_IMAGE, "%s: truncated initrd: the %s archive that begins at byte %" PRIu64
+                           " goes on after the end of the file (%zu bytes)",
+                           initrd->name, kind->name, start, initrd->len);
+        case WALK_DAMAGED:
+            return err_set(err, YADO_ERR_IMAGE, "%s: damaged initrd: the %s archive that begins at byte %" PRIu64
+                           " cannot be read",
+                           initrd->name, kind->name, start);
+        }
+        skip_zeros(&c);
+    }
+    return true;
+}

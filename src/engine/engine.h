@@ -1,0 +1,62 @@
+/* The engine seam: what runs vCPUs and their memory for our own machine. Implementations: kvm, translator.
+ *
+ * Interrupts enter as MSI messages only; the engine owns the local APICs. Halted vCPUs (HLT, wait for SIPI) wait inside
+ * run(). Port and memory-mapped accesses call engine_host.io in place, on the vCPU's thread, with no engine lock
+ * held. Unless said otherwise a call is for the machine's thread while no vCPU runs. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "engine/exit.h"
+#include "util/err.h"
+#include "util/log.h"
+#include "x86/state.h"
+
+struct engine_vm;
+struct engine_vcpu;
+
+struct engine_host {
+    void (*io)(void *ctx, unsigned vcpu, struct exit *access); /* PORT and MMIO; fills data for reads */
+    /* The guest signalled end of interrupt for a level-triggered vector (for the IO-APIC). Any vCPU thread. */
+    void (*eoi)(void *ctx, unsigned vector);
+    void *ctx;
+};
+
+struct engine_config {
+    unsigned vcpu_count;         /* APIC ids 0 .. vcpu_count - 1 */
+    struct engine_host host;
+    const struct log *log;
+    uint64_t code_cache_size;    /* translator: bytes of translated code, 0: default */
+};
+
+struct engine_memslot {
+    uint64_t gpa, len;
+    void *hva; /* page aligned, stays mapped until close */
+};
+
+struct engine_ops {
+    const char *name;
+    /* Whether this host can run it, with the reason if not. */
+    bool (*available)(struct yado_error *err);
+    bool (*open)(struct engine_vm **out, const struct engine_config *cfg, struct yado_error *err);
+    void (*close)(struct engine_vm *vm); /* no vCPU runs; NULL is fine */
+    bool (*map)(struct engine_vm *vm, const struct engine_memslot *slot, struct yado_error *err);
+    struct engine_vcpu *(*vcpu)(struct engine_vm *vm, unsigned index); /* made by open */
+
+    /* Runs until an exit that io cannot handle. Only on the one thread that the vCPU belongs to. */
+    void (*run)(struct engine_vcpu *cpu, struct exit *out, struct yado_error *err);
+    /* Makes run() return EXIT_KICKED soon, also if it is called just before run(). Any thread, signal safe. */
+    void (*kick)(struct engine_vcpu *cpu);
+
+    void (*get_state)(struct engine_vcpu *cpu, struct x86_state *out);
+    bool (*set_state)(struct engine_vcpu *cpu, const struct x86_state *in, struct yado_error *err);
+    void (*msi)(struct engine_vm *vm, uint64_t addr, uint32_t data); /* any thread */
+    /* RAM was written by someone other than a vCPU. Any thread. */
+    void (*memory_written)(struct engine_vm *vm, uint64_t gpa, uint64_t len);
+    uint64_t (*tsc_khz)(struct engine_vm *vm);
+    /* Counters for --trace / doctor: calls fn once per counter. Any thread. */
+    void (*counters)(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+};
+
+extern const struct engine_ops engine_translator;
+
+#endif

@@ -1,0 +1,158 @@
+/* The code cache.
+ *
+ * Theory of operation. One stretch of executable memory, mapped twice (writable and executable), is cut into a hot part,
+ * where blocks follow each other in order of translation, and a cold part for their slow paths. A block is guest code of
+ * one physical page translated under one mode (MODE_*): it does not know its linear address (tcpu.vpage does), so that
+ * all processes share the translation of a library's page. Blocks are found by physical page, offset and mode in a hash
+ * table that is read without lock; the jump cache of each vCPU answers indirect branches by linear address before that.
+ *
+ * Blocks never move and their memory is reused only when everything is thrown away (cache_flush) inside an exclusive section,
+ * when no vCPU is in translated code. A block dies when its guest bytes change: it leaves the hash table and the page lists
+ * and the five-byte NOP at its entry is overwritten, with one aligned store, by a call of the stale stub. So nobody has to
+ * find the jumps and jump-cache entries that lead to it: who follows one ends in the dispatcher, which patches the
+ * entry once more into a jump to the new translation.
+ *
+ * code_lock covers everything that changes: hash, lists, side table, positions, patching. Guest bytes are read for translation
+ * and written by stores to code pages under the same lock, so a block either saw the new bytes or is killed. */
+#include "engine/translator/cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/translator/mmu.h"
+#include "util/err.h"
+
+static void *reserve(size_t len)
+{
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+struct code_cache *cache_new(size_t size, struct yado_error *err)
+{
+    struct code_cache *cc = reserve(sizeof *cc);
+    if (!cc) {
+        err_set(err, YADO_ERR_MEMORY, "translator: no memory for the code cache");
+        return NULL;
+    }
+    if (!jitmem_open(&cc->mem, size, err)) {
+        munmap(cc, sizeof *cc);
+        return NULL;
+    }
+    cc->tb_max = (uint32_t)(size / 160);
+    cc->side_max = (uint32_t)(size / 64);
+    cc->tbs = reserve(cc->tb_max * sizeof *cc->tbs);
+    cc->side = reserve(cc->side_max * sizeof *cc->side);
+    if (!cc->tbs || !cc->side) {
+        err_set(err, YADO_ERR_MEMORY, "translator: no memory for the code cache's tables");
+        cache_free(cc);
+        return NULL;
+    }
+    stubs_emit(cc);
+    cc->hot_end = align_down(cc->mem.size * 5 / 9, PAGE_SIZE);
+    cc->hot_pos = cc->stub_len;
+    cc->cold_pos = cc->hot_end;
+    return cc;
+}
+
+void cache_free(struct code_cache *cc)
+{
+    if (!cc)
+        return;
+    if (cc->tbs)
+        munmap(cc->tbs, cc->tb_max * sizeof *cc->tbs);
+    if (cc->side)
+        munmap(cc->side, cc->side_max * sizeof *cc->side);
+    jitmem_close(&cc->mem);
+    munmap(cc, sizeof *cc);
+}
+
+struct tb *cache_alloc(struct code_cache *cc)
+{
+    return cc->tb_count < cc->tb_max ? &cc->tbs[cc->tb_count] : NULL;
+}
+
+void cache_insert(struct tvm *vm, struct tb *tb)
+{
+    struct code_cache *cc = vm->cache;
+    uint64_t pages[2] = { tb->gpage, tb->gpage2 };
+    for (unsigned k = 0; k < 2 && pages[k] != ~0ull; k++) {
+        struct page_info *p = tvm_page(vm, pages[k]);
+        tb->page_next[k] = atomic_load(&p->tbs);
+        atomic_store(&p->tbs, tb);
+    }
+    struct tb *_Atomic *h = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
+    atomic_store_explicit(&tb->hash_next, atomic_load(h), memory_order_relaxed);
+    atomic_store_explicit(h, tb, memory_order_release);
+    cc->tb_count++;
+}
+
+/* Blocks stand in the table in order of their places, hot and cold alike, so both can be searched by halving. */
+struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side)
+{
+    bool cold = off >= cc->hot_end;
+    uint32_t lo = 0, hi = cc->tb_count;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        uint32_t start = cold ? cc->tbs[mid].cold : cc->tbs[mid].hot;
+        if (start <= off)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == 0)
+        return NULL;
+    struct tb *tb = &cc->tbs[lo - 1];
+    *side = NULL;
+    for (unsigned i = 0; i < tb->side_count; i++) {
+        const struct tb_side *s = &cc->side[tb->side + i];
+        if ((s->host >= cc->hot_end) == cold && s->host <= off && (!*side || s->host > (*side)->host))
+            *side = s;
+    }
+    return tb;
+}
+
+void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)
+{
+    struct page_info *p = tvm_page(vm, gpage);
+    if (atomic_load(&p->code))
+        return;
+    atomic_store(&p->code, 1);
+    uint8_t owner = atomic_load(&p->w_owner);
+    if (owner == 0)
+        return;
+    uint64_t hpage = (uint64_t)(uintptr_t)tvm_hva(vm, gpage);
+    if (owner == c->index + 1) {
+        mmu_drop_write_tags(c, hpage);
+    } else {
+        tvm_exclusive_begin(vm, c);
+        for (unsigned i = 0; i < vm->cpu_count; i++)
+            mmu_drop_write_tags(vm->cpus[i], hpage);
+        tvm_exclusive_end(vm, c);
+    }
+    atomic_store(&p->w_owner, 0);
+}
+
+void cache_flush(struct tvm *vm)
+{
+    struct code_cache *cc = vm->cache;
+    for (uint32_t i = 0; i < cc->tb_count; i++) {
+        struct tb *tb = &cc->tbs[i];
+        uint64_t pages[2] = { tb->gpage, tb->gpage2 };
+        for (unsigned k = 0; k < 2 && pages[k] != ~0ull && !atomic_load(&tb->dead); k++) {
+            struct page_info *p = tvm_page(vm, pages[k]);
+            atomic_store(&p->tbs, NULL);
+            atomic_store(&p->code, 0);
+        }
+    }
+    memset(cc->hash, 0, sizeof cc->hash);
+    madvise(cc->tbs, cc->tb_count * sizeof *cc->tbs, MADV_DONTNEED);
+    atomic_fetch_add(&cc->flush_gen, 1);
+    cc->tb_count = 0;
+    cc->side_count = 0;
+    cc->hot_pos = cc->stub_len;
+    cc->cold_pos = cc->hot_end;
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        mmu_flush_jump_cache(vm->cpus[i]);
+}

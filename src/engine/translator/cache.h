@@ -1,0 +1,132 @@
+/* Translated code: blocks, where they are, which guest pages they came from, and how they die. Theory in cache.c. */
+#ifndef TRANSLATOR_CACHE_H
+#define TRANSLATOR_CACHE_H
+
+#include "engine/translator/emit.h"
+#include "engine/translator/tvm.h"
+
+/* What a block was translated under. Two blocks of the same code under different modes are different blocks. */
+#define MODE_IDX 0x3u        /* enum mmu_index */
+#define MODE_BITS_SHIFT 2    /* code size: 0 64-bit, 1 32-bit */
+#define MODE_BITS 0xcu
+#define MODE_HOST_FLAGS 0x10u /* status flags are in EFLAGS at entry; else in tcpu.fl */
+#define MODE_ONE 0x20u        /* one instruction only */
+#define MODE_TS 0x40u         /* CR0.TS */
+#define MODE_EM 0x80u         /* CR0.EM */
+#define MODE_NO_SSE 0x100u    /* CR4.OSFXSR clear */
+#define MODE_NO_AVX 0x200u    /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
+#define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
+#define MODE_NO_MF 0x800u     /* CR0.NE clear (kept apart only so that blocks are not shared) */
+
+/* Why translated code came back. */
+enum exit_reason {
+    XIT_EXC,       /* c->exc is pending */
+    XIT_LOOKUP,    /* go on at c->rip */
+    XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | host flags << 48 */
+    XIT_EXCLUSIVE, /* the instruction at c->rip must run alone */
+    XIT_POLL,      /* exit_request was seen */
+    XIT_STEP,      /* an interpreted instruction changed the course */
+    XIT_SHUTDOWN,
+    XIT_SIGNAL,    /* a host signal at c->fault_rip */
+    XIT_NOCODE,    /* the code at c->rip is not in RAM */
+    XIT_STALE,     /* entered a block that is no more: exit_arg = address after its call */
+};
+
+struct tb {
+    struct tb *_Atomic hash_next;
+    struct tb *page_next[2]; /* lists of the pages */
+    uint64_t gpage, gpage2;  /* guest physical pages; gpage2 is ~0 unless the one instruction crosses */
+    uint32_t hot, cold;      /* offsets in the cache */
+    uint32_t hot_len, cold_len;
+    uint32_t mode;
+    uint32_t side;           /* first entry in the side table */
+    uint16_t side_count;
+    uint16_t off, len;       /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    uint16_t insns;
+    _Atomic bool dead;
+};
+
+/* Where host instructions that may raise a host signal stand. */
+struct tb_side {
+    uint32_t host;  /* offset in the cache of the instruction's body */
+    uint16_t off;   /* guest offset in the page */
+    uint16_t host_flags; /* flags were in EFLAGS */
+};
+
+#define CACHE_HASH_BITS 16
+#define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
+
+/* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
+struct stubs {
+    void (*enter)(struct tcpu *c, const void *host);
+    const uint8_t *mem_slow_h, *mem_slow_d, *commit, *interp, *special;
+    const uint8_t *exit_lookup, *exit_link, *exit_poll, *stale, *signal;
+};
+
+struct code_cache {
+    struct jitmem mem;
+    size_t stub_len, hot_end, hot_pos, cold_pos;
+    struct stubs stubs;
+    struct tb *tbs;
+    uint32_t tb_count, tb_max;
+    struct tb_side *side;
+    uint32_t side_count, side_max;
+    _Atomic uint32_t flush_gen;
+    struct tb *_Atomic hash[CACHE_HASH_SIZE];
+};
+
+struct code_cache *cache_new(size_t size, struct yado_error *err);
+void cache_free(struct code_cache *cc);
+
+static inline unsigned cache_hash(uint64_t gpage, unsigned off, uint32_t mode)
+{
+    uint64_t k = (gpage >> 12) * 0x9e3779b97f4a7c15ull + off * 0x85ebca6b2full + mode * 0xc2b2ae3du;
+    return (unsigned)(k >> 40) & (CACHE_HASH_SIZE - 1);
+}
+
+/* Light, no lock needed. */
+struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode);
+static inline const uint8_t *cache_rx(const struct code_cache *cc, uint32_t off)
+{
+    return (const uint8_t *)cc->mem.rx + off;
+}
+static inline bool cache_contains(const struct code_cache *cc, uint64_t rip)
+{
+    return rip - (uint64_t)(uintptr_t)cc->mem.rx < cc->mem.size;
+}
+
+/* code_lock held. */
+struct tb *cache_alloc(struct code_cache *cc); /* NULL: full */
+void cache_insert(struct tvm *vm, struct tb *tb);
+struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
+
+/* Marks the page as holding code and takes write tags for it away. Heavy, no lock held, c is RUN_OUT. */
+void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage);
+/* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be NULL. */
+void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const void *buf, unsigned n);
+/* Kills one block. code_lock held. */
+void cache_kill(struct tvm *vm, struct tb *tb);
+/* Kills blocks in a range that was written already. Any thread. */
+void cache_invalidate(struct tvm *vm, struct tcpu *c, uint64_t gpa, uint64_t len);
+/* Throws everything away. Inside an exclusive section. */
+void cache_flush(struct tvm *vm);
+
+/* stubs.c: writes the stubs at the start of the cache. */
+void stubs_emit(struct code_cache *cc);
+
+/* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked. NULL: cache full.
+ * gpage2 is the next code page or ~0 if it is not known to be there. */
+struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode);
+/* Whether the instruction at gpage + off runs into the next page. */
+bool translate_crosses(struct tvm *vm, uint64_t gpage, unsigned off, uint32_t mode);
+
+/* Called from stubs (vcpu.c). */
+unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
+unsigned helper_commit(struct tcpu *c, uint32_t desc);
+unsigned helper_interp(struct tcpu *c, uint32_t desc);
+unsigned helper_special(struct tcpu *c, uint32_t desc);
+#define COMMIT_HOST_FLAGS 0x2000u
+#define COMMIT_NO_EXIT 0x4000u
+enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM };
+
+#endif

@@ -1,0 +1,110 @@
+/* The light half of the code cache: finding blocks, and killing those whose guest bytes change. */
+#include "engine/translator/cache.h"
+#include "engine/translator/mmu.h"
+
+struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode)
+{
+    struct tb *tb = atomic_load_explicit(&cc->hash[cache_hash(gpage, off, mode)], memory_order_acquire);
+    for (; tb; tb = atomic_load_explicit(&tb->hash_next, memory_order_acquire)) {
+        if (tb->off == off && tb->gpage == gpage && tb->mode == mode && !atomic_load(&tb->dead))
+            return tb;
+    }
+    return NULL;
+}
+
+static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
+{
+    struct tb *cur = atomic_load(&p->tbs), *prev = NULL;
+    while (cur) {
+        struct tb *next = cur->page_next[cur->gpage == gpage ? 0 : 1];
+        if (cur == tb) {
+            if (prev)
+                prev->page_next[prev->gpage == gpage ? 0 : 1] = next;
+            else
+                atomic_store(&p->tbs, next);
+            break;
+        }
+        prev = cur;
+        cur = next;
+    }
+    if (!atomic_load(&p->tbs))
+        atomic_store(&p->code, 0);
+}
+
+void cache_kill(struct tvm *vm, struct tb *tb)
+{
+    struct code_cache *cc = vm->cache;
+    atomic_store(&tb->dead, true);
+    struct tb *_Atomic *link = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
+    while (atomic_load(link) && atomic_load(link) != tb)
+        link = &atomic_load(link)->hash_next;
+    if (atomic_load(link) == tb)
+        atomic_store(link, atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
+    list_remove(tvm_page(vm, tb->gpage), tb, tb->gpage);
+    if (tb->gpage2 != ~0ull)
+        list_remove(tvm_page(vm, tb->gpage2), tb, tb->gpage2);
+    /* One aligned store turns the NOP at the entry into a call. */
+    uint64_t *entry = (uint64_t *)(void *)((uint8_t *)cc->mem.rw + tb->hot);
+    int32_t rel = (int32_t)(cc->stubs.stale - (cache_rx(cc, tb->hot) + 5));
+    uint64_t word = (*entry & ~0xffffffffffull) | 0xe8 | (uint64_t)(uint32_t)rel << 8;
+    __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+}
+
+/* code_lock held. Returns how many died. */
+static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
+{
+    uint64_t gpage = gpa & PAGE_MASK;
+    struct page_info *p = tvm_page(vm, gpage);
+    unsigned killed = 0;
+    for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
+        bool first = tb->gpage == gpage;
+        next = tb->page_next[first ? 0 : 1];
+        uint64_t start = first ? gpage + tb->off : gpage;
+        uint64_t end = first ? start + tb->len : gpage + (unsigned)(tb->off + tb->len - PAGE_SIZE);
+        if (gpa < end && gpa + n > start) {
+            cache_kill(vm, tb);
+            killed++;
+        }
+    }
+    return killed;
+}
+
+static void store(uint8_t *p, const void *buf, unsigned n)
+{
+    switch (n) {
+    case 1: *p = *(const uint8_t *)buf; break;
+    case 2: __builtin_memcpy(p, buf, 2); break;
+    case 4: __builtin_memcpy(p, buf, 4); break;
+    case 8: __builtin_memcpy(p, buf, 8); break;
+    default: light_copy(p, buf, n);
+    }
+}
+
+void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const void *buf, unsigned n)
+{
+    tvm_code_lock(vm);
+    store(tvm_hva(vm, gpa), buf, n);
+    unsigned killed = kill_range(vm, gpa, n);
+    tvm_code_unlock(vm);
+    if (c) {
+        c->counters[TC_CODE_WRITES]++;
+        c->counters[TC_INVALIDATED] += killed;
+    }
+}
+
+void cache_invalidate(struct tvm *vm, struct tcpu *c, uint64_t gpa, uint64_t len)
+{
+    uint64_t end = gpa + len;
+    while (gpa < end) {
+        uint64_t part = min_u64(end - gpa, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)));
+        struct page_info *p = tvm_page(vm, gpa);
+        if (p && atomic_load(&p->code)) {
+            tvm_code_lock(vm);
+            unsigned killed = kill_range(vm, gpa, (unsigned)part);
+            tvm_code_unlock(vm);
+            if (c)
+                c->counters[TC_INVALIDATED] += killed;
+        }
+        gpa += part;
+    }
+}

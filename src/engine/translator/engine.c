@@ -1,0 +1,351 @@
+/* The translator behind the engine seam: opening a VM, its memory, vCPU state in and out, run and kick. */
+#include <cpuid.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "engine/engine.h"
+#include "engine/translator/lapic.h"
+#include "engine/translator/mmu.h"
+#include "engine/translator/sys.h"
+#include "engine/translator/vcpu.h"
+#include "util/err.h"
+
+#define CODE_CACHE_DEFAULT MIB(40)
+
+struct engine_vm {
+    struct tvm vm;
+};
+struct engine_vcpu {
+    struct tcpu cpu;
+};
+
+static void host_cpuid(uint32_t leaf, uint32_t sub, struct cpuid_regs *r)
+{
+    __cpuid_count(leaf, sub, r->eax, r->ebx, r->ecx, r->edx);
+}
+
+static bool translator_available(struct yado_error *err)
+{
+    struct cpuid_regs r1, r81;
+    host_cpuid(1, 0, &r1);
+    host_cpuid(0x80000001, 0, &r81);
+    if (!(r1.ecx & (1u << 27)))
+        return err_set(err, YADO_ERR_UNSUPPORTED, "translator: the host CPU or its system does not offer XSAVE");
+    if (!(r81.ecx & 1))
+        return err_set(err, YADO_ERR_UNSUPPORTED, "translator: the host CPU lacks LAHF in 64-bit mode");
+    return true;
+}
+
+/* ---- time ---- */
+
+static uint64_t now_raw_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* A pair of readings taken close together: the tightest of several tries. */
+static void read_pair(uint64_t *tsc, uint64_t *ns)
+{
+    uint64_t best = ~0ull;
+    for (unsigned i = 0; i < 8; i++) {
+        uint64_t a = cpu_host_tsc(), n = now_raw_ns(), b = cpu_host_tsc();
+        if (b - a < best) {
+            best = b - a;
+            *tsc = a + (b - a) / 2;
+            *ns = n;
+        }
+    }
+}
+
+/* The host's TSC frequency: told by CPUID where it is, else measured against the monotonic clock for 10 ms. */
+static uint64_t measure_tsc_khz(void)
+{
+    struct cpuid_regs r;
+    host_cpuid(1, 0, &r);
+    if (r.ecx & (1u << 31)) { /* a hypervisor may tell: leaf 0x40000010 */
+        host_cpuid(0x40000000, 0, &r);
+        if (r.eax >= 0x40000010 && r.eax < 0x40000100) {
+            host_cpuid(0x40000010, 0, &r);
+            if (r.eax > 100000 && r.eax < 10000000)
+                return r.eax;
+        }
+    }
+    uint64_t t0, n0, t1, n1;
+    read_pair(&t0, &n0);
+    struct timespec ts = { 0, 10000000 };
+    nanosleep(&ts, NULL);
+    read_pair(&t1, &n1);
+    return (uint64_t)((unsigned __int128)(t1 - t0) * 1000000u / (n1 - n0));
+}
+
+/* ---- open and close ---- */
+
+static void translator_close(struct engine_vm *evm)
+{
+    if (!evm)
+        return;
+    struct tvm *vm = &evm->vm;
+    for (unsigned i = 0; i < TVM_VCPUS_MAX; i++) {
+        if (!vm->cpus[i])
+            continue;
+        lapic_free(vm->cpus[i]->lapic);
+        munmap(vm->cpus[i], sizeof(struct tcpu));
+    }
+    for (unsigned i = 0; i < vm->slot_count; i++)
+        munmap(vm->slots[i].pages, (vm->slots[i].len >> 12) * sizeof(struct page_info));
+    cache_free(vm->cache);
+    pthread_mutex_destroy(&vm->excl_lock);
+    fault_uninstall();
+    free(evm);
+}
+
+static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
+{
+    struct tcpu *c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (c == MAP_FAILED)
+        return NULL;
+    c->self = c;
+    c->vm = vm;
+    c->index = index;
+    c->heavy_depth = 1;
+    struct lapic_env env = vcpu_lapic_env(c);
+    c->lapic = lapic_new(index, &env);
+    if (!c->lapic) {
+        munmap(c, sizeof *c);
+        return NULL;
+    }
+    mmu_init(c);
+    vm->cpus[index] = c;
+    vm->cpu_count = index + 1;
+    return c;
+}
+
+static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state *in, struct yado_error *err);
+
+static bool translator_open(struct engine_vm **out, const struct engine_config *cfg, struct yado_error *err)
+{
+    *out = NULL;
+    if (!translator_available(err))
+        return false;
+    if (cfg->vcpu_count == 0 || cfg->vcpu_count > TVM_VCPUS_MAX)
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "translator: %u vCPUs; 1 to %d are possible", cfg->vcpu_count,
+                       TVM_VCPUS_MAX);
+    struct engine_vm *evm = calloc(1, sizeof *evm);
+    if (!evm)
+        return err_set(err, YADO_ERR_MEMORY, "translator: out of memory");
+    if (!fault_install(err)) {
+        free(evm);
+        return false;
+    }
+    struct tvm *vm = &evm->vm;
+    vm->cfg = *cfg;
+    pthread_mutex_init(&vm->excl_lock, NULL);
+    vm->host_tsc_khz = measure_tsc_khz();
+    vm->tsc_base = cpu_host_tsc();
+    cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_cpuid);
+    vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
+    vm->cache = cache_new(cfg->code_cache_size ? cfg->code_cache_size : CODE_CACHE_DEFAULT, err);
+    bool ok = vm->cache != NULL;
+    for (unsigned i = 0; ok && i < cfg->vcpu_count; i++) {
+        struct tcpu *c = new_cpu(vm, i);
+        struct x86_state s;
+        ok = c != NULL;
+        if (ok) {
+            x86_state_reset(&s, i);
+            s.mp_state = i == 0 ? X86_MP_RUNNING : X86_MP_WAIT_SIPI;
+            ok = translator_set_state((struct engine_vcpu *)(void *)c, &s, err);
+        }
+    }
+    if (!ok) {
+        err_set(err, YADO_ERR_MEMORY, "translator: out of memory for vCPUs");
+        translator_close(evm);
+        return false;
+    }
+    *out = evm;
+    return true;
+}
+
+static bool translator_map(struct engine_vm *evm, const struct engine_memslot *slot, struct yado_error *err)
+{
+    struct tvm *vm = &evm->vm;
+    if (vm->slot_count == TVM_SLOTS)
+        return err_set(err, YADO_ERR_INTERNAL, "translator: more than %d memory slots", TVM_SLOTS);
+    if ((slot->gpa | slot->len | (uint64_t)(uintptr_t)slot->hva) & (PAGE_SIZE - 1))
+        return err_set(err, YADO_ERR_INTERNAL, "translator: memory slot is not page aligned");
+    size_t n = (size_t)(slot->len >> 12) * sizeof(struct page_info);
+    void *pages = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED)
+        return err_set(err, YADO_ERR_MEMORY, "translator: out of memory for page tables of guest memory");
+    vm->slots[vm->slot_count++] = (struct tvm_slot){ slot->gpa, slot->len, slot->hva, pages };
+    return true;
+}
+
+static struct engine_vcpu *translator_vcpu(struct engine_vm *evm, unsigned index)
+{
+    return (struct engine_vcpu *)(void *)tvm_vcpu(&evm->vm, index);
+}
+
+/* ---- run ---- */
+
+static void translator_run(struct engine_vcpu *cpu, struct exit *out, struct yado_error *err)
+{
+    struct tcpu *c = &cpu->cpu;
+    fault_thread_begin(c);
+    uint64_t due = lapic_next_timer_ns(c->lapic);
+    if (due != ~0ull)
+        fault_timer_arm(c, due);
+    cpu_heavy_end(c);
+    cpu_run_in(c);
+    enum exit_kind kind = vcpu_loop(c);
+    cpu_run_out(c);
+    cpu_heavy_begin(c);
+    *out = (struct exit){ .kind = kind, .rip = c->rip };
+    if (kind == EXIT_FAULT)
+        err_set(err, YADO_ERR_ENGINE,
+                "translator: host fault %u (error %#x) at %#llx in translated code, guest rip %#llx: guest memory could not be "
+                "reached (is the host out of memory?)",
+                c->fault_trap, c->fault_error, (unsigned long long)c->fault_rip, (unsigned long long)c->rip);
+    fault_thread_end(c);
+}
+
+static void translator_kick(struct engine_vcpu *cpu)
+{
+    cpu_request(&cpu->cpu, XR_KICK);
+}
+
+static void translator_msi(struct engine_vm *evm, uint64_t addr, uint32_t data)
+{
+    lapic_route_msi(&evm->vm, addr, data);
+}
+
+static void translator_memory_written(struct engine_vm *evm, uint64_t gpa, uint64_t len)
+{
+    cache_invalidate(&evm->vm, NULL, gpa, len);
+}
+
+static uint64_t translator_tsc_khz(struct engine_vm *evm)
+{
+    return evm->vm.host_tsc_khz;
+}
+
+/* ---- state ---- */
+
+static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
+{
+    const struct tcpu *c = &cpu->cpu;
+    memset(s, 0, sizeof *s);
+    memcpy(s->gpr, c->gpr, sizeof s->gpr);
+    s->rip = c->rip;
+    s->rflags = cpu_rflags(c);
+    memcpy(s->seg, c->seg, sizeof s->seg);
+    s->gdt = c->gdt, s->idt = c->idt;
+    s->cr0 = c->cr0, s->cr2 = c->cr2, s->cr3 = c->cr3, s->cr4 = c->cr4, s->cr8 = lapic_cr8(c->lapic);
+    s->xcr0 = c->xcr0, s->efer = c->efer;
+    memcpy(s->dr, c->dr, sizeof s->dr);
+    s->star = c->star, s->lstar = c->lstar, s->cstar = c->cstar, s->fmask = c->fmask;
+    s->kernel_gs_base = c->kernel_gs_base;
+    s->sysenter_cs = c->sysenter_cs, s->sysenter_esp = c->sysenter_esp, s->sysenter_eip = c->sysenter_eip;
+    s->tsc = cpu_host_tsc() + c->tsc_offset;
+    s->tsc_aux = c->tsc_aux, s->pat = c->pat, s->misc_enable = c->misc_enable, s->spec_ctrl = c->spec_ctrl;
+    s->mtrr_def_type = c->mtrr_def_type;
+    s->kvm_system_time = c->kvm_system_time, s->kvm_wall_clock = c->kvm_wall_clock, s->kvm_pv_eoi = c->kvm_pv_eoi;
+    s->mp_state = c->wait_sipi ? X86_MP_WAIT_SIPI : c->halted ? X86_MP_HALTED : X86_MP_RUNNING;
+    s->sipi_vector = c->sipi_vector;
+    s->nmi_pending = c->nmi_pending, s->nmi_masked = c->nmi_masked, s->int_shadow = c->int_shadow;
+    s->exc_pending = c->exc.pending, s->exc_vector = c->exc.vector;
+    s->exc_has_error = c->exc.has_error, s->exc_error = c->exc.error;
+    lapic_save(c->lapic, &s->lapic);
+    memcpy(s->xsave, c->xsave_area, sizeof s->xsave);
+}
+
+/* All vCPUs that are set to the same TSC value get the same offset, so that the guest finds them synchronous. */
+static void set_tsc(struct tcpu *c, uint64_t tsc)
+{
+    struct tvm *vm = c->vm;
+    if (!vm->tsc_set || vm->tsc_first != tsc || c->index == 0) {
+        vm->tsc_set = true;
+        vm->tsc_first = tsc;
+        vm->tsc_offset = tsc - cpu_host_tsc();
+    }
+    c->tsc_offset = vm->tsc_offset;
+}
+
+static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state *s, struct yado_error *err)
+{
+    struct tcpu *c = &cpu->cpu;
+    if (s->xcr0 & ~c->vm->cpuid.xcr0_mask)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "translator: state has XCR0 %#llx, this host offers %#llx",
+                       (unsigned long long)s->xcr0, (unsigned long long)c->vm->cpuid.xcr0_mask);
+    memcpy(c->gpr, s->gpr, sizeof c->gpr);
+    c->rip = s->rip;
+    cpu_set_rflags(c, s->rflags);
+    memcpy(c->seg, s->seg, sizeof c->seg);
+    c->gdt = s->gdt, c->idt = s->idt;
+    c->cr0 = s->cr0, c->cr2 = s->cr2, c->cr3 = s->cr3, c->cr4 = s->cr4;
+    c->xcr0 = s->xcr0, c->efer = s->efer;
+    memcpy(c->dr, s->dr, sizeof c->dr);
+    c->star = s->star, c->lstar = s->lstar, c->cstar = s->cstar, c->fmask = s->fmask;
+    c->kernel_gs_base = s->kernel_gs_base;
+    c->sysenter_cs = s->sysenter_cs, c->sysenter_esp = s->sysenter_esp, c->sysenter_eip = s->sysenter_eip;
+    set_tsc(c, s->tsc);
+    c->tsc_aux = s->tsc_aux, c->pat = s->pat, c->misc_enable = s->misc_enable, c->spec_ctrl = s->spec_ctrl;
+    c->mtrr_def_type = s->mtrr_def_type;
+    c->kvm_system_time = s->kvm_system_time, c->kvm_wall_clock = s->kvm_wall_clock, c->kvm_pv_eoi = s->kvm_pv_eoi;
+    c->wait_sipi = s->mp_state == X86_MP_WAIT_SIPI || s->mp_state == X86_MP_WAIT_INIT;
+    c->halted = s->mp_state == X86_MP_HALTED;
+    c->sipi_vector = s->sipi_vector;
+    c->nmi_pending = s->nmi_pending, c->nmi_masked = s->nmi_masked, c->int_shadow = s->int_shadow;
+    c->exc = (struct tcpu_exception){ .pending = s->exc_pending, .vector = s->exc_vector, .has_error = s->exc_has_error,
+                                      .error = s->exc_error };
+    lapic_load(c->lapic, &s->lapic);
+    lapic_set_cr8(c->lapic, (uint8_t)s->cr8);
+    memcpy(c->xsave_area, s->xsave, sizeof c->xsave_area);
+    /* The area is for XRSTOR: only components that the guest can have, standard format. */
+    uint64_t *header = (uint64_t *)(void *)(c->xsave_area + 512);
+    header[0] &= c->vm->cpuid.xcr0_mask;
+    memset(&header[1], 0, 56);
+    memset(c->xsave_area + 28, 0, 4);
+    atomic_store(&c->exit_request, XR_INTR);
+    atomic_store(&c->intr_deferred, 0);
+    sys_mode_changed(c);
+    mmu_flush_all(c);
+    return true;
+}
+
+static void translator_counters(struct engine_vm *evm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    static const char *const names[TC_COUNTER_END] = {
+        "blocks", "block_insns", "lookups", "links", "interp", "tlb_fill", "staged", "mmio", "code_writes", "invalidated",
+        "flush_cache", "flush_all", "flush_nonglobal", "flush_page", "exceptions", "interrupts", "halts", "signals",
+        "exclusive", "poll_exits",
+    };
+    struct tvm *vm = &evm->vm;
+    for (unsigned k = 0; k < TC_COUNTER_END; k++) {
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < vm->cpu_count; i++)
+            sum += vm->cpus[i]->counters[k];
+        fn(ctx, names[k], sum);
+    }
+    fn(ctx, "code_bytes", vm->cache->hot_pos + (vm->cache->cold_pos - vm->cache->hot_end));
+}
+
+const struct engine_ops engine_translator = {
+    .name = "translator",
+    .available = translator_available,
+    .open = translator_open,
+    .close = translator_close,
+    .map = translator_map,
+    .vcpu = translator_vcpu,
+    .run = translator_run,
+    .kick = translator_kick,
+    .get_state = translator_get_state,
+    .set_state = translator_set_state,
+    .msi = translator_msi,
+    .memory_written = translator_memory_written,
+    .tsc_khz = translator_tsc_khz,
+    .counters = translator_counters,
+};

@@ -1,0 +1,139 @@
+/* Memory operands of the general path: segmentation, plain accesses, read-modify-write.
+ * Source: Intel SDM volume 3 (2023-12), 5.3 to 5.5 (limit and type checks), 3.3.7.1 (canonical addresses), 9.1 (atomicity). */
+#include "engine/translator/interp_ops.h"
+
+/* ---- segmentation ---- */
+
+/* Outside 64-bit mode. Limits are those of the hidden part in every mode; types and null selectors count in protected
+ * mode alone. */
+static bool seg_check_legacy(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc)
+{
+    const struct x86_segment *s = &c->seg[seg];
+    uint64_t last = off + size - 1;
+    bool expand_down = !(s->attr & SEG_CODE) && (s->attr & SEG_CONFORM);
+
+    if (!cpu_real_mode(c) && !cpu_v86(c)) {
+        if (!(s->attr & SEG_P))
+            return false;
+        if (acc == MMU_WRITE && (s->attr & (SEG_CODE | SEG_RW)) != SEG_RW)
+            return false;
+        if (acc == MMU_READ && (s->attr & (SEG_CODE | SEG_RW)) == SEG_CODE)
+            return false;
+    }
+    if (unlikely(expand_down))
+        return off > s->limit && last <= (s->attr & SEG_DB ? 0xffffffffu : 0xffffu);
+    return last <= s->limit;
+}
+
+bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin)
+{
+    if (likely(cpu_code64(c))) {
+        uint64_t a = off;
+        if (seg >= S_FS)
+            a += c->seg[seg].base;
+        *lin = a;
+        return cpu_canonical(a) && cpu_canonical(a + size - 1);
+    }
+    *lin = (c->seg[seg].base + off) & 0xffffffffu;
+    return seg_check_legacy(c, seg, off, size, acc);
+}
+
+bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin)
+{
+    if (likely(seg_check(c, seg, off, size, acc, lin)))
+        return true;
+    return cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
+}
+
+/* ---- host accesses: exactly one load or store each, which the C language does not promise for unaligned pointers ---- */
+
+static inline uint64_t host_load(const void *p, unsigned size)
+{
+    uint64_t v;
+    switch (size) {
+    case 1: __asm__ volatile("movzbl (%1), %k0" : "=r"(v) : "r"(p) : "memory"); break;
+    case 2: __asm__ volatile("movzwl (%1), %k0" : "=r"(v) : "r"(p) : "memory"); break;
+    case 4: __asm__ volatile("movl (%1), %k0" : "=r"(v) : "r"(p) : "memory"); break;
+    default: __asm__ volatile("movq (%1), %0" : "=r"(v) : "r"(p) : "memory"); break;
+    }
+    return v;
+}
+
+static inline void host_store(void *p, unsigned size, uint64_t v)
+{
+    switch (size) {
+    case 1: __asm__ volatile("movb %b0, (%1)" : : "r"(v), "r"(p) : "memory"); break;
+    case 2: __asm__ volatile("movw %w0, (%1)" : : "r"(v), "r"(p) : "memory"); break;
+    case 4: __asm__ volatile("movl %k0, (%1)" : : "r"(v), "r"(p) : "memory"); break;
+    default: __asm__ volatile("movq %0, (%1)" : : "r"(v), "r"(p) : "memory"); break;
+    }
+}
+
+static bool lin_read(struct tcpu *c, uint64_t lin, unsigned size, uint64_t *v)
+{
+    const void *p = mmu_fast_ptr(c, lin, size, MMU_READ, MMU_AS_CPL);
+    if (likely(p != NULL)) {
+        *v = host_load(p, size);
+        return true;
+    }
+    uint64_t t = 0;
+    if (!mmu_read(c, lin, &t, size, MMU_AS_CPL))
+        return false;
+    *v = t;
+    return true;
+}
+
+bool mem_read(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t *v)
+{
+    uint64_t lin;
+    return seg_linear(c, seg, off, size, MMU_READ, &lin) && lin_read(c, lin, size, v);
+}
+
+bool mem_write(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t v)
+{
+    uint64_t lin;
+    if (!seg_linear(c, seg, off, size, MMU_WRITE, &lin))
+        return false;
+    void *p = mmu_fast_ptr(c, lin, size, MMU_WRITE, MMU_AS_CPL);
+    if (unlikely(!p))
+        return mmu_write(c, lin, &v, size, MMU_AS_CPL);
+    host_store(p, size, v);
+    return true;
+}
+
+/* ---- read-modify-write ---- */
+
+bool rmw_begin(struct tcpu *c, const struct insn *i, unsigned size, struct rmw *m)
+{
+    *m = (struct rmw){ .size = size };
+    if (!i->is_mem) {
+        m->old = reg_get(c, i, i->rm, size);
+        return true;
+    }
+    if (!seg_linear(c, i->seg, i->ea, size, MMU_WRITE, &m->lin))
+        return false;
+    m->ptr = mmu_fast_ptr(c, m->lin, size, MMU_WRITE, MMU_AS_CPL);
+    if (likely(m->ptr != NULL)) {
+        m->old = host_load(m->ptr, size);
+        return true;
+    }
+    /* the probe first: a page that is not there is reported as a write, as the CPU does */
+    return mmu_probe(c, m->lin, size, MMU_WRITE, MMU_AS_CPL) && lin_read(c, m->lin, size, &m->old);
+}
+
+bool rmw_end(struct tcpu *c, const struct insn *i, struct rmw *m, uint64_t v)
+{
+    if (!i->is_mem) {
+        reg_set(c, i, i->rm, m->size, v);
+    } else if (i->lock) {
+        bool swapped = false;
+        if (mmu_cmpxchg(c, m->lin, m->size, &m->old, &v, &swapped))
+            return !swapped;
+        m->fault = true;
+    } else if (likely(m->ptr != NULL)) {
+        host_store(m->ptr, m->size, v);
+    } else if (!mmu_write(c, m->lin, &v, m->size, MMU_AS_CPL)) {
+        m->fault = true;
+    }
+    return false;
+}

@@ -1,0 +1,149 @@
+/* Where light code meets the host and heavy code: the brackets that put the guest's vector state away, calls through
+ * them, the timer behind the local APIC, and what the local APIC asks of its vCPU. Light: nothing here may touch a vector register
+ * before cpu_heavy_begin or after cpu_heavy_end, so all of it is built without them. */
+#include "engine/translator/lapic.h"
+#include "engine/translator/light_sys.h"
+#include "engine/translator/sys.h"
+#include "engine/translator/tvm.h"
+#include "engine/translator/vcpu.h"
+
+void fault_timer_arm(struct tcpu *c, uint64_t delta_ns)
+{
+    struct {
+        int64_t interval_sec, interval_nsec, value_sec, value_nsec;
+    } its = { 0, 0, 0, 0 };
+    if (!c->timer_made)
+        return;
+    if (delta_ns != ~0ull) {
+        uint64_t limit = 1000000000ull * 86400 * 365;
+        uint64_t d = delta_ns == 0 ? 1 : delta_ns > limit ? limit : delta_ns;
+        its.value_sec = (int64_t)(d / 1000000000u);
+        its.value_nsec = (int64_t)(d % 1000000000u);
+    }
+    light_syscall4(SYS_timer_settime, c->timer, 0, (long)(uintptr_t)&its, 0);
+}
+
+uint64_t cpu_now_ns(void)
+{
+    struct {
+        int64_t sec, nsec;
+    } ts;
+    light_syscall4(SYS_clock_gettime, 1 /* CLOCK_MONOTONIC */, (long)(uintptr_t)&ts, 0, 0);
+    return (uint64_t)ts.sec * 1000000000u + (uint64_t)ts.nsec;
+}
+
+void tvm_futex_wake_all(_Atomic uint32_t *word)
+{
+    light_futex_wake(word);
+}
+
+/* ---- brackets ---- */
+
+#define MXCSR_DEFAULT 0x1f80u
+
+void cpu_heavy_begin(struct tcpu *c)
+{
+    if (c->heavy_depth++)
+        return;
+    uint64_t mask = c->vm->cpuid.xcr0_mask;
+    uint32_t mxcsr = MXCSR_DEFAULT;
+    __asm__ volatile("xsave64 %0" : "+m"(c->xsave_area) : "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
+    if (mask & 4)
+        __asm__ volatile("vzeroupper");
+    __asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr));
+}
+
+void cpu_heavy_end(struct tcpu *c)
+{
+    BUG_ON(c->heavy_depth == 0);
+    if (--c->heavy_depth)
+        return;
+    uint64_t mask = c->vm->cpuid.xcr0_mask;
+    __asm__ volatile("xrstor64 %0" : : "m"(c->xsave_area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
+}
+
+/* ---- calls through them ---- */
+
+uint64_t cpu_io_read(struct tcpu *c, bool port, uint64_t addr, unsigned width)
+{
+    uint64_t value = 0;
+    cpu_heavy_begin(c);
+    heavy_io(c, port, false, addr, width, &value);
+    cpu_heavy_end(c);
+    return value;
+}
+
+void cpu_io_write(struct tcpu *c, bool port, uint64_t addr, unsigned width, uint64_t value)
+{
+    cpu_heavy_begin(c);
+    heavy_io(c, port, true, addr, width, &value);
+    cpu_heavy_end(c);
+}
+
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace)
+{
+    cpu_heavy_begin(c);
+    cpu_run_out(c);
+    struct tb *tb = heavy_translate(c, gpage, off, gpage2, mode, replace);
+    cpu_run_in(c);
+    cpu_heavy_end(c);
+    return tb;
+}
+
+enum exit_reason vcpu_step_exclusive(struct tcpu *c)
+{
+    cpu_heavy_begin(c);
+    cpu_run_out(c);
+    tvm_exclusive_begin(c->vm, c);
+    cpu_run_in(c);
+    cpu_heavy_end(c);
+    enum exit_reason why = vcpu_single_step(c);
+    cpu_heavy_begin(c);
+    tvm_exclusive_end(c->vm, c);
+    cpu_heavy_end(c);
+    return why;
+}
+
+bool vcpu_native_insn(struct tcpu *c)
+{
+    (void)c;
+    return false;
+}
+
+/* ---- what the local APIC asks ---- */
+
+static uint64_t env_now(void *ctx)
+{
+    (void)ctx;
+    return cpu_now_ns();
+}
+static uint64_t env_tsc(void *ctx)
+{
+    return sys_tsc(ctx);
+}
+static void env_arm(void *ctx, uint64_t delta)
+{
+    fault_timer_arm(ctx, delta);
+}
+static void env_wake(void *ctx, uint32_t xr)
+{
+    cpu_request(ctx, xr);
+}
+static void env_eoi(void *ctx, unsigned vector)
+{
+    struct tcpu *c = ctx;
+    cpu_heavy_begin(c);
+    tvm_eoi(c->vm, vector);
+    cpu_heavy_end(c);
+}
+static void env_ipi(void *ctx, uint64_t icr)
+{
+    struct tcpu *c = ctx;
+    lapic_route_icr(c->vm, (int)c->index, icr, (lapic_base(c->lapic) & 0x400) != 0);
+}
+
+struct lapic_env vcpu_lapic_env(struct tcpu *c)
+{
+    return (struct lapic_env){ .ctx = c, .now_ns = env_now, .guest_tsc = env_tsc, .arm = env_arm, .wake = env_wake,
+                               .eoi = env_eoi, .ipi = env_ipi, .tsc_khz = c->vm->host_tsc_khz };
+}

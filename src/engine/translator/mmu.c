@@ -1,0 +1,781 @@
+/* Linear memory of a vCPU.
+ *
+ * Theory of operation. Guest RAM is mapped once into the process, so an access needs only a linear-to-host
+ * translation. A direct-mapped software TLB per mmu index (supervisor, user, supervisor with EFLAGS.AC) answers in line
+ * in translated code: it compares the page with tag_r or tag_w and adds `delta`. Everything else comes here, to
+ * mmu_slow, which has three answers: the page is plain RAM (the entry was filled, go on), or the access is staged:
+ * its bytes were copied to a buffer, the instruction runs on the buffer and mmu_commit writes it back (MMIO, accesses that
+ * cross a page, pages that hold translated code), or it faults.
+ *
+ * A page that holds translated code (page_info.code) never gets tag_w, so each store to it comes here and invalidates
+ * the blocks that it hits. page_info.w_owner remembers which vCPU may hold a write tag; marking a page as code
+ * (cache.c) first takes those tags away. Filling a tag and marking a page race; both sides write, fence, then read:
+ *   fill: w_owner = me; fence; if (code) no tag        mark: code = 1; fence; if (w_owner) take the tags away
+ *
+ * Invalid tags: the entry with index i holds a page whose index would be ~i, so no lookup can match it. Fills of pages that are not
+ * global are logged, so that a CR3 load touches only those. Dirty and accessed bits are set in guest page tables by
+ * compare and exchange at the time of the walk; tag_w is given only once the dirty bit is set.
+ *
+ * Sources: Intel SDM volume 3 chapter 4 (2023-12); AMD APM volume 2 chapter 5. */
+#include "engine/translator/mmu.h"
+
+#include "engine/translator/cache.h"
+#include "engine/translator/lapic.h"
+#include "engine/translator/tvm.h"
+
+/* ---- page walk ---- */
+
+#define PTE_P 0x1ull
+#define PTE_W 0x2ull
+#define PTE_U 0x4ull
+#define PTE_A 0x20ull
+#define PTE_D 0x40ull
+#define PTE_PS 0x80ull
+#define PTE_G 0x100ull
+#define PTE_NX (1ull << 63)
+#define PTE_ADDR 0x000ffffffffff000ull
+
+struct walk {
+    uint64_t gpa;     /* of the byte */
+    bool writable;    /* may be written through this index and the dirty bit is set */
+    bool global;
+    unsigned shift;   /* log2 of the page size */
+};
+
+static bool page_fault(struct tcpu *c, uint64_t lin, uint32_t error)
+{
+    cpu_raise_error(c, EXC_PF, error);
+    c->exc.cr2 = lin;
+    return false;
+}
+
+/* Rights of one translation: may this access go ahead, and could a write? */
+static bool rights_ok(const struct tcpu *c, unsigned idx, enum mmu_acc acc, bool u, bool w, bool nx)
+{
+    if (idx == MMU_U) {
+        if (!u)
+            return false;
+    } else if (u) {
+        if (acc == MMU_EXEC && (c->cr4 & CR4_SMEP))
+            return false;
+        if (acc != MMU_EXEC && (c->cr4 & CR4_SMAP) && idx != MMU_SU)
+            return false;
+    }
+    if (acc == MMU_EXEC)
+        return !nx;
+    if (acc == MMU_WRITE && !w)
+        return idx != MMU_U && !(c->cr0 & CR0_WP);
+    return true;
+}
+
+static uint32_t fault_code(const struct tcpu *c, unsigned idx, enum mmu_acc acc)
+{
+    uint32_t e = 0;
+    if (acc == MMU_WRITE)
+        e |= PF_W;
+    if (idx == MMU_U)
+        e |= PF_U;
+    if (acc == MMU_EXEC && (((c->efer & EFER_NXE) && (c->cr4 & CR4_PAE)) || (c->cr4 & CR4_SMEP)))
+        e |= PF_I;
+    return e;
+}
+
+/* Sets bits in a page-table entry. False: it changed under us, walk again. */
+static bool pte_set(struct tcpu *c, uint8_t *slot, uint64_t old, uint64_t set, bool wide)
+{
+    (void)c;
+    if (wide)
+        return __atomic_compare_exchange_n((uint64_t *)(void *)slot, &old, old | set, false, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_SEQ_CST);
+    uint32_t old32 = (uint32_t)old;
+    return __atomic_compare_exchange_n((uint32_t *)(void *)slot, &old32, old32 | (uint32_t)set, false,
+                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+struct level {
+    uint8_t *slot;
+    uint64_t pte;
+};
+
+/* Walks tables of 8-byte entries from `top` (4: IA-32e, 2: PAE below its pointer table). */
+enum walk_result { WALK_OK, WALK_FAULT, WALK_AGAIN };
+
+static enum walk_result walk_finish(struct tcpu *c, const struct level *lv, unsigned count, enum mmu_acc acc, bool w_ok,
+                                    bool wide, struct walk *out)
+{
+    for (unsigned i = 0; i + 1 < count; i++) {
+        if (!(lv[i].pte & PTE_A) && !pte_set(c, lv[i].slot, lv[i].pte, PTE_A, wide))
+            return WALK_AGAIN;
+    }
+    const struct level *leaf = &lv[count - 1];
+    uint64_t want = PTE_A | (acc == MMU_WRITE ? PTE_D : 0);
+    if ((leaf->pte & want) != want && !pte_set(c, leaf->slot, leaf->pte, want, wide))
+        return WALK_AGAIN;
+    out->writable = w_ok && ((leaf->pte | want) & PTE_D);
+    out->global = (leaf->pte & PTE_G) && (c->cr4 & CR4_PGE);
+    return WALK_OK;
+}
+
+static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, struct walk *out)
+{
+    struct tvm *vm = c->vm;
+    bool ia32e = cpu_long_mode(c);
+    uint64_t table = ia32e ? c->cr3 & PTE_ADDR : c->cr3 & 0xffffffe0ull;
+    unsigned shift = ia32e ? 39 : 30, count = 0;
+    bool u = true, w = true, nx = false;
+    uint32_t err = fault_code(c, idx, acc);
+    struct level lv[4];
+    for (;; shift -= 9) {
+        unsigned n = !ia32e && shift == 30 ? 3 : 511;
+        uint8_t *slot = tvm_hva(vm, table + ((lin >> shift) & n) * 8);
+        uint64_t pte = slot ? __atomic_load_n((uint64_t *)(void *)slot, __ATOMIC_ACQUIRE) : 0;
+        if (!(pte & PTE_P))
+            return page_fault(c, lin, err), WALK_FAULT;
+        bool pdpte = !ia32e && shift == 30;
+        uint64_t rsvd = vm->gpa_reserved & PTE_ADDR;
+        if (!(c->efer & EFER_NXE))
+            rsvd |= PTE_NX;
+        if (pdpte)
+            rsvd |= PTE_NX | 0x1e6ull;
+        bool large = !pdpte && shift > 12 && (pte & PTE_PS);
+        if (large && shift == 39)
+            rsvd |= PTE_PS;
+        if (large)
+            rsvd |= ((1ull << shift) - 1) & PTE_ADDR & ~0x1000ull; /* bit 12 is PAT */
+        if (pte & rsvd)
+            return page_fault(c, lin, err | PF_P | PF_RSVD), WALK_FAULT;
+        if (!pdpte) {
+            u = u && (pte & PTE_U);
+            w = w && (pte & PTE_W);
+            nx = nx || (pte & PTE_NX);
+            lv[count++] = (struct level){ slot, pte };
+        }
+        if (shift == 12 || large) {
+            if (!rights_ok(c, idx, acc, u, w, nx))
+                return page_fault(c, lin, err | PF_P), WALK_FAULT;
+            uint64_t mask = (1ull << shift) - 1;
+            out->shift = shift;
+            out->gpa = (pte & PTE_ADDR & ~mask) | (lin & mask);
+            return walk_finish(c, lv, count, acc, rights_ok(c, idx, MMU_WRITE, u, w, nx), true, out);
+        }
+        table = pte & PTE_ADDR;
+    }
+}
+
+static enum walk_result walk_narrow(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, struct walk *out)
+{
+    struct tvm *vm = c->vm;
+    uint32_t err = fault_code(c, idx, acc);
+    uint64_t table = c->cr3 & 0xfffff000ull;
+    bool u = true, w = true;
+    struct level lv[2];
+    for (unsigned count = 0, shift = 22;; shift -= 10) {
+        uint8_t *slot = tvm_hva(vm, table + ((lin >> shift) & 1023) * 4);
+        uint64_t pte = slot ? __atomic_load_n((uint32_t *)(void *)slot, __ATOMIC_ACQUIRE) : 0;
+        if (!(pte & PTE_P))
+            return page_fault(c, lin, err), WALK_FAULT;
+        bool large = shift == 22 && (pte & PTE_PS) && (c->cr4 & CR4_PSE);
+        if (large && (pte & 0x200000))
+            return page_fault(c, lin, err | PF_P | PF_RSVD), WALK_FAULT;
+        u = u && (pte & PTE_U);
+        w = w && (pte & PTE_W);
+        lv[count++] = (struct level){ slot, pte };
+        if (large || shift == 12) {
+            if (!rights_ok(c, idx, acc, u, w, false))
+                return page_fault(c, lin, err | PF_P), WALK_FAULT;
+            out->shift = shift;
+            if (large) /* PSE-36: bits 13-20 are address bits 32-39 */
+                out->gpa = (pte & 0xffc00000ull) | ((pte & 0x1fe000ull) << 19) | (lin & 0x3fffff);
+            else
+                out->gpa = (pte & 0xfffff000ull) | (lin & 0xfff);
+            return walk_finish(c, lv, count, acc, rights_ok(c, idx, MMU_WRITE, u, w, false), false, out);
+        }
+        table = pte & 0xfffff000ull;
+    }
+}
+
+static bool walk(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, struct walk *out)
+{
+    if (!(c->cr0 & CR0_PG)) {
+        *out = (struct walk){ .gpa = lin & 0xffffffffull, .writable = true, .global = false, .shift = 12 };
+        return true;
+    }
+    if (cpu_long_mode(c) && !cpu_canonical(lin))
+        return cpu_raise_gp(c, 0);
+    for (;;) {
+        enum walk_result r = c->cr4 & CR4_PAE ? walk_wide(c, lin, acc, idx, out) : walk_narrow(c, lin, acc, idx, out);
+        if (r != WALK_AGAIN)
+            return r == WALK_OK;
+    }
+}
+
+bool mmu_translate(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, uint64_t *gpa)
+{
+    struct walk w;
+    if (!walk(c, lin, acc, idx, &w))
+        return false;
+    *gpa = w.gpa;
+    return true;
+}
+
+/* ---- TLB ---- */
+
+static inline unsigned tlb_slot(uint64_t lin)
+{
+    return (unsigned)(lin >> 12) & (TLB_SIZE - 1);
+}
+static inline uint64_t tlb_invalid_tag(unsigned i)
+{
+    return (uint64_t)(~i & (TLB_SIZE - 1)) << 12;
+}
+static inline void tlb_invalidate(struct tcpu *c, unsigned idx, unsigned i)
+{
+    c->tlb[idx][i].tag_r = c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
+}
+static inline bool tlb_is_valid(const struct tcpu *c, unsigned idx, unsigned i)
+{
+    return c->tlb[idx][i].tag_r != tlb_invalid_tag(i) || c->tlb[idx][i].tag_w != tlb_invalid_tag(i);
+}
+
+void mmu_init(struct tcpu *c)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++)
+            tlb_invalidate(c, idx, i);
+        c->tlb_log_len[idx] = 0;
+        c->jc_dirty[idx] = 1;
+    }
+    mmu_flush_jump_cache(c);
+}
+
+/* Says that c may hold a write tag for page p, then whether it may have one (the page holds no code). */
+static bool claim_write(struct tcpu *c, struct page_info *p)
+{
+    uint8_t me = (uint8_t)(c->index + 1), old = 0;
+    if (!atomic_compare_exchange_strong(&p->w_owner, &old, me) && old != me && old != 255)
+        atomic_store(&p->w_owner, 255);
+    return !atomic_load(&p->code);
+}
+
+static struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w, struct tvm_slot *slot)
+{
+    unsigned i = tlb_slot(lin);
+    struct tlb_entry *e = &c->tlb[idx][i];
+    uint64_t page = lin & PAGE_MASK, gpage = w->gpa & PAGE_MASK;
+    uint64_t bit = 1ull << (i & 63);
+    bool was_logged = tlb_is_valid(c, idx, i) && !(c->tlb_global[idx][i / 64] & bit);
+    if (!w->global && !was_logged && c->tlb_log_len[idx] < TLB_SIZE)
+        c->tlb_log[idx][c->tlb_log_len[idx]++] = (uint16_t)i;
+    if (w->global)
+        c->tlb_global[idx][i / 64] |= bit;
+    else
+        c->tlb_global[idx][i / 64] &= ~bit;
+    if (w->shift > 12) {
+        c->large_bloom |= 1ull << ((lin >> 30) & 63);
+        c->huge_seen |= w->shift >= 30;
+    }
+    e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
+    e->delta = e->hpage - page;
+    bool w_ok = w->writable && claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12]);
+    e->tag_r = page;
+    e->tag_w = w_ok ? page : tlb_invalid_tag(i);
+    c->counters[TC_TLB_FILL]++;
+    return e;
+}
+
+void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            if (c->tlb[idx][i].hpage == hpage)
+                c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
+        }
+    }
+}
+
+void mmu_flush_jump_cache(struct tcpu *c)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        if (!c->jc_dirty[idx])
+            continue;
+        for (unsigned i = 0; i < JC_SIZE; i++)
+            c->jc[idx][i].pc = JC_INVALID;
+        c->jc_dirty[idx] = 0;
+    }
+    for (unsigned i = 0; i < ITLB_SIZE; i++)
+        c->itlb[i].idx_plus1 = 0;
+    light_zero(c->exec_bloom, sizeof c->exec_bloom);
+}
+
+void mmu_flush_all(struct tcpu *c)
+{
+    c->flush_gen++;
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++)
+            tlb_invalidate(c, idx, i);
+        c->tlb_log_len[idx] = 0;
+    }
+    c->large_bloom = 0;
+    c->huge_seen = 0;
+    mmu_flush_jump_cache(c);
+    c->counters[TC_FLUSH_ALL]++;
+}
+
+void mmu_flush_nonglobal(struct tcpu *c)
+{
+    c->flush_gen++;
+    if (!(c->cr4 & CR4_PGE)) {
+        mmu_flush_all(c);
+        return;
+    }
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
+            unsigned i = c->tlb_log[idx][k];
+            if (!(c->tlb_global[idx][i / 64] & (1ull << (i & 63))))
+                tlb_invalidate(c, idx, i);
+        }
+        c->tlb_log_len[idx] = 0;
+    }
+    /* Kernel text is global; user code is not. Jump caches have no global bit, but the index separates the two except for
+     * supervisor code in pages that are not global, which itlb entries tell apart. */
+    bool super_nonglobal = false;
+    for (unsigned i = 0; i < ITLB_SIZE; i++) {
+        struct itlb_entry *e = &c->itlb[i];
+        if (!e->idx_plus1 || (e->pad & 1))
+            continue;
+        super_nonglobal |= e->idx_plus1 - 1 != MMU_U;
+        e->idx_plus1 = 0;
+    }
+    if (super_nonglobal || c->nonglobal_super_code) {
+        mmu_flush_jump_cache(c);
+        c->nonglobal_super_code = 0;
+    } else if (c->jc_dirty[MMU_U]) {
+        for (unsigned i = 0; i < JC_SIZE; i++)
+            c->jc[MMU_U][i].pc = JC_INVALID;
+        c->jc_dirty[MMU_U] = 0;
+    }
+    c->counters[TC_FLUSH_NONGLOBAL]++;
+}
+
+/* A large page sits in the TLB as fragments of 4 KiB, but INVLPG anywhere in it drops it whole (SDM 4.10.4.1). */
+static void flush_large_page(struct tcpu *c, uint64_t lin)
+{
+    if (c->huge_seen) {
+        mmu_flush_all(c);
+        return;
+    }
+    uint64_t first = (lin >> 12) & ~511ull;
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned i = 0; i < 512; i++)
+            tlb_invalidate(c, idx, (unsigned)(first + i) & (TLB_SIZE - 1));
+    }
+    uint64_t any = 0;
+    for (unsigned k = 0; k < 8; k++)
+        any |= c->exec_bloom[((first >> 6) + k) & 63];
+    if (any)
+        mmu_flush_jump_cache(c);
+}
+
+void mmu_flush_page(struct tcpu *c, uint64_t lin)
+{
+    c->flush_gen++;
+    c->counters[TC_FLUSH_PAGE]++;
+    if (c->large_bloom & (1ull << ((lin >> 30) & 63))) {
+        flush_large_page(c, lin);
+        return;
+    }
+    unsigned i = tlb_slot(lin);
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++)
+        tlb_invalidate(c, idx, i);
+    uint64_t n = lin >> 12;
+    if (c->exec_bloom[(n >> 6) & 63] & (1ull << (n & 63)))
+        mmu_flush_jump_cache(c);
+}
+
+/* ---- code fetch ---- */
+
+bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
+{
+    unsigned idx = c->mmu_idx;
+    struct itlb_entry *e = &c->itlb[(vpage >> 12) & (ITLB_SIZE - 1)];
+    if (e->idx_plus1 == idx + 1 && e->vpage == vpage) {
+        *gpage = e->gpage;
+        return true;
+    }
+    struct walk w;
+    if (!walk(c, vpage, MMU_EXEC, idx, &w))
+        return false;
+    if (!tvm_slot_of(c->vm, w.gpa))
+        return false;
+    if (e->idx_plus1 && e->idx_plus1 - 1 != MMU_U && !(e->pad & 1))
+        c->nonglobal_super_code = 1; /* its jump cache entries outlive the itlb entry */
+    *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
+    uint64_t n = vpage >> 12;
+    c->exec_bloom[(n >> 6) & 63] |= 1ull << (n & 63);
+    *gpage = w.gpa & PAGE_MASK;
+    return true;
+}
+
+/* ---- access for C ---- */
+
+static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
+{
+    /* System accesses are never subject to SMAP's EFLAGS.AC override (SDM 4.6.1): AC is taken as clear. */
+    return as == MMU_AS_CPL ? c->mmu_idx : MMU_S;
+}
+
+/* Host pointer for [lin, lin+n) inside one page, filling the TLB. NULL with *gpa set: not RAM, or a write to a code page. */
+static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_acc acc, bool *fault, uint64_t *gpa)
+{
+    struct tlb_entry *e = &c->tlb[idx][tlb_slot(lin)];
+    uint64_t page = lin & PAGE_MASK;
+    *fault = false;
+    if ((acc == MMU_WRITE ? e->tag_w : e->tag_r) == page)
+        return (uint8_t *)(uintptr_t)(lin + e->delta);
+    struct walk w;
+    if (!walk(c, lin, acc, idx, &w)) {
+        *fault = true;
+        return NULL;
+    }
+    *gpa = w.gpa;
+    struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+    if (!s)
+        return NULL;
+    e = tlb_fill(c, idx, lin, &w, s);
+    if (acc == MMU_WRITE && e->tag_w != page)
+        return NULL;
+    return (uint8_t *)(uintptr_t)(lin + e->delta);
+}
+
+static void copy_in(void *dst, const void *src, unsigned n)
+{
+    switch (n) {
+    case 1: *(uint8_t *)dst = __atomic_load_n((const uint8_t *)src, __ATOMIC_RELAXED); return;
+    case 2: __builtin_memcpy(dst, src, 2); return;
+    case 4: __builtin_memcpy(dst, src, 4); return;
+    case 8: __builtin_memcpy(dst, src, 8); return;
+    default: light_copy(dst, src, n);
+    }
+}
+
+static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
+{
+    c->counters[TC_MMIO]++;
+    uint64_t base = lapic_base(c->lapic);
+    if ((gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800) {
+        uint32_t v = lapic_mmio_read(c->lapic, (unsigned)gpa & 0xff0);
+        return (uint64_t)v >> ((gpa & 3) * 8);
+    }
+    return cpu_io_read(c, false, gpa, n);
+}
+
+static void io_write(struct tcpu *c, uint64_t gpa, unsigned n, uint64_t v)
+{
+    c->counters[TC_MMIO]++;
+    uint64_t base = lapic_base(c->lapic);
+    if ((gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800)
+        lapic_mmio_write(c->lapic, (unsigned)gpa & 0xff0, (uint32_t)v);
+    else
+        cpu_io_write(c, false, gpa, n, v);
+}
+
+/* MMIO in naturally aligned pieces of 1, 2, 4 or 8 bytes. */
+static void mmio_copy(struct tcpu *c, uint64_t gpa, uint8_t *buf, unsigned n, bool write)
+{
+    while (n > 0) {
+        unsigned w = 8;
+        while (w > n || (gpa & (w - 1)))
+            w /= 2;
+        uint64_t v = 0;
+        if (write) {
+            light_copy(&v, buf, w);
+            io_write(c, gpa, w, v);
+        } else {
+            v = io_read(c, gpa, w);
+            light_copy(buf, &v, w);
+        }
+        gpa += w, buf += w, n -= w;
+    }
+}
+
+static unsigned page_part(uint64_t lin, unsigned n)
+{
+    unsigned room = (unsigned)(PAGE_SIZE - (lin & (PAGE_SIZE - 1)));
+    return n < room ? n : room;
+}
+static inline uint64_t wrap(const struct tcpu *c, uint64_t lin)
+{
+    return cpu_long_mode(c) ? lin : lin & 0xffffffffull;
+}
+
+bool mmu_probe(struct tcpu *c, uint64_t lin, unsigned n, enum mmu_acc acc, enum mmu_as as)
+{
+    unsigned idx = as_index(c, as);
+    for (unsigned part; n > 0; n -= part, lin = wrap(c, lin + part)) {
+        part = page_part(lin, n);
+        struct tlb_entry *e = &c->tlb[idx][tlb_slot(lin)];
+        struct walk w;
+        if (acc != MMU_EXEC && (acc == MMU_WRITE ? e->tag_w : e->tag_r) == (lin & PAGE_MASK))
+            continue;
+        if (!walk(c, lin, acc, idx, &w))
+            return false;
+    }
+    return true;
+}
+
+static bool read_part(struct tcpu *c, uint64_t lin, void *buf, unsigned n, unsigned idx)
+{
+    bool fault;
+    uint64_t gpa = 0;
+    uint8_t *p = page_ptr(c, lin, idx, MMU_READ, &fault, &gpa);
+    if (fault)
+        return false;
+    if (p)
+        copy_in(buf, p, n);
+    else
+        mmio_copy(c, gpa, buf, n, false);
+    return true;
+}
+
+bool mmu_read(struct tcpu *c, uint64_t lin, void *buf, unsigned n, enum mmu_as as)
+{
+    unsigned idx = as_index(c, as), part = page_part(lin, n);
+    if (part == n)
+        return read_part(c, lin, buf, n, idx);
+    if (!mmu_probe(c, lin, n, MMU_READ, as))
+        return false;
+    uint8_t *b = buf;
+    for (; n > 0; n -= part, b += part, lin = wrap(c, lin + part)) {
+        part = page_part(lin, n);
+        if (!read_part(c, lin, b, part, idx))
+            return false;
+    }
+    return true;
+}
+
+static bool write_part(struct tcpu *c, uint64_t lin, const void *buf, unsigned n, unsigned idx)
+{
+    bool fault;
+    uint64_t gpa = 0;
+    uint8_t *p = page_ptr(c, lin, idx, MMU_WRITE, &fault, &gpa);
+    if (fault)
+        return false;
+    if (p) {
+        copy_in(p, buf, n);
+        return true;
+    }
+    struct tvm_slot *s = tvm_slot_of(c->vm, gpa);
+    if (!s)
+        mmio_copy(c, gpa, (uint8_t *)(uintptr_t)buf, n, true);
+    else
+        cache_write_code_page(c->vm, c, gpa, buf, n);
+    return true;
+}
+
+bool mmu_write(struct tcpu *c, uint64_t lin, const void *buf, unsigned n, enum mmu_as as)
+{
+    unsigned idx = as_index(c, as), part = page_part(lin, n);
+    if (part == n)
+        return write_part(c, lin, buf, n, idx);
+    if (!mmu_probe(c, lin, n, MMU_WRITE, as))
+        return false;
+    const uint8_t *b = buf;
+    for (; n > 0; n -= part, b += part, lin = wrap(c, lin + part)) {
+        part = page_part(lin, n);
+        if (!write_part(c, lin, b, part, idx))
+            return false;
+    }
+    return true;
+}
+
+bool mmu_fetch(struct tcpu *c, uint64_t lin, void *buf, unsigned n, unsigned *got)
+{
+    uint64_t gpage;
+    unsigned part = page_part(lin, n);
+    *got = 0;
+    for (unsigned done = 0; done < n; done += part, part = n - done) {
+        uint64_t at = wrap(c, lin + done);
+        if (mmu_code_page(c, at & PAGE_MASK, &gpage)) {
+            light_copy((uint8_t *)buf + done, tvm_hva(c->vm, gpage) + (at & ~PAGE_MASK), part);
+        } else if (c->exc.pending) {
+            if (done == 0)
+                return false;
+            c->exc.pending = 0;
+            return true;
+        } else { /* code outside RAM: bytes of all ones, as an empty bus gives */
+            for (unsigned i = 0; i < part; i++)
+                ((uint8_t *)buf)[done + i] = 0xff;
+        }
+        *got = done + part;
+    }
+    return true;
+}
+
+void *mmu_fast_ptr(struct tcpu *c, uint64_t lin, unsigned n, enum mmu_acc acc, enum mmu_as as)
+{
+    if (page_part(lin, n) != n)
+        return NULL;
+    if (acc == MMU_EXEC) {
+        uint64_t gpage;
+        if (mmu_code_page(c, lin & PAGE_MASK, &gpage))
+            return tvm_hva(c->vm, gpage) + (lin & ~PAGE_MASK);
+        c->exc.pending = 0;
+        return NULL;
+    }
+    bool fault;
+    uint64_t gpa;
+    void *p = page_ptr(c, lin, as_index(c, as), acc, &fault, &gpa);
+    if (fault)
+        c->exc.pending = 0;
+    return p;
+}
+
+static bool cas_16(void *p, void *expected, const void *desired)
+{
+    uint64_t lo, hi, elo = ((uint64_t *)expected)[0], ehi = ((uint64_t *)expected)[1];
+    uint64_t dlo = ((const uint64_t *)desired)[0], dhi = ((const uint64_t *)desired)[1];
+    bool ok;
+    __asm__ volatile("lock cmpxchg16b %1"
+                     : "=@ccz"(ok), "+m"(*(unsigned __int128 *)p), "=a"(lo), "=d"(hi)
+                     : "a"(elo), "d"(ehi), "b"(dlo), "c"(dhi)
+                     : "memory");
+    ((uint64_t *)expected)[0] = lo;
+    ((uint64_t *)expected)[1] = hi;
+    return ok;
+}
+
+static bool cas_host(void *p, unsigned n, void *expected, const void *desired)
+{
+    switch (n) {
+    case 1:
+        return __atomic_compare_exchange_n((uint8_t *)p, (uint8_t *)expected, *(const uint8_t *)desired, false, 5, 5);
+    case 2:
+        return __atomic_compare_exchange_n((uint16_t *)p, (uint16_t *)expected, *(const uint16_t *)desired, false, 5, 5);
+    case 4:
+        return __atomic_compare_exchange_n((uint32_t *)p, (uint32_t *)expected, *(const uint32_t *)desired, false, 5, 5);
+    case 8:
+        return __atomic_compare_exchange_n((uint64_t *)p, (uint64_t *)expected, *(const uint64_t *)desired, false, 5, 5);
+    default: return cas_16(p, expected, desired);
+    }
+}
+
+bool mmu_cmpxchg(struct tcpu *c, uint64_t lin, unsigned n, void *expected, const void *desired, bool *swapped)
+{
+    bool fault;
+    uint64_t gpa = 0;
+    if (page_part(lin, n) == n) {
+        uint8_t *p = page_ptr(c, lin, c->mmu_idx, MMU_WRITE, &fault, &gpa);
+        if (fault)
+            return false;
+        if (p) {
+            *swapped = cas_host(p, n, expected, desired);
+            return true;
+        }
+    } else if (!mmu_probe(c, lin, n, MMU_WRITE, MMU_AS_CPL)) {
+        return false;
+    }
+    /* Across pages, in a code page or in MMIO: alone in the machine, then it is a read and a write. */
+    if (atomic_load(&c->vm->excl_owner) != c && c->vm->cpu_count > 1) {
+        c->need_exclusive = 1;
+        return false;
+    }
+    uint64_t old[2];
+    if (!mmu_read(c, lin, old, n, MMU_AS_CPL))
+        return false;
+    bool same = true;
+    for (unsigned i = 0; i < n; i++)
+        same &= ((uint8_t *)old)[i] == ((uint8_t *)expected)[i];
+    *swapped = same;
+    if (same)
+        return mmu_write(c, lin, desired, n, MMU_AS_CPL);
+    light_copy(expected, old, n);
+    return true;
+}
+
+/* ---- guest physical access ---- */
+
+uint8_t *mmu_phys_ptr(struct tcpu *c, uint64_t gpa, unsigned n)
+{
+    return page_part(gpa, n) == n ? tvm_hva(c->vm, gpa) : NULL;
+}
+
+bool mmu_phys_read(struct tcpu *c, uint64_t gpa, void *buf, unsigned n)
+{
+    uint8_t *p = mmu_phys_ptr(c, gpa, n);
+    if (p)
+        copy_in(buf, p, n);
+    return p != NULL;
+}
+
+bool mmu_phys_write(struct tcpu *c, uint64_t gpa, const void *buf, unsigned n)
+{
+    uint8_t *p = mmu_phys_ptr(c, gpa, n);
+    if (!p)
+        return false;
+    if (atomic_load(&tvm_page(c->vm, gpa)->code))
+        cache_write_code_page(c->vm, c, gpa, buf, n);
+    else
+        copy_in(p, buf, n);
+    return true;
+}
+
+/* ---- slow path of translated code ---- */
+
+static enum mmu_answer stage(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    unsigned n = MMU_DESC_LEN(desc), acc = MMU_DESC_ACC(desc);
+    /* LOCK across pages or in a code page is not atomic when staged: it runs alone. */
+    if (MMU_DESC_LOCKED(desc))
+        return MMU_ANS_EXCLUSIVE;
+    uint8_t *buf = c->stage + (lin & 63);
+    if (acc != MMU_SLOW_R && !mmu_probe(c, lin, n, MMU_WRITE, MMU_AS_CPL))
+        return MMU_ANS_FAULT;
+    if (acc != MMU_SLOW_W && !mmu_read(c, lin, buf, n, MMU_AS_CPL))
+        return MMU_ANS_FAULT;
+    c->stage_gva = lin;
+    c->stage_len = n;
+    out->offset = 0;
+    out->hpage = (uint64_t)(uintptr_t)buf;
+    out->delta = out->hpage - lin;
+    c->counters[TC_STAGED]++;
+    return MMU_ANS_STAGED;
+}
+
+enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    unsigned n = MMU_DESC_LEN(desc);
+    bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
+    enum mmu_answer ans;
+    if (page_part(lin, n) != n) {
+        ans = stage(c, lin, desc, out);
+    } else {
+        struct walk w;
+        if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
+            ans = MMU_ANS_FAULT;
+        } else {
+            struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+            struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
+            if (!e || (write && e->tag_w != (lin & PAGE_MASK))) {
+                ans = stage(c, lin, desc, out);
+            } else {
+                out->offset = lin & ~PAGE_MASK;
+                out->hpage = e->hpage;
+                out->delta = e->delta;
+                ans = MMU_ANS_DIRECT;
+            }
+        }
+    }
+    if (ans == MMU_ANS_FAULT && c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
+        c->exc.vector = EXC_SS;
+    return ans;
+}
+
+bool mmu_commit(struct tcpu *c)
+{
+    uint64_t before = c->counters[TC_INVALIDATED];
+    /* The probe in stage() succeeded and only this vCPU changes its own translation state, so this cannot fault unless another
+     * vCPU changed the page tables in between; then the store is to the old page or lost, as on hardware. */
+    if (!mmu_write(c, c->stage_gva, c->stage + (c->stage_gva & 63), c->stage_len, MMU_AS_CPL))
+        c->exc.pending = 0;
+    return c->counters[TC_INVALIDATED] != before;
+}

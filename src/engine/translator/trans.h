@@ -1,0 +1,122 @@
+/* Inside of the block translator (translate.c, trans_mem.c, trans_flow.c, trans_encode.c). Theory in translate.c. */
+#ifndef TRANSLATOR_TRANS_H
+#define TRANSLATOR_TRANS_H
+
+#include <Zydis/Zydis.h>
+
+#include "engine/translator/cache.h"
+#include "engine/translator/emit.h"
+
+/* Scratch host registers. */
+#define T0 H_9
+#define T1 H_10
+#define T2 H_11
+#define H_GUEST_SP H_15
+
+static inline struct hmem gs_gpr(unsigned r)
+{
+    return hm_gs(offsetof(struct tcpu, gpr) + r * 8);
+}
+#define GS(field) hm_gs(offsetof(struct tcpu, field))
+
+#define TRANS_MAX_INSNS 64
+#define TRANS_MAX_BRANCHES 4
+#define TRANS_MAX_SIDE 128
+
+struct trans {
+    struct tvm *vm;
+    struct tcpu *c;
+    struct code_cache *cc;
+    struct emit h, k;        /* hot and cold */
+    ZydisDecoder decoder;
+    uint64_t gpage;
+    uint64_t gpage2;         /* ~0: not there */
+    const uint8_t *page;
+    unsigned start, off;     /* guest offsets in the page: of the block, of the current instruction */
+    unsigned end;            /* guest bytes read so far end here */
+    uint32_t mode;
+    unsigned idx;            /* enum mmu_index */
+    unsigned bits;           /* 32 or 64 */
+    unsigned insns, branches;
+    bool host_flags;         /* EFLAGS holds the guest's status flags */
+    bool saved_flags;        /* tcpu.fl holds them (both may be true) */
+    bool polled;             /* this pass through the block has looked at exit_request */
+    bool sti_shadow;         /* the previous instruction was STI: look for interrupts after this one */
+    bool done;
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    uint8_t bytes[16];       /* the current instruction */
+    struct tb_side side[TRANS_MAX_SIDE];
+    unsigned side_count;
+};
+
+static inline bool is_slot(unsigned gpr) /* guest registers that live in memory */
+{
+    return gpr == R_9 || gpr == R_10 || gpr == R_11 || gpr == R_15;
+}
+static inline int host_reg(unsigned gpr) /* for those that do not */
+{
+    return gpr == R_SP ? H_GUEST_SP : (int)gpr;
+}
+static inline unsigned next_off(const struct trans *t)
+{
+    return t->off + t->in.length;
+}
+
+/* ---- flags (trans_mem.c) ---- */
+void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid */
+void fl_clobber(struct trans *t, struct emit *e); /* saves, then EFLAGS are free */
+void fl_need(struct trans *t, struct emit *e);    /* makes EFLAGS valid; uses T2 */
+static inline void fl_written(struct trans *t)    /* the guest's flags were just written in EFLAGS */
+{
+    t->host_flags = true;
+    t->saved_flags = false;
+}
+
+/* ---- memory (trans_mem.c) ---- */
+
+/* A guest memory operand, before checking. */
+struct gaddr {
+    int base, index;   /* guest register numbers, or -1 */
+    unsigned scale;
+    int64_t disp;
+    bool rip;          /* disp is relative to the start of the code page (tcpu.vpage) */
+    size_t seg_base;   /* offset in tcpu of a segment base to add, or 0 */
+    unsigned width;    /* address size in bits: 32 or 64 */
+};
+
+/* dst = linear address (effective address if seg_base is 0). Uses T1 too. No flags. */
+void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a);
+struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op);
+
+/* Emits `body` behind a check of n bytes at a; for writes once more in cold code for staged accesses. */
+typedef void body_fn(struct trans *t, struct emit *e, struct hmem ref, void *arg);
+void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg);
+enum { MEM_LOCKED = 1, MEM_STACK = 2, MEM_NO_DELTA = 4, MEM_NO_EXIT = 8, MEM_SIDE = 16 };
+
+void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
+
+/* ---- encoding (trans_encode.c) ---- */
+
+/* Host operands for re-encoding the current instruction. */
+struct recode {
+    int reg;   /* ModRM.reg if it names a GPR, else -1 */
+    int rm;    /* ModRM.rm if it names a GPR, else -1 */
+    int vvvv;  /* VEX.vvvv if a GPR, else -1 */
+    int opreg; /* register in the opcode byte, else -1 */
+    bool has_mem;
+    struct hmem mem;
+    bool addr32; /* keep an address-size prefix (LEA) */
+    uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
+};
+void recode(struct trans *t, struct emit *e, const struct recode *r);
+
+/* ---- control flow (trans_flow.c) ---- */
+bool flow_translate(struct trans *t);   /* jumps, calls, returns, push, pop: false if not one of them */
+void flow_exit_direct(struct trans *t, int64_t target); /* target relative to the page start */
+void flow_exit_indirect(struct trans *t); /* T0 = linear address; flags are saved */
+void flow_poll(struct trans *t);
+void flow_interp(struct trans *t);      /* the current instruction in C */
+void flow_special(struct trans *t, unsigned what);
+
+#endif

@@ -1,0 +1,342 @@
+/* Control flow and the stack: how blocks end and how they reach each other.
+ *
+ * Inside one page a jump goes straight to the other block (patched once that exists). Everything else has a linear
+ * address in T0 and goes through the vCPU's jump cache. Host interrupts, kicks and requests of other vCPUs are seen by polls
+ * of tcpu.exit_request at backward jumps and at every jump-cache transfer. */
+#include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
+
+static unsigned word(const struct trans *t)
+{
+    return t->bits == 64 ? 8 : 4;
+}
+static unsigned wide(const struct trans *t)
+{
+    return t->bits == 64;
+}
+
+/* T0 = vpage + target */
+static void load_target(struct trans *t, struct emit *e, int64_t target)
+{
+    e_load(e, 1, T0, GS(vpage));
+    e_lea(e, wide(t), T0, hm_base(T0, (int32_t)target));
+}
+
+static void exit_indirect(struct trans *t, struct emit *e)
+{
+    const struct stubs *s = &t->cc->stubs;
+    if (t->mode & MODE_ONE) {
+        e_jmp(e, s->exit_lookup);
+        return;
+    }
+    size_t jc = offsetof(struct tcpu, jc) + t->idx * sizeof(struct jc_entry) * JC_SIZE;
+    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
+    e_jcc(e, CC_NE, s->exit_lookup);
+    e_mov_rr(e, 0, T1, T0);
+    e_shr_ri(e, 0, T1, 8);
+    e_alu_rr(e, 0, ALU_XOR, T1, T0);
+    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
+    e_shl_ri(e, 0, T1, 4);
+    e_alu_rm(e, 1, ALU_CMP, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
+    e_jcc(e, CC_NE, s->exit_lookup);
+    e_alu_ri(e, 1, ALU_AND, T0, -4096);
+    e_store(e, 1, GS(vpage), T0);
+    e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
+}
+
+void flow_exit_indirect(struct trans *t)
+{
+    fl_save(t, &t->h);
+    exit_indirect(t, &t->h);
+}
+
+/* The host address for a jump inside the page, and in cold code, if the target is not there yet, the way to it. `disp` is where
+ * the displacement will stand. */
+static const uint8_t *local_target(struct trans *t, unsigned target, const uint8_t *disp)
+{
+    bool host_only = t->host_flags && !t->saved_flags;
+    uint32_t mode = (t->mode & ~MODE_HOST_FLAGS) | (host_only ? MODE_HOST_FLAGS : 0);
+    struct tb *tb = cache_find(t->cc, t->gpage, target, mode);
+    if (tb && tb->gpage2 == ~0ull)
+        return cache_rx(t->cc, tb->hot);
+    const uint8_t *way = e_rx(&t->k);
+    uint64_t arg = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)target << 32 | (uint64_t)host_only << 48;
+    e_mov_ri64(&t->k, H_10, arg);
+    e_jmp(&t->k, t->cc->stubs.exit_link);
+    return way;
+}
+
+/* A displacement that is patched while other vCPUs run must not cross a cache line. */
+static void pad_for_patch(struct emit *e, unsigned opcode_len)
+{
+    while ((((uintptr_t)e->p + opcode_len) & 63) > 60)
+        e_byte(e, 0x90);
+}
+
+static bool is_local(const struct trans *t, int64_t target)
+{
+    return target >= 0 && target < (int64_t)PAGE_SIZE && !(t->mode & MODE_ONE);
+}
+
+void flow_exit_direct(struct trans *t, int64_t target)
+{
+    struct emit *h = &t->h;
+    if (is_local(t, target)) {
+        pad_for_patch(h, 1);
+        const uint8_t *to = local_target(t, (unsigned)target, h->p + 1);
+        e_jmp(h, to);
+    } else {
+        fl_save(t, h);
+        load_target(t, h, target);
+        exit_indirect(t, h);
+    }
+    t->done = true;
+}
+
+void flow_poll(struct trans *t)
+{
+    if (t->polled || (t->mode & MODE_ONE))
+        return;
+    fl_clobber(t, &t->h);
+    e_alu_mi(&t->h, 0, ALU_CMP, GS(exit_request), 0);
+    e_jcc(&t->h, CC_NE, e_rx(&t->k));
+    e_mov_ri32(&t->k, H_10, t->off);
+    e_jmp(&t->k, t->cc->stubs.exit_poll);
+    t->polled = true;
+}
+
+void flow_interp(struct trans *t)
+{
+    fl_clobber(t, &t->h);
+    e_mov_ri32(&t->h, H_10, t->off | (uint32_t)t->in.length << 16);
+    e_call(&t->h, t->cc->stubs.interp);
+}
+
+void flow_special(struct trans *t, unsigned what)
+{
+    fl_clobber(t, &t->h);
+    e_mov_ri32(&t->h, H_10, t->off | (uint32_t)what << 16);
+    e_call(&t->h, t->cc->stubs.special);
+}
+
+static void jcc(struct trans *t)
+{
+    unsigned cc = t->in.opcode & 15u;
+    int64_t target = (int64_t)next_off(t) + t->in.raw.imm[0].value.s;
+    struct emit *h = &t->h;
+    if (is_local(t, target)) {
+        if (target <= (int64_t)t->off)
+            flow_poll(t);
+        fl_need(t, h);
+        pad_for_patch(h, 2);
+        const uint8_t *to = local_target(t, (unsigned)target, h->p + 2);
+        e_jcc(h, cc, to);
+    } else {
+        fl_need(t, h);
+        e_jcc(h, cc, e_rx(&t->k));
+        bool saved = t->saved_flags;
+        fl_save(t, &t->k);
+        t->saved_flags = saved;
+        load_target(t, &t->k, target);
+        exit_indirect(t, &t->k);
+    }
+    t->branches++;
+}
+
+/* ---- stack ---- */
+
+static struct gaddr sp_addr(const struct trans *t, int64_t disp)
+{
+    return (struct gaddr){ .base = R_SP, .index = -1, .scale = 1, .disp = disp, .width = t->bits };
+}
+
+static void sp_add(struct trans *t, int32_t n)
+{
+    e_lea(&t->h, wide(t), H_GUEST_SP, hm_base(H_GUEST_SP, n));
+}
+
+struct push_arg {
+    int gpr;      /* >= 0: a register */
+    bool imm, ra; /* an immediate; the return address */
+    int32_t value;
+};
+
+static void push_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
+{
+    const struct push_arg *p = arg;
+    if (p->imm) {
+        e_store_imm32(e, wide(t), ref, (uint32_t)p->value);
+        return;
+    }
+    int reg = T2;
+    if (p->ra) {
+        e_load(e, 1, T2, GS(vpage));
+        e_lea(e, 1, T2, hm_base(T2, (int32_t)next_off(t)));
+    } else if (p->gpr < 0) {
+        e_load(e, 1, T2, GS(scratch));
+    } else if (is_slot((unsigned)p->gpr)) {
+        e_load(e, 1, T2, gs_gpr((unsigned)p->gpr));
+    } else {
+        reg = host_reg((unsigned)p->gpr);
+    }
+    e_store(e, wide(t), ref, reg);
+}
+
+static void push(struct trans *t, struct push_arg p, unsigned flags)
+{
+    struct gaddr a = sp_addr(t, -(int64_t)word(t));
+    mem_access(t, &a, word(t), MMU_SLOW_W, MEM_STACK | flags, push_body, &p);
+    sp_add(t, -(int32_t)word(t));
+}
+
+static void load_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
+{
+    e_load(e, wide(t), *(int *)arg, ref);
+}
+
+/* Loads a word of guest memory into a scratch register or a live one. */
+static void load_word(struct trans *t, const struct gaddr *a, int dst, unsigned flags)
+{
+    mem_access(t, a, word(t), MMU_SLOW_R, flags, load_body, &dst);
+}
+
+static bool translate_push(struct trans *t)
+{
+    const ZydisDecodedOperand *op = &t->ops[0];
+    struct push_arg p = { .gpr = -1 };
+    if (t->in.operand_width != t->bits)
+        return false;
+    if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        p.imm = true;
+        p.value = (int32_t)op->imm.value.s;
+    } else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        struct gaddr a = gaddr_of(t, op);
+        load_word(t, &a, T2, 0);
+        e_store(&t->h, 1, GS(scratch), T2);
+    } else if (ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT) {
+        return false;
+    } else {
+        p.gpr = ZydisRegisterGetId(op->reg.value);
+    }
+    push(t, p, 0);
+    return true;
+}
+
+static bool translate_pop(struct trans *t)
+{
+    const ZydisDecodedOperand *op = &t->ops[0];
+    if (t->in.operand_width != t->bits || op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+        ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT)
+        return false;
+    unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
+    struct gaddr a = sp_addr(t, 0);
+    load_word(t, &a, is_slot(gpr) ? T2 : host_reg(gpr), MEM_STACK);
+    if (is_slot(gpr))
+        e_store(&t->h, 1, gs_gpr(gpr), T2);
+    if (gpr != R_SP)
+        sp_add(t, (int32_t)word(t));
+    return true;
+}
+
+static bool translate_call(struct trans *t)
+{
+    const ZydisDecodedOperand *op = &t->ops[0];
+    if (t->in.operand_width != t->bits || t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        return false;
+    if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
+        flow_exit_direct(t, (int64_t)next_off(t) + t->in.raw.imm[0].value.s);
+        return true;
+    }
+    if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        struct gaddr a = gaddr_of(t, op);
+        load_word(t, &a, T2, 0);
+        e_store(&t->h, 1, GS(scratch), T2);
+    } else {
+        unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
+        if (is_slot(gpr))
+            e_load(&t->h, 1, T2, gs_gpr(gpr));
+        e_store(&t->h, 1, GS(scratch), is_slot(gpr) ? T2 : host_reg(gpr));
+    }
+    push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
+    e_load(&t->h, wide(t), T0, GS(scratch));
+    flow_exit_indirect(t);
+    t->done = true;
+    return true;
+}
+
+static bool translate_jmp(struct trans *t)
+{
+    const ZydisDecodedOperand *op = &t->ops[0];
+    if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (t->bits == 32 && t->in.operand_width != 32))
+        return false;
+    if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        int64_t target = (int64_t)next_off(t) + t->in.raw.imm[0].value.s;
+        if (is_local(t, target) && target <= (int64_t)t->off)
+            flow_poll(t);
+        flow_exit_direct(t, target);
+        return true;
+    }
+    if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        struct gaddr a = gaddr_of(t, op);
+        load_word(t, &a, T0, 0);
+    } else {
+        unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
+        fl_clobber(t, &t->h);
+        if (is_slot(gpr))
+            e_load(&t->h, wide(t), T0, gs_gpr(gpr));
+        else
+            e_mov_rr(&t->h, wide(t), T0, host_reg(gpr));
+    }
+    flow_exit_indirect(t);
+    t->done = true;
+    return true;
+}
+
+static bool translate_ret(struct trans *t)
+{
+    if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || t->in.operand_width != t->bits)
+        return false;
+    struct gaddr a = sp_addr(t, 0);
+    load_word(t, &a, T0, MEM_STACK);
+    int32_t extra = t->in.raw.imm[0].size ? (int32_t)(uint16_t)t->in.raw.imm[0].value.u : 0;
+    sp_add(t, (int32_t)word(t) + extra);
+    flow_exit_indirect(t);
+    t->done = true;
+    return true;
+}
+
+static bool translate_leave(struct trans *t)
+{
+    if (t->in.operand_width != t->bits)
+        return false;
+    struct gaddr a = { .base = R_BP, .index = -1, .scale = 1, .width = t->bits };
+    load_word(t, &a, T2, MEM_STACK);
+    e_lea(&t->h, wide(t), H_GUEST_SP, hm_base(H_BP, (int32_t)word(t)));
+    e_mov_rr(&t->h, wide(t), H_BP, T2);
+    return true;
+}
+
+bool flow_translate(struct trans *t)
+{
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH: return translate_push(t);
+    case ZYDIS_MNEMONIC_POP: return translate_pop(t);
+    case ZYDIS_MNEMONIC_CALL: return translate_call(t);
+    case ZYDIS_MNEMONIC_JMP: return translate_jmp(t);
+    case ZYDIS_MNEMONIC_RET: return translate_ret(t);
+    case ZYDIS_MNEMONIC_LEAVE: return translate_leave(t);
+    case ZYDIS_MNEMONIC_JCXZ:
+    case ZYDIS_MNEMONIC_JECXZ:
+    case ZYDIS_MNEMONIC_JRCXZ:
+    case ZYDIS_MNEMONIC_LOOP:
+    case ZYDIS_MNEMONIC_LOOPE:
+    case ZYDIS_MNEMONIC_LOOPNE: return false;
+    default: break;
+    }
+    if (t->in.meta.category == ZYDIS_CATEGORY_COND_BR && (t->bits == 64 || t->in.operand_width == 32)) {
+        jcc(t);
+        return true;
+    }
+    return false;
+}

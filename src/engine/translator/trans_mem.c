@@ -1,0 +1,179 @@
+/* Flags and memory: what stands between a guest memory operand and the host access.
+ *
+ * Flags. Guest status flags live in EFLAGS while translated code runs. The TLB check destroys EFLAGS, so before the first
+ * check behind an instruction that wrote flags they are put into tcpu.fl (LAHF + SETO, five instructions); they are
+ * taken back only when an instruction reads them. struct trans knows at each point which of the two copies is valid.
+ * So flags are exact at every fault, and checks in a row save once.
+ *
+ * The check. T0 = linear address; T1 = offset of its TLB entry; T0 ^= tag: if the page matches, T0 is now the offset in the page,
+ * else something large. One unsigned compare against 4096 - n then answers both whether the page is there and whether the
+ * access stays inside it. Behind it, either T1 = delta and the operand keeps its form base + disp + T1, or T1 = host page
+ * and the operand is T0 + T1. */
+#include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
+
+void fl_save(struct trans *t, struct emit *e)
+{
+    if (t->saved_flags)
+        return;
+    e_mov_rr(e, 1, T2, H_AX);
+    e_lahf(e);
+    e_seto_al(e);
+    e_byte(e, 0x66);
+    e_store(e, 0, GS(fl), H_AX);
+    e_mov_rr(e, 1, H_AX, T2);
+    t->saved_flags = true;
+}
+
+void fl_clobber(struct trans *t, struct emit *e)
+{
+    fl_save(t, e);
+    t->host_flags = false;
+}
+
+void fl_need(struct trans *t, struct emit *e)
+{
+    if (t->host_flags)
+        return;
+    e_mov_rr(e, 1, T2, H_AX);
+    e_rm0f(e, 0, 0xb7, H_AX, GS(fl));
+    e_add_al_7f(e);
+    e_sahf(e);
+    e_mov_rr(e, 1, H_AX, T2);
+    t->host_flags = true;
+}
+
+void side_note(struct trans *t, struct emit *e)
+{
+    if (t->side_count == TRANS_MAX_SIDE) {
+        t->h.full = true; /* cannot be noted: give the block up (it is retried shorter) */
+        return;
+    }
+    t->side[t->side_count++] = (struct tb_side){ .host = (uint32_t)(e->p - (uint8_t *)t->cc->mem.rw),
+                                                 .off = (uint16_t)t->off,
+                                                 .host_flags = t->host_flags };
+}
+
+struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
+{
+    struct gaddr a = { .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in.address_width };
+    if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
+        a.rip = true;
+        a.disp += next_off(t);
+    } else if (op->mem.base != ZYDIS_REGISTER_NONE) {
+        a.base = ZydisRegisterGetId(op->mem.base);
+    }
+    if (op->mem.index != ZYDIS_REGISTER_NONE) {
+        a.index = ZydisRegisterGetId(op->mem.index);
+        a.scale = op->mem.scale ? op->mem.scale : 1;
+    }
+    if (op->mem.segment == ZYDIS_REGISTER_FS)
+        a.seg_base = offsetof(struct tcpu, seg_base_fs);
+    else if (op->mem.segment == ZYDIS_REGISTER_GS)
+        a.seg_base = offsetof(struct tcpu, seg_base_gs);
+    return a;
+}
+
+/* A guest register as a host register, loading a slot into `tmp`. */
+static int take_reg(struct emit *e, int gpr, int tmp)
+{
+    if (!is_slot((unsigned)gpr))
+        return host_reg((unsigned)gpr);
+    e_load(e, 1, tmp, gs_gpr((unsigned)gpr));
+    return tmp;
+}
+
+/* Adds a displacement of any size to dst (64-bit, flag-free). */
+static void add_disp(struct emit *e, int dst, int64_t disp)
+{
+    while (disp) {
+        int32_t part = disp > INT32_MAX ? INT32_MAX : disp < INT32_MIN ? INT32_MIN : (int32_t)disp;
+        e_lea(e, 1, dst, hm_base(dst, part));
+        disp -= part;
+    }
+}
+
+/* Uses T1 besides dst; dst may be T0 or T2. */
+void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
+{
+    (void)t;
+    unsigned w = a->width == 64;
+    int tmp = dst == T1 ? T0 : dst;
+    if (a->rip) {
+        e_load(e, 1, dst, GS(vpage));
+        add_disp(e, dst, a->disp);
+        if (!w)
+            e_mov_rr(e, 0, dst, dst);
+    } else if (a->base < 0 && a->index < 0) {
+        e_mov_ri64(e, dst, w ? (uint64_t)a->disp : (uint32_t)a->disp);
+    } else {
+        struct hmem m = { H_NONE, H_NONE, (uint8_t)a->scale, false, (int32_t)a->disp };
+        if (a->base >= 0)
+            m.base = (int8_t)take_reg(e, a->base, tmp);
+        if (a->index >= 0)
+            m.index = (int8_t)take_reg(e, a->index, T1);
+        if (w && m.index == H_NONE && m.disp == 0)
+            m.base != dst ? e_mov_rr(e, 1, dst, m.base) : (void)0;
+        else
+            e_lea(e, w, dst, m);
+    }
+    if (a->seg_base) {
+        e_load(e, 1, T1, hm_gs(a->seg_base));
+        e_lea(e, 1, dst, hm_index(dst, T1, 1, 0));
+    }
+}
+
+static size_t tlb_field(unsigned idx, size_t field)
+{
+    return offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE + field;
+}
+static struct hmem hm_tlb(unsigned idx, size_t field)
+{
+    return (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, field) };
+}
+
+void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 &&
+                 !is_slot((unsigned)a->base);
+    size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
+    fl_clobber(t, h);
+    lea_guest(t, h, T0, a);
+    e_mov_rr(h, 1, T1, T0);
+    e_shr_ri(h, 1, T1, 12 - 5);
+    e_alu_ri(h, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
+    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
+    e_jcc(h, CC_A, e_rx(k));
+    e_load(h, 1, T1, hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
+    uint8_t *hit = h->p;
+    struct hmem ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
+
+    /* cold: the tag is still where it was, so the same XOR gives the address back */
+    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    e_mov_ri32(k, T1, MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0));
+    e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
+    if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
+        e_jmp(k, hit + h->rx_off);
+        if (flags & MEM_SIDE)
+            side_note(t, h);
+        body(t, h, ref, arg);
+        return;
+    }
+    e_rr(k, 0, 0x85, T2, T2);
+    e_jcc(k, CC_E, hit + h->rx_off);
+    bool host = t->host_flags, saved = t->saved_flags;
+    if (flags & MEM_SIDE)
+        side_note(t, k);
+    body(t, k, ref, arg);
+    e_mov_ri32(k, T1, next_off(t) | (t->saved_flags ? 0 : COMMIT_HOST_FLAGS) | (flags & MEM_NO_EXIT ? COMMIT_NO_EXIT : 0));
+    e_call(k, t->cc->stubs.commit);
+    uint8_t *back = e_jmp_fwd(k);
+    t->host_flags = host;
+    t->saved_flags = saved;
+    if (flags & MEM_SIDE)
+        side_note(t, h);
+    body(t, h, ref, arg);
+    e_patch(back, h->p);
+}

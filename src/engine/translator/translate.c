@@ -1,0 +1,650 @@
+/* The block translator.
+ *
+ * Theory of operation. A block is a stretch of guest code inside one page: straight code, and on past conditional branches
+ * that are not taken (each taken branch is a side exit), until an unconditional transfer, the end of the page or a limit. Zydis
+ * decodes; each instruction goes one of four ways:
+ *
+ *   - generic (nearly all): the instruction is written again with the same opcode, registers renamed (trans_encode.c), its
+ *     memory operand replaced by a checked one (trans_mem.c). The host executes it, so results and flags are the CPU's own.
+ *   - stack and branches (trans_flow.c);
+ *   - in C: system and string instructions call the interpreter (flow_interp);
+ *   - not allowed now (x87/SSE/AVX switched off by CR0, CR4, XCR0; instructions that CPUID denies): a call that raises the
+ *     right exception (flow_special).
+ *
+ * Register map: see stubs.c. An instruction that names r9, r10, r11 or r15 gets a scratch register that is loaded before and
+ * stored behind it. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no REX), so the two
+ * low bytes are exchanged around such an instruction.
+ *
+ * Precise exceptions: an instruction changes nothing before its last check, flags included (trans_mem.c), so a fault in a check
+ * needs only the instruction's offset. Host signals (divide error, SSE alignment, unmasked SIMD exceptions, opcodes that the host
+ * lacks) are mapped back by a side table of the places where they can come from.
+ *
+ * An instruction that runs into the next page is a block of its own, found only through the dispatcher and the jump
+ * cache, because the second page's mapping can change. */
+#include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
+
+#include <string.h>
+
+/* ---- generic instructions ---- */
+
+struct slot {
+    unsigned gpr;
+    int tmp;
+    bool load, store;
+};
+
+struct plan {
+    struct recode r;
+    struct slot slots[4];
+    unsigned slot_count;
+    bool reads_flags, writes_flags;
+    int swap;  /* register whose two low bytes are exchanged around the instruction, or -1 */
+    bool mask; /* XSAVE family: EDX:EAX is limited to the guest's XCR0 */
+};
+
+#define ACT_READ ZYDIS_OPERAND_ACTION_MASK_READ
+#define ACT_WRITE ZYDIS_OPERAND_ACTION_MASK_WRITE
+
+static bool is_high_byte(ZydisRegister r)
+{
+    return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+}
+
+/* Number of a general register, or -1 for others. */
+static int gpr_id(ZydisRegister r)
+{
+    switch (ZydisRegisterGetClass(r)) {
+    case ZYDIS_REGCLASS_GPR8:
+        if (r >= ZYDIS_REGISTER_SPL)
+            return r - ZYDIS_REGISTER_SPL + 4;
+        return (r - ZYDIS_REGISTER_AL) & 3;
+    case ZYDIS_REGCLASS_GPR16:
+    case ZYDIS_REGCLASS_GPR32:
+    case ZYDIS_REGCLASS_GPR64: return ZydisRegisterGetId(r);
+    default: return -1;
+    }
+}
+
+static int slot_tmp(struct plan *p, unsigned gpr, const ZydisDecodedOperand *op, bool has_mem)
+{
+    static const int free_mem[] = { T2, T1, -1 }, free_reg[] = { T0, T1, T2 };
+    bool partial = op->size < 32;
+    bool load = (op->actions & ACT_READ) || partial || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
+    bool store = (op->actions & ACT_WRITE) != 0;
+    for (unsigned i = 0; i < p->slot_count; i++) {
+        if (p->slots[i].gpr == gpr) {
+            p->slots[i].load |= load;
+            p->slots[i].store |= store;
+            return p->slots[i].tmp;
+        }
+    }
+    int tmp = (has_mem ? free_mem : free_reg)[p->slot_count];
+    BUG_ON(tmp < 0);
+    p->slots[p->slot_count++] = (struct slot){ gpr, tmp, load, store };
+    return tmp;
+}
+
+/* Instructions whose officially undefined flags do not depend on the old flags on any CPU that we know. */
+static bool kills_all_flags(const struct trans *t)
+{
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_XOR:
+    case ZYDIS_MNEMONIC_TEST: return true;
+    default: return false;
+    }
+}
+
+static void plan_flags(const struct trans *t, struct plan *p)
+{
+    const ZydisAccessedFlags *f = t->in.cpu_flags;
+    if (!f)
+        return;
+    uint32_t reads = f->tested & FL_STATUS, undefined = f->undefined & FL_STATUS;
+    uint32_t writes = (f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS;
+    p->writes_flags = writes != 0;
+    p->reads_flags = reads || (writes && !kills_all_flags(t) && (writes != FL_STATUS || undefined));
+}
+
+/* Maps the register operands. False: only the interpreter can do it. */
+static bool plan_regs(struct trans *t, struct plan *p, bool has_mem)
+{
+    for (unsigned i = 0; i < t->in.operand_count_visible; i++) {
+        const ZydisDecodedOperand *op = &t->ops[i];
+        if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+            continue;
+        int id = gpr_id(op->reg.value);
+        if (id < 0)
+            continue;
+        int host;
+        if (is_high_byte(op->reg.value)) {
+            if (!has_mem)
+                continue; /* no REX in the original: every register is itself */
+            if (t->in.mnemonic == ZYDIS_MNEMONIC_CMPXCHG)
+                return false;
+            p->swap = host = id;
+        } else {
+            host = is_slot((unsigned)id) ? slot_tmp(p, (unsigned)id, op, has_mem) : host_reg((unsigned)id);
+        }
+        switch (op->encoding) {
+        case ZYDIS_OPERAND_ENCODING_MODRM_REG: p->r.reg = host; break;
+        case ZYDIS_OPERAND_ENCODING_MODRM_RM: p->r.rm = host; break;
+        case ZYDIS_OPERAND_ENCODING_NDSNDD: p->r.vvvv = host; break;
+        case ZYDIS_OPERAND_ENCODING_OPCODE: p->r.opreg = host; break;
+        default: break; /* AL, AX, EAX, RAX, CL, DX by opcode: the same in the host */
+        }
+    }
+    return true;
+}
+
+static void swap_bytes(struct emit *e, int reg)
+{
+    e_byte(e, 0x86);
+    e_byte(e, 0xc0 | ((unsigned)reg + 4) << 3 | (unsigned)reg);
+}
+
+static void mask_begin(struct trans *t, struct emit *e)
+{
+    (void)t;
+    e_store(e, 1, GS(scratch), H_AX);
+    e_store(e, 1, GS(scratch[1]), H_DX);
+    e_alu_rm(e, 0, ALU_AND, H_AX, GS(xcr0));
+    e_mov_ri32(e, H_DX, 0);
+}
+
+static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
+{
+    struct plan p = *(struct plan *)arg;
+    if (p.reads_flags)
+        fl_need(t, e);
+    if (p.r.has_mem)
+        p.r.mem = ref;
+    if (p.r.has_mem && p.slot_count > 1) {
+        e_lea(e, 1, T0, ref);
+        p.r.mem = hm_base(T0, 0);
+    }
+    for (unsigned i = 0; i < p.slot_count; i++) {
+        if (p.slots[i].load)
+            e_load(e, 1, p.slots[i].tmp, gs_gpr(p.slots[i].gpr));
+    }
+    if (p.mask)
+        mask_begin(t, e);
+    if (p.swap >= 0)
+        swap_bytes(e, p.swap);
+    recode(t, e, &p.r);
+    if (p.swap >= 0)
+        swap_bytes(e, p.swap);
+    if (p.mask) {
+        e_load(e, 1, H_AX, GS(scratch));
+        e_load(e, 1, H_DX, GS(scratch[1]));
+    }
+    for (unsigned i = 0; i < p.slot_count; i++) {
+        if (p.slots[i].store)
+            e_store(e, 1, gs_gpr(p.slots[i].gpr), p.slots[i].tmp);
+    }
+    if (p.writes_flags)
+        fl_written(t);
+}
+
+static unsigned access_kind(const ZydisDecodedOperand *op)
+{
+    bool r = (op->actions & ACT_READ) != 0, w = (op->actions & ACT_WRITE) != 0;
+    bool cond = (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0;
+    return !w ? MMU_SLOW_R : r || cond ? MMU_SLOW_RMW : MMU_SLOW_W;
+}
+
+static const ZydisDecodedOperand *mem_operand(const struct trans *t)
+{
+    for (unsigned i = 0; i < t->in.operand_count; i++) {
+        const ZydisDecodedOperand *op = &t->ops[i];
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+            return op;
+    }
+    return NULL;
+}
+
+static void lea_insn(struct trans *t)
+{
+    struct emit *h = &t->h;
+    struct gaddr a = gaddr_of(t, &t->ops[1]);
+    a.seg_base = 0;
+    unsigned dst = (unsigned)gpr_id(t->ops[0].reg.value), size = t->in.operand_width;
+    bool direct = !is_slot(dst) && size >= 32 && a.base != (int)dst && a.index != (int)dst;
+    if (direct && (a.width == 64 || size == 32)) {
+        /* the usual case in one go, unless the displacement needs several steps */
+        if (size == 32)
+            a.width = 32;
+        lea_guest(t, h, host_reg(dst), &a);
+        return;
+    }
+    lea_guest(t, h, T0, &a);
+    if (size == 16) {
+        if (is_slot(dst)) {
+            e_byte(h, 0x65), e_byte(h, 0x66);
+            e_store(h, 0, (struct hmem){ H_NONE, H_NONE, 1, false, gs_gpr(dst).disp }, T0);
+        } else {
+            e_byte(h, 0x66);
+            e_mov_rr(h, 0, host_reg(dst), T0);
+        }
+        return;
+    }
+    if (is_slot(dst)) {
+        if (size == 32)
+            e_mov_rr(h, 0, T0, T0);
+        e_store(h, 1, gs_gpr(dst), T0);
+    } else {
+        e_mov_rr(h, size == 64, host_reg(dst), T0);
+    }
+}
+
+/* MOV between accumulator and an absolute address: written again in the ModRM form. */
+static bool is_moffs(const struct trans *t)
+{
+    return t->in.mnemonic == ZYDIS_MNEMONIC_MOV && t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xa0 &&
+           t->in.opcode <= 0xa3;
+}
+
+static bool generic(struct trans *t, bool vector)
+{
+    struct plan p = { .r = { .reg = -1, .rm = -1, .vvvv = -1, .opreg = -1, .subst_reg = 0xff }, .swap = -1 };
+    const ZydisDecodedOperand *mem = mem_operand(t);
+    if (mem && (mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || t->in.address_width == 16))
+        return false;
+    p.r.has_mem = mem != NULL;
+    if (!plan_regs(t, &p, mem != NULL))
+        return false;
+    plan_flags(t, &p);
+    unsigned n = mem ? mem->size / 8u : 0, acc = mem ? access_kind(mem) : 0, flags = 0;
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+        p.r.subst_reg = 4; /* XSAVE: the modified optimization must not see our buffers' addresses */
+        /* fall through */
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+        acc = MMU_SLOW_RMW;
+        /* fall through */
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        p.mask = true;
+        n = t->vm->cpuid.xsave_size;
+        break;
+    default: break;
+    }
+    bool side = vector || t->in.mnemonic == ZYDIS_MNEMONIC_DIV || t->in.mnemonic == ZYDIS_MNEMONIC_IDIV;
+    if (!mem) {
+        if (side)
+            side_note(t, &t->h);
+        generic_body(t, &t->h, (struct hmem){ 0 }, &p);
+        return true;
+    }
+    if (n == 0 || n > PAGE_SIZE)
+        return false;
+    if (is_moffs(t)) {
+        t->in.opcode = (uint8_t)(t->in.opcode < 0xa2 ? 0x8a + (t->in.opcode & 1) : 0x88 + (t->in.opcode & 1));
+        t->in.raw.imm[0].size = t->in.raw.imm[1].size = 0;
+        p.r.reg = 0;
+    }
+    if ((t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in.mnemonic == ZYDIS_MNEMONIC_XCHG)
+        flags |= MEM_LOCKED;
+    if (mem->mem.segment == ZYDIS_REGISTER_SS)
+        flags |= MEM_STACK;
+    if (p.swap >= 0 || p.mask)
+        flags |= MEM_NO_DELTA;
+    if (side)
+        flags |= MEM_SIDE;
+    struct gaddr a = gaddr_of(t, mem);
+    mem_access(t, &a, n, acc, flags, generic_body, &p);
+    return true;
+}
+
+/* ---- which way ---- */
+
+static bool has_class(const struct trans *t, ZydisRegisterClass cls)
+{
+    for (unsigned i = 0; i < t->in.operand_count; i++) {
+        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
+            return true;
+    }
+    return false;
+}
+
+enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL };
+
+/* x87, MMX, SSE, AVX: whether the mode lets it run. */
+static enum way fpu_way(const struct trans *t, unsigned *special)
+{
+    uint32_t m = t->mode;
+    switch (t->in.meta.category) {
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT:
+        *special = SPECIAL_FPU_XSAVE;
+        return m & (MODE_TS | MODE_NO_XSAVE) ? WAY_SPECIAL : WAY_VECTOR;
+    default: break;
+    }
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_FWAIT:
+        *special = SPECIAL_FPU_X87;
+        return m & (MODE_TS | MODE_EM) ? WAY_SPECIAL : WAY_VECTOR;
+    case ZYDIS_MNEMONIC_LDMXCSR:
+    case ZYDIS_MNEMONIC_STMXCSR:
+        *special = SPECIAL_FPU_SSE;
+        return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
+    default: break;
+    }
+    bool vec = has_class(t, ZYDIS_REGCLASS_XMM) || has_class(t, ZYDIS_REGCLASS_YMM);
+    if (t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        bool other = t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+                     t->in.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || t->in.mnemonic == ZYDIS_MNEMONIC_VSTMXCSR;
+        if (!vec && !other)
+            return WAY_GENERIC; /* BMI */
+        *special = SPECIAL_FPU_AVX;
+        return m & (MODE_TS | MODE_NO_AVX) ? WAY_SPECIAL : WAY_VECTOR;
+    }
+    if (vec) {
+        *special = SPECIAL_FPU_SSE;
+        return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
+    }
+    if (t->in.meta.category == ZYDIS_CATEGORY_X87_ALU || t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87) {
+        *special = SPECIAL_FPU_X87;
+        return m & (MODE_TS | MODE_EM) ? WAY_SPECIAL : WAY_VECTOR;
+    }
+    if (has_class(t, ZYDIS_REGCLASS_MMX) || t->in.mnemonic == ZYDIS_MNEMONIC_EMMS) {
+        *special = SPECIAL_FPU_MMX;
+        return m & (MODE_TS | MODE_EM) ? WAY_SPECIAL : WAY_VECTOR;
+    }
+    return WAY_GENERIC;
+}
+
+static bool vsib_or_masked(const struct trans *t)
+{
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
+    default: break;
+    }
+    const ZydisDecodedOperand *m = mem_operand(t);
+    return m && m->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
+}
+
+static enum way system_way(const struct trans *t)
+{
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_CPUID:
+    case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP:
+    case ZYDIS_MNEMONIC_RDPID:
+    case ZYDIS_MNEMONIC_RDPMC:
+    case ZYDIS_MNEMONIC_XGETBV:
+    case ZYDIS_MNEMONIC_XSETBV:
+    case ZYDIS_MNEMONIC_CLD:
+    case ZYDIS_MNEMONIC_STD:
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_CLAC:
+    case ZYDIS_MNEMONIC_STAC:
+    case ZYDIS_MNEMONIC_XLAT:
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_BOUND:
+    case ZYDIS_MNEMONIC_ARPL:
+    case ZYDIS_MNEMONIC_SALC:
+    case ZYDIS_MNEMONIC_MONITOR:
+    case ZYDIS_MNEMONIC_MWAIT:
+    case ZYDIS_MNEMONIC_MONITORX:
+    case ZYDIS_MNEMONIC_MWAITX:
+    case ZYDIS_MNEMONIC_INVLPG:
+    case ZYDIS_MNEMONIC_INVPCID:
+    case ZYDIS_MNEMONIC_WBINVD:
+    case ZYDIS_MNEMONIC_INVD:
+    case ZYDIS_MNEMONIC_PUSHF:
+    case ZYDIS_MNEMONIC_PUSHFD:
+    case ZYDIS_MNEMONIC_PUSHFQ:
+    case ZYDIS_MNEMONIC_POPF:
+    case ZYDIS_MNEMONIC_POPFD:
+    case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_DAA:
+    case ZYDIS_MNEMONIC_DAS:
+    case ZYDIS_MNEMONIC_AAA:
+    case ZYDIS_MNEMONIC_AAS:
+    case ZYDIS_MNEMONIC_AAM:
+    case ZYDIS_MNEMONIC_AAD:
+    case ZYDIS_MNEMONIC_UD0:
+    case ZYDIS_MNEMONIC_UD1:
+    case ZYDIS_MNEMONIC_UD2: return WAY_INTERP;
+    case ZYDIS_MNEMONIC_ENDBR32:
+    case ZYDIS_MNEMONIC_ENDBR64:
+    case ZYDIS_MNEMONIC_PAUSE: return WAY_NOTHING;
+    case ZYDIS_MNEMONIC_MOV: /* control, debug and segment registers */
+        return has_class(t, ZYDIS_REGCLASS_CONTROL) || has_class(t, ZYDIS_REGCLASS_DEBUG) ||
+                       has_class(t, ZYDIS_REGCLASS_SEGMENT)
+                   ? WAY_INTERP
+                   : WAY_GENERIC;
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC: /* a register offset reaches beyond the operand */
+        return mem_operand(t) && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? WAY_INTERP : WAY_GENERIC;
+    default: break;
+    }
+    switch (t->in.meta.category) {
+    case ZYDIS_CATEGORY_NOP:
+    case ZYDIS_CATEGORY_WIDENOP:
+    case ZYDIS_CATEGORY_PREFETCH: return WAY_NOTHING;
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_STRINGOP:
+    case ZYDIS_CATEGORY_IOSTRINGOP:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_SEGOP:
+    case ZYDIS_CATEGORY_RDWRFSGS:
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_PUSH:
+    case ZYDIS_CATEGORY_POP:
+    case ZYDIS_CATEGORY_VTX: return WAY_INTERP;
+    default: return WAY_GENERIC;
+    }
+}
+
+/* Encodings that CPUID denies to every guest. */
+static bool denied(const struct trans *t)
+{
+    switch (t->in.encoding) {
+    case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+    case ZYDIS_INSTRUCTION_ENCODING_MVEX:
+    case ZYDIS_INSTRUCTION_ENCODING_XOP:
+    case ZYDIS_INSTRUCTION_ENCODING_3DNOW: return true;
+    default: break;
+    }
+    switch (t->in.mnemonic) {
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTORS:
+    case ZYDIS_MNEMONIC_XRSTORS64:
+    case ZYDIS_MNEMONIC_XBEGIN:
+    case ZYDIS_MNEMONIC_XEND:
+    case ZYDIS_MNEMONIC_XABORT:
+    case ZYDIS_MNEMONIC_XTEST:
+    case ZYDIS_MNEMONIC_RDPKRU:
+    case ZYDIS_MNEMONIC_WRPKRU:
+    case ZYDIS_MNEMONIC_RDPRU:
+    case ZYDIS_MNEMONIC_RDSSPD:
+    case ZYDIS_MNEMONIC_RDSSPQ:
+    case ZYDIS_MNEMONIC_UMONITOR:
+    case ZYDIS_MNEMONIC_UMWAIT:
+    case ZYDIS_MNEMONIC_TPAUSE:
+    case ZYDIS_MNEMONIC_CLZERO: return true;
+    default: return false;
+    }
+}
+
+static void translate_insn(struct trans *t)
+{
+    unsigned special = SPECIAL_UD;
+    enum way way = denied(t) ? WAY_SPECIAL : system_way(t);
+    if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA && t->in.address_width >= 32) {
+        lea_insn(t);
+        return;
+    }
+    if (way == WAY_GENERIC)
+        way = fpu_way(t, &special);
+    if (way == WAY_VECTOR && vsib_or_masked(t)) {
+        special = SPECIAL_VEC_MEM;
+        way = WAY_SPECIAL;
+    }
+    if ((t->in.mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in.mnemonic == ZYDIS_MNEMONIC_RDSSPQ) && way == WAY_SPECIAL)
+        way = WAY_NOTHING; /* without shadow stacks this encoding is a NOP */
+    switch (way) {
+    case WAY_NOTHING: break;
+    case WAY_SPECIAL: flow_special(t, special); break;
+    case WAY_GENERIC:
+    case WAY_VECTOR:
+        /* one byte INC and DEC of 32-bit code have no 64-bit encoding */
+        if (!(t->bits == 32 && (t->in.opcode & 0xf0) == 0x40 && t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) &&
+            generic(t, way == WAY_VECTOR))
+            break;
+        flow_interp(t);
+        break;
+    case WAY_INTERP:
+        if (flow_translate(t))
+            break;
+        flow_interp(t);
+        if (t->in.meta.category != ZYDIS_CATEGORY_COND_BR && t->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+            flow_exit_direct(t, next_off(t));
+        break;
+    }
+}
+
+/* ---- the block ---- */
+
+/* Decodes at t->off. False: the bytes are no instruction (in.length 1, mnemonic INVALID), or they run out of the page and the second
+ * page is not there (in.length 0). */
+static bool decode(struct trans *t)
+{
+    unsigned room = (unsigned)PAGE_SIZE - t->off, n = room < 15 ? room : 15;
+    memcpy(t->bytes, t->page + t->off, n);
+    if (n < 15 && t->gpage2 != ~0ull && t->insns == 0) {
+        memcpy(t->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
+        n = 15;
+    }
+    ZyanStatus st = ZydisDecoderDecodeFull(&t->decoder, t->bytes, n, &t->in, t->ops);
+    if (ZYAN_SUCCESS(st))
+        return true;
+    memset(&t->in, 0, sizeof t->in);
+    t->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && n < 15 ? 0 : 1;
+    return false;
+}
+
+bool translate_crosses(struct tvm *vm, uint64_t gpage, unsigned off, uint32_t mode)
+{
+    if (off + 15 <= PAGE_SIZE)
+        return false;
+    ZydisDecoder d;
+    ZydisDecodedInstruction in;
+    bool m32 = (mode & MODE_BITS) != 0;
+    ZydisDecoderInit(&d, m32 ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LONG_64,
+                     m32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    ZyanStatus st = ZydisDecoderDecodeInstruction(&d, NULL, tvm_hva(vm, gpage) + off, PAGE_SIZE - off, &in);
+    return st == ZYDIS_STATUS_NO_MORE_DATA;
+}
+
+static void translate_one(struct trans *t)
+{
+    t->polled = false;
+    if (!decode(t)) {
+        if (t->in.length == 0 && t->insns > 0) { /* runs into the next page: a block of its own */
+            fl_save(t, &t->h);
+            e_load(&t->h, 1, T0, GS(vpage));
+            e_lea(&t->h, t->bits == 64, T0, hm_base(T0, (int32_t)t->off));
+            flow_exit_indirect(t);
+            t->done = true;
+            return;
+        }
+        flow_interp(t); /* raises what is due: #UD, #GP, or the page fault of the second page */
+        flow_exit_direct(t, next_off(t));
+    } else {
+        translate_insn(t);
+    }
+    t->insns++;
+    t->off += t->in.length;
+    if (t->off > t->end)
+        t->end = t->off;
+}
+
+static void translate_loop(struct trans *t)
+{
+    unsigned max = t->mode & MODE_ONE ? 1 : TRANS_MAX_INSNS;
+    while (!t->done) {
+        translate_one(t);
+        if (t->done)
+            break;
+        if (t->insns >= max || t->branches >= TRANS_MAX_BRANCHES || t->off >= PAGE_SIZE ||
+            t->side_count + 4 > TRANS_MAX_SIDE)
+            flow_exit_direct(t, t->off);
+    }
+}
+
+struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode)
+{
+    struct code_cache *cc = vm->cache;
+    struct tb *tb = cache_alloc(cc);
+    if (!tb || cc->side_count + TRANS_MAX_SIDE > cc->side_max)
+        return NULL;
+    uint8_t *rw = cc->mem.rw;
+    ptrdiff_t rx = (uint8_t *)cc->mem.rx - rw;
+    struct trans t = { .vm = vm, .c = c, .cc = cc, .gpage = gpage, .gpage2 = gpage2, .start = off, .off = off, .end = off,
+                       .mode = mode, .idx = mode & MODE_IDX, .bits = mode & MODE_BITS ? 32 : 64 };
+    t.page = tvm_hva(vm, gpage);
+    size_t hot = align_up(cc->hot_pos, 16);
+    t.h = (struct emit){ rw + hot, rw + cc->hot_end, rx, false };
+    t.k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };
+    t.host_flags = (mode & MODE_HOST_FLAGS) != 0;
+    t.saved_flags = !t.host_flags;
+    bool m32 = t.bits == 32;
+    ZydisDecoderInit(&t.decoder, m32 ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LONG_64,
+                     m32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    e_nop5(&t.h);
+    translate_loop(&t);
+    if (t.h.full || t.k.full)
+        return NULL;
+    memset(tb, 0, sizeof *tb);
+    tb->gpage = gpage;
+    tb->gpage2 = t.end > PAGE_SIZE ? gpage2 : ~0ull;
+    tb->hot = (uint32_t)hot;
+    tb->cold = (uint32_t)cc->cold_pos;
+    tb->hot_len = (uint32_t)(t.h.p - (rw + hot));
+    tb->cold_len = (uint32_t)(t.k.p - (rw + cc->cold_pos));
+    tb->mode = mode;
+    tb->off = (uint16_t)off;
+    tb->len = (uint16_t)(t.end - off);
+    tb->insns = (uint16_t)t.insns;
+    tb->side = cc->side_count;
+    tb->side_count = (uint16_t)t.side_count;
+    memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
+    cc->side_count += t.side_count;
+    cc->hot_pos = (size_t)(t.h.p - rw);
+    cc->cold_pos = (size_t)(t.k.p - rw);
+    cache_insert(vm, tb);
+    return tb;
+}

@@ -1,0 +1,92 @@
+/* The translator's view of one machine: RAM, pages that hold translated code, the code cache, exclusive sections.
+ *
+ * Locks, in this order: excl_lock, then code_lock. code_lock is a spin lock that light code may take; its holder never
+ * waits for another vCPU. run_state says whether a vCPU may be between a TLB check and the access that it guards:
+ * RUN_IN from before the first guest-visible step until the vCPU halts, translates, waits for an exclusive section or
+ * leaves run(). Who wants to change another vCPU's TLB or throw the code cache away first makes everybody RUN_OUT
+ * (tvm_exclusive_begin). */
+#ifndef TRANSLATOR_TVM_H
+#define TRANSLATOR_TVM_H
+
+#include <pthread.h>
+
+#include "engine/translator/cpu.h"
+#include "host/jitmem.h"
+
+#define PAGE_SIZE 4096ull
+#define PAGE_MASK (~(PAGE_SIZE - 1))
+#define TVM_SLOTS 8
+#define TVM_VCPUS_MAX 64
+
+enum run_state { RUN_OUT, RUN_IN };
+
+struct tb; /* cache.h */
+
+struct page_info {
+    struct tb *_Atomic tbs;   /* blocks with guest code in this page */
+    _Atomic uint8_t code;     /* 1: never gets a write tag in any TLB */
+    _Atomic uint8_t w_owner;  /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
+};
+
+struct tvm_slot {
+    uint64_t gpa, len;
+    uint8_t *hva;
+    struct page_info *pages;
+};
+
+struct code_cache; /* cache.h */
+
+struct tvm {
+    struct engine_config cfg;
+    struct cpuid_model cpuid;
+    uint64_t host_tsc_khz;
+    uint64_t tsc_base;    /* host TSC when the VM was opened */
+    uint64_t tsc_offset;  /* of all vCPUs, once one has been given a state */
+    uint64_t tsc_first;   /* the TSC value that came with it */
+    bool tsc_set;
+    uint64_t tsc_ns_mult; /* ns = (tsc * mult) >> 32 */
+    struct tvm_slot slots[TVM_SLOTS];
+    unsigned slot_count;
+    uint64_t gpa_reserved; /* bits of a page-table entry that must be clear (above MAXPHYADDR) */
+    struct tcpu *cpus[TVM_VCPUS_MAX];
+    unsigned cpu_count;
+    struct code_cache *cache;
+    _Atomic uint32_t code_lock;
+    pthread_mutex_t excl_lock;
+    _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */
+    _Atomic uint32_t excl_seq;         /* futex: bumped when an exclusive section ends */
+};
+
+static inline struct tvm_slot *tvm_slot_of(struct tvm *vm, uint64_t gpa)
+{
+    for (unsigned i = 0; i < vm->slot_count; i++) {
+        if (gpa - vm->slots[i].gpa < vm->slots[i].len)
+            return &vm->slots[i];
+    }
+    return NULL;
+}
+static inline uint8_t *tvm_hva(struct tvm *vm, uint64_t gpa)
+{
+    struct tvm_slot *s = tvm_slot_of(vm, gpa);
+    return s ? s->hva + (gpa - s->gpa) : NULL;
+}
+static inline struct page_info *tvm_page(struct tvm *vm, uint64_t gpa)
+{
+    struct tvm_slot *s = tvm_slot_of(vm, gpa);
+    return s ? &s->pages[(gpa - s->gpa) >> 12] : NULL;
+}
+
+void tvm_code_lock(struct tvm *vm);   /* light */
+void tvm_code_unlock(struct tvm *vm); /* light */
+
+/* Heavy. Returns with every other vCPU RUN_OUT and held there. `c` is the calling vCPU, which must be RUN_OUT itself. */
+void tvm_exclusive_begin(struct tvm *vm, struct tcpu *c);
+void tvm_exclusive_end(struct tvm *vm, struct tcpu *c);
+
+void tvm_futex_wake_all(_Atomic uint32_t *word);
+
+/* RUN_OUT to RUN_IN (waits while another has an exclusive section) and back. Light. */
+void cpu_run_in(struct tcpu *c);
+void cpu_run_out(struct tcpu *c);
+
+#endif

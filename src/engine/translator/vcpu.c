@@ -1,0 +1,505 @@
+/* The dispatcher: one vCPU's life between translated blocks. Light.
+ *
+ * Theory of operation. vcpu_loop runs with the guest's vector state in the registers. Each turn: see to requests
+ * (exit_request), deliver what is pending, find the block for rip (jump cache, hash table, else translate) and enter it.
+ * Translated code comes back with an exit_reason. Instructions that translated code cannot run in place (16-bit code,
+ * single-stepped code, the instruction after STI or MOV SS) go through the interpreter one at a time.
+ *
+ * exit_request is the only thing that other threads set. XR_INTR means that the local APIC may have something; if IF is clear
+ * the fact moves to intr_deferred, so that translated code is not made to leave at every poll, and comes back when IF is set.
+ *
+ * A halted vCPU sleeps on a futex (wake_seq); cpu_request wakes it. The local APIC's timer is a kernel timer whose signal
+ * goes to this thread (fault_linux.c), so a halted vCPU needs no time-out. */
+#include "engine/translator/vcpu.h"
+
+#include "engine/translator/cache.h"
+#include "engine/translator/interp.h"
+#include "engine/translator/lapic.h"
+#include "engine/translator/light_sys.h"
+#include "engine/translator/mmu.h"
+#include "engine/translator/sys.h"
+#include "engine/translator/tvm.h"
+
+/* ---- locks and states ---- */
+
+void tvm_code_lock(struct tvm *vm)
+{
+    for (unsigned spins = 0; atomic_exchange_explicit(&vm->code_lock, 1, memory_order_acquire); spins++) {
+        while (atomic_load_explicit(&vm->code_lock, memory_order_relaxed)) {
+            __builtin_ia32_pause();
+            if (++spins > 200) {
+                light_yield();
+                spins = 0;
+            }
+        }
+    }
+}
+
+void tvm_code_unlock(struct tvm *vm)
+{
+    atomic_store_explicit(&vm->code_lock, 0, memory_order_release);
+}
+
+void cpu_run_out(struct tcpu *c)
+{
+    atomic_store(&c->run_state, RUN_OUT);
+}
+
+void cpu_run_in(struct tcpu *c)
+{
+    for (;;) {
+        atomic_store(&c->run_state, RUN_IN);
+        struct tcpu *owner = atomic_load(&c->vm->excl_owner);
+        if (!owner || owner == c)
+            return;
+        uint32_t seq = atomic_load(&c->vm->excl_seq);
+        atomic_store(&c->run_state, RUN_OUT);
+        if (atomic_load(&c->vm->excl_owner))
+            light_futex_wait(&c->vm->excl_seq, seq);
+    }
+}
+
+void cpu_request(struct tcpu *c, uint32_t xr)
+{
+    atomic_fetch_or(&c->exit_request, xr);
+    if (atomic_load(&c->sleeping)) {
+        atomic_fetch_add(&c->wake_seq, 1);
+        light_futex_wake(&c->wake_seq);
+    }
+}
+
+struct tcpu *tvm_vcpu(struct tvm *vm, unsigned index)
+{
+    return index < vm->cpu_count ? vm->cpus[index] : NULL;
+}
+unsigned tvm_vcpu_count(const struct tvm *vm)
+{
+    return vm->cpu_count;
+}
+const struct cpuid_model *tvm_cpuid(const struct tvm *vm)
+{
+    return &vm->cpuid;
+}
+uint64_t tvm_tsc_khz(const struct tvm *vm)
+{
+    return vm->host_tsc_khz;
+}
+uint64_t cpu_host_tsc(void)
+{
+    uint32_t lo, hi;
+    __asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+    return (uint64_t)hi << 32 | lo;
+}
+
+/* ---- called from translated code ---- */
+
+static uint64_t code_address(const struct tcpu *c, unsigned off)
+{
+    uint64_t a = c->vpage + off;
+    return c->code_bits == 64 ? a : a & 0xffffffffull;
+}
+
+unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
+{
+    enum mmu_answer a = mmu_slow(c, lin, desc, out);
+    if (a == MMU_ANS_FAULT || a == MMU_ANS_EXCLUSIVE)
+        c->rip = code_address(c, MMU_DESC_OFF(desc));
+    return a;
+}
+
+unsigned helper_commit(struct tcpu *c, uint32_t desc)
+{
+    if (!mmu_commit(c) || (desc & COMMIT_NO_EXIT))
+        return 0;
+    if (desc & COMMIT_HOST_FLAGS)
+        c->fl = c->exit_fl;
+    c->rip = code_address(c, desc & 0x1fff);
+    return 1 + XIT_STEP;
+}
+
+uint32_t vcpu_mode(const struct tcpu *c)
+{
+    uint32_t m = c->mmu_idx | (c->code_bits == 64 ? 0u : c->code_bits == 32 ? 1u << MODE_BITS_SHIFT : 2u << MODE_BITS_SHIFT);
+    if (c->cr0 & CR0_TS)
+        m |= MODE_TS;
+    if (c->cr0 & CR0_EM)
+        m |= MODE_EM;
+    if (!(c->cr4 & CR4_OSFXSR))
+        m |= MODE_NO_SSE;
+    if (!(c->cr4 & CR4_OSXSAVE))
+        m |= MODE_NO_XSAVE | MODE_NO_AVX;
+    else if ((c->xcr0 & 6) != 6)
+        m |= MODE_NO_AVX;
+    return m;
+}
+
+static enum exit_reason reason_of(struct tcpu *c, enum step st)
+{
+    switch (st) {
+    case STEP_FAULT: return c->need_exclusive ? XIT_EXCLUSIVE : XIT_EXC;
+    case STEP_HALT: c->halted = 1; return XIT_STEP;
+    case STEP_SHUTDOWN: return XIT_SHUTDOWN;
+    case STEP_UNKNOWN: cpu_raise(c, EXC_UD); return XIT_EXC;
+    default: return XIT_STEP;
+    }
+}
+
+unsigned helper_interp(struct tcpu *c, uint32_t desc)
+{
+    unsigned off = desc & 0xffff, len = desc >> 16;
+    uint32_t mode = vcpu_mode(c), gen = c->flush_gen;
+    uint64_t invalidated = c->counters[TC_INVALIDATED];
+    c->rip = code_address(c, off);
+    c->counters[TC_INTERP]++;
+    enum step st = interp_step(c);
+    if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) && gen == c->flush_gen &&
+        !c->int_shadow && !(c->rflags & FL_TF) && invalidated == c->counters[TC_INVALIDATED] &&
+        !(c->intr_deferred && (c->rflags & FL_IF)))
+        return 0;
+    return 1 + (unsigned)reason_of(c, st);
+}
+
+/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 for VEX), or #UD. */
+unsigned helper_special(struct tcpu *c, uint32_t desc)
+{
+    enum special what = desc >> 16;
+    bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
+    c->rip = code_address(c, desc & 0xffff);
+    switch (what) {
+    case SPECIAL_FPU_X87: ud = false; ts = ts || em; break;
+    case SPECIAL_FPU_MMX: ud = em; break;
+    case SPECIAL_FPU_SSE: ud = em || !(c->cr4 & CR4_OSFXSR); break;
+    case SPECIAL_FPU_AVX: ud = !(c->cr4 & CR4_OSXSAVE) || (c->xcr0 & 6) != 6; break;
+    case SPECIAL_FPU_XSAVE: ud = !(c->cr4 & CR4_OSXSAVE); break;
+    default: ud = true;
+    }
+    cpu_raise(c, ud || !ts ? EXC_UD : EXC_NM);
+    return 1 + XIT_EXC;
+}
+
+/* ---- one instruction at a time ---- */
+
+static bool flat_segment(const struct x86_segment *s)
+{
+    return s->base == 0 && s->limit == 0xffffffffu && (s->attr & SEG_P);
+}
+
+/* Whether blocks can be made for the present code: 64-bit, or 32-bit with flat segments. */
+static bool translatable(const struct tcpu *c)
+{
+    if (c->code_bits == 64)
+        return true;
+    if (c->code_bits != 32 || cpu_v86(c))
+        return false;
+    const struct x86_segment *ss = &c->seg[S_SS];
+    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) && flat_segment(ss) &&
+           (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) && !(c->seg[S_DS].attr & SEG_CODE);
+}
+
+/* A single-step trap is due if TF was set before the instruction (SDM volume 3, 18.3.1.4). */
+static void after_step(struct tcpu *c, bool tf, enum step st)
+{
+    if (tf && (st == STEP_NEXT || st == STEP_AGAIN) && !c->exc.pending && !c->int_shadow) {
+        cpu_raise(c, EXC_DB);
+        c->exc.dr6 = 1u << 14;
+    }
+}
+
+static enum exit_reason single_step(struct tcpu *c)
+{
+    bool tf = c->rflags & FL_TF;
+    uint64_t rip = c->rip;
+    c->int_shadow = 0;
+    c->counters[TC_INTERP]++;
+    enum step st = interp_step(c);
+    if (st == STEP_UNKNOWN && translatable(c)) {
+        enum exit_reason r = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
+        if (r == XIT_LOOKUP || r == XIT_STEP)
+            after_step(c, tf, STEP_NEXT);
+        return r;
+    }
+    if (st == STEP_UNKNOWN && vcpu_native_insn(c))
+        st = STEP_NEXT;
+    if (st == STEP_NEXT && c->rip != rip)
+        c->rflags &= ~FL_RF;
+    after_step(c, tf, st);
+    return reason_of(c, st);
+}
+
+/* ---- blocks ---- */
+
+static unsigned jc_hash(uint64_t pc)
+{
+    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
+}
+
+static void jc_fill(struct tcpu *c, uint64_t pc, struct tb *tb)
+{
+    struct jc_entry *e = &c->jc[c->mmu_idx][jc_hash(pc)];
+    e->pc = pc;
+    e->host = (uint64_t)(uintptr_t)cache_rx(c->vm->cache, tb->hot);
+    c->jc_dirty[c->mmu_idx] = 1;
+}
+
+/* The block for rip. NULL: an exception is pending, or (none pending) the code is not in RAM. */
+static struct tb *find_block(struct tcpu *c, uint32_t mode)
+{
+    uint64_t gpage, gpage2 = ~0ull, vpage = c->rip & PAGE_MASK;
+    unsigned off = (unsigned)(c->rip & ~PAGE_MASK);
+    if (c->code_bits == 64 && !cpu_canonical(c->rip))
+        return cpu_raise_gp(c, 0), NULL;
+    if (!mmu_code_page(c, vpage, &gpage))
+        return NULL;
+    struct tb *tb = cache_find(c->vm->cache, gpage, off, mode);
+    c->counters[TC_LOOKUPS]++;
+    if (tb && tb->gpage2 == ~0ull)
+        return tb;
+    if (off > PAGE_SIZE - 15) {
+        if (!mmu_code_page(c, vpage + PAGE_SIZE, &gpage2))
+            c->exc.pending = 0;
+        if (tb && tb->gpage2 == gpage2)
+            return tb;
+    }
+    return vcpu_translate(c, gpage, off, gpage2, mode, tb);
+}
+
+/* Jumps of translated code that can be patched to the block they want. */
+static void patch_link(struct tcpu *c, uint64_t arg, struct tb *tb, uint32_t gen)
+{
+    struct code_cache *cc = c->vm->cache;
+    tvm_code_lock(c->vm);
+    if (gen == atomic_load(&cc->flush_gen) && tb->gpage2 == ~0ull && !atomic_load(&tb->dead)) {
+        int32_t *disp = (int32_t *)(void *)(cc->mem.rw + (uint32_t)arg);
+        __atomic_store_n(disp, (int32_t)(tb->hot - ((uint32_t)arg + 4)), __ATOMIC_SEQ_CST);
+        c->counters[TC_LINKS]++;
+    }
+    tvm_code_unlock(c->vm);
+}
+
+/* A dead block was entered: from now on its entry leads to its successor. */
+static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t gen)
+{
+    struct code_cache *cc = c->vm->cache;
+    tvm_code_lock(c->vm);
+    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->gpage2 == ~0ull && !atomic_load(&tb->dead)) {
+        uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
+        uint64_t word = (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
+        __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+    }
+    tvm_code_unlock(c->vm);
+}
+
+static void enter(struct tcpu *c, struct tb *tb)
+{
+    c->vpage = c->rip & PAGE_MASK;
+    c->vm->cache->stubs.enter(c, cache_rx(c->vm->cache, tb->hot));
+}
+
+/* Host signal inside a block (SDM volume 3, chapter 6 for the vectors; the host's trap number is the guest's vector). */
+static enum exit_reason take_signal(struct tcpu *c)
+{
+    struct code_cache *cc = c->vm->cache;
+    const struct tb_side *side = NULL;
+    uint32_t off = (uint32_t)(c->fault_rip - (uint64_t)(uintptr_t)cc->mem.rx);
+    c->counters[TC_SIGNALS]++;
+    tvm_code_lock(c->vm);
+    struct tb *tb = cache_by_host(cc, off, &side);
+    tvm_code_unlock(c->vm);
+    if (!tb || !side)
+        return XIT_SIGNAL;
+    c->rip = code_address(c, side->off);
+    if (side->host_flags)
+        c->fl = c->exit_fl;
+    switch (c->fault_trap) {
+    case EXC_DE:
+    case EXC_UD:
+    case EXC_MF:
+    case EXC_XM: cpu_raise(c, c->fault_trap); return XIT_EXC;
+    case EXC_GP: cpu_raise_gp(c, 0); return XIT_EXC;
+    default: return XIT_SIGNAL;
+    }
+}
+
+/* Runs blocks from rip until something other than finding the next block is to be done. */
+enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
+{
+    struct code_cache *cc = c->vm->cache;
+    uint32_t key = mode & ~(uint32_t)(MODE_IDX | MODE_HOST_FLAGS | MODE_ONE);
+    if (c->jc_mode[c->mmu_idx] != key) {
+        mmu_flush_jump_cache(c);
+        c->jc_mode[c->mmu_idx] = key;
+    }
+    struct tb *tb = find_block(c, mode);
+    if (!tb)
+        return c->exc.pending ? XIT_EXC : XIT_NOCODE;
+    if (!(mode & MODE_ONE))
+        jc_fill(c, c->rip, tb);
+    for (;;) {
+        uint32_t gen = atomic_load(&cc->flush_gen);
+        enter(c, tb);
+        enum exit_reason why = c->exit_reason;
+        struct tb *dead = NULL;
+        uint64_t arg = c->exit_arg;
+        if (why == XIT_SIGNAL)
+            return take_signal(c);
+        if (why != XIT_LINK && why != XIT_STALE)
+            return why;
+        bool host = arg >> 48 & 1;
+        if (why == XIT_STALE) {
+            const struct tb_side *side;
+            tvm_code_lock(c->vm);
+            dead = cache_by_host(cc, (uint32_t)(arg - 5 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
+            tvm_code_unlock(c->vm);
+            host = dead->mode & MODE_HOST_FLAGS;
+            arg = (uint64_t)dead->off << 32;
+        }
+        c->rip = code_address(c, (unsigned)(arg >> 32) & 0xffff);
+        if (host)
+            c->fl = c->exit_fl;
+        if (atomic_load(&c->exit_request))
+            return XIT_LOOKUP;
+        tb = find_block(c, mode | (host ? MODE_HOST_FLAGS : 0));
+        if (!tb)
+            return c->exc.pending ? XIT_EXC : XIT_NOCODE;
+        if (dead)
+            patch_stale(c, dead, tb, gen);
+        else
+            patch_link(c, arg, tb, gen);
+    }
+}
+
+/* ---- requests ---- */
+
+static bool interruptible(const struct tcpu *c)
+{
+    return (c->rflags & FL_IF) && !c->int_shadow;
+}
+
+static enum step take_interrupt(struct tcpu *c)
+{
+    int v = lapic_pending(c->lapic);
+    if (v < 0)
+        return STEP_NEXT;
+    if (!interruptible(c)) {
+        atomic_store(&c->intr_deferred, XR_INTR);
+        return STEP_NEXT;
+    }
+    v = lapic_ack(c->lapic);
+    if (v < 0)
+        return STEP_NEXT;
+    c->halted = 0;
+    c->counters[TC_INTERRUPTS]++;
+    atomic_store(&c->intr_deferred, XR_INTR); /* look for the next one when this one's handler allows it */
+    return sys_deliver_interrupt(c, (unsigned)v);
+}
+
+/* Sees to exit_request. Returns false if run() must return; *kind says why. */
+static bool service(struct tcpu *c, enum exit_kind *kind)
+{
+    uint32_t req = atomic_exchange(&c->exit_request, 0);
+    enum step st = STEP_NEXT;
+    if (req & XR_WORK) { /* let an exclusive section have its turn */
+        cpu_run_out(c);
+        cpu_run_in(c);
+    }
+    if (req & XR_INIT) {
+        sys_init(c);
+        c->wait_sipi = 1;
+        c->halted = 0;
+        mmu_flush_all(c);
+    }
+    if ((req & XR_SIPI) && c->wait_sipi) {
+        c->wait_sipi = 0;
+        sys_sipi(c, c->sipi_vector);
+    }
+    if (req & XR_TIMER)
+        lapic_timer_expired(c->lapic);
+    if (req & XR_NMI)
+        c->nmi_pending = 1;
+    if (!c->wait_sipi) {
+        if (c->nmi_pending && !c->nmi_masked && !c->int_shadow && !c->exc.pending) {
+            c->nmi_pending = 0;
+            c->halted = 0;
+            st = sys_deliver_nmi(c);
+        } else if ((req & (XR_INTR | XR_TIMER)) && !c->exc.pending) {
+            st = take_interrupt(c);
+        } else if (req & (XR_INTR | XR_TIMER)) {
+            atomic_store(&c->intr_deferred, XR_INTR);
+        }
+    }
+    if (st == STEP_SHUTDOWN) {
+        *kind = EXIT_SHUTDOWN;
+        return false;
+    }
+    if (req & XR_KICK) {
+        *kind = EXIT_KICKED;
+        return false;
+    }
+    return true;
+}
+
+static void sleep_until_request(struct tcpu *c)
+{
+    c->counters[TC_HALTS]++;
+    uint32_t seq = atomic_load(&c->wake_seq);
+    cpu_run_out(c);
+    atomic_store(&c->sleeping, 1);
+    if (!atomic_load(&c->exit_request))
+        light_futex_wait(&c->wake_seq, seq);
+    atomic_store(&c->sleeping, 0);
+    cpu_run_in(c);
+}
+
+/* ---- the loop ---- */
+
+static bool handle(struct tcpu *c, enum exit_reason why, enum exit_kind *kind)
+{
+    switch (why) {
+    case XIT_SHUTDOWN: *kind = EXIT_SHUTDOWN; return false;
+    case XIT_SIGNAL: *kind = EXIT_FAULT; return false;
+    case XIT_EXCLUSIVE:
+        c->need_exclusive = 0;
+        return handle(c, vcpu_step_exclusive(c), kind);
+    case XIT_POLL: c->counters[TC_POLL_EXITS]++; return true;
+    default: return true;
+    }
+}
+
+enum exit_reason vcpu_single_step(struct tcpu *c)
+{
+    return single_step(c);
+}
+
+enum exit_kind vcpu_loop(struct tcpu *c)
+{
+    enum exit_kind kind = EXIT_KICKED;
+    for (;;) {
+        if (atomic_load(&c->intr_deferred) && interruptible(c)) {
+            atomic_store(&c->intr_deferred, 0);
+            atomic_fetch_or(&c->exit_request, XR_INTR);
+        }
+        if (atomic_load(&c->exit_request) && !service(c, &kind))
+            return kind;
+        if (c->exc.pending) {
+            c->counters[TC_EXCEPTIONS]++;
+            if (sys_deliver_exception(c) == STEP_SHUTDOWN)
+                return EXIT_SHUTDOWN;
+            continue;
+        }
+        if (c->halted || c->wait_sipi) {
+            if (!atomic_load(&c->exit_request))
+                sleep_until_request(c);
+            continue;
+        }
+        enum exit_reason why;
+        if (c->int_shadow || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
+            why = single_step(c);
+        } else {
+            why = vcpu_run_block(c, vcpu_mode(c));
+            if (why == XIT_NOCODE)
+                why = single_step(c);
+        }
+        if (!handle(c, why, &kind))
+            return kind;
+    }
+}

@@ -1,0 +1,88 @@
+/* The heavy side of a vCPU: what calls libc or the machine while a guest runs. Light code calls these functions inside
+ * cpu_heavy_begin and cpu_heavy_end (light_host.c). */
+#include "engine/translator/mmu.h"
+#include "engine/translator/sys.h"
+#include "engine/translator/vcpu.h"
+
+void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value)
+{
+    struct exit x = { .kind = port ? EXIT_PORT : EXIT_MMIO, .addr = addr, .data = write ? *value : 0,
+                      .width = (uint8_t)width, .is_write = write, .rip = c->rip };
+    c->vm->cfg.host.io(c->vm->cfg.host.ctx, c->index, &x);
+    *value = width < 8 ? x.data & ((1ull << (width * 8)) - 1) : x.data;
+}
+
+void tvm_eoi(struct tvm *vm, unsigned vector)
+{
+    if (vm->cfg.host.eoi)
+        vm->cfg.host.eoi(vm->cfg.host.ctx, vector);
+}
+
+void tvm_exclusive_begin(struct tvm *vm, struct tcpu *c)
+{
+    BUG_ON(c && atomic_load(&c->run_state) != RUN_OUT);
+    pthread_mutex_lock(&vm->excl_lock);
+    atomic_store(&vm->excl_owner, c);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        struct tcpu *o = vm->cpus[i];
+        if (o == c)
+            continue;
+        for (unsigned spins = 0; atomic_load(&o->run_state) == RUN_IN; spins++) {
+            if (spins == 0)
+                cpu_request(o, XR_WORK);
+            __builtin_ia32_pause();
+            if ((spins & 127) == 127)
+                sched_yield();
+        }
+    }
+}
+
+void tvm_exclusive_end(struct tvm *vm, struct tcpu *c)
+{
+    if (c)
+        c->counters[TC_EXCLUSIVE]++;
+    atomic_store(&vm->excl_owner, NULL);
+    atomic_fetch_add(&vm->excl_seq, 1);
+    tvm_futex_wake_all(&vm->excl_seq);
+    pthread_mutex_unlock(&vm->excl_lock);
+}
+
+/* Makes the block, throwing the whole cache away if it is full. */
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace)
+{
+    struct tvm *vm = c->vm;
+    struct tb *tb = NULL;
+    while (!tb) {
+        cache_mark_code(vm, c, gpage);
+        if (gpage2 != ~0ull)
+            cache_mark_code(vm, c, gpage2);
+        tvm_code_lock(vm);
+        if (replace && !atomic_load(&replace->dead))
+            cache_kill(vm, replace);
+        replace = NULL;
+        tb = cache_find(vm->cache, gpage, off, mode);
+        /* A kill between marking and locking may have taken the mark away again. */
+        bool marked = atomic_load(&tvm_page(vm, gpage)->code) &&
+                      (gpage2 == ~0ull || atomic_load(&tvm_page(vm, gpage2)->code));
+        uint32_t gen = atomic_load(&vm->cache->flush_gen);
+        bool full = false;
+        if (!tb && marked) {
+            tb = translate_block(vm, c, gpage, off, gpage2, mode);
+            full = !tb;
+            if (tb) {
+                c->counters[TC_BLOCKS]++;
+                c->counters[TC_BLOCK_INSNS] += tb->insns;
+            }
+        }
+        tvm_code_unlock(vm);
+        if (full) {
+            tvm_exclusive_begin(vm, c);
+            if (gen == atomic_load(&vm->cache->flush_gen)) {
+                cache_flush(vm);
+                c->counters[TC_FLUSH_CACHE]++;
+            }
+            tvm_exclusive_end(vm, c);
+        }
+    }
+    return tb;
+}

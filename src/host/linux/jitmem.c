@@ -1,0 +1,67 @@
+/* Executable memory: see host/jitmem.h. */
+#include "host/jitmem.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "host/anonfile.h"
+
+static bool map_split(struct jitmem *m, size_t size)
+{
+    int fd = anonfile_open("yado-jit", size, true);
+    void *rw, *rx;
+
+    if (fd < 0)
+        return false;
+    rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    close(fd);
+    if (rw != MAP_FAILED && rx != MAP_FAILED) {
+        *m = (struct jitmem){ .rw = rw, .rx = rx, .size = size };
+        return true;
+    }
+    if (rw != MAP_FAILED)
+        munmap(rw, size);
+    if (rx != MAP_FAILED)
+        munmap(rx, size);
+    return false;
+}
+
+static bool map_single(struct jitmem *m, size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE | PROT_EXEC,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED)
+        return false;
+    *m = (struct jitmem){ .rw = p, .rx = p, .size = size };
+    return true;
+}
+
+bool jitmem_open(struct jitmem *m, size_t size, struct yado_error *err)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    memset(m, 0, sizeof(*m));
+    if (!size || size > SIZE_MAX / 2)
+        return err_set(err, YADO_ERR_INTERNAL, "code memory: cannot map %zu bytes", size);
+    size = align_up(size, page);
+    if (map_split(m, size) || map_single(m, size))
+        return true;
+    return err_set_errno(
+        err, YADO_ERR_MEMORY, errno,
+        "code memory: the host gives no %zu MiB of executable memory; allow it (memfd_create or "
+        "writable-executable mappings)",
+        (size_t)(size >> 20));
+}
+
+void jitmem_close(struct jitmem *m)
+{
+    if (m->rw)
+        munmap(m->rw, m->size);
+    if (jitmem_is_split(m))
+        munmap(m->rx, m->size);
+    memset(m, 0, sizeof(*m));
+}

@@ -1,0 +1,76 @@
+/* Everything of the PC but its CPUs and memory: buses, chips, PCI devices, and the pumps behind serial ports. */
+#ifndef MACHINE_BOARD_H
+#define MACHINE_BOARD_H
+
+#include "bus/line.h"
+#include "disk/disk.h"
+#include "engine/exit.h"
+#include "host/clock.h"
+#include "mem/gmem.h"
+#include "util/log.h"
+
+#define BOARD_DEVICE_MAX 24
+
+enum board_request { BOARD_POWER_OFF, BOARD_RESET, BOARD_PANIC };
+
+struct board_disk {
+    struct disk *disk;      /* borrowed */
+    const char *name;       /* for messages */
+    const char *identifier; /* NULL: none */
+};
+
+enum board_serial_kind { BOARD_VIRTIO_CONSOLE, BOARD_UART };
+
+struct board_serial {
+    enum board_serial_kind kind;
+    int read_fd, write_fd;  /* borrowed; -1: none */
+    uint16_t columns, rows; /* of the terminal; 0: not known. Consoles only */
+};
+
+struct board_devices {
+    struct board_disk disks[BOARD_DEVICE_MAX];
+    unsigned disk_count;
+    struct board_serial serials[BOARD_DEVICE_MAX]; /* at most one is a BOARD_UART */
+    unsigned serial_count;
+    unsigned entropy_count;
+};
+
+struct board_config {
+    unsigned vcpu_count;
+    struct gmem *mem;
+    struct msi_sink msi;
+    struct clock clock;
+    const struct log *log;
+    const struct board_devices *devices; /* read by board_new only */
+    /* The guest asks for something that concerns the whole machine. vCPU thread, no chip's lock held. */
+    void (*request)(void *ctx, enum board_request what);
+    void *ctx;
+};
+
+struct board;
+
+/* Built and reset, device threads not running. NULL and err on failure. */
+struct board *board_new(const struct board_config *cfg, struct yado_error *err);
+bool board_start(struct board *b, struct yado_error *err); /* starts event loop and pumps */
+void board_stop(struct board *b); /* ends them; output of the guest is written out first. Idempotent */
+void board_free(struct board *b); /* no vCPU runs; stops; NULL is fine */
+
+/* As after power-on. No vCPU runs; device threads may. Waits for disk requests in flight. */
+bool board_reset(struct board *b, struct yado_error *err);
+
+/* Writes the ACPI tables to their place and returns their length, 0 on failure. */
+uint64_t board_write_acpi(struct board *b, struct yado_error *err);
+
+/* vCPU threads; ctx is the board. These are what engine_host wants. */
+void board_io(void *ctx, unsigned vcpu, struct exit *access);
+void board_eoi(void *ctx, unsigned vector);
+
+/* After BOARD_RESET, before board_reset: whether it was a reboot, not a crash. No vCPU runs. */
+bool board_reset_was_orderly(struct board *b);
+
+/* While set, no vCPU thread waits for a slow terminal. Any thread. */
+void board_hurry(struct board *b, bool hurry);
+void board_press_power_button(struct board *b);                                 /* any thread */
+void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
+
+#endif

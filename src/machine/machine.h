@@ -1,0 +1,57 @@
+/* Our own machine: a PC board, memory and CPUs on an engine. One life cycle: new, start, (pause, resume, service)*,
+ * free. All calls are for one thread (the owner's control thread) unless they say otherwise. */
+#ifndef MACHINE_MACHINE_H
+#define MACHINE_MACHINE_H
+
+#include "engine/engine.h"
+#include "machine/board.h"
+#include "machine/boot_files.h"
+
+struct machine;
+
+enum machine_end {
+    MACHINE_RUNS,
+    MACHINE_POWER_OFF,
+    MACHINE_RESET, /* only with stop_on_reset */
+    MACHINE_PANIC,
+    MACHINE_TRIPLE_FAULT,
+    MACHINE_FAILURE,
+};
+
+struct machine_config {
+    const struct engine_ops *engine;
+    unsigned vcpu_count;    /* 1 to 64 */
+    uint64_t ram_size;      /* multiple of 1 MiB */
+    struct boot_files boot; /* what it points to must outlive the machine */
+    const struct board_devices *devices; /* read by machine_new only; disks and descriptors must outlive the machine */
+    const struct log *log;
+    bool stop_on_reset;
+    /* machine_service shall be called. Any thread of the machine, no lock held; does not block. */
+    void (*attention)(void *ctx);
+    void *ctx;
+};
+
+struct machine_status {
+    enum machine_end end;
+    bool was_reset; /* rebooted since the last call, and runs again */
+    struct yado_error error;
+};
+
+/* Makes everything and loads the kernel; nothing runs. NULL and err on failure. */
+struct machine *machine_new(const struct machine_config *cfg, struct yado_error *err);
+bool machine_start(struct machine *m, struct yado_error *err); /* once */
+void machine_free(struct machine *m); /* ends it in whatever state it is; NULL is fine */
+
+void machine_pause(struct machine *m);  /* returns when no CPU runs guest code */
+void machine_resume(struct machine *m);
+
+/* Looks at what the guest asked for since the last call: reboots it, or says how it ended. After an end only
+ * machine_free is to be called. */
+void machine_service(struct machine *m, struct machine_status *out);
+
+/* Any thread, while the machine exists. */
+void machine_press_power_button(struct machine *m);
+void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows);
+void machine_counters(struct machine *m, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+
+#endif

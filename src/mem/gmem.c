@@ -1,0 +1,172 @@
+/* Guest memory: see mem/gmem.h.
+ *
+ * One memory file, mapped once and in one piece with an inaccessible page on either side, so that a device
+ * that runs over the end of RAM stops at once. Nothing is reserved: the host gives pages as the guest touches
+ * them. */
+#include "mem/gmem.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "host/anonfile.h"
+
+#define GMEM_SLOTS_MAX 2
+#define GMEM_GUARD MIB(2) /* and RAM begins on a 2 MiB border, which huge pages of the host need */
+
+struct gmem {
+    struct gmem_slot slots[GMEM_SLOTS_MAX];
+    unsigned slot_count;
+    uint64_t size;
+    uint8_t *reserved; /* the mapping with its guards */
+    uint64_t reserved_len;
+    void (*hook)(void *ctx, uint64_t gpa, uint64_t len);
+    void *hook_ctx;
+};
+
+static bool size_check(uint64_t size, struct yado_error *err)
+{
+    const struct memory_facts host = memory_facts_get();
+
+    if (!size || size % MIB(1))
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "memory size: %llu bytes is not a multiple of 1 MiB; give whole MiB, at least 1",
+                       (unsigned long long)size);
+    if (host.total && size > host.total)
+        return err_set(err, YADO_ERR_MEMORY,
+                       "memory size: %llu MiB is more than this host has (%llu MiB of RAM and swap, %llu MiB "
+                       "available now); ask for less",
+                       (unsigned long long)(size >> 20), (unsigned long long)(host.total >> 20),
+                       (unsigned long long)(host.available >> 20));
+    return true;
+}
+
+/* Reserves address space with guards and puts the file into its middle. NULL and errno on failure. */
+static uint8_t *ram_map(struct gmem *mem, int fd)
+{
+    uint8_t *at, *ram;
+    void *mapped;
+
+    mem->reserved_len = mem->size + 2 * GMEM_GUARD;
+    at = mmap(NULL, mem->reserved_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    mem->reserved = at;
+    ram = (uint8_t *)align_up((uintptr_t)at + 1, GMEM_GUARD);
+    mapped = mmap(ram, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
+    if (mapped == MAP_FAILED)
+        return NULL;
+    madvise(ram, mem->size,
+            MADV_DONTDUMP); /* a core file needs no copy of the guest; failure costs only disk */
+    return ram;
+}
+
+struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err)
+{
+    struct gmem *mem;
+    uint8_t *ram;
+    int fd;
+
+    BUG_ON(low_end % KIB(4) || !low_end || low_end > GIB(4));
+    if (!size_check(size, err))
+        return NULL;
+    mem = calloc(1, sizeof(*mem));
+    if (!mem) {
+        err_set(err, YADO_ERR_HOST, "guest memory: out of memory");
+        return NULL;
+    }
+    mem->size = size;
+    fd = anonfile_open("yado-ram", size, false);
+    ram = fd >= 0 ? ram_map(mem, fd) : NULL;
+    if (!ram) {
+        err_set_errno(err, YADO_ERR_MEMORY, errno, "memory size: the host gives no %llu MiB; ask for less",
+                      (unsigned long long)(size >> 20));
+        if (fd >= 0)
+            close(fd);
+        gmem_free(mem);
+        return NULL;
+    }
+    close(fd);
+    if (size <= low_end || low_end == GIB(4)) {
+        mem->slots[mem->slot_count++] = (struct gmem_slot){ .gpa = 0, .len = size, .hva = ram };
+    } else {
+        mem->slots[mem->slot_count++] = (struct gmem_slot){ .gpa = 0, .len = low_end, .hva = ram };
+        mem->slots[mem->slot_count++] =
+            (struct gmem_slot){ .gpa = GIB(4), .len = size - low_end, .hva = ram + low_end };
+    }
+    return mem;
+}
+
+void gmem_free(struct gmem *mem)
+{
+    if (!mem)
+        return;
+    if (mem->reserved)
+        munmap(mem->reserved, mem->reserved_len);
+    free(mem);
+}
+
+unsigned gmem_slot_count(const struct gmem *mem)
+{
+    return mem->slot_count;
+}
+
+struct gmem_slot gmem_slot_at(const struct gmem *mem, unsigned i)
+{
+    BUG_ON(i >= mem->slot_count);
+    return mem->slots[i];
+}
+
+uint64_t gmem_size(const struct gmem *mem)
+{
+    return mem->size;
+}
+
+void *gmem_span(const struct gmem *mem, uint64_t gpa, uint64_t len, enum gmem_access access)
+{
+    (void)access; /* all of RAM is writable; a caller that lies about it misses only gmem_written */
+    if (!len)
+        return NULL;
+    for (unsigned i = 0; i < mem->slot_count; i++) {
+        const struct gmem_slot *s = &mem->slots[i];
+
+        /* In this order nothing can wrap. */
+        if (gpa >= s->gpa && gpa - s->gpa < s->len && len <= s->len - (gpa - s->gpa))
+            return s->hva + (gpa - s->gpa);
+    }
+    return NULL;
+}
+
+bool gmem_read(const struct gmem *mem, uint64_t gpa, void *buf, uint64_t len)
+{
+    const void *p = gmem_span(mem, gpa, len, GMEM_READ);
+
+    if (p)
+        memcpy(buf, p, len);
+    return p || !len;
+}
+
+bool gmem_write(const struct gmem *mem, uint64_t gpa, const void *buf, uint64_t len)
+{
+    void *p = gmem_span(mem, gpa, len, GMEM_WRITE);
+
+    if (!p)
+        return !len;
+    memcpy(p, buf, len);
+    gmem_written(mem, gpa, len);
+    return true;
+}
+
+void gmem_written(const struct gmem *mem, uint64_t gpa, uint64_t len)
+{
+    if (mem->hook && len)
+        mem->hook(mem->hook_ctx, gpa, len);
+}
+
+void gmem_set_write_hook(struct gmem *mem, void (*hook)(void *ctx, uint64_t gpa, uint64_t len), void *ctx)
+{
+    mem->hook = hook;
+    mem->hook_ctx = ctx;
+}

@@ -1,0 +1,44 @@
+/* Guest physical memory: the only code that turns a guest physical address into a host pointer.
+ *
+ * RAM is one memfd, mapped once, that shows at up to two guest ranges (below and above the PCI hole). Slots
+ * are fixed after gmem_new, so lookups take no lock and may run on any thread. Bytes may change under the
+ * reader at any time: copy once, then check the copy. */
+#ifndef MEM_GMEM_H
+#define MEM_GMEM_H
+
+#include "util/err.h"
+
+struct gmem;
+
+struct gmem_slot {
+    uint64_t gpa;
+    uint64_t len;
+    uint8_t *hva;
+};
+
+enum gmem_access { GMEM_READ, GMEM_WRITE };
+
+/* Makes `size` bytes of zeroed RAM: [0, min(size, low_end)) and the rest from 4 GiB up. `size` is a multiple
+ * of 1 MiB. NULL and err on failure. */
+struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err);
+void gmem_free(struct gmem *mem); /* NULL is fine */
+
+unsigned gmem_slot_count(const struct gmem *mem);
+struct gmem_slot gmem_slot_at(const struct gmem *mem, unsigned i);
+uint64_t gmem_size(const struct gmem *mem);
+
+/* Pointer to [gpa, gpa + len) if the whole range is RAM of one slot, else NULL. len 0 gives NULL. With
+ * GMEM_WRITE the caller promises to call gmem_written() for the same range after writing. */
+void *gmem_span(const struct gmem *mem, uint64_t gpa, uint64_t len, enum gmem_access access);
+
+/* Copies. False (and nothing copied) if any byte is outside RAM. gmem_write calls gmem_written itself. */
+bool gmem_read(const struct gmem *mem, uint64_t gpa, void *buf, uint64_t len);
+bool gmem_write(const struct gmem *mem, uint64_t gpa, const void *buf, uint64_t len);
+
+/* Device code wrote [gpa, gpa+len): engines that cache translated guest code hear of it. */
+void gmem_written(const struct gmem *mem, uint64_t gpa, uint64_t len);
+
+/* Who hears of gmem_written. Set once, before any device runs. */
+void gmem_set_write_hook(struct gmem *mem, void (*hook)(void *ctx, uint64_t gpa, uint64_t len), void *ctx);
+
+#endif

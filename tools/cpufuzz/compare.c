@@ -1,0 +1,122 @@
+/* Whether the two worlds came to the same end. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "fuzz.h"
+
+static const char *const reg_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
+
+struct diff {
+    FILE *f;
+    unsigned count;
+};
+
+static void differ(struct diff *d, const char *what, uint64_t native, uint64_t guest)
+{
+    d->count++;
+    if (d->f && d->count <= 40)
+        fprintf(d->f, "    %-12s host %016" PRIx64 "  engine %016" PRIx64 "\n", what, native, guest);
+}
+
+static void check(struct diff *d, const char *what, uint64_t native, uint64_t guest)
+{
+    if (native != guest)
+        differ(d, what, native, guest);
+}
+
+static uint64_t get(const uint8_t *p, unsigned n)
+{
+    uint64_t v = 0;
+
+    memcpy(&v, p, n);
+    return v;
+}
+
+/* Intel SDM volume 1 (2023-12), 13.6: a component whose XSTATE_BV bit is clear has its initial value, whatever the
+ * area holds. */
+static void normalise(uint8_t *to, const uint8_t *from)
+{
+    uint64_t bv = get(from + 512, 8);
+
+    memcpy(to, from, FUZZ_XSAVE);
+    if (!(bv & 1)) {
+        memset(to, 0, 24);
+        to[0] = 0x7f;
+        to[1] = 0x03;
+        memset(to + 32, 0, 128);
+    }
+    if (!(bv & 2))
+        memset(to + 160, 0, 256);
+    if (!(bv & 4))
+        memset(to + 576, 0, 256);
+    if (!(bv & 6) && !(bv & 1))
+        memcpy(to + 24, "\x80\x1f\0", 4);
+}
+
+static void compare_vectors(struct diff *d, const uint8_t *native, const uint8_t *guest)
+{
+    uint8_t a[FUZZ_XSAVE], b[FUZZ_XSAVE];
+    char name[16];
+
+    normalise(a, native);
+    normalise(b, guest);
+    check(d, "fcw", get(a, 2), get(b, 2));
+    check(d, "fsw", get(a + 2, 2), get(b + 2, 2));
+    check(d, "ftw", a[4], b[4]);
+    check(d, "mxcsr", get(a + 24, 4), get(b + 24, 4));
+    for (unsigned i = 0; i < 8; i++) {
+        snprintf(name, sizeof(name), "st%u", i);
+        check(d, name, get(a + 32 + i * 16, 8), get(b + 32 + i * 16, 8));
+        snprintf(name, sizeof(name), "st%u.exp", i);
+        check(d, name, get(a + 40 + i * 16, 2), get(b + 40 + i * 16, 2));
+    }
+    for (unsigned i = 0; i < 64; i++) {
+        unsigned off = (i & 2 ? 576 : 160) + (i >> 2) * 16 + (i & 1) * 8;
+
+        snprintf(name, sizeof(name), "ymm%u[%u]", i >> 2, i & 3);
+        check(d, name, get(a + off, 8), get(b + off, 8));
+    }
+}
+
+static void compare_fault(struct diff *d, const struct fuzz_regs *a, const struct fuzz_regs *b)
+{
+    uint64_t mask = ~0ull;
+
+    check(d, "vector", a->vector, b->vector);
+    if (a->vector != b->vector || a->vector == FUZZ_NO_FAULT)
+        return;
+    check(d, "fault rip", a->rip, b->rip);
+    if (a->vector == 14) {
+        /* Linux always reports P for addresses of its own half. */
+        if (a->cr2 >> 63)
+            mask = ~1ull;
+        check(d, "cr2", a->cr2, b->cr2);
+    }
+    check(d, "error", a->error & mask, b->error & mask);
+}
+
+bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags, FILE *f)
+{
+    struct diff d = { .f = f };
+    const struct fuzz_regs *a = &native->r, *b = &guest->r;
+    uint64_t flags = a->vector == FUZZ_NO_FAULT || fault_flags ? 0xcd5 : 0x400;
+    char name[32];
+
+    compare_fault(&d, a, b);
+    for (unsigned i = 0; i < 16; i++)
+        check(&d, reg_names[i], a->gpr[i], b->gpr[i]);
+    check(&d, "rflags", a->rflags & flags, b->rflags & flags);
+    check(&d, "fs_base", a->fs_base, b->fs_base);
+    check(&d, "gs_base", a->gs_base, b->gs_base);
+    if (memcmp(native->xsave, guest->xsave, FUZZ_XSAVE))
+        compare_vectors(&d, native->xsave, guest->xsave);
+    if (memcmp(native->memory, guest->memory, FUZZ_MEM)) {
+        for (unsigned i = 0; i < FUZZ_MEM; i += 8) {
+            snprintf(name, sizeof(name), "[%08x]",
+                     i < FUZZ_DATA_SIZE ? FUZZ_DATA_VA + i : FUZZ_STACK_VA + i - FUZZ_DATA_SIZE);
+            check(&d, name, get(native->memory + i, 8), get(guest->memory + i, 8));
+        }
+    }
+    return !d.count;
+}
