@@ -85,7 +85,7 @@ struct yado_machine_options {
     /* On the machine's queue. May be NULL. `event` is valid until it returns. */
     void (*on_event)(void *ctx, const struct yado_event *event);
     void *event_ctx;
-    /* Trace: a comma-separated list of categories ("guest_fault,disk,virtio,pci,irq,cpu,machine", or "all"; NULL: none)
+    /* Trace: a comma-separated list of categories ("guest-fault,disk,virtio,pci,irq,cpu,machine", or "all"; NULL: none)
      * whose lines go to `trace`. That one is called on any thread of the machine, several at once, and must not call
      * back into the library. */
     const char *trace_categories;

@@ -53,10 +53,11 @@ struct boot_input {
 };
 
 /* Checks everything that can be known before a machine exists: both files, the command line, and that kernel and initrd
- * fit into a machine whose RAM below the PCI hole is [0, low_ram_len). Any thread. */
+ * fit into a machine whose RAM below the PCI hole is [0, low_ram_len). Any thread. Takes milliseconds, with an initrd
+ * packed by gzip some tenths of a second. */
 bool boot_check(const struct boot_input *in, uint64_t low_ram_len, struct yado_error *err);
 
-/* Checks, then loads into mem and fills the boot vCPU's state (x86_state_reset done inside, APIC id 0). No vCPU runs.
+/* Checks again all but the initrd's contents, then loads into mem and fills the boot vCPU's state (x86_state_reset done inside, APIC id 0). No vCPU runs.
  * On failure guest memory may be partly written. May be called again after a machine reset. */
 bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *out, struct yado_error *err);
 

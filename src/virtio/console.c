@@ -112,12 +112,10 @@ static bool console_process(struct vdev *vd, unsigned queue)
     return false;
 }
 
+/* The core processes the queues next, which asks for kicks again if somebody waits. */
 static void console_activate(struct vdev *vd)
 {
-    struct vconsole *c = container_of(vd, struct vconsole, vd);
-
-    if (!c->starved)
-        virtq_kicks_off(&vd->queues[QUEUE_RECEIVE]);
+    virtq_kicks_off(&vd->queues[QUEUE_RECEIVE]);
 }
 
 static void console_reset(struct vdev *vd)

@@ -2,7 +2,6 @@
 #include "chip_test.h"
 
 #include "chip/pci_host.h"
-#include "chip/pm.h"
 
 #define COMMAND 0x04
 #define STATUS 0x06

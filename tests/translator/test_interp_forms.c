@@ -198,7 +198,7 @@ static void add_legacy(struct form_list *l)
     add(l, "aam", 0, 0xd4, -1, 'b', 0);
     add(l, "aad", 0, 0xd5, -1, 'b', 0);
     add(l, "salc", 0, 0xd6, -1, 0, 0);
-    add(l, "pusha", 0, 0x60, -1, 0, F_STACK);
+    add(l, "pusha", 0, 0x60, -1, 0, F_STACK | F_ANYFAULT);
     add(l, "popa", 0, 0x61, -1, 0, F_STACK | F_ANYFAULT);
     add(l, "arpl", 0, 0x63, -1, 0, F_M);
     add(l, "bound", 0, 0x62, -1, 0, F_M | F_MEMONLY);

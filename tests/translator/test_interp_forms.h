@@ -27,7 +27,7 @@
 #define F_NOLOCK 0x100000u
 #define F_NOREXB 0x200000u
 /* Which of several faults comes first, or what is changed before it, is the model's own: AMD family 19h reads the operands of
- * CMPS in another order with REP than without, and POPA has loaded some registers when it faults. */
+ * CMPS in another order with REP than without; PUSHA has stored and POPA has loaded something when it faults. */
 #define F_ANYFAULT 0x400000u
 
 struct form {

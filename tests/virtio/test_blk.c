@@ -289,6 +289,14 @@ static void test_framing(void **state)
     memset(data + 16, 0xc3, 512);
     assert_int_equal(ask(r, out, 2, 1), S_OK);
     assert_memory_equal(data + 16, r->m.bytes + 9 * 512, 512);
+    /* header and data in one piece, more data in another */
+    struct drv_seg mixed[] = { { r->data, 16 + 512, false }, { r->data + 4096, 512, false }, { r->status, 1, true } };
+    memset(data + 4096, 0x3c, 512);
+    header_set(r, T_OUT, 20);
+    memcpy(data, drv_at(&r->d, r->header, 16), 16);
+    assert_int_equal(ask(r, mixed, 3, 1), S_OK);
+    assert_memory_equal(data + 16, r->m.bytes + 20 * 512, 512);
+    assert_memory_equal(data + 4096, r->m.bytes + 21 * 512, 512);
     /* data in many pieces that are no neighbours */
     struct drv_seg many[130] = { { r->header, 16, false } };
     for (unsigned i = 0; i < 128; i++)

@@ -194,9 +194,14 @@ static void test_head_past_table(void **state)
 {
     struct rig *r = *state;
 
-    enable(r, 0);
-    drv_publish(&r->dq, SIZE);
-    assert_fault(r, "past the table");
+    for (unsigned i = 0; i < 2; i++) {
+        virtq_reset(&r->q);
+        drv_rings(&r->d, &r->dq, SIZE);
+        place(r);
+        enable(r, 0);
+        drv_publish(&r->dq, i ? 65535 : SIZE);
+        assert_fault(r, "head in the available ring");
+    }
 }
 
 static void test_head_twice(void **state)
@@ -395,16 +400,24 @@ static void test_indirect_bad(void **state)
     }
 }
 
+/* 256 times the whole RAM is 4 GiB: one byte less is legal. */
 static void test_chain_4g(void **state)
 {
     struct rig *r = *state;
+    struct virtio_desc *t = drv_at(&r->d, r->data + 0x1000, 16 * 256);
 
     enable(r, VIRTIO_F_INDIRECT_DESC);
-    /* 512 segments of 15 MiB: each is RAM, together they are more than 4 GiB */
-    struct virtio_desc *t = drv_at(&r->d, r->data + 0x1000, 16 * VIRTQ_CHAIN_MAX);
-    for (unsigned i = 0; i < VIRTQ_CHAIN_MAX; i++)
-        t[i] = (struct virtio_desc){ .addr = 0, .len = MIB(15), .flags = VIRTIO_DESC_NEXT, .next = (uint16_t)(i + 1) };
-    drv_desc(&r->dq, 0, r->data + 0x1000, 16 * VIRTQ_CHAIN_MAX, VIRTIO_DESC_INDIRECT, 0);
+    for (unsigned i = 0; i < 256; i++)
+        t[i] = (struct virtio_desc){
+            .len = DRV_MEM_SIZE, .flags = i < 255 ? VIRTIO_DESC_NEXT : 0, .next = (uint16_t)(i + 1)
+        };
+    t[255].len--;
+    drv_desc(&r->dq, 0, r->data + 0x1000, 16 * 256, VIRTIO_DESC_INDIRECT, 0);
+    drv_publish(&r->dq, 0);
+    assert_int_equal(take(r), VIRTQ_GOT);
+    assert_int_equal(r->chain.out_len, UINT32_MAX);
+    virtq_push(&r->q, r->chain.head, 0);
+    t[255].len++;
     drv_publish(&r->dq, 0);
     assert_fault(r, "4 GiB");
 }

@@ -129,28 +129,24 @@ enum step op_extend(struct tcpu *c, struct insn *i)
     return STEP_NEXT;
 }
 
-/* 63: ARPL, in 64-bit mode MOVSXD */
+/* 63: ARPL, in 64-bit mode MOVSXD. With a 16-bit operand size MOVSXD reads 16 bits on Intel, 32 on AMD. */
 enum step op_movsxd_arpl(struct tcpu *c, struct insn *i)
 {
-    struct rmw m;
     uint64_t v;
     if (cpu_code64(c)) {
-        if (!rm_get(c, i, i->opsize == 2 ? 2 : 4, &v))
+        if (!rm_get(c, i, i->opsize == 2 && !cpu_model(c)->is_amd ? 2 : 4, &v))
             return STEP_FAULT;
         gpr_set(c, i->reg, i->opsize, (uint64_t)sext(v, 4));
         return STEP_NEXT;
     }
     if (cpu_real_mode(c) || cpu_v86(c))
         return step_fault(c, EXC_UD);
-    if (!rmw_begin(c, i, 2, &m))
+    if (!rm_get(c, i, 2, &v))
         return STEP_FAULT;
     uint64_t rpl = c->gpr[i->reg] & 3;
-    bool lower = (m.old & 3) < rpl;
-    if (lower) {
-        rmw_end(c, i, &m, (m.old & ~3ull) | rpl);
-        if (m.fault)
-            return STEP_FAULT;
-    }
+    bool lower = (v & 3) < rpl;
+    if (lower && !rm_set(c, i, 2, (v & ~3ull) | rpl))
+        return STEP_FAULT;
     flag_put(c, F_ZF, lower);
     return STEP_NEXT;
 }

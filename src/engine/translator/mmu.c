@@ -329,8 +329,9 @@ void mmu_flush_nonglobal(struct tcpu *c)
         return;
     }
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        bool all = c->tlb_log_len[idx] == TLB_SIZE; /* the log may have overflowed: look at every entry */
         for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
-            unsigned i = c->tlb_log[idx][k];
+            unsigned i = all ? k : c->tlb_log[idx][k];
             if (!(c->tlb_global[idx][i / 64] & (1ull << (i & 63))))
                 tlb_invalidate(c, idx, i);
         }

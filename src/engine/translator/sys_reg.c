@@ -22,7 +22,7 @@ void sys_mode_changed(struct tcpu *c)
     else if (cpu_v86(c))
         c->cpl = 3;
     else
-        c->cpl = (c->seg[S_SS].attr & SEG_DPL) >> SEG_DPL_SHIFT;
+        c->cpl = (uint8_t)((c->seg[S_SS].attr & SEG_DPL) >> SEG_DPL_SHIFT);
 
     if (cpu_long_mode(c) && (cs->attr & SEG_L))
         c->code_bits = 64;
