@@ -9,9 +9,9 @@
 #define CTRL_A 0x01
 #define CTRL_RIGHT_BRACKET 0x1d
 
-void input_init(struct input *in, int to, bool is_terminal)
+void input_init(struct input *in, int to)
 {
-    *in = (struct input){ .to = to, .is_terminal = is_terminal };
+    *in = (struct input){ .to = to, .ended = to < 0 };
 }
 
 void input_poll(const struct input *in, struct pollfd fds[2])
@@ -61,8 +61,6 @@ static bool input_read(struct input *in)
         return false;
     }
     in->held_len = in->is_terminal ? input_filter(in, in->held, (size_t)n, &leave) : (size_t)n;
-    if (in->to < 0)
-        in->held_len = 0;
     return leave;
 }
 

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 struct input {
-    int to;           /* non-blocking, the guest's side; -1: what is typed is dropped */
+    int to;           /* non-blocking, the guest's side; -1: standard input is not read */
     bool is_terminal; /* the keys for leaving are looked for */
     bool ended;       /* end of file */
     bool after_ctrl_a;
@@ -16,7 +16,7 @@ struct input {
     size_t held_len;
 };
 
-void input_init(struct input *in, int to, bool is_terminal);
+void input_init(struct input *in, int to); /* is_terminal is false at first */
 
 /* What to poll for: fds[0] is standard input, fds[1] the guest's side; unused ones get fd -1. */
 void input_poll(const struct input *in, struct pollfd fds[2]);

@@ -4,7 +4,7 @@
  * signal descriptor. Signals that would end the process are turned into requests there:
  *   TERM, INT, HUP   press the power button; the second one, or 30 s later, pulls the plug
  *   QUIT             pulls the plug
- *   TSTP             puts the terminal back, stops, and takes it again when continued
+ *   TSTP, CONT       puts the terminal back and stops; takes it again when continued in the foreground
  *   WINCH            tells the guest the new size
  * The keys for leaving pull the plug: they are for guests that do not listen. */
 #include "cli.h"
@@ -130,7 +130,7 @@ static void on_trace(void *ctx, const char *category, const char *line)
 
 static bool signals_take(struct run *r)
 {
-    static const int wanted[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH };
+    static const int wanted[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH };
     sigset_t set;
 
     sigemptyset(&set);
@@ -172,13 +172,17 @@ static void size_tell(struct run *r)
         yado_machine_set_console_size(r->machine, 0, columns, rows);
 }
 
-static void suspend(struct run *r)
+static void terminal_take(struct run *r)
+{
+    r->is_raw = r->serial.keyboard >= 0 && terminal_raw();
+    r->input.is_terminal = r->is_raw;
+    size_tell(r);
+}
+
+static void suspend(void)
 {
     terminal_restore();
     raise(SIGSTOP);
-    if (r->is_raw)
-        terminal_raw();
-    size_tell(r);
 }
 
 static void signals_see(struct run *r)
@@ -188,7 +192,8 @@ static void signals_see(struct run *r)
     while (read(r->signal_fd, &info, sizeof(info)) == sizeof(info)) {
         switch ((int)info.ssi_signo) {
         case SIGWINCH: size_tell(r); break;
-        case SIGTSTP: suspend(r); break;
+        case SIGTSTP: suspend(); break;
+        case SIGCONT: terminal_take(r); break;
         default: end_ask(r, (int)info.ssi_signo); break;
         }
     }
@@ -270,16 +275,12 @@ static int run_result(struct run *r)
 
 static int machine_run(struct run *r)
 {
-    bool uses_stdin = r->serial.keyboard >= 0;
-
     if (!signals_take(r)) {
         say("cannot watch for signals");
         return EXIT_FAILED;
     }
-    r->is_raw = uses_stdin && terminal_raw();
-    input_init(&r->input, r->serial.keyboard, r->is_raw);
-    r->input.ended = !uses_stdin;
-    size_tell(r);
+    input_init(&r->input, r->serial.keyboard);
+    terminal_take(r);
     r->plug_ms = NEVER;
     r->deadline_ms = r->o->timeout ? now_ms() + (int64_t)r->o->timeout * 1000 : NEVER;
     if (!yado_machine_start(r->machine, on_started, r)) {

@@ -55,8 +55,8 @@ bool terminal_raw(void)
 {
     struct termios raw;
 
-    if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &raw) < 0)
-        return false;
+    if (!isatty(STDIN_FILENO) || tcgetpgrp(STDIN_FILENO) != getpgrp() || tcgetattr(STDIN_FILENO, &raw) < 0)
+        return false; /* in the background it is someone else's */
     if (is_raw)
         return true;
     arrange();

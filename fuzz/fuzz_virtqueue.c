@@ -1,8 +1,9 @@
 /* Fuzz target: a split queue whose rings, descriptors and data are the input.
  *
- * Input: byte 0: features and size; byte 1: how taken chains are returned; byte 2: where the available index jumps
- * after each chain; the rest is guest memory from address 0: 16 descriptors at most, available ring, used ring, then
- * whatever indirect tables the input makes. What must hold for every input is checked with BUG_ON. */
+ * Input: byte 0: features and size; byte 1: how taken chains are returned; byte 2: where the available index
+ * jumps after each chain; the rest is guest memory from address 0: 16 descriptors at most, available ring,
+ * used ring, then whatever indirect tables the input makes. What must hold for every input is checked with
+ * BUG_ON. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,8 +1,9 @@
 /* The fixed tables and their assembly.
  *
- * Layout of the blob: RSDP, FACS (64-byte aligned), then DSDT, FADT, MADT, MCFG, XSDT, each 16-byte aligned. Every table
- * is built in one growing buffer whose offset 0 stands at the address that the caller gave, so that a table's address
- * is known as soon as its offset is; tables come after those they point to, and the RSDP is filled in last. */
+ * Layout of the blob: RSDP, FACS (64-byte aligned), then DSDT, FADT, MADT, MCFG, XSDT, each 16-byte aligned.
+ * Every table is built in one growing buffer whose offset 0 stands at the address that the caller gave, so
+ * that a table's address is known as soon as its offset is; tables come after those they point to, and the
+ * RSDP is filled in last. */
 #include "acpi/acpi.h"
 
 #include <stdlib.h>
@@ -128,8 +129,9 @@ static uint64_t write_dsdt(struct builder *b)
 #define FADT_RTC_WAKE_NOT_FIXED (1u << 6)
 #define FADT_TMR_VAL_EXT (1u << 8)
 #define FADT_RESET_REG_SUP (1u << 10)
-#define FADT_FLAGS (FADT_WBINVD | FADT_PROC_C1 | FADT_SLEEP_BUTTON_NOT_FIXED | FADT_RTC_WAKE_NOT_FIXED | \
-                    FADT_TMR_VAL_EXT | FADT_RESET_REG_SUP)
+#define FADT_FLAGS                                                                                           \
+    (FADT_WBINVD | FADT_PROC_C1 | FADT_SLEEP_BUTTON_NOT_FIXED | FADT_RTC_WAKE_NOT_FIXED | FADT_TMR_VAL_EXT | \
+     FADT_RESET_REG_SUP)
 
 #define BOOT_ARCH_LEGACY_DEVICES (1u << 0) /* a serial port on ISA addresses */
 #define BOOT_ARCH_NO_VGA (1u << 2)
@@ -165,11 +167,11 @@ static uint64_t write_fadt(struct builder *b, uint64_t facs, uint64_t dsdt)
     put_le(fadt + 56, board->pm1_evt_port, 4);
     put_le(fadt + 64, board->pm1_cnt_port, 4);
     put_le(fadt + 76, board->pm_tmr_port, 4);
-    fadt[88] = 4; /* PM1_EVT_LEN */
-    fadt[89] = 2; /* PM1_CNT_LEN */
-    fadt[91] = 4; /* PM_TMR_LEN */
-    put_le(fadt + 96, 0xffff, 2);  /* no C2 */
-    put_le(fadt + 98, 0xffff, 2);  /* no C3 */
+    fadt[88] = 4;                 /* PM1_EVT_LEN */
+    fadt[89] = 2;                 /* PM1_CNT_LEN */
+    fadt[91] = 4;                 /* PM_TMR_LEN */
+    put_le(fadt + 96, 0xffff, 2); /* no C2 */
+    put_le(fadt + 98, 0xffff, 2); /* no C3 */
     fadt[108] = board->rtc_century;
     put_le(fadt + 109, arch, 2);
     put_le(fadt + 112, FADT_FLAGS, 4);

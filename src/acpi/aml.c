@@ -100,7 +100,8 @@ static size_t package_mark(struct aml *a)
     return mark;
 }
 
-/* Package length counts itself (ACPI 6.4, 20.2.4); the shortest encoding is used and the contents move up to it. */
+/* Package length counts itself (ACPI 6.4, 20.2.4); the shortest encoding is used and the contents move up to
+ * it. */
 void aml_end(struct aml *a, size_t mark)
 {
     uint8_t enc[PKG_LENGTH_MAX];

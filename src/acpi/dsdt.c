@@ -1,4 +1,5 @@
-/* DSDT: PCI root with its windows and interrupt routing, serial port, clock, reserved motherboard resources, S5. */
+/* DSDT: PCI root with its windows and interrupt routing, serial port, clock, reserved motherboard resources,
+ * S5. */
 #include "acpi/dsdt.h"
 
 #define PCI_DEVICES 32

@@ -2,16 +2,16 @@
  *
  * Theory of operation
  *
- * Two steps. The first makes a plan from the files' headers, the command line and the size of memory alone: what kind of
- * kernel it is, where it goes, where the initrd goes. All that can be wrong with the user's files is found here, so
- * that it can be told before a machine exists. The second step copies bytes to where the plan says and makes the state of
- * the first vCPU; it can only fail if the layout of the machine is bad.
+ * Two steps. The first makes a plan from the files' headers, the command line and the size of memory alone:
+ * what kind of kernel it is, where it goes, where the initrd goes. All that can be wrong with the user's
+ * files is found here, so that it can be told before a machine exists. The second step copies bytes to where
+ * the plan says and makes the state of the first vCPU; it can only fail if the layout of the machine is bad.
  *
- *   0 .. 1 MiB       boot data at the addresses of the layout: GDT, boot parameters (or PVH start info), identity page
- *                    tables, command line; a kernel copies what it wants to keep and takes the memory
- *   kernel           bzImage: at its preferred address, where it unpacks itself and may move; ELF: where its segments say
- *   initrd           as high as the kernel allows, below 4 GiB and inside low RAM, so that a kernel that grows or moves
- *                    has the most room
+ *   0 .. 1 MiB       boot data at the addresses of the layout: GDT, boot parameters (or PVH start info),
+ * identity page tables, command line; a kernel copies what it wants to keep and takes the memory kernel
+ * bzImage: at its preferred address, where it unpacks itself and may move; ELF: where its segments say initrd
+ * as high as the kernel allows, below 4 GiB and inside low RAM, so that a kernel that grows or moves has the
+ * most room
  *
  * Another boot protocol is another pair of plan and load functions; multiboot would be the next. */
 #include "boot/boot.h"
@@ -57,7 +57,10 @@ static bool plan_kernel(const struct boot_file *kernel, struct boot_plan *plan, 
 
     if (!kernel->len)
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the file is empty", kernel->name);
-    if (kernel->len >= 4 && !memcmp(kernel->data, "\x7f" "ELF", 4))
+    if (kernel->len >= 4 && !memcmp(kernel->data,
+                                    "\x7f"
+                                    "ELF",
+                                    4))
         return pvh_plan(kernel, plan, err);
     what = name_known_file(kernel);
     if (what)
@@ -70,7 +73,8 @@ static uint64_t mib_up(uint64_t bytes)
     return align_up(bytes, MIB(1)) >> 20;
 }
 
-/* What the initrd contains is seen to in boot_check alone: it cannot harm the host, and looking takes time. */
+/* What the initrd contains is seen to in boot_check alone: it cannot harm the host, and looking takes time.
+ */
 static bool plan_initrd(const struct boot_file *initrd, struct boot_plan *plan, struct yado_error *err)
 {
     uint64_t top = align_down(min_u64(plan->initrd_end_max, plan->low_ram_len), BOOT_PAGE);
@@ -82,16 +86,18 @@ static bool plan_initrd(const struct boot_file *initrd, struct boot_plan *plan, 
         return true;
     }
     if (plan->kernel_end + need > min_u64(plan->initrd_end_max, GIB(4)))
-        return err_set(err, YADO_ERR_IMAGE, "%s: initrd of %" PRIu64 " MiB is more than this kernel can be given",
-                       initrd->name, mib_up(initrd->len));
+        return err_set(err, YADO_ERR_IMAGE,
+                       "%s: initrd of %" PRIu64 " MiB is more than this kernel can be given", initrd->name,
+                       mib_up(initrd->len));
     return err_set(err, YADO_ERR_MEMORY,
-                   "memory: %" PRIu64 " MiB is too small for the kernel (%" PRIu64 " MiB) and the initrd %s (%" PRIu64
-                   " MiB); use at least %" PRIu64 " MiB",
+                   "memory: %" PRIu64 " MiB is too small for the kernel (%" PRIu64
+                   " MiB) and the initrd %s (%" PRIu64 " MiB); use at least %" PRIu64 " MiB",
                    plan->low_ram_len >> 20, mib_up(plan->kernel_end), initrd->name, mib_up(initrd->len),
                    mib_up(plan->kernel_end + need));
 }
 
-static bool make_plan(const struct boot_input *in, uint64_t low_ram_len, struct boot_plan *plan, struct yado_error *err)
+static bool make_plan(const struct boot_input *in, uint64_t low_ram_len, struct boot_plan *plan,
+                      struct yado_error *err)
 {
     size_t len = strlen(boot_cmdline(in)), max;
 
@@ -121,7 +127,8 @@ static void map_add(struct boot_map *map, uint64_t gpa, uint64_t len, uint32_t t
         map->entries[map->count++] = (struct boot_reserved){ gpa, len, type };
 }
 
-/* Overlaps are the kernel's to sort out: it takes the higher type, and all reserved types are higher than RAM. */
+/* Overlaps are the kernel's to sort out: it takes the higher type, and all reserved types are higher than
+ * RAM. */
 void boot_map_build(const struct boot_layout *layout, const struct gmem *mem, struct boot_map *out)
 {
     out->count = 0;

@@ -1,8 +1,7 @@
-/* Loading a Linux kernel straight into guest memory, as a boot loader would leave it: bzImage by the 64-bit boot
- * protocol, ELF vmlinux through PVH. Files are untrusted bytes: every field is checked before use and an error names the
- * file and what is wrong with it.
- * Sources: Linux Documentation/x86/boot.rst and zero-page.rst (6.1); Xen docs/misc/pvh.pandoc and
- * public/arch-x86/hvm/start_info.h; System V ABI (ELF-64). */
+/* Loading a Linux kernel straight into guest memory, as a boot loader would leave it: bzImage by the 64-bit
+ * boot protocol, ELF vmlinux through PVH. Files are untrusted bytes: every field is checked before use and an
+ * error names the file and what is wrong with it. Sources: Linux Documentation/x86/boot.rst and zero-page.rst
+ * (6.1); Xen docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; System V ABI (ELF-64). */
 #ifndef BOOT_BOOT_H
 #define BOOT_BOOT_H
 
@@ -37,8 +36,8 @@ struct boot_layout {
     uint64_t params;      /* BOOT_PARAMS_LEN */
     uint64_t page_tables; /* BOOT_PAGE_TABLES_LEN */
     uint64_t cmdline;
-    uint64_t cmdline_room; /* bytes with the final NUL */
-    uint64_t acpi_rsdp;    /* 0: none */
+    uint64_t cmdline_room;   /* bytes with the final NUL */
+    uint64_t acpi_rsdp;      /* 0: none */
     uint64_t low_usable_end; /* RAM from here to 1 MiB is kept from the guest (0x9fc00 on a PC) */
     /* What else the map must say: ACPI tables (BOOT_MAP_ACPI), ECAM (BOOT_MAP_RESERVED). May overlap RAM. */
     struct boot_reserved reserved[BOOT_RESERVED_MAX];
@@ -52,13 +51,14 @@ struct boot_input {
     struct boot_layout layout;
 };
 
-/* Checks everything that can be known before a machine exists: both files, the command line, and that kernel and initrd
- * fit into a machine whose RAM below the PCI hole is [0, low_ram_len). Any thread. Takes milliseconds, with an initrd
- * packed by gzip some tenths of a second. */
+/* Checks everything that can be known before a machine exists: both files, the command line, and that kernel
+ * and initrd fit into a machine whose RAM below the PCI hole is [0, low_ram_len). Any thread. Takes
+ * milliseconds, with an initrd packed by gzip some tenths of a second. */
 bool boot_check(const struct boot_input *in, uint64_t low_ram_len, struct yado_error *err);
 
-/* Checks again all but the initrd's contents, then loads into mem and fills the boot vCPU's state (x86_state_reset done inside, APIC id 0). No vCPU runs.
- * On failure guest memory may be partly written. May be called again after a machine reset. */
+/* Checks again all but the initrd's contents, then loads into mem and fills the boot vCPU's state
+ * (x86_state_reset done inside, APIC id 0). No vCPU runs. On failure guest memory may be partly written. May
+ * be called again after a machine reset. */
 bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *out, struct yado_error *err);
 
 #endif

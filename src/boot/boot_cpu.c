@@ -40,7 +40,8 @@ static void set_segments(struct x86_state *s, unsigned code_kind)
 {
     const struct x86_segment data = { .limit = UINT32_MAX, .sel = SEL_DATA, .attr = TYPE_DATA };
 
-    s->seg[S_CS] = (struct x86_segment){ .limit = UINT32_MAX, .sel = SEL_CODE,
+    s->seg[S_CS] = (struct x86_segment){ .limit = UINT32_MAX,
+                                         .sel = SEL_CODE,
                                          .attr = (uint16_t)(TYPE_CODE | code_kind) };
     s->seg[S_DS] = data;
     s->seg[S_ES] = data;

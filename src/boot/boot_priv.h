@@ -12,14 +12,14 @@ enum boot_kind { BOOT_BZIMAGE, BOOT_PVH };
 struct boot_plan {
     enum boot_kind kind;
     uint64_t low_ram_len;
-    uint64_t kernel_gpa;    /* lowest address that the kernel uses from the start */
-    uint64_t kernel_end;    /* and the first after that */
+    uint64_t kernel_gpa; /* lowest address that the kernel uses from the start */
+    uint64_t kernel_end; /* and the first after that */
     uint64_t entry;
-    uint64_t initrd_end_max; /* the initrd must end here or below */
-    uint64_t initrd_gpa;    /* 0: none */
-    uint32_t cmdline_max;   /* characters that the kernel takes */
+    uint64_t initrd_end_max;         /* the initrd must end here or below */
+    uint64_t initrd_gpa;             /* 0: none */
+    uint32_t cmdline_max;            /* characters that the kernel takes */
     size_t payload_off, payload_len; /* bzImage: the protected-mode part in the file */
-    unsigned header_end;    /* bzImage: end of the setup header, in the file and in the boot parameters */
+    unsigned header_end; /* bzImage: end of the setup header, in the file and in the boot parameters */
 };
 
 static inline uint64_t load_le(const uint8_t *p, unsigned len)
@@ -47,8 +47,10 @@ bool bzimage_plan(const struct boot_file *kernel, struct boot_plan *plan, struct
 bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
 
 /* Copies kernel and boot data. Initrd and command line are in memory already. */
-bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem, struct yado_error *err);
-bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem, struct yado_error *err);
+bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                  struct yado_error *err);
+bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+              struct yado_error *err);
 
 /* Whether the bytes are something that a kernel unpacks, and whole as far as that shows without unpacking. */
 bool initrd_check(const struct boot_file *initrd, struct yado_error *err);

@@ -24,7 +24,7 @@
 #define HDR_SETUP_DATA 0x250
 #define HDR_PREF_ADDRESS 0x258
 #define HDR_INIT_SIZE 0x260
-#define HDR_MIN_END 0x264 /* what protocol 2.12 has */
+#define HDR_MIN_END 0x264  /* what protocol 2.12 has */
 #define HDR_ROOM_END 0x290 /* the boot parameters have no more room for it */
 
 #define BOOT_FLAG 0xaa55
@@ -55,14 +55,16 @@ static bool check_identity(const struct boot_file *f, struct yado_error *err)
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel (no 0xaa55 at 0x1fe)", f->name);
     version = (unsigned)load_le(f->data + HDR_VERSION, 2);
     if (version < VERSION_MIN)
-        return err_set(err, YADO_ERR_IMAGE, "%s: kernel has boot protocol %u.%02u; at least 2.12 (Linux 3.8) is needed",
-                       f->name, version >> 8, version & 0xff);
+        return err_set(err, YADO_ERR_IMAGE,
+                       "%s: kernel has boot protocol %u.%02u; at least 2.12 (Linux 3.8) is needed", f->name,
+                       version >> 8, version & 0xff);
     if (f->len < HDR_MIN_END)
         return err_set(err, YADO_ERR_IMAGE, "%s: truncated kernel: the setup header is cut off", f->name);
     if (!(f->data[HDR_LOADFLAGS] & LOADED_HIGH))
         return err_set(err, YADO_ERR_IMAGE, "%s: kernel is a zImage, not a bzImage", f->name);
     if (!(load_le(f->data + HDR_XLOADFLAGS, 2) & XLF_KERNEL_64))
-        return err_set(err, YADO_ERR_IMAGE, "%s: kernel has no 64-bit entry; a 64-bit kernel is needed", f->name);
+        return err_set(err, YADO_ERR_IMAGE, "%s: kernel has no 64-bit entry; a 64-bit kernel is needed",
+                       f->name);
     return true;
 }
 
@@ -71,11 +73,13 @@ static bool check_size(const struct boot_file *f, struct boot_plan *plan, struct
 {
     unsigned sects = f->data[HDR_SETUP_SECTS] ? f->data[HDR_SETUP_SECTS] : SETUP_SECTS_OLD;
     uint64_t setup = (sects + 1) * SECTOR;
-    uint64_t sys = load_le(f->data + HDR_SYSSIZE, 4) * 16; /* counted in 16-byte units, so up to 15 too many */
+    uint64_t sys =
+        load_le(f->data + HDR_SYSSIZE, 4) * 16; /* counted in 16-byte units, so up to 15 too many */
 
     plan->header_end = HDR_MAGIC + f->data[HDR_JUMP_LEN];
     if (plan->header_end < HDR_MIN_END || plan->header_end > HDR_ROOM_END)
-        return err_set(err, YADO_ERR_IMAGE, "%s: damaged kernel: setup header ends at %#x", f->name, plan->header_end);
+        return err_set(err, YADO_ERR_IMAGE, "%s: damaged kernel: setup header ends at %#x", f->name,
+                       plan->header_end);
     if (setup + sys > f->len + 15)
         return err_set(err, YADO_ERR_IMAGE,
                        "%s: truncated kernel: its header says %" PRIu64 " bytes, the file has %zu", f->name,
@@ -87,8 +91,8 @@ static bool check_size(const struct boot_file *f, struct boot_plan *plan, struct
     return true;
 }
 
-/* Where it wants to be. A relocatable kernel could be put lower, but on x86-64 it would then move itself up to that
- * address before it unpacks, so the memory is needed all the same. */
+/* Where it wants to be. A relocatable kernel could be put lower, but on x86-64 it would then move itself up
+ * to that address before it unpacks, so the memory is needed all the same. */
 static bool choose_address(const struct boot_file *f, struct boot_plan *plan, struct yado_error *err)
 {
     uint64_t pref = load_le(f->data + HDR_PREF_ADDRESS, 8);
@@ -111,7 +115,8 @@ bool bzimage_plan(const struct boot_file *kernel, struct boot_plan *plan, struct
     plan->kind = BOOT_BZIMAGE;
     if (!check_identity(kernel, err) || !check_size(kernel, plan, err) || !choose_address(kernel, plan, err))
         return false;
-    plan->initrd_end_max = load_le(kernel->data + HDR_INITRD_ADDR_MAX, 4) + 1; /* the field is the last byte */
+    plan->initrd_end_max =
+        load_le(kernel->data + HDR_INITRD_ADDR_MAX, 4) + 1; /* the field is the last byte */
     plan->cmdline_max = (uint32_t)load_le(kernel->data + HDR_CMDLINE_SIZE, 4);
     return true;
 }
@@ -131,7 +136,8 @@ static void fill_map(uint8_t *params, const struct boot_layout *layout, const st
     params[PARAM_E820_COUNT] = (uint8_t)map.count;
 }
 
-bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem, struct yado_error *err)
+bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                  struct yado_error *err)
 {
     const struct boot_file *f = &in->kernel;
     uint8_t params[BOOT_PARAMS_LEN] = { 0 };

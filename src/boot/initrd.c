@@ -1,13 +1,15 @@
 /* Is it an initrd, and is it whole?
  *
- * An initrd is one or more archives behind each other: plain cpio (often the CPU microcode), and cpio packed by one of
- * seven programs, with zero bytes between them (Linux Documentation/driver-api/early-userspace/buffer-format.rst). A
- * kernel that meets a cut-off archive boots on and dies much later without a root file system, so it is worth finding
- * out here. The archives are walked by their own framing: cpio by members, zstd and lz4 by blocks. xz has an end mark.
- * gzip has no framing that can be followed without unpacking, so it is unpacked and thrown away (0.1 s for each
- * 15 MiB that come out; its checksum is left to the kernel); bzip2, lzma and lzo are taken by their magic alone.
+ * An initrd is one or more archives behind each other: plain cpio (often the CPU microcode), and cpio packed
+ * by one of seven programs, with zero bytes between them (Linux
+ * Documentation/driver-api/early-userspace/buffer-format.rst). A kernel that meets a cut-off archive boots on
+ * and dies much later without a root file system, so it is worth finding out here. The archives are walked by
+ * their own framing: cpio by members, zstd and lz4 by blocks. xz has an end mark. gzip has no framing that
+ * can be followed without unpacking, so it is unpacked and thrown away (0.1 s for each 15 MiB that come out;
+ * its checksum is left to the kernel); bzip2, lzma and lzo are taken by their magic alone.
  *
- * What follows a whole archive and is no archive (a boot configuration, a signature) is left to the kernel. */
+ * What follows a whole archive and is no archive (a boot configuration, a signature) is left to the kernel.
+ */
 #include <archive.h>
 #include <ctype.h>
 #include <inttypes.h>
@@ -214,7 +216,8 @@ static enum walk_result walk_xz(struct cursor *c)
 
 /* ---- gzip: RFC 1952 ---- */
 
-/* Unpacks to the end. Where in the file that was is not known after, so a gzip archive is taken as the last one. */
+/* Unpacks to the end. Where in the file that was is not known after, so a gzip archive is taken as the last
+ * one. */
 static enum walk_result walk_gzip(struct cursor *c)
 {
     struct archive *a = archive_read_new();
@@ -236,7 +239,7 @@ static enum walk_result walk_gzip(struct cursor *c)
         r = archive_read_data_block(a, &block, &len, &off);
     if (r != ARCHIVE_EOF)
         result = strstr(archive_error_string(a) ? archive_error_string(a) : "", "truncated") ? WALK_TRUNCATED
-                                                                                              : WALK_DAMAGED;
+                                                                                             : WALK_DAMAGED;
     archive_read_free(a);
     c->off = c->file->len;
     return result;
@@ -299,14 +302,15 @@ bool initrd_check(const struct boot_file *initrd, struct yado_error *err)
         uint64_t start = c.off;
 
         switch (kind->walk(&c)) {
-        case WALK_OK:
-            break;
+        case WALK_OK: break;
         case WALK_TRUNCATED:
-            return err_set(err, YADO_ERR_IMAGE, "%s: truncated initrd: the %s archive that begins at byte %" PRIu64
+            return err_set(err, YADO_ERR_IMAGE,
+                           "%s: truncated initrd: the %s archive that begins at byte %" PRIu64
                            " goes on after the end of the file (%zu bytes)",
                            initrd->name, kind->name, start, initrd->len);
         case WALK_DAMAGED:
-            return err_set(err, YADO_ERR_IMAGE, "%s: damaged initrd: the %s archive that begins at byte %" PRIu64
+            return err_set(err, YADO_ERR_IMAGE,
+                           "%s: damaged initrd: the %s archive that begins at byte %" PRIu64
                            " cannot be read",
                            initrd->name, kind->name, start);
         }

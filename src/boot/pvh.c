@@ -1,5 +1,5 @@
-/* ELF kernels (vmlinux) through the PVH entry: Xen docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; ELF-64 as in
- * the System V ABI, chapters 4 and 5. */
+/* ELF kernels (vmlinux) through the PVH entry: Xen docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h;
+ * ELF-64 as in the System V ABI, chapters 4 and 5. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -25,7 +25,7 @@
 #define NOTE_HEADER_LEN 12
 #define NOTE_PHYS32_ENTRY 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
 
-#define PVH_CMDLINE_MAX 2047 /* COMMAND_LINE_SIZE of x86 Linux, less the final NUL */
+#define PVH_CMDLINE_MAX 2047      /* COMMAND_LINE_SIZE of x86 Linux, less the final NUL */
 #define PVH_INITRD_END_MAX GIB(2) /* kernels expect it where 32-bit code reaches it */
 
 /* struct hvm_start_info, version 1, and what follows it here. */
@@ -35,7 +35,8 @@
 #define MODULE_LEN 32
 #define MAP_OFF 128
 #define MAP_ENTRY_LEN 24
-_Static_assert(MAP_OFF + BOOT_MAP_MAX * MAP_ENTRY_LEN <= BOOT_PARAMS_LEN, "the start info fits into its page");
+_Static_assert(MAP_OFF + BOOT_MAP_MAX * MAP_ENTRY_LEN <= BOOT_PARAMS_LEN,
+               "the start info fits into its page");
 
 struct segment {
     uint32_t type;
@@ -71,12 +72,15 @@ static bool check_header(const struct boot_file *f, struct yado_error *err)
         return err_set(err, YADO_ERR_IMAGE, "%s: not an x86-64 Linux kernel but ELF code for another machine",
                        f->name);
     if (load_le(f->data + EHDR_TYPE, 2) != ELF_EXECUTABLE)
-        return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file is not of type EXEC", f->name);
+        return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file is not of type EXEC",
+                       f->name);
     phoff = load_le(f->data + EHDR_PHOFF, 8);
     if (load_le(f->data + EHDR_PHENTSIZE, 2) != PHDR_LEN || !segment_count(f))
-        return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file has no program headers", f->name);
+        return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file has no program headers",
+                       f->name);
     if (phoff > f->len || (uint64_t)segment_count(f) * PHDR_LEN > f->len - phoff)
-        return err_set(err, YADO_ERR_IMAGE, "%s: truncated kernel: the ELF program headers are cut off", f->name);
+        return err_set(err, YADO_ERR_IMAGE, "%s: truncated kernel: the ELF program headers are cut off",
+                       f->name);
     return true;
 }
 
@@ -91,18 +95,20 @@ static bool check_segments(const struct boot_file *f, struct boot_plan *plan, st
         if (s.type != PT_LOAD && s.type != PT_NOTE)
             continue;
         if (s.off > f->len || s.filesz > f->len - s.off)
-            return err_set(err, YADO_ERR_IMAGE, "%s: truncated kernel: ELF segment %u ends past the end of the file",
-                           f->name, i);
+            return err_set(err, YADO_ERR_IMAGE,
+                           "%s: truncated kernel: ELF segment %u ends past the end of the file", f->name, i);
         if (s.type != PT_LOAD || !s.memsz)
             continue;
         if (s.filesz > s.memsz || s.paddr < MIB(1) || s.paddr > GIB(4) || s.memsz > GIB(4))
-            return err_set(err, YADO_ERR_IMAGE, "%s: damaged kernel: ELF segment %u at %#" PRIx64 " of %" PRIu64 " bytes",
-                           f->name, i, s.paddr, s.memsz);
+            return err_set(err, YADO_ERR_IMAGE,
+                           "%s: damaged kernel: ELF segment %u at %#" PRIx64 " of %" PRIu64 " bytes", f->name,
+                           i, s.paddr, s.memsz);
         plan->kernel_gpa = min_u64(plan->kernel_gpa, s.paddr);
         plan->kernel_end = max_u64(plan->kernel_end, s.paddr + s.memsz);
     }
     if (!plan->kernel_end)
-        return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file has nothing to load", f->name);
+        return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file has nothing to load",
+                       f->name);
     if (plan->kernel_end > plan->low_ram_len)
         return err_set(err, YADO_ERR_MEMORY,
                        "memory: %" PRIu64 " MiB is too small for the kernel %s; use at least %" PRIu64 " MiB",
@@ -110,7 +116,8 @@ static bool check_segments(const struct boot_file *f, struct boot_plan *plan, st
     return true;
 }
 
-/* Looks through one note segment (inside the file, as checked). Names and descriptors are padded to 4 bytes. */
+/* Looks through one note segment (inside the file, as checked). Names and descriptors are padded to 4 bytes.
+ */
 static bool find_entry_note(const uint8_t *p, uint64_t len, uint64_t *entry)
 {
     while (len >= NOTE_HEADER_LEN) {
@@ -141,11 +148,13 @@ static bool find_entry(const struct boot_file *f, struct boot_plan *plan, struct
             continue;
         if (plan->entry >= plan->kernel_gpa && plan->entry < plan->kernel_end)
             return true;
-        return err_set(err, YADO_ERR_IMAGE, "%s: damaged kernel: PVH entry %#" PRIx64 " is outside of the kernel",
-                       f->name, plan->entry);
+        return err_set(err, YADO_ERR_IMAGE,
+                       "%s: damaged kernel: PVH entry %#" PRIx64 " is outside of the kernel", f->name,
+                       plan->entry);
     }
     return err_set(err, YADO_ERR_IMAGE,
-                   "%s: ELF kernel without a PVH entry (built without CONFIG_PVH); use its bzImage (vmlinuz)", f->name);
+                   "%s: ELF kernel without a PVH entry (built without CONFIG_PVH); use its bzImage (vmlinuz)",
+                   f->name);
 }
 
 bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err)
@@ -176,7 +185,8 @@ static bool load_segments(const struct boot_file *f, struct gmem *mem)
     return true;
 }
 
-bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem, struct yado_error *err)
+bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+              struct yado_error *err)
 {
     const struct boot_layout *layout = &in->layout;
     uint8_t info[BOOT_PARAMS_LEN] = { 0 };

@@ -1,5 +1,5 @@
-/* What is left of the keyboard controller: resetting the machine by command 0xfe. Status reads as 0xff, which is what a
- * PC without the controller answers, so that a probe ends at the first read. */
+/* What is left of the keyboard controller: resetting the machine by command 0xfe. Status reads as 0xff, which
+ * is what a PC without the controller answers, so that a probe ends at the first read. */
 #ifndef CHIP_I8042_H
 #define CHIP_I8042_H
 

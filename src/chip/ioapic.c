@@ -1,12 +1,13 @@
 /* I/O APIC.
  *
- * A pin that is asserted makes a message from its redirection entry. Edge pins send on the rise, and a rise while masked
- * is lost (82093AA 3.2.4). Level pins send when they are asserted, unmasked and remote IRR is clear; sending sets
- * remote IRR, the end of interrupt for the vector clears it, and a pin that is still asserted then sends again.
+ * A pin that is asserted makes a message from its redirection entry. Edge pins send on the rise, and a rise
+ * while masked is lost (82093AA 3.2.4). Level pins send when they are asserted, unmasked and remote IRR is
+ * clear; sending sets remote IRR, the end of interrupt for the vector clears it, and a pin that is still
+ * asserted then sends again.
  *
- * Under the lock it is decided which messages go out; they are sent after it is released, so that a processor that answers
- * at once may enter again. Two messages of one pin cannot overtake each other harmfully: a level pin has at most one
- * outstanding, and equal edge messages are the same message. */
+ * Under the lock it is decided which messages go out; they are sent after it is released, so that a processor
+ * that answers at once may enter again. Two messages of one pin cannot overtake each other harmfully: a level
+ * pin has at most one outstanding, and equal edge messages are the same message. */
 #include "chip/ioapic.h"
 
 #include <pthread.h>
@@ -31,7 +32,8 @@
 #define RTE_REMOTE_IRR 0x4000ull
 #define RTE_LEVEL 0x8000ull
 #define RTE_MASKED 0x10000ull
-#define RTE_EXT_DEST_SHIFT 49 /* destination bits 8 to 14, the convention of KVM and Hyper-V for more than 255 APICs */
+#define RTE_EXT_DEST_SHIFT                                                                                   \
+    49 /* destination bits 8 to 14, the convention of KVM and Hyper-V for more than 255 APICs */
 #define RTE_DEST_SHIFT 56
 /* Vector, delivery, destination mode, polarity, trigger, mask, extended and plain destination. */
 #define RTE_WRITABLE 0xfffe00000001afffull
@@ -61,7 +63,7 @@ struct ioapic {
     pthread_mutex_t lock; /* a leaf: nothing is called with it held */
     struct msi_sink msi;
     uint8_t id_at_reset;
-    uint32_t id;    /* in register format */
+    uint32_t id; /* in register format */
     uint8_t index;
     uint64_t rte[IOAPIC_PINS];
     uint32_t level; /* bit per pin: asserted */
@@ -102,7 +104,8 @@ static void fire_locked(struct ioapic *io, unsigned pin, struct messages *out)
 
 static void fire_if_level_locked(struct ioapic *io, unsigned pin, struct messages *out)
 {
-    if ((io->level & (1u << pin)) && is_level(io->rte[pin]) && !(io->rte[pin] & (RTE_MASKED | RTE_REMOTE_IRR)))
+    if ((io->level & (1u << pin)) && is_level(io->rte[pin]) &&
+        !(io->rte[pin] & (RTE_MASKED | RTE_REMOTE_IRR)))
         fire_locked(io, pin, out);
 }
 
@@ -199,12 +202,9 @@ static uint32_t register_read_locked(const struct ioapic *io)
     }
     switch (n) {
     case REG_ID:
-    case REG_ARBITRATION:
-        return io->id;
-    case REG_VERSION:
-        return VERSION | (IOAPIC_PINS - 1) << 16;
-    default:
-        return 0;
+    case REG_ARBITRATION: return io->id;
+    case REG_VERSION: return VERSION | (IOAPIC_PINS - 1) << 16;
+    default: return 0;
     }
 }
 

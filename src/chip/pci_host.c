@@ -2,23 +2,23 @@
  *
  * Theory of operation
  *
- * Configuration space of a function is three byte arrays: present values, bits the guest may change, and power-on
- * values. An access through ECAM or the two ports comes down to config_read / config_write of one function, which
- * move bytes under the host lock and then see what the bytes touched:
+ * Configuration space of a function is three byte arrays: present values, bits the guest may change, and
+ * power-on values. An access through ECAM or the two ports comes down to config_read / config_write of one
+ * function, which move bytes under the host lock and then see what the bytes touched:
  *
- *   BARs and the memory bit of the command register: each BAR of the function is unmapped or mapped anew on the memory
- *   bus, as PCI 6.2.5.1 says. A driver sizes a BAR by writing ones; no special case is needed, as the bits below the
- *   size are not writable. What the guest places where it may not be (over another device) stays unmapped and is
- *   logged: the guest's own loss.
+ *   BARs and the memory bit of the command register: each BAR of the function is unmapped or mapped anew on
+ * the memory bus, as PCI 6.2.5.1 says. A driver sizes a BAR by writing ones; no special case is needed, as
+ * the bits below the size are not writable. What the guest places where it may not be (over another device)
+ * stays unmapped and is logged: the guest's own loss.
  *
- *   the interrupt disable bit and MSI-X enable: whether the function drives its INTx line. A line is the OR of all
- *   functions on it, by a count.
+ *   the interrupt disable bit and MSI-X enable: whether the function drives its INTx line. A line is the OR
+ * of all functions on it, by a count.
  *
  *   a capability of the function: its callback, after the lock is released, as it may call back into here.
  *
- * Functions sit at devices 1 and up of bus 0, function 0 only; the bridge is device 0. There are no bridges to other
- * buses, no I/O BARs and no hot plug. Functions are conventional PCI devices with no PCI Express capability, so extended
- * configuration space (offsets 256 and up) reads as all ones. */
+ * Functions sit at devices 1 and up of bus 0, function 0 only; the bridge is device 0. There are no bridges
+ * to other buses, no I/O BARs and no hot plug. Functions are conventional PCI devices with no PCI Express
+ * capability, so extended configuration space (offsets 256 and up) reads as all ones. */
 #include "chip/pci_priv.h"
 
 #include <inttypes.h>
@@ -109,7 +109,8 @@ static void place_bar_locked(struct pci_function *fn, unsigned i)
     if (!decode || !addr)
         return;
     if (!region_map(fn->host->cfg.mmio, &bar->region, addr, bar->len, &why))
-        log_line(fn->host->cfg.log, LOG_GUEST_FAULT, "pci %s: BAR %u stays unmapped: %s", fn->desc.name, i, why.message);
+        log_line(fn->host->cfg.log, LOG_GUEST_FAULT, "pci %s: BAR %u stays unmapped: %s", fn->desc.name, i,
+                 why.message);
     else
         log_line(fn->host->cfg.log, LOG_PCI, "pci %s: BAR %u at %#" PRIx64, fn->desc.name, i, addr);
 }
@@ -198,8 +199,8 @@ bool pci_function_bus_master(struct pci_function *fn)
     return pci_function_config_read(fn, PCI_COMMAND, 2) & PCI_COMMAND_MASTER;
 }
 
-unsigned pci_function_add_cap(struct pci_function *fn, uint8_t id, const uint8_t *body, const uint8_t *writable,
-                              unsigned len)
+unsigned pci_function_add_cap(struct pci_function *fn, uint8_t id, const uint8_t *body,
+                              const uint8_t *writable, unsigned len)
 {
     unsigned off = (unsigned)align_up(fn->caps_end, 4);
 
@@ -217,7 +218,8 @@ unsigned pci_function_add_cap(struct pci_function *fn, uint8_t id, const uint8_t
     return off;
 }
 
-unsigned pci_function_add_vendor_cap(struct pci_function *fn, const void *body, unsigned len, const void *writable)
+unsigned pci_function_add_vendor_cap(struct pci_function *fn, const void *body, unsigned len,
+                                     const void *writable)
 {
     uint8_t bytes[PCI_CONFIG_LEN], mask[PCI_CONFIG_LEN] = { 0 };
     unsigned off;
@@ -258,7 +260,8 @@ uint64_t pci_function_bar_read(struct pci_function *fn, unsigned bar_index, uint
     return value;
 }
 
-void pci_function_bar_write(struct pci_function *fn, unsigned bar_index, uint64_t off, unsigned width, uint64_t value)
+void pci_function_bar_write(struct pci_function *fn, unsigned bar_index, uint64_t off, unsigned width,
+                            uint64_t value)
 {
     struct pci_bar_state *bar = &fn->bars[bar_index];
     unsigned step = bar_step(bar, off, width);
@@ -314,8 +317,8 @@ static void function_free(struct pci_function *fn)
     free(fn);
 }
 
-static struct pci_function *function_new(struct pci_host *host, unsigned device, const struct pci_function_desc *desc,
-                                         struct yado_error *err)
+static struct pci_function *function_new(struct pci_host *host, unsigned device,
+                                         const struct pci_function_desc *desc, struct yado_error *err)
 {
     struct pci_function *fn = calloc(1, sizeof(*fn));
 
@@ -341,7 +344,8 @@ static struct pci_function *function_new(struct pci_host *host, unsigned device,
     return fn;
 }
 
-struct pci_function *pci_host_add(struct pci_host *host, const struct pci_function_desc *desc, struct yado_error *err)
+struct pci_function *pci_host_add(struct pci_host *host, const struct pci_function_desc *desc,
+                                  struct yado_error *err)
 {
     unsigned device = 0;
 
@@ -429,7 +433,8 @@ static bool window_take(struct window *w, uint64_t len, uint64_t *addr)
     return true;
 }
 
-static bool assign_function(struct pci_function *fn, struct window *low, struct window *high, struct yado_error *err)
+static bool assign_function(struct pci_function *fn, struct window *low, struct window *high,
+                            struct yado_error *err)
 {
     bool any = false;
 
@@ -442,7 +447,8 @@ static bool assign_function(struct pci_function *fn, struct window *low, struct 
             continue;
         if (!window_take(use_high ? high : low, bar->len, &addr))
             return err_set(err, YADO_ERR_INVALID_CONFIG,
-                           "PCI device %s: BAR %u of %" PRIu64 " bytes does not fit into the device memory window",
+                           "PCI device %s: BAR %u of %" PRIu64
+                           " bytes does not fit into the device memory window",
                            fn->desc.name, i, bar->len);
         put_bytes(fn->config + PCI_BAR0 + 4 * i, 4, (uint32_t)addr | (bar->is_64bit ? PCI_BAR_64BIT : 0));
         if (bar->is_64bit)
@@ -455,8 +461,8 @@ static bool assign_function(struct pci_function *fn, struct window *low, struct 
     return true;
 }
 
-bool pci_host_assign_bars(struct pci_host *host, uint64_t mmio32_base, uint64_t mmio32_len, uint64_t mmio64_base,
-                          uint64_t mmio64_len, struct yado_error *err)
+bool pci_host_assign_bars(struct pci_host *host, uint64_t mmio32_base, uint64_t mmio32_len,
+                          uint64_t mmio64_base, uint64_t mmio64_len, struct yado_error *err)
 {
     struct window low = { mmio32_base, mmio32_base + mmio32_len };
     struct window high = { mmio64_base, mmio64_base + mmio64_len };

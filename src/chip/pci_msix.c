@@ -1,7 +1,8 @@
 /* MSI-X: capability, table and pending bits of a function (PCI Local Bus 3.0, 6.8.2 and 6.8.3).
  *
- * The table is at the start of the BAR and the pending bits in its upper half. A vector that is raised while it or the
- * function is masked, or while the function may not master the bus, is remembered and sent as soon as it may be. */
+ * The table is at the start of the BAR and the pending bits in its upper half. A vector that is raised while
+ * it or the function is masked, or while the function may not master the bus, is remembered and sent as soon
+ * as it may be. */
 #include "chip/pci_priv.h"
 
 #include <stdlib.h>
@@ -98,14 +99,10 @@ static uint32_t table_read(const struct msix *x, uint64_t off)
     const struct msix_entry *e = &x->table[off / MSIX_ENTRY_LEN];
 
     switch (off % MSIX_ENTRY_LEN) {
-    case 0:
-        return (uint32_t)e->addr;
-    case 4:
-        return (uint32_t)(e->addr >> 32);
-    case 8:
-        return e->data;
-    default:
-        return e->control;
+    case 0: return (uint32_t)e->addr;
+    case 4: return (uint32_t)(e->addr >> 32);
+    case 8: return e->data;
+    default: return e->control;
     }
 }
 
@@ -114,18 +111,10 @@ static void table_write(struct msix *x, uint64_t off, uint32_t value)
     struct msix_entry *e = &x->table[off / MSIX_ENTRY_LEN];
 
     switch (off % MSIX_ENTRY_LEN) {
-    case 0:
-        e->addr = (e->addr & 0xffffffff00000000) | (value & ~3u);
-        break;
-    case 4:
-        e->addr = (e->addr & 0xffffffff) | (uint64_t)value << 32;
-        break;
-    case 8:
-        e->data = value;
-        break;
-    default:
-        e->control = value & MSIX_ENTRY_MASKED;
-        break;
+    case 0: e->addr = (e->addr & 0xffffffff00000000) | (value & ~3u); break;
+    case 4: e->addr = (e->addr & 0xffffffff) | (uint64_t)value << 32; break;
+    case 8: e->data = value; break;
+    default: e->control = value & MSIX_ENTRY_MASKED; break;
     }
 }
 
@@ -222,7 +211,8 @@ bool pci_msix_init(struct pci_function *fn, struct yado_error *err)
     fn->bars[fn->desc.msix_bar].len = max_u64(2 * x->pba_off, BAR_LEN_MIN);
     fn->bars[fn->desc.msix_bar].region = (struct region){ .ops = &msix_ops, .ctx = fn };
     if (!capability_add(fn))
-        return err_set(err, YADO_ERR_INTERNAL, "PCI device %s: no room for the MSI-X capability", fn->desc.name);
+        return err_set(err, YADO_ERR_INTERNAL, "PCI device %s: no room for the MSI-X capability",
+                       fn->desc.name);
     pci_msix_reset(fn);
     return true;
 }

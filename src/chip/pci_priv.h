@@ -59,7 +59,7 @@ struct msix {
     uint64_t pba_off;     /* in the BAR */
     bool enabled, mask_all, master;
     struct msix_entry *table;
-    uint32_t *pending;    /* bit per vector */
+    uint32_t *pending; /* bit per vector */
 };
 
 struct pci_bar_state {
@@ -83,19 +83,20 @@ struct pci_function {
 };
 
 struct pci_host {
-    /* Guards configuration space of all functions, BAR placement and INTx. Order: the lock of a device, then pci_host.lock,
-     * then msix.lock, the bus, and what interrupt lines take. Functions' callbacks run without it. */
+    /* Guards configuration space of all functions, BAR placement and INTx. Order: the lock of a device, then
+     * pci_host.lock, then msix.lock, the bus, and what interrupt lines take. Functions' callbacks run without
+     * it. */
     pthread_mutex_t lock;
     struct pci_host_config cfg;
-    uint32_t address; /* latch of port 0xcf8 */
+    uint32_t address;                                 /* latch of port 0xcf8 */
     struct pci_function *functions[PCI_HOST_DEVICES]; /* fixed once the machine runs */
-    unsigned intx_count[4]; /* functions that assert each line */
+    unsigned intx_count[4];                           /* functions that assert each line */
 };
 
-/* Adds a capability with `len` bytes after id and next. Returns its offset, 0 if there is no room. The host is locked or
- * not yet running. */
-unsigned pci_function_add_cap(struct pci_function *fn, uint8_t id, const uint8_t *body, const uint8_t *writable,
-                              unsigned len);
+/* Adds a capability with `len` bytes after id and next. Returns its offset, 0 if there is no room. The host
+ * is locked or not yet running. */
+unsigned pci_function_add_cap(struct pci_function *fn, uint8_t id, const uint8_t *body,
+                              const uint8_t *writable, unsigned len);
 
 /* Allocates the table, adds the capability and the BAR. */
 bool pci_msix_init(struct pci_function *fn, struct yado_error *err);

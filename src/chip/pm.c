@@ -1,8 +1,9 @@
 /* ACPI fixed hardware.
  *
- * The timer is computed from the clock when it is read. Its status bit is kept lazily in the same way, and the chip
- * raises no interrupt for it: TMR_EN cannot be set. Nobody but very old systems uses that interrupt, and it would cost
- * a wake-up every 10 minutes. Sleep states other than S5 are not named in the DSDT; asking for one wakes at once. */
+ * The timer is computed from the clock when it is read. Its status bit is kept lazily in the same way, and
+ * the chip raises no interrupt for it: TMR_EN cannot be set. Nobody but very old systems uses that interrupt,
+ * and it would cost a wake-up every 10 minutes. Sleep states other than S5 are not named in the DSDT; asking
+ * for one wakes at once. */
 #include "chip/pm.h"
 
 #include <pthread.h>
@@ -31,7 +32,7 @@
 #define CNT_SLP_TYP_SHIFT 10
 #define CNT_SLP_EN 0x2000
 
-#define RESET_CPU 0x04 /* the reset happens when this bit is written as one */
+#define RESET_CPU 0x04  /* the reset happens when this bit is written as one */
 #define RESET_KEPT 0x0a /* bits that read back: full reset, system reset */
 
 struct pm {
@@ -169,23 +170,14 @@ static bool write_byte_locked(struct pm *p, uint64_t off, uint8_t byte)
     switch (off) {
     case PM1_EVT_OFF: /* ones clear */
         catch_up_timer_locked(p);
-        p->status &= (uint16_t)~(byte & STS_ALL);
+        p->status &= (uint16_t) ~(byte & STS_ALL);
         return false;
-    case PM1_EVT_OFF + 1:
-        p->status &= (uint16_t)~(byte << 8 & STS_ALL);
-        return false;
-    case PM1_EVT_OFF + 2:
-        p->enable = (uint16_t)((p->enable & 0xff00) | (byte & EN_ALL));
-        return false;
-    case PM1_EVT_OFF + 3:
-        p->enable = (uint16_t)((p->enable & 0x00ff) | (byte << 8 & EN_ALL));
-        return false;
-    case PM1_CNT_OFF:
-        return write_control_locked(p, 0, byte);
-    case PM1_CNT_OFF + 1:
-        return write_control_locked(p, 8, byte);
-    default: /* the timer is read-only */
-        return false;
+    case PM1_EVT_OFF + 1: p->status &= (uint16_t) ~(byte << 8 & STS_ALL); return false;
+    case PM1_EVT_OFF + 2: p->enable = (uint16_t)((p->enable & 0xff00) | (byte & EN_ALL)); return false;
+    case PM1_EVT_OFF + 3: p->enable = (uint16_t)((p->enable & 0x00ff) | (byte << 8 & EN_ALL)); return false;
+    case PM1_CNT_OFF: return write_control_locked(p, 0, byte);
+    case PM1_CNT_OFF + 1: return write_control_locked(p, 8, byte);
+    default: /* the timer is read-only */ return false;
     }
 }
 

@@ -1,10 +1,11 @@
 /* Real-time clock.
  *
- * Nothing ticks. The chip holds one pair (guest time, monotonic time) and computes what the registers show when they are
- * looked at; interrupt flags of the seconds that went by are found in the same way, and a timer of the machine is asked
- * for only when an interrupt is enabled that has not come yet. Guest time follows the host's wall clock: when that
- * is stepped by more than a second, so is the guest's. While the guest holds the clock (SET, or the divider in reset) the
- * time registers are plain memory, and what they hold when it lets go becomes the time. */
+ * Nothing ticks. The chip holds one pair (guest time, monotonic time) and computes what the registers show
+ * when they are looked at; interrupt flags of the seconds that went by are found in the same way, and a timer
+ * of the machine is asked for only when an interrupt is enabled that has not come yet. Guest time follows the
+ * host's wall clock: when that is stepped by more than a second, so is the guest's. While the guest holds the
+ * clock (SET, or the divider in reset) the time registers are plain memory, and what they hold when it lets
+ * go becomes the time. */
 #include "chip/rtc.h"
 
 #include <pthread.h>
@@ -16,8 +17,20 @@
 #define UPDATE_NS 244000 /* "update in progress" leads each update by 244 us at the least */
 
 enum {
-    REG_SEC, REG_SEC_ALARM, REG_MIN, REG_MIN_ALARM, REG_HOUR, REG_HOUR_ALARM,
-    REG_WEEKDAY, REG_DAY, REG_MONTH, REG_YEAR, REG_A, REG_B, REG_C, REG_D,
+    REG_SEC,
+    REG_SEC_ALARM,
+    REG_MIN,
+    REG_MIN_ALARM,
+    REG_HOUR,
+    REG_HOUR_ALARM,
+    REG_WEEKDAY,
+    REG_DAY,
+    REG_MONTH,
+    REG_YEAR,
+    REG_A,
+    REG_B,
+    REG_C,
+    REG_D,
 };
 
 #define A_UIP 0x80
@@ -51,10 +64,10 @@ struct rtc {
     struct rtc_config cfg;
     uint8_t index;
     uint8_t cmos[RTC_CMOS_SIZE]; /* time registers are current only while the clock is held */
-    int64_t base_sec;  /* guest time, seconds since 1970, at base_ns */
+    int64_t base_sec;            /* guest time, seconds since 1970, at base_ns */
     uint64_t base_ns;
-    int64_t wall_offset; /* guest time minus host wall time */
-    int64_t seen_sec;  /* flags are computed up to this guest second */
+    int64_t wall_offset;  /* guest time minus host wall time */
+    int64_t seen_sec;     /* flags are computed up to this guest second */
     uint64_t seen_period; /* and up to this period */
     bool irq_level;
 };
@@ -65,8 +78,8 @@ struct calendar {
     unsigned hour, min, sec;
 };
 
-/* Days since 1970-01-01 of a date in the Gregorian calendar, and back; years start in March here so that the leap day
- * is the last. */
+/* Days since 1970-01-01 of a date in the Gregorian calendar, and back; years start in March here so that the
+ * leap day is the last. */
 static int64_t days_of_date(int year, unsigned month, unsigned day)
 {
     int64_t y = month <= 2 ? year - 1 : year;
@@ -179,7 +192,8 @@ static void time_from_registers(struct rtc *r, uint64_t second_began_ns)
     r->seen_sec = r->base_sec;
 }
 
-/* Nanoseconds between periodic interrupts, 0 for none. Table 5 of the data sheet: rates 1 and 2 repeat 8 and 9. */
+/* Nanoseconds between periodic interrupts, 0 for none. Table 5 of the data sheet: rates 1 and 2 repeat 8
+ * and 9. */
 static uint64_t period_ns(const struct rtc *r)
 {
     unsigned rate = r->cmos[REG_A] & A_RATE;
@@ -198,8 +212,8 @@ static uint64_t period_number(const struct rtc *r)
     return period ? clock_now(&r->cfg.clock) / period : 0;
 }
 
-/* The first second after `from` at which the alarm matches, or -1. Steps over hours and minutes that cannot match, so it
- * ends after at most 25 + 60 + 60 turns. */
+/* The first second after `from` at which the alarm matches, or -1. Steps over hours and minutes that cannot
+ * match, so it ends after at most 25 + 60 + 60 turns. */
 static int64_t next_alarm(const struct rtc *r, int64_t from)
 {
     uint8_t ah = r->cmos[REG_HOUR_ALARM], am = r->cmos[REG_MIN_ALARM], as = r->cmos[REG_SEC_ALARM];
@@ -260,7 +274,8 @@ static void update_irq_locked(struct rtc *r)
 
 static uint64_t deadline_of(const struct rtc *r, int64_t guest_sec)
 {
-    return guest_sec <= r->base_sec ? r->base_ns : r->base_ns + (uint64_t)(guest_sec - r->base_sec) * NS_PER_SEC;
+    return guest_sec <= r->base_sec ? r->base_ns
+                                    : r->base_ns + (uint64_t)(guest_sec - r->base_sec) * NS_PER_SEC;
 }
 
 /* Asks for the timer at the next event that is enabled and has not come yet. */
@@ -323,7 +338,7 @@ void rtc_reset(struct rtc *r)
     pthread_mutex_lock(&r->lock);
     catch_up_locked(r);
     r->index = 0;
-    r->cmos[REG_B] &= (uint8_t)~(B_PIE | B_AIE | B_UIE);
+    r->cmos[REG_B] &= (uint8_t) ~(B_PIE | B_AIE | B_UIE);
     r->cmos[REG_C] = 0;
     settle_locked(r);
     pthread_mutex_unlock(&r->lock);

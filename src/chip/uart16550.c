@@ -1,10 +1,11 @@
 /* 16550A UART.
  *
- * The transmitter takes no time: a byte written to THR leaves at once, so THR and the shift register are always empty
- * and the "THR empty" interrupt is pending again directly after each write, until IIR has been read. The receiver has
- * no bit clock either: bytes below the trigger level raise the character time-out interrupt at once, which drivers
- * treat like data. Baud rate, word length and parity are stored and have no effect. OUT2 does not gate the interrupt
- * line, as it would on a PC board: drivers that use interrupts set it, and those that poll do not enable any. */
+ * The transmitter takes no time: a byte written to THR leaves at once, so THR and the shift register are
+ * always empty and the "THR empty" interrupt is pending again directly after each write, until IIR has been
+ * read. The receiver has no bit clock either: bytes below the trigger level raise the character time-out
+ * interrupt at once, which drivers treat like data. Baud rate, word length and parity are stored and have no
+ * effect. OUT2 does not gate the interrupt line, as it would on a PC board: drivers that use interrupts set
+ * it, and those that poll do not enable any. */
 #include "chip/uart16550.h"
 
 #include <pthread.h>
@@ -57,8 +58,8 @@ enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define MSR_DCD 0x80
 
 struct uart {
-    /* Order: uart.lock, then whatever the interrupt line takes. The line is moved under the lock so that its levels
-     * cannot overtake each other. */
+    /* Order: uart.lock, then whatever the interrupt line takes. The line is moved under the lock so that its
+     * levels cannot overtake each other. */
     pthread_mutex_t lock;
     struct uart_config cfg;
     uint8_t ier, fcr, lcr, mcr, msr, scr;
@@ -111,7 +112,8 @@ static uint8_t fifo_take(struct uart *u)
     return byte;
 }
 
-/* The highest-priority interrupt, in the coding of IIR without the FIFO bits (table 8.5 of the data sheet). */
+/* The highest-priority interrupt, in the coding of IIR without the FIFO bits (table 8.5 of the data sheet).
+ */
 static uint8_t interrupt_source(const struct uart *u)
 {
     if ((u->ier & IER_LINE) && u->overrun)
@@ -278,33 +280,18 @@ static uint64_t uart_read(void *ctx, uint64_t off, unsigned width)
     pthread_mutex_lock(&u->lock);
     dlab = u->lcr & LCR_DLAB;
     switch (off) {
-    case REG_DATA:
-        value = dlab ? u->dll : fifo_take(u);
-        break;
-    case REG_IER:
-        value = dlab ? u->dlm : u->ier;
-        break;
-    case REG_IIR_FCR:
-        value = read_iir_locked(u);
-        break;
-    case REG_LCR:
-        value = u->lcr;
-        break;
-    case REG_MCR:
-        value = u->mcr;
-        break;
-    case REG_LSR:
-        value = read_lsr_locked(u);
-        break;
+    case REG_DATA: value = dlab ? u->dll : fifo_take(u); break;
+    case REG_IER: value = dlab ? u->dlm : u->ier; break;
+    case REG_IIR_FCR: value = read_iir_locked(u); break;
+    case REG_LCR: value = u->lcr; break;
+    case REG_MCR: value = u->mcr; break;
+    case REG_LSR: value = read_lsr_locked(u); break;
     case REG_MSR:
         value = u->msr;
         u->msr &= (uint8_t)~MSR_DELTA;
         break;
-    case REG_SCR:
-        value = u->scr;
-        break;
-    default:
-        break;
+    case REG_SCR: value = u->scr; break;
+    default: break;
     }
     update_irq_locked(u);
     unlock_and_tell(u);
@@ -313,7 +300,8 @@ static uint64_t uart_read(void *ctx, uint64_t off, unsigned width)
 
 static void write_ier_locked(struct uart *u, uint8_t value)
 {
-    /* Enabling it with THR empty makes it pending, also if it was acknowledged before: drivers test for that. */
+    /* Enabling it with THR empty makes it pending, also if it was acknowledged before: drivers test for that.
+     */
     if ((value & IER_THRE) && !(u->ier & IER_THRE))
         u->thre_pending = true;
     u->ier = value & IER_ALL;
@@ -359,21 +347,14 @@ static void uart_write(void *ctx, uint64_t off, unsigned width, uint64_t value64
         else
             write_ier_locked(u, value);
         break;
-    case REG_IIR_FCR:
-        write_fcr_locked(u, value);
-        break;
-    case REG_LCR:
-        u->lcr = value;
-        break;
+    case REG_IIR_FCR: write_fcr_locked(u, value); break;
+    case REG_LCR: u->lcr = value; break;
     case REG_MCR:
         u->mcr = value & MCR_ALL;
         update_modem_locked(u);
         break;
-    case REG_SCR:
-        u->scr = value;
-        break;
-    default: /* LSR and MSR are read-only */
-        break;
+    case REG_SCR: u->scr = value; break;
+    default: /* LSR and MSR are read-only */ break;
     }
     update_irq_locked(u);
     unlock_and_tell(u);

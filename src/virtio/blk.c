@@ -2,29 +2,31 @@
  *
  * Theory of operation
  *
- * A request is one chain: a header of 16 readable bytes, then data in one direction, and a status byte as the last
- * writable byte, however the driver cut that into descriptors (5.2.6, 2.7.4). The kicking vCPU thread takes chains,
- * checks them and hands them to the disk, which works on them asynchronously, any number at once and in any order;
- * the disk's thread writes the status, returns the chain and interrupts. Data goes between disk and guest memory without
- * a copy: the request's iovec points into guest memory.
+ * A request is one chain: a header of 16 readable bytes, then data in one direction, and a status byte as the
+ * last writable byte, however the driver cut that into descriptors (5.2.6, 2.7.4). The kicking vCPU thread
+ * takes chains, checks them and hands them to the disk, which works on them asynchronously, any number at
+ * once and in any order; the disk's thread writes the status, returns the chain and interrupts. Data goes
+ * between disk and guest memory without a copy: the request's iovec points into guest memory.
  *
- * Checks. Without room for header and status the device is broken, as there is no way to answer. Everything else is
- * answered: IOERR for a range outside the disk, a length that is no multiple of 512, a write to a read-only disk, a bad
- * discard; UNSUPP for unknown types and flags. Ranges are compared by subtraction, so that nothing can wrap.
+ * Checks. Without room for header and status the device is broken, as there is no way to answer. Everything
+ * else is answered: IOERR for a range outside the disk, a length that is no multiple of 512, a write to a
+ * read-only disk, a bad discard; UNSUPP for unknown types and flags. Ranges are compared by subtraction, so
+ * that nothing can wrap.
  *
- * The used length names the bytes written from the start of the writable part without a gap (2.7.8.2): data and status
- * of a complete read; the status where there is no data; 0 where data was not (all) written but the status after it was.
+ * The used length names the bytes written from the start of the writable part without a gap (2.7.8.2): data
+ * and status of a complete read; the status where there is no data; 0 where data was not (all) written but
+ * the status after it was.
  *
- * Write-back. With FLUSH negotiated the disk may cache writes and the guest flushes. A driver that did not negotiate
- * FLUSH, or that turned writeback off through CONFIG_WCE, must find each completed write on stable storage: then a write
- * is followed by a flush of its own before it completes (5.2.5.2, 5.2.6.2).
+ * Write-back. With FLUSH negotiated the disk may cache writes and the guest flushes. A driver that did not
+ * negotiate FLUSH, or that turned writeback off through CONFIG_WCE, must find each completed write on stable
+ * storage: then a write is followed by a flush of its own before it completes (5.2.5.2, 5.2.6.2).
  *
- * Limits. A request's memory is bounded by VIRTQ_CHAIN_MAX, and their number by the queues' sizes. Discard and
- * write-zeroes requests carry one range of at most 2 GiB, so that one cannot occupy the disk for ever.
+ * Limits. A request's memory is bounded by VIRTQ_CHAIN_MAX, and their number by the queues' sizes. Discard
+ * and write-zeroes requests carry one range of at most 2 GiB, so that one cannot occupy the disk for ever.
  *
- * Threads and reset: see vdev.c. A request is freed by the completion that returns its chain, with the device's lock
- * held, so vdev's wait for held chains is the wait for the disk. vblk_free also drains the disk, because the disk's thread
- * may still be on its way out of our callback. */
+ * Threads and reset: see vdev.c. A request is freed by the completion that returns its chain, with the
+ * device's lock held, so vdev's wait for held chains is the wait for the disk. vblk_free also drains the
+ * disk, because the disk's thread may still be on its way out of our callback. */
 #include "virtio/blk.h"
 
 #include <stdio.h>
@@ -33,7 +35,7 @@
 
 #define SECTOR 512u
 #define QUEUE_SIZE 256
-#define SEG_MAX (QUEUE_SIZE - 2) /* room for header and status in a direct chain */
+#define SEG_MAX (QUEUE_SIZE - 2)     /* room for header and status in a direct chain */
 #define RANGE_SECTORS_MAX (1u << 22) /* 2 GiB */
 #define SERIAL_LEN 20
 
@@ -126,7 +128,8 @@ static void status_write(struct vblk *b, uint64_t gpa, uint8_t status)
 static void answer(struct vblk *b, const struct blk_ask *ask, uint8_t status, uint64_t filled)
 {
     status_write(b, ask->status_gpa, status);
-    vdev_complete(&b->vd, ask->queue, ask->chain->head, (uint32_t)(filled == ask->in_len ? filled + 1 : filled));
+    vdev_complete(&b->vd, ask->queue, ask->chain->head,
+                  (uint32_t)(filled == ask->in_len ? filled + 1 : filled));
 }
 
 static void request_done(struct disk_request *dr, int error)
@@ -152,9 +155,11 @@ static void request_done(struct disk_request *dr, int error)
     vdev_unlock(&b->vd);
 }
 
-/* Points the request's iovec to `len` bytes of data of the segments from byte `skip` on; joins neighbours. Pieces may be
- * neighbours on the host and not in the guest (the two ends of the PCI hole), which matters where gpas are kept. */
-static void iov_fill(struct blk_request *r, const struct virtq_seg *segs, unsigned count, uint64_t skip, uint64_t len)
+/* Points the request's iovec to `len` bytes of data of the segments from byte `skip` on; joins neighbours.
+ * Pieces may be neighbours on the host and not in the guest (the two ends of the PCI hole), which matters
+ * where gpas are kept. */
+static void iov_fill(struct blk_request *r, const struct virtq_seg *segs, unsigned count, uint64_t skip,
+                     uint64_t len)
 {
     unsigned n = 0;
 
@@ -182,7 +187,8 @@ static void iov_fill(struct blk_request *r, const struct virtq_seg *segs, unsign
     r->disk.iov_count = n;
 }
 
-static struct blk_request *request_new(struct vblk *b, const struct blk_ask *ask, enum disk_op op, unsigned pieces)
+static struct blk_request *request_new(struct vblk *b, const struct blk_ask *ask, enum disk_op op,
+                                       unsigned pieces)
 {
     size_t iov_len = pieces * sizeof(struct iovec);
     size_t gpa_len = op == DISK_READ ? pieces * sizeof(uint64_t) : 0;
@@ -224,7 +230,8 @@ static void read_write(struct vblk *b, const struct blk_ask *ask)
     uint64_t len = write ? ask->out_len : ask->in_len;
     struct blk_request *r;
 
-    if (len % SECTOR || !range_fits(b, ask->header.sector, len / SECTOR) || (write && disk_read_only(b->disk))) {
+    if (len % SECTOR || !range_fits(b, ask->header.sector, len / SECTOR) ||
+        (write && disk_read_only(b->disk))) {
         answer(b, ask, S_IOERR, 0);
         return;
     }
@@ -399,8 +406,8 @@ struct vblk *vblk_new(const struct vblk_config *cfg, struct yado_error *err)
     };
     struct vblk *b;
 
-    BUG_ON(cfg->block_size && (cfg->block_size < SECTOR || cfg->block_size > 4096 ||
-                               (cfg->block_size & (cfg->block_size - 1))));
+    BUG_ON(cfg->block_size &&
+           (cfg->block_size < SECTOR || cfg->block_size > 4096 || (cfg->block_size & (cfg->block_size - 1))));
     if (disk_size(cfg->disk) % (cfg->block_size ? cfg->block_size : SECTOR)) {
         err_set(err, YADO_ERR_IMAGE, "%s: its size is not a multiple of the block size of %u bytes",
                 cfg->label ? cfg->label : "disk", cfg->block_size);

@@ -19,7 +19,8 @@ struct vblk_config {
 
 /* Read-only follows disk_read_only. NULL and err on failure. */
 struct vblk *vblk_new(const struct vblk_config *cfg, struct yado_error *err);
-/* vCPUs and the loop are stopped; waits for requests in flight. The disk may be closed afterwards. NULL is fine. */
+/* vCPUs and the loop are stopped; waits for requests in flight. The disk may be closed afterwards. NULL is
+ * fine. */
 void vblk_free(struct vblk *b);
 struct vdev *vblk_vdev(struct vblk *b);
 

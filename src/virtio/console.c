@@ -2,29 +2,33 @@
  *
  * Theory of operation
  *
- * One port, two queues: 0 receives (input for the guest), 1 transmits (output of the guest). The first device is hvc0.
+ * One port, two queues: 0 receives (input for the guest), 1 transmits (output of the guest). The first device
+ * is hvc0.
  *
- * Output is handed to the sink on the kicking vCPU thread. Linux's hvc driver spins until its output buffer comes back,
- * so a trip over another thread would cost the guest a wake-up per line. Bytes go through a small host copy: a sink that
- * looks at them must not see them change. When the sink takes less than it is given, the chain stays held
+ * Output is handed to the sink on the kicking vCPU thread. Linux's hvc driver spins until its output buffer
+ * comes back, so a trip over another thread would cost the guest a wake-up per line. Bytes go through a small
+ * host copy: a sink that looks at them must not see them change. When the sink takes less than it is given,
+ * the chain stays held
  * ("stalled"), kicks stay off, and vconsole_sink_ready goes on where it stopped.
  *
- * Input is pushed by vconsole_receive on any thread, straight to the guest's receive buffers; nothing is buffered here.
- * If they run out, the rest stays with the caller and the device is "starved": only then does it ask for kicks on
- * the receive queue, and the first new buffer calls `room`. A console that was never fed needs no kicks at all.
+ * Input is pushed by vconsole_receive on any thread, straight to the guest's receive buffers; nothing is
+ * buffered here. If they run out, the rest stays with the caller and the device is "starved": only then does
+ * it ask for kicks on the receive queue, and the first new buffer calls `room`. A console that was never fed
+ * needs no kicks at all.
  *
- * Reset gives up a stalled chain. Input that was taken before is the old driver's; the starved mark stays, so that the
- * caller hears when a new driver gives buffers.
+ * Reset gives up a stalled chain. Input that was taken before is the old driver's; the starved mark stays, so
+ * that the caller hears when a new driver gives buffers.
  *
- * Limits: a receive chain is filled from its start and returned at once, however short the input; output per kick is
- * bounded by vdev_drain in chains, and a chain by 2^32 bytes: the sink's back-pressure bounds the time. */
+ * Limits: a receive chain is filled from its start and returned at once, however short the input; output per
+ * kick is bounded by vdev_drain in chains, and a chain by 2^32 bytes: the sink's back-pressure bounds the
+ * time. */
 #include "virtio/console.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { QUEUE_RECEIVE, QUEUE_TRANSMIT, QUEUE_COUNT };
-#define QUEUE_SIZE 128
+#define QUEUE_SIZE 64 /* Linux gives a page of its memory per receive entry */
 #define BOUNCE_LEN 4096
 
 /* 5.3.3 */

@@ -2,28 +2,32 @@
  *
  * Theory of operation
  *
- * A queue is three arrays in guest memory. The driver fills descriptors (address, length, flags), links them to chains,
- * and puts the head of each chain in the available ring; the device takes heads in that order, does the work, and puts
- * each head with a length in the used ring, in any order. Both rings count with free-running 16 bit indexes.
+ * A queue is three arrays in guest memory. The driver fills descriptors (address, length, flags), links them
+ * to chains, and puts the head of each chain in the available ring; the device takes heads in that order,
+ * does the work, and puts each head with a length in the used ring, in any order. Both rings count with
+ * free-running 16 bit indexes.
  *
- * Trust. The rings' place is checked once, when the driver enables the queue, and turned to host pointers; guest memory
- * slots never move. Everything read through them later may change at any moment, so each descriptor is copied once
- * (desc_copy) and only the copy is checked and used. What a driver must not do is a fault: a head or link outside the
- * table, a head that is already held, an index that runs more than a queue's length ahead, a segment that is empty or
- * not wholly RAM, a readable segment after a writable one, an indirect table inside another or of odd length, 2^32 bytes
- * or more in a chain, a chain of more than VIRTQ_CHAIN_MAX segments (which also ends loops). A faulted queue stays
- * silent until reset; the device says so to the driver with DEVICE_NEEDS_RESET.
+ * Trust. The rings' place is checked once, when the driver enables the queue, and turned to host pointers;
+ * guest memory slots never move. Everything read through them later may change at any moment, so each
+ * descriptor is copied once (desc_copy) and only the copy is checked and used. What a driver must not do is a
+ * fault: a head or link outside the table, a head that is already held, an index that runs more than a
+ * queue's length ahead, a segment that is empty or not wholly RAM, a readable segment after a writable one,
+ * an indirect table inside another or of odd length, 2^32 bytes or more in a chain, a chain of more than
+ * VIRTQ_CHAIN_MAX segments (which also ends loops). A faulted queue stays silent until reset; the device says
+ * so to the driver with DEVICE_NEEDS_RESET.
  *
- * Returning. Every chain taken is held: a bit per head is set by virtq_take and cleared by virtq_push or virtq_drop, and
- * clearing a clear bit is a defect of ours (BUG_ON). virtq_reset demands that none is held.
+ * Returning. Every chain taken is held: a bit per head is set by virtq_take and cleared by virtq_push or
+ * virtq_drop, and clearing a clear bit is a defect of ours (BUG_ON). virtq_reset demands that none is held.
  *
- * Ordering. The driver writes descriptors, then the available index; we load the index (acquire), then descriptors. We
- * write data and used element, then the used index (release). Two places need a full store-load barrier against the
- * driver's own: publish the used index, then read whether it wants an interrupt; ask for kicks, then look whether
- * chains came in. Both are made with a sequentially consistent store followed by a sequentially consistent load.
+ * Ordering. The driver writes descriptors, then the available index; we load the index (acquire), then
+ * descriptors. We write data and used element, then the used index (release). Two places need a full
+ * store-load barrier against the driver's own: publish the used index, then read whether it wants an
+ * interrupt; ask for kicks, then look whether chains came in. Both are made with a sequentially consistent
+ * store followed by a sequentially consistent load.
  *
- * Event index (section 2.7.10). With it each side names the index at which it wants to be told; without it each side
- * has a flag. virtq_kicks_off does nothing with the event index: leaving the old index has the same effect.
+ * Event index (section 2.7.10). With it each side names the index at which it wants to be told; without it
+ * each side has a flag. virtq_kicks_off does nothing with the event index: leaving the old index has the same
+ * effect.
  */
 #include "virtio/queue.h"
 
@@ -36,8 +40,8 @@ static bool fault_set(struct virtq *q, const char *why)
     return false;
 }
 
-/* The only reads of a descriptor. The empty asm makes the compiler finish the copy: no field can be fetched again from
- * guest memory after it was checked. */
+/* The only reads of a descriptor. The empty asm makes the compiler finish the copy: no field can be fetched
+ * again from guest memory after it was checked. */
 static void desc_copy(struct virtio_desc *d, const struct virtio_desc *table, unsigned i)
 {
     memcpy(d, (const uint8_t *)table + (size_t)i * sizeof(*d), sizeof(*d));
@@ -112,7 +116,8 @@ bool virtq_empty(const struct virtq *q)
 }
 
 /* Adds one checked descriptor to the chain. */
-static bool seg_add(struct virtq *q, struct virtq_chain *c, struct virtq_seg *segs, const struct virtio_desc *d)
+static bool seg_add(struct virtq *q, struct virtq_chain *c, struct virtq_seg *segs,
+                    const struct virtio_desc *d)
 {
     bool writes = (d->flags & VIRTIO_DESC_WRITE) != 0;
     unsigned count = c->out_count + c->in_count;
@@ -141,8 +146,8 @@ static bool seg_add(struct virtq *q, struct virtq_chain *c, struct virtq_seg *se
     return true;
 }
 
-/* Checks a descriptor that refers to an indirect table (section 2.7.5.3) and moves the walk there. Its WRITE flag has
- * no meaning. */
+/* Checks a descriptor that refers to an indirect table (section 2.7.5.3) and moves the walk there. Its WRITE
+ * flag has no meaning. */
 static bool indirect_enter(struct virtq *q, const struct virtio_desc *d, const struct virtio_desc **table,
                            unsigned *table_len)
 {

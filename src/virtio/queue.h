@@ -1,8 +1,8 @@
-/* One split virtqueue, device side (virtio 1.2, section 2.7). Knows guest memory and nothing else: no device type, no
- * transport, no thread. Theory of operation in queue.c.
+/* One split virtqueue, device side (virtio 1.2, section 2.7). Knows guest memory and nothing else: no device
+ * type, no transport, no thread. Theory of operation in queue.c.
  *
- * The caller serialises all calls on one queue (the device's lock). Errors are the guest's: they set `fault` to a
- * fixed sentence, and from then on the queue gives no chains and publishes nothing until virtq_reset. */
+ * The caller serialises all calls on one queue (the device's lock). Errors are the guest's: they set `fault`
+ * to a fixed sentence, and from then on the queue gives no chains and publishes nothing until virtq_reset. */
 #ifndef VIRTIO_QUEUE_H
 #define VIRTIO_QUEUE_H
 
@@ -19,7 +19,8 @@ struct virtq_seg {
     uint32_t len; /* never 0 */
 };
 
-/* A chain that the device holds. Segments: `out_count` that the device reads, then `in_count` that it writes. */
+/* A chain that the device holds. Segments: `out_count` that the device reads, then `in_count` that it writes.
+ */
 struct virtq_chain {
     uint16_t head;
     unsigned out_count, in_count;
@@ -42,7 +43,7 @@ struct virtq {
     uint16_t next_avail, next_used;
     uint16_t signalled; /* next_used when the driver was last interrupted */
     bool signalled_valid;
-    unsigned held; /* chains taken and not returned */
+    unsigned held;                       /* chains taken and not returned */
     uint64_t heads[VIRTQ_SIZE_MAX / 64]; /* bit per head that is held */
 };
 
@@ -54,13 +55,13 @@ void virtq_init(struct virtq *q, uint16_t size_max);
 /* Back to the state after virtq_init. No chain may be held. */
 void virtq_reset(struct virtq *q);
 
-/* Checks size and ring addresses and maps the rings. `features`: what was negotiated. False and `fault` set if the
- * settings are not legal. */
+/* Checks size and ring addresses and maps the rings. `features`: what was negotiated. False and `fault` set
+ * if the settings are not legal. */
 bool virtq_enable(struct virtq *q, const struct gmem *mem, uint64_t features);
 
-/* Takes the next available chain: copies and checks every descriptor into segs (VIRTQ_CHAIN_MAX of them). VIRTQ_GOT:
- * the chain is held and must be given to virtq_push or virtq_drop exactly once. VIRTQ_BAD: `fault` is set, nothing
- * is held. */
+/* Takes the next available chain: copies and checks every descriptor into segs (VIRTQ_CHAIN_MAX of them).
+ * VIRTQ_GOT: the chain is held and must be given to virtq_push or virtq_drop exactly once. VIRTQ_BAD: `fault`
+ * is set, nothing is held. */
 enum virtq_got virtq_take(struct virtq *q, struct virtq_chain *chain, struct virtq_seg *segs);
 
 /* True if the driver has made no further chain available (or the queue is not working). */
@@ -78,11 +79,12 @@ bool virtq_wants_interrupt(struct virtq *q);
 /* Asks the driver not to kick. Advisory. */
 void virtq_kicks_off(struct virtq *q);
 
-/* Asks for kicks again. True if chains came in meanwhile: the driver will not kick for those, so look again. */
+/* Asks for kicks again. True if chains came in meanwhile: the driver will not kick for those, so look again.
+ */
 bool virtq_kicks_on(struct virtq *q);
 
-/* Copies `len` bytes at byte offset `off` of the segments' concatenation to or from buf. Returns the bytes copied,
- * fewer if the segments end. The second form reports to gmem_written. */
+/* Copies `len` bytes at byte offset `off` of the segments' concatenation to or from buf. Returns the bytes
+ * copied, fewer if the segments end. The second form reports to gmem_written. */
 size_t virtq_segs_read(const struct virtq_seg *segs, unsigned count, uint64_t off, void *buf, size_t len);
 size_t virtq_segs_write(const struct gmem *mem, const struct virtq_seg *segs, unsigned count, uint64_t off,
                         const void *buf, size_t len);

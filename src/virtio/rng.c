@@ -1,5 +1,6 @@
-/* virtio-rng. virtio 1.2, section 5.4. One queue of writable buffers, filled on the kicking thread. A buffer gets at most
- * FILL_MAX bytes (5.4.6.2 lets the device fill less), so that with vdev_drain's bound one kick makes at most 64 KiB. */
+/* virtio-rng. virtio 1.2, section 5.4. One queue of writable buffers, filled on the kicking thread. A buffer
+ * gets at most FILL_MAX bytes (5.4.6.2 lets the device fill less), so that with vdev_drain's bound one kick
+ * makes at most 64 KiB. */
 #include "virtio/rng.h"
 
 #include <stdlib.h>

@@ -7,8 +7,8 @@
 struct vrng;
 
 struct vrng_config {
-    /* Fills buf with random bytes without blocking for long; false if it cannot. vCPU or loop thread, device's lock
-     * held. NULL: the host's getentropy. */
+    /* Fills buf with random bytes without blocking for long; false if it cannot. vCPU or loop thread,
+     * device's lock held. NULL: the host's getentropy. */
     bool (*fill)(void *ctx, void *buf, size_t len);
     void *ctx;
     const struct log *log;

@@ -2,24 +2,26 @@
  *
  * Theory of operation
  *
- * A device is one PCI function with two memory BARs. BAR 0 (64 bit, 16 KiB) holds the four structures, a page each so
- * that an engine could map a doorbell page apart; BAR 4 belongs to the bridge and holds the MSI-X table. Vendor
- * capabilities tell the driver where each structure lies:
+ * A device is one PCI function with two memory BARs. BAR 0 (64 bit, 16 KiB) holds the four structures, a page
+ * each so that an engine could map a doorbell page apart; BAR 4 belongs to the bridge and holds the MSI-X
+ * table. Vendor capabilities tell the driver where each structure lies:
  *
  *   0x0000 common configuration   registers of status, features and the selected queue
  *   0x1000 ISR                    interrupt cause for drivers without MSI-X; reading clears it and drops INTx
  *   0x2000 device configuration   bytes that the device type defines
  *   0x3000 notify                 queue n's doorbell at n * 4; the value written is not looked at
  *
- * A fifth capability (PCI configuration access, 4.1.4.9) is a window of four bytes in configuration space through which
- * firmware can reach BAR 0 before it is mapped.
+ * A fifth capability (PCI configuration access, 4.1.4.9) is a window of four bytes in configuration space
+ * through which firmware can reach BAR 0 before it is mapped.
  *
- * Interrupts. Vector 0 .. queue_count of MSI-X, assigned by the driver per queue and for configuration changes; a vector
- * that does not exist reads back as NO_VECTOR. Without MSI-X the ISR bits and the level of INTx are used.
+ * Interrupts. Vector 0 .. queue_count of MSI-X, assigned by the driver per queue and for configuration
+ * changes; a vector that does not exist reads back as NO_VECTOR. Without MSI-X the ISR bits and the level of
+ * INTx are used.
  *
- * All registers are guarded by the device's lock, which is taken per access; region callbacks come on vCPU threads with
- * no bus lock held. Reads build the whole register block and cut the asked bytes out of it: they are rare. Writes
- * are taken only with a register's own width, or as 32 bit halves of the 64 bit ring addresses (4.1.3.1). */
+ * All registers are guarded by the device's lock, which is taken per access; region callbacks come on vCPU
+ * threads with no bus lock held. Reads build the whole register block and cut the asked bytes out of it: they
+ * are rare. Writes are taken only with a register's own width, or as 32 bit halves of the 64 bit ring
+ * addresses (4.1.3.1). */
 #include "virtio/transport_pci.h"
 
 #include <stdlib.h>
@@ -277,7 +279,8 @@ static const struct region_ops structures_ops = {
     .write = structures_write,
 };
 
-/* The PCI access capability: where the driver's window points to. False if it points nowhere legal (4.1.4.9.1). */
+/* The PCI access capability: where the driver's window points to. False if it points nowhere legal
+ * (4.1.4.9.1). */
 static bool window_get(struct virtio_pci *vp, uint64_t *off, unsigned *width)
 {
     unsigned at = vp->pci_cap + CAP_HEADER;
@@ -286,7 +289,8 @@ static bool window_get(struct virtio_pci *vp, uint64_t *off, unsigned *width)
 
     *off = pci_function_config_read(vp->fn, at + offsetof(struct cap_body, off), 4);
     *width = len;
-    return bar == BAR_STRUCTURES && (len == 1 || len == 2 || len == 4) && *off % len == 0 && *off <= BAR_LEN - len;
+    return bar == BAR_STRUCTURES && (len == 1 || len == 2 || len == 4) && *off % len == 0 &&
+           *off <= BAR_LEN - len;
 }
 
 /* True if a configuration access touches the window's data. */
@@ -341,7 +345,8 @@ static unsigned cap_add(struct virtio_pci *vp, unsigned type, unsigned area, uin
         memset(writable.len, 0xff, 4);
         memset(writable.extra, 0xff, 4);
     }
-    return pci_function_add_vendor_cap(vp->fn, &body, (unsigned)sizeof(body) - (with_extra ? 0 : 4), &writable);
+    return pci_function_add_vendor_cap(vp->fn, &body, (unsigned)sizeof(body) - (with_extra ? 0 : 4),
+                                       &writable);
 }
 
 static bool caps_add(struct virtio_pci *vp)
@@ -398,7 +403,8 @@ struct virtio_pci *virtio_pci_attach(struct pci_host *host, struct vdev *vd, str
     if (!vp->fn)
         goto fail;
     if (!caps_add(vp)) {
-        err_set(err, YADO_ERR_INTERNAL, "%s: no room for its capabilities in PCI configuration space", vd->name);
+        err_set(err, YADO_ERR_INTERNAL, "%s: no room for its capabilities in PCI configuration space",
+                vd->name);
         goto fail;
     }
     transport_reset(vp);

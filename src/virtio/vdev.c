@@ -2,24 +2,27 @@
  *
  * Theory of operation
  *
- * One lock per device guards everything: transport registers, queues, configuration space, the device's own state. A
- * register access or kick takes it on the vCPU thread; completions take it on the back end's thread; continuations take
- * it on the loop thread. Interrupts are raised with the lock held (so that an INTx level cannot be left behind its
- * cause); the PCI function and the engine take their own locks inside and never call back.
+ * One lock per device guards everything: transport registers, queues, configuration space, the device's own
+ * state. A register access or kick takes it on the vCPU thread; completions take it on the back end's thread;
+ * continuations take it on the loop thread. Interrupts are raised with the lock held (so that an INTx level
+ * cannot be left behind its cause); the PCI function and the engine take their own locks inside and never
+ * call back.
  *
- * Status. The driver adds bits: FEATURES_OK stays clear if it accepted what was not offered or not VERSION_1; DRIVER_OK
- * starts the device. Writing 0 resets. Bits are never cleared one by one.
+ * Status. The driver adds bits: FEATURES_OK stays clear if it accepted what was not offered or not VERSION_1;
+ * DRIVER_OK starts the device. Writing 0 resets. Bits are never cleared one by one.
  *
- * Work. A kick runs the device's `process` on the kicking vCPU thread, which is the cheapest place (no wake-up, and some
- * drivers spin for the answer). As another vCPU could feed a queue for ever, `process` does a bounded amount; if more is
- * left, it is continued on the loop thread, and the vCPU goes back to where it can be stopped.
+ * Work. A kick runs the device's `process` on the kicking vCPU thread, which is the cheapest place (no
+ * wake-up, and some drivers spin for the answer). As another vCPU could feed a queue for ever, `process` does
+ * a bounded amount; if more is left, it is continued on the loop thread, and the vCPU goes back to where it
+ * can be stopped.
  *
- * Reset. The driver may reuse ring and buffer memory once status reads 0, so reset first lets the device give up what it
- * holds for itself, then waits (lock dropped) until asynchronous requests have come back; those are dropped, not
- * published. Meanwhile `resetting` keeps everything else out, and status still reads the old value to other vCPUs.
+ * Reset. The driver may reuse ring and buffer memory once status reads 0, so reset first lets the device give
+ * up what it holds for itself, then waits (lock dropped) until asynchronous requests have come back; those
+ * are dropped, not published. Meanwhile `resetting` keeps everything else out, and status still reads the old
+ * value to other vCPUs.
  *
- * Broken. A guest that breaks a rule gets DEVICE_NEEDS_RESET, a configuration interrupt and silence until it resets.
- * Requests in flight end and are dropped. The process and the other devices never notice. */
+ * Broken. A guest that breaks a rule gets DEVICE_NEEDS_RESET, a configuration interrupt and silence until it
+ * resets. Requests in flight end and are dropped. The process and the other devices never notice. */
 #include "virtio/vdev.h"
 
 #include <stdarg.h>
@@ -29,7 +32,8 @@
 
 #define FAULT_LOG_MAX 10 /* lines per device: a guest can break and reset in a loop */
 
-bool vdev_init(struct vdev *vd, const struct vdev_ops *ops, const struct vdev_params *p, struct yado_error *err)
+bool vdev_init(struct vdev *vd, const struct vdev_ops *ops, const struct vdev_params *p,
+               struct yado_error *err)
 {
     BUG_ON(p->queue_count == 0 || p->queue_count > VDEV_QUEUES_MAX);
     memset(vd, 0, sizeof(*vd));
@@ -134,8 +138,8 @@ void vdev_broken(struct vdev *vd, const char *fmt, ...)
     va_end(ap);
     vd->counters.faults++;
     if (vd->counters.faults <= FAULT_LOG_MAX)
-        log_line(vd->log, LOG_GUEST_FAULT, "%s: %s; the device is stopped until the guest resets it%s", vd->name,
-                 why, vd->counters.faults == FAULT_LOG_MAX ? " (last such line)" : "");
+        log_line(vd->log, LOG_GUEST_FAULT, "%s: %s; the device is stopped until the guest resets it%s",
+                 vd->name, why, vd->counters.faults == FAULT_LOG_MAX ? " (last such line)" : "");
     vd->broken = true;
     vd->status |= VIRTIO_STATUS_NEEDS_RESET;
     if (vd->status & VIRTIO_STATUS_DRIVER_OK)
@@ -204,7 +208,8 @@ void vdev_set_status(struct vdev *vd, uint8_t status)
     vd->status |= add;
     if (!(add & VIRTIO_STATUS_DRIVER_OK))
         return;
-    log_line(vd->log, LOG_VIRTIO, "%s: started with features %#llx", vd->name, (unsigned long long)vd->accepted);
+    log_line(vd->log, LOG_VIRTIO, "%s: started with features %#llx", vd->name,
+             (unsigned long long)vd->accepted);
     if (vd->broken) {
         interrupt(vd, -1); /* broken while it was set up: now the driver can hear of it */
         return;

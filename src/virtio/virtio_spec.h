@@ -1,5 +1,5 @@
-/* Numbers of the virtio 1.2 specification that more than one file needs. Multi-byte fields are little-endian, as is
- * every host that we run on. */
+/* Numbers of the virtio 1.2 specification that more than one file needs. Multi-byte fields are little-endian,
+ * as is every host that we run on. */
 #ifndef VIRTIO_VIRTIO_SPEC_H
 #define VIRTIO_VIRTIO_SPEC_H
 

@@ -1,23 +1,27 @@
-/* The CPUID leaves that a guest sees. Intel SDM volume 2 (2023-12), CPUID; AMD APM volume 3 (rev 3.36), appendix E;
- * Linux Documentation/virt/kvm/x86/cpuid.rst for 0x40000000 up.
+/* The CPUID leaves that a guest sees. Intel SDM volume 2 (2023-12), CPUID; AMD APM volume 3 (rev 3.36),
+ * appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst for 0x40000000 up.
  *
- * Theory of operation. The guest is told the vendor, family, model, stepping and brand of the host, because user-mode
- * instructions run on the host's own units and their small differences follow the vendor. A feature bit comes from one of two
- * lists: "host" bits are instructions that run as they are, offered if the host has them; "own" bits are system features that
- * this project implements itself, offered always. All else is zero, so that a CPU of tomorrow offers nothing that was not
- * looked at. Both lists are in the tables below and nowhere else.
+ * Theory of operation. The guest is told the vendor, family, model, stepping and brand of the host, because
+ * user-mode instructions run on the host's own units and their small differences follow the vendor. A feature
+ * bit comes from one of two lists: "host" bits are instructions that run as they are, offered if the host has
+ * them; "own" bits are system features that this project implements itself, offered always. All else is zero,
+ * so that a CPU of tomorrow offers nothing that was not looked at. Both lists are in the tables below and
+ * nowhere else.
  *
- * Left out on purpose: AVX-512, PKU, CET, LA57, TSX, MONITOR, SVM/VMX and performance counters (not implemented);
- * XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME and PSE-36; PCID and INVPCID (the TLB
- * has no tags: every switch flushes, so a kernel that believes in PCIDs would only do more work).
+ * Left out on purpose: AVX-512, PKU, CET, LA57, TSX, MONITOR, SVM/VMX and performance counters (not
+ * implemented); XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME and
+ * PSE-36; PCID and INVPCID (the TLB has no tags: every switch flushes, so a kernel that believes in PCIDs
+ * would only do more work).
  *
- * Speculation. The guest's instructions run in one host process, whose isolation from others is the host kernel's business.
- * Guards inside the guest (return thunks, retpolines, page-table isolation, buffer clearing) cost the translator much more than
- * a CPU and do not mean there what they mean on one, so the model says what makes kernels leave them out: the
- * "not affected" bits, and automatic or enhanced IBRS. Bits: AMD APM volume 3 E.4.15 (0x80000008), E.4.17
- * (0x80000021); Intel SDM volume 4, IA32_ARCH_CAPABILITIES; bit 62 is set by monitors only (Linux, indirect-target-selection.rst).
+ * Speculation. The guest's instructions run in one host process, whose isolation from others is the host
+ * kernel's business. Guards inside the guest (return thunks, retpolines, page-table isolation, buffer
+ * clearing) cost the translator much more than a CPU and do not mean there what they mean on one, so the
+ * model says what makes kernels leave them out: the "not affected" bits, and automatic or enhanced IBRS.
+ * Bits: AMD APM volume 3 appendix E, leaves 0x80000008 and 0x80000021; Intel SDM volume 4,
+ * IA32_ARCH_CAPABILITIES; bit 62 is set by monitors only (Linux, indirect-target-selection.rst).
  *
- * Topology: one package, one node, vcpu_count cores of one thread each; the last-level cache is shared by all. */
+ * Topology: one package, one node, vcpu_count cores of one thread each; the last-level cache is shared by
+ * all. */
 #include "x86/cpuid_model.h"
 
 #include <string.h>
@@ -34,21 +38,23 @@
 #define F1C_AVX BIT(28)
 #define F1C_F16C BIT(29)
 #define F1C_HYPERVISOR BIT(31)
-/* Of the host: SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND */
-#define F1C_HOST                                                                                                    \
-    (BIT(0) | BIT(1) | BIT(9) | F1C_FMA | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25) | F1C_XSAVE | \
-     F1C_AVX | F1C_F16C | BIT(30))
+/* Of the host: SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C,
+ * RDRAND */
+#define F1C_HOST                                                                                             \
+    (BIT(0) | BIT(1) | BIT(9) | F1C_FMA | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25) |        \
+     F1C_XSAVE | F1C_AVX | F1C_F16C | BIT(30))
 #define F1C_OWN (F1C_X2APIC | F1C_TSC_DEADLINE | F1C_HYPERVISOR) /* F1C_PCID would go here */
 
 /* Leaf 1 EDX. Of the host: FPU, CX8, CMOV, CLFSH, MMX, FXSR, SSE, SSE2 */
 #define F1D_HTT BIT(28)
 #define F1D_HOST (BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26))
 /* Own: DE, PSE, TSC, MSR, PAE, MCE, APIC, SEP, MTRR, PGE, MCA, PAT */
-#define F1D_OWN \
-    (BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(16))
+#define F1D_OWN                                                                                              \
+    (BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(14) |  \
+     BIT(16))
 
-/* Leaf 7 EBX. Of the host: BMI1, AVX2, FDP_EXCPTN_ONLY, BMI2, ERMS, FCS/FDS deprecation, RDSEED, ADX, CLFLUSHOPT, CLWB,
- * SHA */
+/* Leaf 7 EBX. Of the host: BMI1, AVX2, FDP_EXCPTN_ONLY, BMI2, ERMS, FCS/FDS deprecation, RDSEED, ADX,
+ * CLFLUSHOPT, CLWB, SHA */
 #define F7B_AVX2 BIT(5)
 #define F7B_HOST                                                                                             \
     (BIT(3) | F7B_AVX2 | BIT(6) | BIT(8) | BIT(9) | BIT(13) | BIT(18) | BIT(19) | BIT(23) | BIT(24) | BIT(29))
@@ -74,21 +80,21 @@
 #define FXD_HOST_AMD BIT(22)
 #define FXD_MIRROR 0x0183f3ffu /* AMD repeats these bits of leaf 1 EDX here */
 
-/* Leaf 0x80000008 EBX. Of the host: FXRSTOR restores error pointers. Own: IBPB, IBRS, STIBP, not affected by speculative
- * store bypass (26) and branch type confusion (29) */
+/* Leaf 0x80000008 EBX. Of the host: FXRSTOR restores error pointers. Own: IBPB, IBRS, STIBP, not affected by
+ * speculative store bypass (26) and branch type confusion (29) */
 #define F8B_HOST BIT(2)
 #define F8B_OWN (BIT(12) | BIT(14) | BIT(15) | BIT(26) | BIT(29))
 
-/* Leaf 0x80000021 EAX: LFENCE serializes, null selector clears base, automatic IBRS, not affected by SRSO. ECX: not
- * affected by the two transient scheduler attacks. */
+/* Leaf 0x80000021 EAX: LFENCE serializes, null selector clears base, automatic IBRS, not affected by SRSO.
+ * ECX: not affected by the two transient scheduler attacks. */
 #define F21A_OWN (BIT(2) | BIT(6) | BIT(8) | BIT(29))
 #define F21C_OWN (BIT(1) | BIT(2))
 
-/* IA32_ARCH_CAPABILITIES: RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO,
- * PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
-#define ARCH_CAPS                                                                                                \
-    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | BIT(24) | \
-     BIT(26) | BIT(27) | 1ull << 62)
+/* IA32_ARCH_CAPABILITIES: RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
+ * SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
+#define ARCH_CAPS                                                                                            \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) |  \
+     BIT(24) | BIT(26) | BIT(27) | 1ull << 62)
 
 #define XSAVE_LEGACY 576u /* legacy area and header: SDM volume 1, 13.4 */
 
@@ -279,7 +285,8 @@ static void leaf_topology(const struct cpuid_model *m, uint32_t sub, const struc
     }
 }
 
-static void leaf_xsave(const struct cpuid_model *m, uint32_t sub, const struct cpuid_dynamic *dyn, struct cpuid_regs *r)
+static void leaf_xsave(const struct cpuid_model *m, uint32_t sub, const struct cpuid_dynamic *dyn,
+                       struct cpuid_regs *r)
 {
     if (!(m->f1_ecx & F1C_XSAVE))
         return;
@@ -301,8 +308,8 @@ static uint32_t max_basic(const struct cpuid_model *m)
     return (uint32_t)max_u64(top, 0xd);
 }
 
-static void leaf_basic(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, const struct cpuid_dynamic *dyn,
-                       struct cpuid_regs *r)
+static void leaf_basic(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
+                       const struct cpuid_dynamic *dyn, struct cpuid_regs *r)
 {
     if (leaf > max_basic(m))
         return;
@@ -365,8 +372,8 @@ static uint32_t max_ext(const struct cpuid_model *m)
 }
 
 /* AMD's leaves past 0x80000008 */
-static void leaf_ext_amd(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, const struct cpuid_dynamic *dyn,
-                         struct cpuid_regs *r)
+static void leaf_ext_amd(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
+                         const struct cpuid_dynamic *dyn, struct cpuid_regs *r)
 {
     switch (leaf) {
     case 0x8000001du:
@@ -385,8 +392,8 @@ static void leaf_ext_amd(const struct cpuid_model *m, uint32_t leaf, uint32_t su
     }
 }
 
-static void leaf_ext(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, const struct cpuid_dynamic *dyn,
-                     struct cpuid_regs *r)
+static void leaf_ext(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
+                     const struct cpuid_dynamic *dyn, struct cpuid_regs *r)
 {
     if (leaf > max_ext(m))
         return;
@@ -415,8 +422,8 @@ static void leaf_ext(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, c
     }
 }
 
-void cpuid_model_get(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, const struct cpuid_dynamic *dyn,
-                     struct cpuid_regs *out)
+void cpuid_model_get(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
+                     const struct cpuid_dynamic *dyn, struct cpuid_regs *out)
 {
     *out = (struct cpuid_regs){ 0 };
     if (leaf >= 0x80000000u)

@@ -14,15 +14,15 @@ struct cpuid_dynamic {
     uint64_t xcr0, cr4;
 };
 
-/* KVM_FEATURE_* bits of leaf 0x40000001 (Linux Documentation/virt/kvm/x86/cpuid.rst). Both engines offer these; the
- * translator implements them in sys_kvm.c. One line each: whoever takes a bit out changes nothing else.
- * Bit 7 (paravirtual spin locks) waits for a dispatcher whose HLT looks at tcpu.pv_unhalted. */
-#define CPUID_KVM_FEATURES                                  \
-    (1u << 1      /* no delay after port I/O */             \
-     | 1u << 3    /* kvmclock at MSRs 0x4b564d00 and 01 */  \
-     | 1u << 11   /* IPIs by hypercall */                   \
-     | 1u << 13   /* yield by hypercall */                  \
-     | 1u << 24)  /* kvmclock is one line for all vCPUs */
+/* KVM_FEATURE_* bits of leaf 0x40000001 (Linux Documentation/virt/kvm/x86/cpuid.rst). Both engines offer
+ * these; the translator implements them in sys_kvm.c. One line each: whoever takes a bit out changes nothing
+ * else. Bit 7 (paravirtual spin locks) waits for a dispatcher whose HLT looks at tcpu.pv_unhalted. */
+#define CPUID_KVM_FEATURES                                                                                   \
+    (1u << 1     /* no delay after port I/O */                                                               \
+     | 1u << 3   /* kvmclock at MSRs 0x4b564d00 and 01 */                                                    \
+     | 1u << 11  /* IPIs by hypercall */                                                                     \
+     | 1u << 13  /* yield by hypercall */                                                                    \
+     | 1u << 24) /* kvmclock is one line for all vCPUs */
 
 /* What the local APIC's count-down timer counts, told in leaf 0x40000010. */
 #define CPUID_APIC_BUS_KHZ 1000000u
@@ -30,31 +30,31 @@ struct cpuid_dynamic {
 struct cpuid_model {
     unsigned vcpu_count;
     uint64_t tsc_khz;
-    bool is_amd;                 /* vendor of the host, which the guest is told too */
-    bool has_avx;                /* the AVX group is offered; see cpuid_model_set_avx */
+    bool is_amd;  /* vendor of the host, which the guest is told too */
+    bool has_avx; /* the AVX group is offered; see cpuid_model_set_avx */
     struct cpuid_regs host_0, host_1, host_7, host_d1, host_80000000, host_80000001, host_80000008;
     struct cpuid_regs host_brand[3];
     struct cpuid_regs host_d[16]; /* leaf 0xd sub-leaves, filtered to the components we offer */
     struct cpuid_regs host_2, host_80000005, host_80000006, host_80000007;
-    struct cpuid_regs cache[4];   /* leaf 4 or 0x8000001d: with our sharing, up to the first empty one */
-    uint64_t xcr0_mask;           /* XCR0 bits a guest may set: x87, SSE, AVX as the host has them */
-    uint32_t xsave_size;          /* bytes for xcr0_mask, standard format */
-    uint8_t phys_bits;            /* MAXPHYADDR told to the guest */
+    struct cpuid_regs cache[4]; /* leaf 4 or 0x8000001d: with our sharing, up to the first empty one */
+    uint64_t xcr0_mask;         /* XCR0 bits a guest may set: x87, SSE, AVX as the host has them */
+    uint32_t xsave_size;        /* bytes for xcr0_mask, standard format */
+    uint8_t phys_bits;          /* MAXPHYADDR told to the guest */
     bool has_x2apic, has_tsc_deadline;
     /* feature bits as told to the guest (static part): */
     uint32_t f1_ecx, f1_edx, f7_ebx, f7_ecx, f7_edx, fext_ecx, fext_edx;
-    uint32_t f8_ebx;              /* leaf 0x80000008 EBX (AMD) */
-    uint32_t f21_eax, f21_ecx;    /* leaf 0x80000021 (AMD) */
-    uint64_t arch_capabilities;   /* MSR 0x10a (Intel), 0: no such MSR */
+    uint32_t f8_ebx;            /* leaf 0x80000008 EBX (AMD) */
+    uint32_t f21_eax, f21_ecx;  /* leaf 0x80000021 (AMD) */
+    uint64_t arch_capabilities; /* MSR 0x10a (Intel), 0: no such MSR */
 };
 
 /* host_cpuid runs CPUID on the host (or a fake in tests). The AVX group is on if the host has it. */
 void cpuid_model_init(struct cpuid_model *m, unsigned vcpu_count, uint64_t tsc_khz,
                       void (*host_cpuid)(uint32_t leaf, uint32_t sub, struct cpuid_regs *out));
-/* Takes the AVX group (AVX, AVX2, FMA, F16C, VAES, VPCLMULQDQ, XCR0 bit 2) out or, if the host has it, back in. Before
- * any vCPU runs. */
+/* Takes the AVX group (AVX, AVX2, FMA, F16C, VAES, VPCLMULQDQ, XCR0 bit 2) out or, if the host has it, back
+ * in. Before any vCPU runs. */
 void cpuid_model_set_avx(struct cpuid_model *m, bool on);
-void cpuid_model_get(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, const struct cpuid_dynamic *dyn,
-                     struct cpuid_regs *out);
+void cpuid_model_get(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
+                     const struct cpuid_dynamic *dyn, struct cpuid_regs *out);
 
 #endif

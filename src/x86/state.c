@@ -1,4 +1,4 @@
-/* Reset values of a virtual CPU. Intel SDM volume 3 (2023-12), table 9-1. */
+/* Reset values of a virtual CPU. Intel SDM volume 3 (2023-12), table 10-1. */
 #include "x86/state.h"
 
 #include <string.h>
@@ -18,7 +18,7 @@ static void reset_lapic(struct x86_lapic_state *l, uint32_t apic_id)
     l->regs[0x0e] = 0xffffffff; /* destination format: flat */
     l->regs[0x0f] = 0xff;       /* spurious vector, APIC disabled by software */
     for (unsigned i = 0x32; i <= 0x37; i++)
-        l->regs[i] = 0x10000;   /* local vector entries: masked */
+        l->regs[i] = 0x10000; /* local vector entries: masked */
 }
 
 /* x87 and SSE as FNINIT and the power-on value of MXCSR leave them: volume 1, 13.4.1. */
@@ -52,8 +52,8 @@ void x86_state_reset(struct x86_state *s, uint32_t apic_id)
     s->dr[6] = 0xffff0ff0;
     s->dr[7] = 0x400;
     s->pat = 0x0007040600070406;
-    s->misc_enable = 0x1801;      /* fast strings; no branch trace store, no PEBS */
-    s->mtrr_def_type = 0x806;     /* enabled, all write-back: there is no firmware that would set it */
+    s->misc_enable = 0x1801;  /* fast strings; no branch trace store, no PEBS */
+    s->mtrr_def_type = 0x806; /* enabled, all write-back: there is no firmware that would set it */
     s->mp_state = apic_id == 0 ? X86_MP_RUNNING : X86_MP_WAIT_SIPI;
     reset_lapic(&s->lapic, apic_id);
     reset_xsave(s->xsave);

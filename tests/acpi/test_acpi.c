@@ -1,5 +1,5 @@
-/* ACPI tables: structure and checksums by our own reader, and, where Debian's acpica-tools are installed, disassembly of
- * every table with no complaint (iasl) and the namespace loaded and evaluated (acpiexec). */
+/* ACPI tables: structure and checksums by our own reader, and, where Debian's acpica-tools are installed,
+ * disassembly of every table with no complaint (iasl) and the namespace loaded and evaluated (acpiexec). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -115,11 +115,11 @@ static void fadt_fields(void **state) /* ACPI 6.4, table 5.9 */
     assert_int_equal(le(f + 132, 8) % 64, 0);
     assert_memory_equal(dsdt, "DSDT", 4);
     assert_int_equal(sum(dsdt, le(dsdt + 4, 4)), 0);
-    assert_int_equal(le(f + 48, 4), 0);      /* SMI_CMD */
-    assert_int_equal(le(f + 112, 4) & 1 << 4, 0); /* the power button is fixed hardware */
+    assert_int_equal(le(f + 48, 4), 0);            /* SMI_CMD */
+    assert_int_equal(le(f + 112, 4) & 1 << 4, 0);  /* the power button is fixed hardware */
     assert_int_equal(le(f + 112, 4) & 1 << 20, 0); /* not hardware-reduced */
     assert_int_equal(le(f + 112, 4) & 1 << 10, 1 << 10);
-    assert_int_equal(le(f + 109, 2) & 1 << 1, 0); /* no 8042 */
+    assert_int_equal(le(f + 109, 2) & 1 << 1, 0);      /* no 8042 */
     assert_int_equal(le(f + 109, 2) & 1 << 2, 1 << 2); /* no VGA */
     assert_int_equal(le(f + 120, 8), 0xcf9);
     assert_int_equal(f[128], 6);
@@ -207,7 +207,10 @@ static void too_little_room(void **state)
 /* Package lengths at the borders of their encodings (20.2.4). */
 static void package_lengths(void **state)
 {
-    static const struct { size_t contents; unsigned enc_len; } cases[] = {
+    static const struct {
+        size_t contents;
+        unsigned enc_len;
+    } cases[] = {
         { 62, 1 }, { 63, 2 }, { 4093, 2 }, { 4094, 3 }, { 1048572, 3 }, { 1048573, 4 },
     };
 
@@ -309,9 +312,13 @@ static int remove_dir(void **state)
 
 static void iasl_reads_all(void **state)
 {
-    static const struct { const char *table, *expect; } cases[] = {
-        { "dsdt", "EisaId (\"PNP0A08\")" }, { "facp", "SCI Interrupt : 0009" },
-        { "apic", "[I/O APIC]" }, { "mcfg", "00000000E0000000" },
+    static const struct {
+        const char *table, *expect;
+    } cases[] = {
+        { "dsdt", "EisaId (\"PNP0A08\")" },
+        { "facp", "SCI Interrupt : 0009" },
+        { "apic", "[I/O APIC]" },
+        { "mcfg", "00000000E0000000" },
     };
 
     (void)state;
@@ -322,7 +329,8 @@ static void iasl_reads_all(void **state)
     for (unsigned i = 0; i < array_size(cases); i++) {
         char command[256], name[32], *text;
 
-        snprintf(command, sizeof(command), "cd %s && iasl -d %s.aml > %s.log 2>&1", dir, cases[i].table, cases[i].table);
+        snprintf(command, sizeof(command), "cd %s && iasl -d %s.aml > %s.log 2>&1", dir, cases[i].table,
+                 cases[i].table);
         assert_int_equal(system(command), 0);
         snprintf(name, sizeof(name), "%s.log", cases[i].table);
         text = slurp(name);
@@ -345,8 +353,8 @@ static void iasl_compiles_it_again(void **state)
     (void)state;
     if (!have("iasl"))
         skip();
-    snprintf(command, sizeof(command), "cd %s && iasl -d dsdt.aml > /dev/null 2>&1 && iasl -p again dsdt.dsl > c.log 2>&1",
-             dir);
+    snprintf(command, sizeof(command),
+             "cd %s && iasl -d dsdt.aml > /dev/null 2>&1 && iasl -p again dsdt.dsl > c.log 2>&1", dir);
     assert_int_equal(system(command), 0);
     text = slurp("c.log");
     if (!strstr(text, " 0 Errors, 0 Warnings"))
@@ -373,9 +381,10 @@ static void acpiexec_evaluates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fadt_fields),      cmocka_unit_test(madt_entries), cmocka_unit_test(mcfg_entry),
-        cmocka_unit_test(too_little_room),  cmocka_unit_test(package_lengths), cmocka_unit_test(eisa_ids),
-        cmocka_unit_test(iasl_reads_all),   cmocka_unit_test(iasl_compiles_it_again),
+        cmocka_unit_test(fadt_fields),        cmocka_unit_test(madt_entries),
+        cmocka_unit_test(mcfg_entry),         cmocka_unit_test(too_little_room),
+        cmocka_unit_test(package_lengths),    cmocka_unit_test(eisa_ids),
+        cmocka_unit_test(iasl_reads_all),     cmocka_unit_test(iasl_compiles_it_again),
         cmocka_unit_test(acpiexec_evaluates),
     };
 

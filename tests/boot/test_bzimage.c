@@ -35,7 +35,8 @@ static void kernel_make(void)
 static struct boot_input input_make(void)
 {
     kernel_make();
-    return (struct boot_input){ .kernel = file_of(&kernel, "vmlinuz"), .cmdline = "console=hvc0",
+    return (struct boot_input){ .kernel = file_of(&kernel, "vmlinuz"),
+                                .cmdline = "console=hvc0",
                                 .layout = layout_get() };
 }
 
@@ -123,9 +124,12 @@ static void memory_map(void **state)
     struct gmem *mem = gmem_new(GIB(4), GIB(3), NULL);
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     const struct boot_reserved expect[] = {
-        { 0, 0x9fc00, BOOT_MAP_RAM },          { 0x9fc00, MIB(1) - 0x9fc00, BOOT_MAP_RESERVED },
-        { MIB(1), GIB(3) - MIB(1), BOOT_MAP_RAM }, { GIB(4), GIB(1), BOOT_MAP_RAM },
-        { 0xe0000, 0x20000, BOOT_MAP_ACPI },   { 0xe0000000, MIB(1), BOOT_MAP_RESERVED },
+        { 0, 0x9fc00, BOOT_MAP_RAM },
+        { 0x9fc00, MIB(1) - 0x9fc00, BOOT_MAP_RESERVED },
+        { MIB(1), GIB(3) - MIB(1), BOOT_MAP_RAM },
+        { GIB(4), GIB(1), BOOT_MAP_RAM },
+        { 0xe0000, 0x20000, BOOT_MAP_ACPI },
+        { 0xe0000000, MIB(1), BOOT_MAP_RESERVED },
     };
     uint8_t zp[4096];
 
@@ -204,7 +208,11 @@ static void command_line_length(void **state)
 
 static void bad_headers(void **state)
 {
-    static const struct { unsigned off, len; uint64_t value; const char *word; } cases[] = {
+    static const struct {
+        unsigned off, len;
+        uint64_t value;
+        const char *word;
+    } cases[] = {
         { 0x202, 4, 0, "not a Linux kernel (no 'HdrS' at 0x202)" },
         { 0x1fe, 2, 0, "0xaa55" },
         { 0x206, 2, 0x020b, "protocol 2.11" },
@@ -247,11 +255,14 @@ static void every_truncation(void **state)
 
 static void other_files_by_name(void **state)
 {
-    static const struct { unsigned off, len; const char *bytes, *word; } cases[] = {
-        { 0x38, 4, "ARM\x64", "arm64" },        { 0, 2, "\x1f\x8b", "gzip" },
-        { 0, 6, "\xfd\x37zXZ\0", "xz" },          { 0, 4, "\x28\xb5\x2f\xfd", "zstd" },
-        { 0, 6, "070701", "cpio" },              { 0, 4, "QFI\xfb", "qcow2" },
-        { 0, 2, "#!", "script" },                { 0x38, 4, "RSC\x05", "RISC-V" },
+    static const struct {
+        unsigned off, len;
+        const char *bytes, *word;
+    } cases[] = {
+        { 0x38, 4, "ARM\x64", "arm64" }, { 0, 2, "\x1f\x8b", "gzip" },
+        { 0, 6, "\xfd\x37zXZ\0", "xz" }, { 0, 4, "\x28\xb5\x2f\xfd", "zstd" },
+        { 0, 6, "070701", "cpio" },      { 0, 4, "QFI\xfb", "qcow2" },
+        { 0, 2, "#!", "script" },        { 0x38, 4, "RSC\x05", "RISC-V" },
     };
 
     (void)state;
@@ -271,10 +282,14 @@ static void other_files_by_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loads_where_it_should), cmocka_unit_test(page_tables_are_identity),
-        cmocka_unit_test(memory_map),            cmocka_unit_test(initrd_obeys_the_kernels_limit),
-        cmocka_unit_test(memory_too_small),      cmocka_unit_test(command_line_length),
-        cmocka_unit_test(bad_headers),           cmocka_unit_test(every_truncation),
+        cmocka_unit_test(loads_where_it_should),
+        cmocka_unit_test(page_tables_are_identity),
+        cmocka_unit_test(memory_map),
+        cmocka_unit_test(initrd_obeys_the_kernels_limit),
+        cmocka_unit_test(memory_too_small),
+        cmocka_unit_test(command_line_length),
+        cmocka_unit_test(bad_headers),
+        cmocka_unit_test(every_truncation),
         cmocka_unit_test(other_files_by_name),
     };
 

@@ -1,5 +1,5 @@
-/* Initrd checks: archives of each kind made by libarchive, by a writer of our own where libarchive has none, whole,
- * joined and cut off at every byte. */
+/* Initrd checks: archives of each kind made by libarchive, by a writer of our own where libarchive has none,
+ * whole, joined and cut off at every byte. */
 #include "image.h"
 
 #include <archive.h>
@@ -152,8 +152,13 @@ static void packed_by_lz4(void **state)
 
 static void taken_by_magic(void **state)
 {
-    static const struct { const char *bytes; unsigned len; } cases[] = {
-        { "BZh9", 4 }, { "\x5d\0\0\x80", 4 }, { "\x89LZO\0\r\n\x1a\n", 9 },
+    static const struct {
+        const char *bytes;
+        unsigned len;
+    } cases[] = {
+        { "BZh9", 4 },
+        { "\x5d\0\0\x80", 4 },
+        { "\x89LZO\0\r\n\x1a\n", 9 },
     };
 
     (void)state;
@@ -216,11 +221,16 @@ static void no_initrd_at_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_cpio),     cmocka_unit_test(packed_by_zstd),
-        cmocka_unit_test(packed_by_gzip), cmocka_unit_test(packed_by_xz),
-        cmocka_unit_test(packed_by_lz4),  cmocka_unit_test(taken_by_magic),
-        cmocka_unit_test(microcode_before_packed), cmocka_unit_test(more_after_xz),
-        cmocka_unit_test(something_else_behind), cmocka_unit_test(no_initrd_at_all),
+        cmocka_unit_test(plain_cpio),
+        cmocka_unit_test(packed_by_zstd),
+        cmocka_unit_test(packed_by_gzip),
+        cmocka_unit_test(packed_by_xz),
+        cmocka_unit_test(packed_by_lz4),
+        cmocka_unit_test(taken_by_magic),
+        cmocka_unit_test(microcode_before_packed),
+        cmocka_unit_test(more_after_xz),
+        cmocka_unit_test(something_else_behind),
+        cmocka_unit_test(no_initrd_at_all),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,10 @@ static struct boot_input input_make(void)
 
     memset(&kernel, 0, sizeof(kernel));
     kernel.len = CODE_OFF + CODE_LEN;
-    memcpy(kernel.bytes, "\x7f" "ELF\2\1\1", 7);
+    memcpy(kernel.bytes,
+           "\x7f"
+           "ELF\2\1\1",
+           7);
     put(kernel.bytes + 16, 2, 2);
     put(kernel.bytes + 18, 62, 2);
     put(kernel.bytes + 32, 64, 8);
@@ -56,7 +59,9 @@ static struct boot_input input_make(void)
     segment(2, 4, NOTE_OFF, 0, len, len);
     for (unsigned i = 0; i < CODE_LEN; i++)
         kernel.bytes[CODE_OFF + i] = (uint8_t)(i * 7 + 1);
-    return (struct boot_input){ .kernel = file_of(&kernel, "vmlinux"), .cmdline = "quiet", .layout = layout_get() };
+    return (struct boot_input){ .kernel = file_of(&kernel, "vmlinux"),
+                                .cmdline = "quiet",
+                                .layout = layout_get() };
 }
 
 static void loads_where_it_should(void **state)
@@ -125,9 +130,13 @@ static void every_truncation(void **state)
 
 static void bad_headers(void **state)
 {
-    static const struct { unsigned off, len; uint64_t value; const char *word; } cases[] = {
-        { 4, 1, 1, "another machine" },            /* 32-bit */
-        { 18, 2, 183, "another machine" },         /* arm64 */
+    static const struct {
+        unsigned off, len;
+        uint64_t value;
+        const char *word;
+    } cases[] = {
+        { 4, 1, 1, "another machine" },    /* 32-bit */
+        { 18, 2, 183, "another machine" }, /* arm64 */
         { 16, 2, 3, "EXEC" },
         { 54, 2, 32, "program headers" },
         { 56, 2, 0, "program headers" },
@@ -135,9 +144,9 @@ static void bad_headers(void **state)
         { 32, 8, UINT64_MAX - 8, "truncated" },
         { 64 + 8, 8, UINT64_MAX - 8, "truncated" },
         { 64 + 32, 8, UINT64_MAX, "truncated" },
-        { 64 + 40, 8, CODE_LEN - 1, "damaged" },   /* memory smaller than file */
+        { 64 + 40, 8, CODE_LEN - 1, "damaged" }, /* memory smaller than file */
         { 64 + 40, 8, UINT64_MAX, "damaged" },
-        { 64 + 24, 8, 0x9000, "damaged" },         /* over the boot data */
+        { 64 + 24, 8, 0x9000, "damaged" }, /* over the boot data */
         { 64 + 24, 8, UINT64_MAX - 0x1000, "damaged" },
         { 64 + 24, 8, RAM, "too small" },
         { 64, 4, 7, "nothing to load" },

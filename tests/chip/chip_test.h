@@ -1,4 +1,5 @@
-/* What chip tests share: a fake clock, a fake interrupt line, and register access through a chip's region_ops. */
+/* What chip tests share: a fake clock, a fake interrupt line, and register access through a chip's
+ * region_ops. */
 #ifndef TESTS_CHIP_TEST_H
 #define TESTS_CHIP_TEST_H
 
@@ -61,7 +62,8 @@ static inline uint64_t reg_read(const struct region_ops *ops, void *chip, uint64
     return ops->read(chip, off, width);
 }
 
-static inline void reg_write(const struct region_ops *ops, void *chip, uint64_t off, unsigned width, uint64_t value)
+static inline void reg_write(const struct region_ops *ops, void *chip, uint64_t off, unsigned width,
+                             uint64_t value)
 {
     assert_true(width >= ops->min_width && width <= ops->max_width);
     ops->write(chip, off, width, value);

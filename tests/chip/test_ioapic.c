@@ -1,4 +1,5 @@
-/* I/O APIC by register scripts. Sections are those of the 82093AA data sheet; messages: Intel SDM volume 3, 11.11. */
+/* I/O APIC by register scripts. Sections are those of the 82093AA data sheet; messages: Intel SDM volume
+ * 3, 11.11. */
 #include "chip_test.h"
 
 #include "chip/ioapic.h"

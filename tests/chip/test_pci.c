@@ -52,7 +52,11 @@ static void card_write(void *ctx, uint64_t off, unsigned width, uint64_t value)
 }
 
 static const struct region_ops card_bar = {
-    .name = "card", .min_width = 1, .max_width = 4, .read = card_read, .write = card_write,
+    .name = "card",
+    .min_width = 1,
+    .max_width = 4,
+    .read = card_read,
+    .write = card_write,
 };
 
 static void card_config_written(void *ctx, unsigned off, unsigned width)
@@ -74,7 +78,8 @@ static void card_config_reading(void *ctx, unsigned off, unsigned width)
 }
 
 static const struct pci_function_ops card_ops = {
-    .config_written = card_config_written, .config_reading = card_config_reading,
+    .config_written = card_config_written,
+    .config_reading = card_config_reading,
 };
 
 static uint64_t reset_read(void *ctx, uint64_t off, unsigned width)
@@ -92,7 +97,11 @@ static void reset_write(void *ctx, uint64_t off, unsigned width, uint64_t value)
 }
 
 static const struct region_ops reset_ops = {
-    .name = "reset", .min_width = 1, .max_width = 1, .read = reset_read, .write = reset_write,
+    .name = "reset",
+    .min_width = 1,
+    .max_width = 1,
+    .read = reset_read,
+    .write = reset_write,
 };
 
 static void on_msi(void *ctx, uint64_t addr, uint32_t data)
@@ -108,7 +117,9 @@ static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
     struct pci_host_config cfg = {
-        .msi = { .send = on_msi, .ctx = f }, .reset_ops = &reset_ops, .reset_ctx = f,
+        .msi = { .send = on_msi, .ctx = f },
+        .reset_ops = &reset_ops,
+        .reset_ctx = f,
     };
 
     f->mmio = bus_new("mmio");
@@ -119,8 +130,12 @@ static int setup(void **state)
     for (unsigned i = 0; i < DEVICES; i++) {
         struct pci_function_desc desc = {
             .name = "card",
-            .ident = { .vendor = 0x1af4, .device = 0x1042, .subsystem_vendor = 0x1af4, .subsystem = 0x40,
-                       .class_code = 0x018000, .revision = 1 },
+            .ident = { .vendor = 0x1af4,
+                       .device = 0x1042,
+                       .subsystem_vendor = 0x1af4,
+                       .subsystem = 0x40,
+                       .class_code = 0x018000,
+                       .revision = 1 },
             .bars = { { .len = 4096, .ops = &card_bar, .ctx = &f->cards[i] },
                       [4] = { .len = 16384, .is_64bit = true, .ops = &card_bar, .ctx = &f->cards[i] } },
             .msix_vectors = 3,
@@ -191,7 +206,8 @@ static void headers(void **state) /* 6.1 */
     assert_int_equal(get(f, 1, 0, 4), 0x10421af4);
     assert_int_equal(get(f, 20, 0, 4), 0xffffffff); /* nobody there */
     assert_int_equal(get(f, 20, 0, 1), 0xff);
-    assert_int_equal(reg_read(&pci_host_ecam_ops, f->host, 1 << 15 | 1 << 12, 4), 0xffffffff); /* function 1 */
+    assert_int_equal(reg_read(&pci_host_ecam_ops, f->host, 1 << 15 | 1 << 12, 4),
+                     0xffffffff); /* function 1 */
     assert_int_equal(get(f, 1, 0x100, 4), 0xffffffff);
     put(f, 1, COMMAND, 2, 0xffff);
     assert_int_equal(get(f, 1, COMMAND, 2), 0x0406); /* memory, master, INTx off */
@@ -214,7 +230,7 @@ static void ports(void **state) /* 3.2.2.3.2 */
     assert_int_equal(reg_read(p, f->host, 4, 4), 0xffffffff); /* not enabled */
     reg_write(p, f->host, 0, 4, 0x80000000 | 1 << 16 | 1 << 11);
     assert_int_equal(reg_read(p, f->host, 4, 4), 0xffffffff); /* bus 1 */
-    reg_write(p, f->host, 1, 1, 0x06); /* 0xcf9 */
+    reg_write(p, f->host, 1, 1, 0x06);                        /* 0xcf9 */
     assert_int_equal(f->reset_value, 0x06);
     assert_int_equal(reg_read(p, f->host, 1, 1), 0x06);
     assert_int_equal(reg_read(p, f->host, 0, 4), 0x80000000 | 1 << 16 | 1 << 11);
@@ -323,7 +339,8 @@ static void assignment_without_room(void **state)
 static void vendor_caps(void **state) /* 6.7 */
 {
     struct fixture *f = *state;
-    const uint8_t body[] = { 1, 4, 0, 0, 0, 0, 0x20, 0, 0, 0, 0x10, 0, 0 }, mask[sizeof(body)] = { [1] = 0xff };
+    const uint8_t body[] = { 1, 4, 0, 0, 0, 0, 0x20, 0, 0, 0, 0x10, 0, 0 },
+                  mask[sizeof(body)] = { [1] = 0xff };
     unsigned a = pci_function_add_vendor_cap(f->cards[0].fn, body, sizeof(body), mask);
     unsigned b = pci_function_add_vendor_cap(f->cards[0].fn, body, sizeof(body), NULL);
 
@@ -479,7 +496,7 @@ static void msix_table_is_memory(void **state)
     bus_read(f->mmio, x.table + 28, 4, &v);
     assert_int_equal(v, 1);
     bus_write(f->mmio, x.pba, 4, 0xffffffff);
-    assert_int_equal(pending(f, &x), 0); /* read-only */
+    assert_int_equal(pending(f, &x), 0);    /* read-only */
     bus_write(f->mmio, x.table + 48, 4, 1); /* behind the last vector */
     bus_read(f->mmio, x.table + 48, 4, &v);
     assert_int_equal(v, 0);

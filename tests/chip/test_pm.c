@@ -33,7 +33,9 @@ static void on_exit_value(void *ctx, uint32_t value)
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
-    struct pm_config cfg = { .sci = fake_line_get(&f->sci), .power_off = on_power_off, .reset = on_reset, .ctx = f };
+    struct pm_config cfg = {
+        .sci = fake_line_get(&f->sci), .power_off = on_power_off, .reset = on_reset, .ctx = f
+    };
 
     f->clock.ns = 77 * SEC;
     cfg.clock = fake_clock_get(&f->clock);
@@ -174,7 +176,8 @@ static void keyboard_controller(void **state)
 static void debug_exit_port(void **state)
 {
     struct fixture *f = *state;
-    struct debug_exit *d = debug_exit_new(&(struct debug_exit_config){ .ended = on_exit_value, .ctx = f }, NULL);
+    struct debug_exit *d =
+        debug_exit_new(&(struct debug_exit_config){ .ended = on_exit_value, .ctx = f }, NULL);
 
     assert_int_equal(reg_read(&debug_exit_ops, d, 0, 4), 0);
     reg_write(&debug_exit_ops, d, 0, 4, 0xdeadbeef);

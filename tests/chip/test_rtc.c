@@ -241,7 +241,7 @@ static void alarm(void **state)
     pass(f, 1);
     assert_true(f->irq.level);
     assert_true(f->deadline == RTC_NEVER); /* nothing new until it is acknowledged */
-    assert_int_equal(get(f, 0x0c), 0xf0); /* IRQF and AF; PF and UF come whether enabled or not */
+    assert_int_equal(get(f, 0x0c), 0xf0);  /* IRQF and AF; PF and UF come whether enabled or not */
     assert_false(f->irq.level);
     assert_int_equal(get(f, 0x0c), 0);
     assert_int_equal(f->deadline, (5 + 92 + 86400) * SEC); /* tomorrow */

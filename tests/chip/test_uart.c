@@ -31,7 +31,9 @@ static void on_room(void *ctx)
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
-    struct uart_config cfg = { .irq = fake_line_get(&f->irq), .output = on_output, .room = on_room, .ctx = f };
+    struct uart_config cfg = {
+        .irq = fake_line_get(&f->irq), .output = on_output, .room = on_room, .ctx = f
+    };
 
     f->uart = uart_new(&cfg, NULL);
     *state = f;
@@ -138,7 +140,10 @@ static void thre_interrupt(void **state) /* 8.5, table 8.5: reading IIR or writi
 static void receive_and_trigger_levels(void **state) /* 8.4, 8.8 */
 {
     struct fixture *f = *state;
-    static const struct { uint8_t fcr; unsigned level; } cases[] = { { 0x01, 1 }, { 0x41, 4 }, { 0x81, 8 }, { 0xc1, 14 } };
+    static const struct {
+        uint8_t fcr;
+        unsigned level;
+    } cases[] = { { 0x01, 1 }, { 0x41, 4 }, { 0x81, 8 }, { 0xc1, 14 } };
 
     for (unsigned i = 0; i < array_size(cases); i++) {
         out(f, FCR, (uint8_t)(cases[i].fcr | 0x02));
@@ -221,7 +226,7 @@ static void modem_and_line_interrupts(void **state) /* priorities of table 8.5 *
     out(f, MCR, 0x10);
     in(f, MSR);
     out(f, IER, 0x0f);
-    in(f, IIR); /* takes THRE away */
+    in(f, IIR);        /* takes THRE away */
     out(f, MCR, 0x12); /* RTS: CTS changes */
     assert_int_equal(in(f, IIR), 0x00);
     assert_int_equal(in(f, MSR), 0x11);

@@ -237,10 +237,18 @@ class Guest:
 
     def run_status(self, command, timeout=60):
         self.marks += 1
-        # The mark is put together by the shell, so that an echo of the command cannot be taken for its end.
-        self.send(f"{command}\nprintf '\\n<%s:%d:%d>\\n' end {self.marks} $?\n")
-        before = self.expect(rb'(.*?)\r?\n<end:%d:(\d+)>\r?\n' % self.marks, timeout, f'the end of `{command}`')
+        # The mark is put together by the shell, so that an echo of the command cannot be taken for its end. All on one
+        # line: sudo would swallow what is typed ahead.
+        self.send(f"{{ {command}; }} < /dev/null; printf '\\n<%s:%d:%d>\\n' end {self.marks} $?\n")
+        before = self.expect(rb'(.*?)<end:%d:(\d+)>' % self.marks, timeout, f'the end of `{command}`')
         return before.group(1).decode(errors='replace').replace('\r', '').strip(), int(before.group(2))
+
+    def value(self, command, timeout=60):
+        """The one-line output of a command, picked out of what else the console may say meanwhile."""
+        self.marks += 1
+        self.send(f"printf '\\n<%s:%d:%s:%s>\\n' value {self.marks} \"$({command})\" eulav\n")
+        match = self.expect(rb'<value:%d:(.*?):eulav>' % self.marks, timeout, f'the value of `{command}`')
+        return match.group(1).decode(errors='replace').replace('\r', '').strip()
 
     def poweroff(self, timeout=120):
         """`poweroff` at the shell; returns the process's exit status."""

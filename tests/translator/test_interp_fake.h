@@ -10,8 +10,8 @@
 #define FAKE_W 2u
 #define FAKE_X 4u
 
-/* Linear memory [lin, lin + len) at host; rights as FAKE_*. A write of a careful region never goes through a fast
- * pointer, like a page that holds translated code. */
+/* Linear memory [lin, lin + len) at host; rights as FAKE_*. A write of a careful region never goes through a
+ * fast pointer, like a page that holds translated code. */
 struct fake_region {
     uint64_t lin, len;
     uint8_t *host;
@@ -29,14 +29,14 @@ struct tvm {
     struct fake_region region[8];
     unsigned regions;
     struct cpuid_model model;
-    uint64_t rng;            /* drives slow_of_4 */
-    unsigned slow_of_4;      /* so many of four mmu_fast_ptr calls say NULL */
-    unsigned lost_races;     /* so many mmu_cmpxchg calls find another value first */
+    uint64_t rng;        /* drives slow_of_4 */
+    unsigned slow_of_4;  /* so many of four mmu_fast_ptr calls say NULL */
+    unsigned lost_races; /* so many mmu_cmpxchg calls find another value first */
     struct fake_call call;
     unsigned mode_changes;
     uint64_t cr[16], dr[8], msr_value;
     bool io_denied;
-    uint8_t io_log[64];      /* bytes written to ports, in order */
+    uint8_t io_log[64]; /* bytes written to ports, in order */
     unsigned io_len;
     uint16_t io_port;
 };

@@ -4,17 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static void add(struct form_list *l, const char *name, unsigned map, unsigned op, int digit, char imm, uint32_t flags)
+static void add(struct form_list *l, const char *name, unsigned map, unsigned op, int digit, char imm,
+                uint32_t flags)
 {
     if (l->n == array_size(l->form))
         abort();
     struct form *f = &l->form[l->n++];
-    *f = (struct form){ .flags = flags, .map = (uint8_t)map, .op = (uint8_t)op, .digit = (int8_t)digit, .imm = imm };
+    *f = (struct form){
+        .flags = flags, .map = (uint8_t)map, .op = (uint8_t)op, .digit = (int8_t)digit, .imm = imm
+    };
     snprintf(f->name, sizeof(f->name), "%s", name);
 }
 
-static void add_pfx(struct form_list *l, const char *name, unsigned prefix, unsigned map, unsigned op, int digit,
-                    char imm, uint32_t flags)
+static void add_pfx(struct form_list *l, const char *name, unsigned prefix, unsigned map, unsigned op,
+                    int digit, char imm, uint32_t flags)
 {
     add(l, name, map, op, digit, imm, flags);
     l->form[l->n - 1].prefix = (uint8_t)prefix;
@@ -183,7 +186,8 @@ static void add_strings(struct form_list *l)
     for (unsigned op = 0xa4; op < 0xb0; op++)
         if (op != 0xa8 && op != 0xa9)
             add(l, "string", 0, op, -1, 0,
-                F_STRING | ((op & 0xf) > 5 && (op & 0xf) != 10 ? F_FILL : 0) | ((op & ~1u) == 0xa6 ? F_ANYFAULT : 0));
+                F_STRING | ((op & 0xf) > 5 && (op & 0xf) != 10 ? F_FILL : 0) |
+                    ((op & ~1u) == 0xa6 ? F_ANYFAULT : 0));
 }
 
 /* Not in 64-bit mode. */
@@ -191,12 +195,12 @@ static void add_legacy(struct form_list *l)
 {
     add(l, "inc r", 0, 0x40, -1, 0, F_OPREG);
     add(l, "dec r", 0, 0x48, -1, 0, F_OPREG);
-    add(l, "daa", 0, 0x27, -1, 0, 0);
-    add(l, "das", 0, 0x2f, -1, 0, 0);
-    add(l, "aaa", 0, 0x37, -1, 0, 0);
-    add(l, "aas", 0, 0x3f, -1, 0, 0);
-    add(l, "aam", 0, 0xd4, -1, 'b', 0);
-    add(l, "aad", 0, 0xd5, -1, 'b', 0);
+    add(l, "daa", 0, 0x27, -1, 0, F_BCD);
+    add(l, "das", 0, 0x2f, -1, 0, F_BCD);
+    add(l, "aaa", 0, 0x37, -1, 0, F_BCD);
+    add(l, "aas", 0, 0x3f, -1, 0, F_BCD);
+    add(l, "aam", 0, 0xd4, -1, 'b', F_BCD);
+    add(l, "aad", 0, 0xd5, -1, 'b', F_BCD);
     add(l, "salc", 0, 0xd6, -1, 0, 0);
     add(l, "pusha", 0, 0x60, -1, 0, F_STACK | F_ANYFAULT);
     add(l, "popa", 0, 0x61, -1, 0, F_STACK | F_ANYFAULT);

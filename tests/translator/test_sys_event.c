@@ -15,7 +15,8 @@ static void raise_error(unsigned vector, uint32_t error)
 
 /* ---- long mode ---- */
 
-/* 6.14.2, 6.14.3: same level; stack aligned to 16, five words and the error code; RF set in a fault's image (17.3.1.1) */
+/* 6.14.2, 6.14.3: same level; stack aligned to 16, five words and the error code; RF set in a fault's image
+ * (18.3.1.1) */
 static void long_same_level(void **state)
 {
     (void)state;
@@ -77,7 +78,8 @@ static void long_ist(void **state)
     assert_int_equal(c()->nmi_masked, 1); /* 6.7.1 */
 }
 
-/* 6.12.1.2: a trap gate leaves IF; #DB is a trap and pushes no RF; DR6 collects, DR7.GD goes (17.2.3, 17.2.4) */
+/* 6.12.1.2: a trap gate leaves IF; #DB is a trap and pushes no RF; DR6 collects, DR7.GD goes (18.2.3, 18.2.4)
+ */
 static void long_trap_gate(void **state)
 {
     (void)state;
@@ -107,7 +109,8 @@ static void long_page_fault(void **state)
     assert_int_equal(get64(A_STACK0 - 48), 6);
 }
 
-/* 6.13: error codes of faults on the way: vector * 8 + 2, EXT for external events, and what the handlers get */
+/* 6.13: error codes of faults on the way: vector * 8 + 2, EXT for external events, and what the handlers get
+ */
 static void long_gate_faults(void **state)
 {
     static const struct {
@@ -116,13 +119,13 @@ static void long_gate_faults(void **state)
         unsigned vector;
         uint32_t error;
     } cases[] = {
-        { SEL_CODE64, 0x0e, EXC_NP, 0x41 * 8 + 3 },  /* gate not present */
-        { SEL_CODE64, 0x85, EXC_GP, 0x41 * 8 + 3 },  /* a task gate: not in long mode */
-        { 0, 0x8e, EXC_GP, 1 },                      /* null code selector */
+        { SEL_CODE64, 0x0e, EXC_NP, 0x41 * 8 + 3 },   /* gate not present */
+        { SEL_CODE64, 0x85, EXC_GP, 0x41 * 8 + 3 },   /* a task gate: not in long mode */
+        { 0, 0x8e, EXC_GP, 1 },                       /* null code selector */
         { SEL_CODE32, 0x8e, EXC_GP, SEL_CODE32 | 1 }, /* not 64-bit code: 6.14.1 */
         { SEL_DATA0, 0x8e, EXC_GP, SEL_DATA0 | 1 },
         { SEL_UCODE64, 0x8e, EXC_GP, SEL_UCODE64 | 1 }, /* outer level */
-        { 0x108, 0x8e, EXC_GP, 0x108 | 1 },          /* outside the GDT */
+        { 0x108, 0x8e, EXC_GP, 0x108 | 1 },             /* outside the GDT */
     };
 
     (void)state;
@@ -179,9 +182,9 @@ static void long_stack_fault(void **state)
 static void double_fault_classes(void **state)
 {
     static const struct {
-        uint8_t first;  /* its gate is absent: #NP, contributory */
-        uint8_t page;   /* instead the IDT page is absent */
-        unsigned last;  /* vector that arrives */
+        uint8_t first; /* its gate is absent: #NP, contributory */
+        uint8_t page;  /* instead the IDT page is absent */
+        unsigned last; /* vector that arrives */
     } cases[] = {
         { EXC_GP, 0, EXC_DF }, { EXC_DE, 0, EXC_DF }, { EXC_SS, 0, EXC_DF }, { EXC_TS, 0, EXC_DF },
         { EXC_PF, 0, EXC_DF }, { EXC_UD, 0, EXC_NP }, { EXC_DB, 0, EXC_NP }, { EXC_AC, 0, EXC_NP },
@@ -201,7 +204,8 @@ static void double_fault_classes(void **state)
     }
 }
 
-/* table 6-5: page fault in a contributory's delivery comes serially; page fault in a page fault's is double */
+/* table 6-5: page fault in a contributory's delivery comes serially; page fault in a page fault's is double
+ */
 static void double_fault_page(void **state)
 {
     (void)state;
@@ -250,7 +254,8 @@ static void iret_to_user(void **state)
     fake_long(0);
     c()->nmi_masked = 1;
     c()->seg[S_FS] = (struct x86_segment){ .base = 0x7f0012345000 }; /* null with a base */
-    push_iret(0x7fff00001000, SEL_UCODE64 | 3, FL_IF | FL_ZF | FL_AC | FL_RF | FL_VM, A_USTACK - 5, SEL_UDATA | 3);
+    push_iret(0x7fff00001000, SEL_UCODE64 | 3, FL_IF | FL_ZF | FL_AC | FL_RF | FL_VM, A_USTACK - 5,
+              SEL_UDATA | 3);
     assert_int_equal(sys_iret(c(), 8), STEP_NEXT);
     assert_true(c()->rip == 0x7fff00001000);
     assert_int_equal(c()->cpl, 3);
@@ -297,11 +302,11 @@ static void iret_faults(void **state)
     } cases[] = {
         { 0x8000000000000000ull, SEL_UCODE64 | 3, SEL_UDATA | 3, EXC_GP, 0 },
         { 0, 0, SEL_UDATA | 3, EXC_GP, 0 },
-        { 0, SEL_UCODE64 | 3, 3, EXC_GP, 0 },                       /* null SS for level 3 */
-        { 0, SEL_UCODE64, SEL_DATA0, EXC_GP, SEL_UCODE64 },         /* RPL is not DPL */
-        { 0, SEL_UDATA | 3, SEL_UDATA | 3, EXC_GP, SEL_UDATA },     /* not code */
-        { 0, SEL_UCODE64 | 3, SEL_DATA0 | 3, EXC_GP, SEL_DATA0 },   /* SS of another level */
-        { 0, SEL_UCODE64 | 3, SEL_UDATA, EXC_GP, SEL_UDATA },       /* SS's RPL */
+        { 0, SEL_UCODE64 | 3, 3, EXC_GP, 0 },                     /* null SS for level 3 */
+        { 0, SEL_UCODE64, SEL_DATA0, EXC_GP, SEL_UCODE64 },       /* RPL is not DPL */
+        { 0, SEL_UDATA | 3, SEL_UDATA | 3, EXC_GP, SEL_UDATA },   /* not code */
+        { 0, SEL_UCODE64 | 3, SEL_DATA0 | 3, EXC_GP, SEL_DATA0 }, /* SS of another level */
+        { 0, SEL_UCODE64 | 3, SEL_UDATA, EXC_GP, SEL_UDATA },     /* SS's RPL */
         { 0, SEL_CODE64, SEL_ABSENT, EXC_SS, SEL_ABSENT },
         { 0, SEL_CODE64, SEL_ROM0, EXC_GP, SEL_ROM0 },
         { 0, 0x108, SEL_DATA0, EXC_GP, 0x108 },
@@ -427,7 +432,7 @@ static void legacy_stack_faults(void **state)
     expect_exception(EXC_SS, SEL_DATA0);
 }
 
-/* 20.3.1.1 and back: a v86 task is interrupted with all its segments on the stack */
+/* 21.3.1.1 and back: a v86 task is interrupted with all its segments on the stack */
 static void v86_interrupt(void **state)
 {
     (void)state;
@@ -461,14 +466,14 @@ static void v86_interrupt(void **state)
     put_gate(0x30, SEL_CODE32, HANDLER, 0xee);
     assert_int_equal(sys_soft_interrupt(c(), 0x30, 2, true), STEP_FAULT); /* only to level 0 */
     expect_exception(EXC_GP, SEL_CODE32);
-    c()->rflags &= ~FL_IOPL; /* 20.2.7: INT n and IRET are sensitive to IOPL */
+    c()->rflags &= ~FL_IOPL; /* 21.2.7: INT n and IRET are sensitive to IOPL */
     assert_int_equal(sys_soft_interrupt(c(), 0x30, 2, true), STEP_FAULT);
     expect_exception(EXC_GP, 0);
     assert_int_equal(sys_iret(c(), 2), STEP_FAULT);
     expect_exception(EXC_GP, 0);
 }
 
-/* ---- real mode: 20.1.4 ---- */
+/* ---- real mode: 21.1.4 ---- */
 
 static void real_mode(void **state)
 {
@@ -510,10 +515,27 @@ static void real_mode(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(long_same_level), T(long_inner), T(long_ist), T(long_trap_gate), T(long_page_fault), T(long_gate_faults),
-        T(long_soft), T(long_stack_fault), T(double_fault_classes), T(double_fault_page), T(triple_fault),
-        T(iret_to_user), T(iret_same_level), T(iret_to_compat), T(iret_faults), T(iret_flags_level3),
-        T(legacy_inner_and_back), T(legacy_gate16), T(legacy_stack_faults), T(v86_interrupt), T(real_mode),
+        T(long_same_level),
+        T(long_inner),
+        T(long_ist),
+        T(long_trap_gate),
+        T(long_page_fault),
+        T(long_gate_faults),
+        T(long_soft),
+        T(long_stack_fault),
+        T(double_fault_classes),
+        T(double_fault_page),
+        T(triple_fault),
+        T(iret_to_user),
+        T(iret_same_level),
+        T(iret_to_compat),
+        T(iret_faults),
+        T(iret_flags_level3),
+        T(legacy_inner_and_back),
+        T(legacy_gate16),
+        T(legacy_stack_faults),
+        T(v86_interrupt),
+        T(real_mode),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,8 @@ static bool page_ok(struct tcpu *c, uint64_t lin, enum mmu_acc acc, bool user)
 
     if (!bad)
         return true;
-    cpu_raise_error(c, EXC_PF, (p & PAGE_ABSENT ? 0 : PF_P) | (acc == MMU_WRITE ? PF_W : 0) | (user ? PF_U : 0));
+    cpu_raise_error(c, EXC_PF,
+                    (p & PAGE_ABSENT ? 0 : PF_P) | (acc == MMU_WRITE ? PF_W : 0) | (user ? PF_U : 0));
     c->exc.cr2 = lin;
     return false;
 }
@@ -165,8 +166,8 @@ void cpu_heavy_end(struct tcpu *c)
     fake->heavy--;
 }
 
-void cpuid_model_get(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, const struct cpuid_dynamic *dyn,
-                     struct cpuid_regs *out)
+void cpuid_model_get(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
+                     const struct cpuid_dynamic *dyn, struct cpuid_regs *out)
 {
     (void)m;
     *out = (struct cpuid_regs){ leaf, sub, (uint32_t)dyn->xcr0, fake->heavy };
@@ -396,7 +397,9 @@ void fake_v86(void)
 
     fake_protected(3);
     for (unsigned i = 0; i <= S_GS; i++)
-        c->seg[i] = (struct x86_segment){ .base = 0x100 * i, .limit = 0xffff, .sel = (uint16_t)(0x10 * i), .attr = 0xf3 };
+        c->seg[i] = (struct x86_segment){
+            .base = 0x100 * i, .limit = 0xffff, .sel = (uint16_t)(0x10 * i), .attr = 0xf3
+        };
     c->gpr[R_SP] = 0x8000;
     c->rip = 0x1234;
     cpu_set_rflags(c, FL_1 | FL_IF | FL_VM | FL_IOPL);
@@ -428,9 +431,17 @@ int fake_setup(void **state)
     assert_non_null(fake->ram);
     memset(fake->c, 0, sizeof(struct tcpu));
     fake->model = (struct cpuid_model){
-        .vcpu_count = 2, .tsc_khz = 2596125, .is_amd = true, .phys_bits = 48, .xcr0_mask = 7,
-        .f1_ecx = 1u << 26, .f1_edx = 0x0703ffff, .f7_ebx = 1u << 0 | 1u << 7 | 1u << 20, .f7_ecx = 1u << 2,
-        .f8_ebx = 1u << 12 | 1u << 14 | 1u << 15, .f21_eax = 1u << 8,
+        .vcpu_count = 2,
+        .tsc_khz = 2596125,
+        .is_amd = true,
+        .phys_bits = 48,
+        .xcr0_mask = 7,
+        .f1_ecx = 1u << 26,
+        .f1_edx = 0x0703ffff,
+        .f7_ebx = 1u << 0 | 1u << 7 | 1u << 20,
+        .f7_ecx = 1u << 2,
+        .f8_ebx = 1u << 12 | 1u << 14 | 1u << 15,
+        .f21_eax = 1u << 8,
     };
     fake->host_tsc = 1000000000000ull;
     fake->c->dr[6] = 0xffff0ff0;

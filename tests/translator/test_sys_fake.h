@@ -1,5 +1,5 @@
-/* A vCPU over flat memory for the tests of sys_*.c: linear address = offset in ram, protection by page, no paging; a local
- * APIC and a machine that only note what they were asked. */
+/* A vCPU over flat memory for the tests of sys_*.c: linear address = offset in ram, protection by page, no
+ * paging; a local APIC and a machine that only note what they were asked. */
 #ifndef TEST_SYS_FAKE_H
 #define TEST_SYS_FAKE_H
 
@@ -25,17 +25,32 @@ enum { PAGE_ABSENT = 1, PAGE_READONLY = 2, PAGE_SYSTEM = 4 };
 #define A_IDT 0x3000u
 #define A_TSS 0x5000u
 #define A_TSS2 0x6000u
-#define A_STACK0 0x9000u   /* RSP0 */
+#define A_STACK0 0x9000u /* RSP0 */
 #define A_STACK_IST 0xb000u
 #define A_USTACK 0xd000u
-#define A_STACK 0xf000u    /* of the code that runs at level 0 */
+#define A_STACK 0xf000u /* of the code that runs at level 0 */
 #define A_CODE 0x10000u
 
 /* Selectors of the fake GDT. Long mode and legacy mode share it. */
 enum {
-    SEL_CODE64 = 0x08, SEL_DATA0 = 0x10, SEL_UCODE32 = 0x18, SEL_UDATA = 0x20, SEL_UCODE64 = 0x28, SEL_TSS = 0x30,
-    SEL_CODE32 = 0x40, SEL_CONFORM = 0x48, SEL_ABSENT = 0x50, SEL_XONLY = 0x58, SEL_LDT = 0x60, SEL_GATE = 0x70,
-    SEL_TSS2 = 0x80, SEL_CODE16 = 0x90, SEL_TASKGATE = 0x98, SEL_UDATA_BIG = 0xa0, SEL_DATA1 = 0xa8, SEL_ROM0 = 0xb0,
+    SEL_CODE64 = 0x08,
+    SEL_DATA0 = 0x10,
+    SEL_UCODE32 = 0x18,
+    SEL_UDATA = 0x20,
+    SEL_UCODE64 = 0x28,
+    SEL_TSS = 0x30,
+    SEL_CODE32 = 0x40,
+    SEL_CONFORM = 0x48,
+    SEL_ABSENT = 0x50,
+    SEL_XONLY = 0x58,
+    SEL_LDT = 0x60,
+    SEL_GATE = 0x70,
+    SEL_TSS2 = 0x80,
+    SEL_CODE16 = 0x90,
+    SEL_TASKGATE = 0x98,
+    SEL_UDATA_BIG = 0xa0,
+    SEL_DATA1 = 0xa8,
+    SEL_ROM0 = 0xb0,
     GDT_LIMIT = 0xff,
 };
 
@@ -44,9 +59,9 @@ struct fake {
     uint8_t *ram;
     uint8_t prot[FAKE_RAM >> 12];
     struct cpuid_model model;
-    struct tcpu *other;         /* a second vCPU, or NULL */
+    struct tcpu *other; /* a second vCPU, or NULL */
     unsigned flush_all, flush_nonglobal, flush_page;
-    uint32_t requests[2];       /* XR_* per vCPU */
+    uint32_t requests[2]; /* XR_* per vCPU */
     uint64_t host_tsc;
     uint64_t icr[8];
     unsigned icr_count;

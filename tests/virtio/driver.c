@@ -162,7 +162,8 @@ void drv_publish(struct drv_queue *q, uint16_t head)
 void drv_add(struct drv_queue *q, unsigned first, const struct drv_seg *segs, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
-        unsigned flags = (segs[i].device_writes ? VIRTIO_DESC_WRITE : 0) | (i + 1 < count ? VIRTIO_DESC_NEXT : 0);
+        unsigned flags =
+            (segs[i].device_writes ? VIRTIO_DESC_WRITE : 0) | (i + 1 < count ? VIRTIO_DESC_NEXT : 0);
 
         drv_desc(q, first + i, segs[i].gpa, segs[i].len, flags, first + i + 1);
     }

@@ -1,5 +1,5 @@
-/* A small virtio driver for tests: makes rings in guest memory and talks to a device through vdev's transport side, or
- * (by its own functions only) to a bare queue. One thread. */
+/* A small virtio driver for tests: makes rings in guest memory and talks to a device through vdev's transport
+ * side, or (by its own functions only) to a bare queue. One thread. */
 #ifndef TESTS_VIRTIO_DRIVER_H
 #define TESTS_VIRTIO_DRIVER_H
 
@@ -46,8 +46,8 @@ void *drv_at(struct drv *d, uint64_t gpa, uint64_t len);
 /* Places rings of a queue. */
 void drv_rings(struct drv *d, struct drv_queue *q, uint16_t size);
 
-/* The handshake of virtio 1.2, 3.1.1 with the features `want` (VERSION_1 added), queues of `size` entries (0: the device's
- * maximum). */
+/* The handshake of virtio 1.2, 3.1.1 with the features `want` (VERSION_1 added), queues of `size` entries (0:
+ * the device's maximum). */
 void drv_start(struct drv *d, uint64_t want, uint16_t size);
 uint8_t drv_status(struct drv *d);
 void drv_reset(struct drv *d);

@@ -111,8 +111,9 @@ static void memdisk_close(void *ctx)
     (void)ctx;
 }
 
-static const struct disk_format_ops memdisk_ops = { "memory",        memdisk_rw,   memdisk_rw,   memdisk_flush,
-                                                    memdisk_discard, memdisk_zero, memdisk_close };
+static const struct disk_format_ops memdisk_ops = { "memory",      memdisk_rw,      memdisk_rw,
+                                                    memdisk_flush, memdisk_discard, memdisk_zero,
+                                                    memdisk_close };
 
 struct rig {
     struct drv d;
@@ -214,7 +215,9 @@ static uint8_t ask(struct rig *r, const struct drv_seg *segs, unsigned count, ui
 static uint8_t request(struct rig *r, uint32_t type, uint64_t sector, uint32_t len, bool device_writes,
                        uint32_t want_len)
 {
-    struct drv_seg segs[] = { { r->header, 16, false }, { r->data, len, device_writes }, { r->status, 1, true } };
+    struct drv_seg segs[] = { { r->header, 16, false },
+                              { r->data, len, device_writes },
+                              { r->status, 1, true } };
 
     header_set(r, type, sector);
     if (len)
@@ -290,7 +293,9 @@ static void test_framing(void **state)
     assert_int_equal(ask(r, out, 2, 1), S_OK);
     assert_memory_equal(data + 16, r->m.bytes + 9 * 512, 512);
     /* header and data in one piece, more data in another */
-    struct drv_seg mixed[] = { { r->data, 16 + 512, false }, { r->data + 4096, 512, false }, { r->status, 1, true } };
+    struct drv_seg mixed[] = { { r->data, 16 + 512, false },
+                               { r->data + 4096, 512, false },
+                               { r->status, 1, true } };
     memset(data + 4096, 0x3c, 512);
     header_set(r, T_OUT, 20);
     memcpy(data, drv_at(&r->d, r->header, 16), 16);
@@ -404,10 +409,10 @@ static void test_broken(void **state)
 {
     struct rig *r = *state;
     const struct drv_seg cases[][2] = {
-        { { r->header, 16, false }, { 0 } },                       /* no status */
-        { { r->status, 1, true }, { 0 } },                         /* no header */
-        { { r->header, 15, false }, { r->status, 1, true } },      /* short header */
-        { { DRV_MEM_SIZE, 16, false }, { r->status, 1, true } },   /* outside RAM */
+        { { r->header, 16, false }, { 0 } },                     /* no status */
+        { { r->status, 1, true }, { 0 } },                       /* no header */
+        { { r->header, 15, false }, { r->status, 1, true } },    /* short header */
+        { { DRV_MEM_SIZE, 16, false }, { r->status, 1, true } }, /* outside RAM */
         { { r->header, 16, false }, { DRV_MEM_SIZE - 1, 2, true } },
     };
 
@@ -634,8 +639,8 @@ static void test_not_started(void **state)
     assert_int_equal(r->m.ops[DISK_READ], 1);
 }
 
-/* Random requests in random order over several queues, checked against a copy of the disk. Every slot owns a range of
- * the disk, so that requests in flight never touch the same sectors. */
+/* Random requests in random order over several queues, checked against a copy of the disk. Every slot owns a
+ * range of the disk, so that requests in flight never touch the same sectors. */
 #define SLOTS 16
 #define SLOT_SECTORS (DISK_SECTORS / 64)
 

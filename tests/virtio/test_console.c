@@ -51,9 +51,10 @@ static int setup(void **state)
 
     drv_init(&r->d);
     r->got_max = sizeof(r->got);
-    r->c = vconsole_new(&(struct vconsole_config){ .sink = sink, .room = room, .ctx = r, .cols = 80, .rows = 24,
-                                                   .log = &r->d.log },
-                        &err);
+    r->c = vconsole_new(
+        &(struct vconsole_config){
+            .sink = sink, .room = room, .ctx = r, .cols = 80, .rows = 24, .log = &r->d.log },
+        &err);
     assert_non_null(r->c);
     drv_attach(&r->d, vconsole_vdev(r->c));
     r->data = drv_alloc(&r->d, 0x10000);
@@ -103,7 +104,9 @@ static void test_output(void **state)
     assert_true(drv_used(&r->d.queues[TX], &id, &len));
     assert_int_equal(r->d.queue_interrupts[TX], 2);
     /* larger than the host's copy buffer, in pieces */
-    struct drv_seg segs[] = { { r->data, 5000, false }, { r->data + 5000, 1, false }, { r->data + 5001, 9999, false } };
+    struct drv_seg segs[] = { { r->data, 5000, false },
+                              { r->data + 5000, 1, false },
+                              { r->data + 5001, 9999, false } };
     uint8_t *p = drv_at(&r->d, r->data, 15000);
     for (unsigned i = 0; i < 15000; i++)
         p[i] = (uint8_t)(i * 31 + i / 256);
@@ -271,7 +274,8 @@ static void test_emergency_write(void **state)
     assert_int_equal(r->got[0], 'P');
 }
 
-/* Another thread feeds while the driver takes buffers back and gives them again: no byte is lost or doubled. */
+/* Another thread feeds while the driver takes buffers back and gives them again: no byte is lost or doubled.
+ */
 #define FEED_LEN 20000
 
 static void *feeder(void *ctx)
@@ -333,15 +337,9 @@ static void test_feed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(output),
-        T(output_stalls),
-        T(reset_while_stalled),
-        T(input),
-        T(input_over_reset),
-        T(bad_receive_buffer),
-        T(size),
-        T(emergency_write),
-        T(feed),
+        T(output), T(output_stalls),    T(reset_while_stalled),
+        T(input),  T(input_over_reset), T(bad_receive_buffer),
+        T(size),   T(emergency_write),  T(feed),
     };
 
     return cmocka_run_group_tests_name("virtio console", tests, NULL, NULL);

@@ -75,7 +75,9 @@ static void assert_fault(struct rig *r, const char *part)
 static void test_round_trip(void **state)
 {
     struct rig *r = *state;
-    struct drv_seg segs[] = { { r->data, 10, false }, { r->data + 100, 20, false }, { r->data + 200, 30, true } };
+    struct drv_seg segs[] = { { r->data, 10, false },
+                              { r->data + 100, 20, false },
+                              { r->data + 200, 30, true } };
     uint32_t id, len;
 
     enable(r, 0);
@@ -245,8 +247,12 @@ static void test_segment_outside(void **state)
 {
     struct rig *r = *state;
     const struct drv_seg bad[] = {
-        { DRV_MEM_SIZE, 1, true },           { DRV_MEM_SIZE - 1, 2, true }, { ~0ull, 1, true },
-        { ~0ull - 10, 100, false },          { 0, UINT32_MAX, false },      { DRV_MEM_SIZE - 4096, 4097, false },
+        { DRV_MEM_SIZE, 1, true },
+        { DRV_MEM_SIZE - 1, 2, true },
+        { ~0ull, 1, true },
+        { ~0ull - 10, 100, false },
+        { 0, UINT32_MAX, false },
+        { DRV_MEM_SIZE - 4096, 4097, false },
         { 0x8000000000000000ull, 16, true },
     };
 
@@ -288,7 +294,8 @@ static void test_readable_after_writable(void **state)
     assert_fault(r, "after a writable");
 }
 
-/* A table of `count` descriptors of `len` bytes each at data + 0x1000; descriptor 0 of the queue refers to it. */
+/* A table of `count` descriptors of `len` bytes each at data + 0x1000; descriptor 0 of the queue refers to
+ * it. */
 static void indirect_table(struct rig *r, unsigned count, uint32_t len, unsigned flags)
 {
     struct virtio_desc *t = drv_at(&r->d, r->data + 0x1000, 16u * count);
@@ -379,14 +386,10 @@ static void test_indirect_bad(void **state)
         unsigned flags;
         const char *why;
     } cases[] = {
-        { r->data, 0, 0, "bad length" },
-        { r->data, 8, 0, "bad length" },
-        { r->data, 17, 0, "bad length" },
-        { r->data, 0xfffffff0, 0, "bad length" },
-        { DRV_MEM_SIZE, 16, 0, "not in RAM" },
-        { DRV_MEM_SIZE - 16, 32, 0, "not in RAM" },
-        { ~0ull - 15, 32, 0, "not in RAM" },
-        { r->data, 16, VIRTIO_DESC_NEXT, "not the last" },
+        { r->data, 0, 0, "bad length" },       { r->data, 8, 0, "bad length" },
+        { r->data, 17, 0, "bad length" },      { r->data, 0xfffffff0, 0, "bad length" },
+        { DRV_MEM_SIZE, 16, 0, "not in RAM" }, { DRV_MEM_SIZE - 16, 32, 0, "not in RAM" },
+        { ~0ull - 15, 32, 0, "not in RAM" },   { r->data, 16, VIRTIO_DESC_NEXT, "not the last" },
     };
 
     for (unsigned i = 0; i < array_size(cases); i++) {
@@ -408,9 +411,9 @@ static void test_chain_4g(void **state)
 
     enable(r, VIRTIO_F_INDIRECT_DESC);
     for (unsigned i = 0; i < 256; i++)
-        t[i] = (struct virtio_desc){
-            .len = DRV_MEM_SIZE, .flags = i < 255 ? VIRTIO_DESC_NEXT : 0, .next = (uint16_t)(i + 1)
-        };
+        t[i] = (struct virtio_desc){ .len = DRV_MEM_SIZE,
+                                     .flags = i < 255 ? VIRTIO_DESC_NEXT : 0,
+                                     .next = (uint16_t)(i + 1) };
     t[255].len--;
     drv_desc(&r->dq, 0, r->data + 0x1000, 16 * 256, VIRTIO_DESC_INDIRECT, 0);
     drv_publish(&r->dq, 0);

@@ -1,4 +1,5 @@
-/* virtio over PCI as a driver sees it: through configuration space, BARs and interrupt messages of the real host bridge. */
+/* virtio over PCI as a driver sees it: through configuration space, BARs and interrupt messages of the real
+ * host bridge. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -123,7 +124,8 @@ static void caps_walk(struct rig *r)
         assert_int_equal(len, type == CAP_NOTIFY || type == CAP_PCI ? 20 : 16);
         struct cap *c = &r->caps[type];
         assert_int_equal(c->at, 0);
-        *c = (struct cap){ at, config_read(r, at + 4, 1), config_read(r, at + 8, 4), config_read(r, at + 12, 4), 0 };
+        *c = (struct cap){ at, config_read(r, at + 4, 1), config_read(r, at + 8, 4),
+                           config_read(r, at + 12, 4), 0 };
         if (len == 20)
             c->extra = config_read(r, at + 16, 4);
     }
@@ -155,7 +157,8 @@ static void open_rig(struct rig *r, bool console)
     r->host = pci_host_new(&cfg, &err);
     assert_non_null(r->host);
     if (console)
-        r->console = vconsole_new(&(struct vconsole_config){ .sink = sink, .cols = 80, .rows = 24, .log = &r->d.log }, &err);
+        r->console = vconsole_new(
+            &(struct vconsole_config){ .sink = sink, .cols = 80, .rows = 24, .log = &r->d.log }, &err);
     else
         r->rng = vrng_new(&(struct vrng_config){ .fill = fill, .log = &r->d.log }, &err);
     r->vd = console ? vconsole_vdev(r->console) : vrng_vdev(r->rng);
@@ -516,8 +519,8 @@ static void test_pci_window(void **state)
     config_write(r, at + 16, 4, 0x12345678);
     assert_int_equal(r->vd->accepted, 0x12345678);
     /* windows to nowhere do nothing */
-    static const uint32_t bad[][3] = { { 1, 0, 4 }, { 0, 0x4000, 4 }, { 0, 0x3ffe, 4 }, { 0, 1, 4 },
-                                       { 0, 12, 0 }, { 0, 12, 3 },    { 0, 12, 8 },     { 0, 0xfffffffc, 4 },
+    static const uint32_t bad[][3] = { { 1, 0, 4 },  { 0, 0x4000, 4 }, { 0, 0x3ffe, 4 }, { 0, 1, 4 },
+                                       { 0, 12, 0 }, { 0, 12, 3 },     { 0, 12, 8 },     { 0, 0xfffffffc, 4 },
                                        { 4, 0, 4 },  { 255, 12, 4 } };
     for (unsigned i = 0; i < array_size(bad); i++) {
         config_write(r, at + 4, 1, bad[i][0]);
@@ -543,7 +546,8 @@ static void test_random_registers(void **state)
     print_message("seed 7\n");
     for (unsigned i = 0; i < 200000; i++) {
         unsigned width = 1u << random() % 4;
-        uint64_t off = (uint64_t)(random() % 4 << 12 | (random() % (random() % 8 ? 64 : 4096))) & ~(uint64_t)(width - 1);
+        uint64_t off =
+            (uint64_t)(random() % 4 << 12 | (random() % (random() % 8 ? 64 : 4096))) & ~(uint64_t)(width - 1);
         uint64_t v = (uint64_t)random() << 33 ^ (uint64_t)random();
 
         if (random() % 2)

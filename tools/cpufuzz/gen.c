@@ -110,6 +110,8 @@ static uint64_t place(struct fuzz_gen *g, unsigned size, bool aligned)
         a = FUZZ_DATA_VA + below(g, FUZZ_DATA_SIZE - 64);
         return aligned || chance(g, 60) ? align_down(a, size >= 16 ? size : 8) : a;
     }
+    if (aligned) /* at the borders, but not across */
+        return FUZZ_DATA_VA + FUZZ_PAGE * (kind & 3) - size * (kind >> 2 & 1);
     if (kind < 92) /* across the border of two good pages */
         return FUZZ_DATA_VA + FUZZ_PAGE - below(g, size + 1);
     if (kind < 95) /* into the read-only page */
@@ -318,7 +320,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
         return;
     }
     if (kind < 22) { /* stack */
-        encode_sib(o, 4, -1, 0, (int64_t)below(g, 128) - 64);
+        encode_sib(o, 4, -1, 0, ((int64_t)below(g, 128) - 64) & (aligned ? -16 : -1));
         return;
     }
     for (unsigned tries = 0; tries < 6; tries++) {
@@ -718,7 +720,7 @@ static bool gen_raw(struct fuzz_gen *g)
     if (!decode(g, b, 15, &insn, op))
         return false;
     fc = insn_class(&insn, op);
-    if (fc == FC_COUNT || !(g->classes & 1u << fc) || !track(g, &insn, op))
+    if (fc == FC_COUNT || !track(g, &insn, op))
         return false;
     append_bytes(g, b, insn.length);
     return true;

@@ -96,7 +96,7 @@ static void build_memory(struct fuzz_guest *g)
 {
     const uint64_t user = PTE_P | PTE_U | PTE_A, rw = user | PTE_W | PTE_D;
     struct long_guest lg;
-    unsigned exit_size = (unsigned)(fuzz_kernel_end - fuzz_kernel_start);
+    size_t kernel_size = (size_t)(fuzz_kernel_end - fuzz_kernel_start);
 
     long_guest_init(&lg, g->ram, RAM_SIZE, FUZZ_KERNEL_VA);
     long_guest_map(&lg, FUZZ_KERNEL_VA, 0, CODE_AT, PTE_P | PTE_W | PTE_A | PTE_D);
@@ -106,10 +106,10 @@ static void build_memory(struct fuzz_guest *g)
     long_guest_map(&lg, FUZZ_DATA_VA + FUZZ_DATA_SIZE, DATA_AT + FUZZ_DATA_SIZE, FUZZ_PAGE, user | PTE_NX);
     long_guest_map(&lg, FUZZ_STACK_VA, STACK_AT, FUZZ_STACK_SIZE, rw | PTE_NX);
     long_guest_map(&lg, FUZZ_HIGH_VA, HIGH_AT, align_up(FUZZ_HIGH_SIZE, FUZZ_PAGE), rw | PTE_NX);
-    memcpy(g->ram + KERNEL_AT, fuzz_kernel_start, exit_size);
+    memcpy(g->ram + KERNEL_AT, fuzz_kernel_start, kernel_size);
     memcpy(g->ram + DRIVER_AT, fuzz_driver_start, (size_t)(fuzz_driver_end - fuzz_driver_start));
     for (unsigned v = 0; v < 32; v++)
-        long_guest_gate(&lg, v, FUZZ_KERNEL_VA + KERNEL_AT + v * 16, 0, 0);
+        long_guest_gate(&lg, v, FUZZ_KERNEL_VA + KERNEL_AT + v * 16, v == 3 || v == 4 ? 3 : 0, 0);
     long_guest_gate(&lg, VECTOR_DONE, FUZZ_KERNEL_VA + KERNEL_AT + (uint64_t)(fuzz_kernel_done - fuzz_kernel_start),
                     3, 0);
     g->world = (struct fuzz_world){

@@ -83,13 +83,13 @@ static void place_batch(struct run *r, const struct fuzz_seq *seq, unsigned coun
         fuzz_guest_code_written(r->guest, start, r->code_off - start);
 }
 
-/* Sequences without end are no use to the engine: they become empty. */
-static void drop_endless(struct run *r, unsigned count)
+/* Sequences that are not compared (some have no end) become empty for the engine. */
+static void drop_skipped(struct run *r, unsigned count)
 {
     static const struct fuzz_seq empty;
 
     for (unsigned i = 0; i < count; i++) {
-        if (output_of(r, false, i)->r.vector == FUZZ_ENDLESS)
+        if (output_of(r, false, i)->r.vector == FUZZ_SKIP)
             fuzz_seq_layout(&empty, r->va[i], world_of(r, 1)->code + (r->va[i] - FUZZ_CODE_VA));
     }
 }
@@ -100,7 +100,7 @@ static bool run_batch(struct run *r, const struct fuzz_seq *seq, unsigned count,
     if (!fuzz_native_run(r->native, count, err))
         return false;
     if (!r->o.native_only) {
-        drop_endless(r, count);
+        drop_skipped(r, count);
         return fuzz_guest_run(r->guest, count, err);
     }
     memcpy(r->first, world_of(r, 0)->output, count * sizeof(*r->first));
@@ -109,7 +109,7 @@ static bool run_batch(struct run *r, const struct fuzz_seq *seq, unsigned count,
 
 static bool is_equal(struct run *r, unsigned i, FILE *f)
 {
-    if (output_of(r, false, i)->r.vector == FUZZ_ENDLESS)
+    if (output_of(r, false, i)->r.vector == FUZZ_SKIP)
         return true;
     return fuzz_compare(output_of(r, false, i), output_of(r, true, i), r->o.fault_flags, f);
 }
@@ -135,8 +135,10 @@ static bool minimise(struct run *r, struct fuzz_seq *s, struct yado_error *err)
             struct fuzz_seq t = *s;
 
             remove_insn(&t, i);
-            if (!run_batch(r, &t, 1, err))
+            if (!run_batch(r, &t, 1, err)) {
+                *s = t;
                 return false;
+            }
             if (!is_equal(r, 0, NULL)) {
                 *s = t;
                 smaller = true;
@@ -159,6 +161,21 @@ static void print_input(const struct fuzz_seq *s)
         printf("    %-3s %016" PRIx64 "%s", names[i], s->in.r.gpr[i], i % 4 == 3 ? "\n" : "");
     printf("    rflags %05" PRIx64 "  fs %08" PRIx64 "  gs %08" PRIx64 "  fcw %04x  mxcsr %04x\n", s->in.r.rflags,
            s->in.r.fs_base, s->in.r.gs_base, fcw, mxcsr);
+}
+
+/* A batch did not come to its end: shows where each world is. */
+static void print_stopped(struct run *r, const struct fuzz_seq *seq, unsigned count)
+{
+    for (unsigned w = 0; w < (r->guest ? 2u : 1u); w++) {
+        uint64_t at = ((uint64_t *)(void *)world_of(r, w)->driver_data)[FUZZ_P_INDEX / 8];
+
+        if (at >= count)
+            continue;
+        printf("%s stopped in sequence %" PRIu64 " of the batch (--replay %" PRIu64 "):\n", w ? "engine" : "host", at,
+               seq[at].seed);
+        fuzz_seq_print(stdout, &seq[at], r->va[at]);
+        print_input(&seq[at]);
+    }
 }
 
 static void print_end(const char *who, const struct fuzz_output *o)
@@ -196,9 +213,14 @@ static bool on_difference(struct run *r, unsigned i, struct yado_error *err)
     if (ok && is_equal(r, 0, NULL)) {
         printf("does not show when run alone; ");
         ok = run_batch(r, r->seq, i + 1, err);
-        report(r, s, i);
+        if (ok)
+            report(r, s, i);
     } else if (ok) {
-        ok = minimise(r, s, err) && run_batch(r, s, 1, err);
+        if (!minimise(r, s, err) || !run_batch(r, s, 1, err)) {
+            print_stopped(r, s, 1);
+            free(s);
+            return false;
+        }
         printf("shortest ");
         report(r, s, 0);
     }
@@ -213,7 +235,7 @@ static void count_batch(struct run *r, unsigned count)
         const struct fuzz_output *o = output_of(r, false, i);
         uint64_t at = 3;
 
-        if (o->r.vector == FUZZ_ENDLESS)
+        if (o->r.vector == FUZZ_SKIP)
             continue;
         r->sequences++;
         if (o->r.vector < 32)
@@ -224,21 +246,6 @@ static void count_batch(struct run *r, unsigned count)
             r->executed++;
             at += r->seq[i].insn[j].len;
         }
-    }
-}
-
-/* A batch did not come to its end: shows where each world is. */
-static void print_stopped(struct run *r, unsigned count)
-{
-    for (unsigned w = 0; w < (r->guest ? 2u : 1u); w++) {
-        uint64_t at = ((uint64_t *)(void *)world_of(r, w)->driver_data)[FUZZ_P_INDEX / 8];
-
-        if (at >= count)
-            continue;
-        printf("%s stopped in sequence %" PRIu64 " of the batch (--replay %" PRIu64 "):\n", w ? "engine" : "host", at,
-               r->seq[at].seed);
-        fuzz_seq_print(stdout, &r->seq[at], r->va[at]);
-        print_input(&r->seq[at]);
     }
 }
 
@@ -273,7 +280,7 @@ static bool fuzz_all(struct run *r, struct yado_error *err)
         for (unsigned i = 0; i < count; i++)
             fuzz_gen_sequence(r->gen, &r->seq[i], r->o.replay_given ? r->o.replay : fuzz_mix(next++));
         if (!run_batch(r, r->seq, count, err)) {
-            print_stopped(r, count);
+            print_stopped(r, r->seq, count);
             return false;
         }
         count_batch(r, count);

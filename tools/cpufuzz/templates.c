@@ -88,6 +88,9 @@ unsigned insn_class(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
     case ZYDIS_MNEMONIC_POPFQ: return FC_COUNT;
     default: break;
     }
+    /* 0F 0D with a register: #UD for AMD, NOP for Intel. */
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_PREFETCH_NOP && insn->raw.modrm.mod == 3)
+        return FC_COUNT;
     for (unsigned i = 0; i < insn->operand_count; i++) {
         ZydisRegisterClass rc;
 

@@ -88,29 +88,20 @@ void cache_insert(struct tvm *vm, struct tb *tb)
     cc->tb_count++;
 }
 
-/* Blocks stand in the table in order of their places, hot and cold alike, so both can be searched by halving. */
-struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side)
+static void drop_alias(struct code_cache *cc, size_t from, size_t to)
 {
-    bool cold = off >= cc->hot_end;
-    uint32_t lo = 0, hi = cc->tb_count;
-    while (lo < hi) {
-        uint32_t mid = (lo + hi) / 2;
-        uint32_t start = cold ? cc->tbs[mid].cold : cc->tbs[mid].hot;
-        if (start <= off)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    if (lo == 0)
-        return NULL;
-    struct tb *tb = &cc->tbs[lo - 1];
-    *side = NULL;
-    for (unsigned i = 0; i < tb->side_count; i++) {
-        const struct tb_side *s = &cc->side[tb->side + i];
-        if ((s->host >= cc->hot_end) == cold && s->host <= off && (!*side || s->host > (*side)->host))
-            *side = s;
-    }
-    return tb;
+    from = align_down(from, MIB(1));
+    to = align_down(to, MIB(1));
+    if (to > from && jitmem_is_split(&cc->mem))
+        madvise(cc->mem.rw + from, to - from, MADV_DONTNEED);
+}
+
+void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos)
+{
+    drop_alias(cc, cc->hot_pos, hot_pos);
+    drop_alias(cc, cc->cold_pos, cold_pos);
+    cc->hot_pos = hot_pos;
+    cc->cold_pos = cold_pos;
 }
 
 void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)

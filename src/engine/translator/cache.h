@@ -53,7 +53,7 @@ struct tb_side {
     uint16_t host_flags; /* flags were in EFLAGS */
 };
 
-#define CACHE_HASH_BITS 16
+#define CACHE_HASH_BITS 17
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
@@ -80,8 +80,9 @@ void cache_free(struct code_cache *cc);
 
 static inline unsigned cache_hash(uint64_t gpage, unsigned off, uint32_t mode)
 {
-    uint64_t k = (gpage >> 12) * 0x9e3779b97f4a7c15ull + off * 0x85ebca6b2full + mode * 0xc2b2ae3du;
-    return (unsigned)(k >> 40) & (CACHE_HASH_SIZE - 1);
+    uint64_t k = (gpage | off) ^ (uint64_t)mode << 44;
+    k *= 0x9e3779b97f4a7c15ull;
+    return (unsigned)(k >> (64 - CACHE_HASH_BITS));
 }
 
 /* Light, no lock needed. */
@@ -98,6 +99,9 @@ static inline bool cache_contains(const struct code_cache *cc, uint64_t rip)
 /* code_lock held. */
 struct tb *cache_alloc(struct code_cache *cc); /* NULL: full */
 void cache_insert(struct tvm *vm, struct tb *tb);
+/* Moves the positions up. Pages of the writable alias that are full are given back (the code stays: it is one file), so
+ * that translated code counts once in the process's resident memory. */
+void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos);
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
 
 /* Marks the page as holding code and takes write tags for it away. Heavy, no lock held, c is RUN_OUT. */

@@ -12,6 +12,31 @@ struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint3
     return NULL;
 }
 
+/* Blocks stand in the table in order of their places, hot and cold alike, so both can be searched by halving. */
+struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side)
+{
+    bool cold = off >= cc->hot_end;
+    uint32_t lo = 0, hi = cc->tb_count;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        uint32_t start = cold ? cc->tbs[mid].cold : cc->tbs[mid].hot;
+        if (start <= off)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == 0)
+        return NULL;
+    struct tb *tb = &cc->tbs[lo - 1];
+    *side = NULL;
+    for (unsigned i = 0; i < tb->side_count; i++) {
+        const struct tb_side *s = &cc->side[tb->side + i];
+        if ((s->host >= cc->hot_end) == cold && s->host <= off && (!*side || s->host > (*side)->host))
+            *side = s;
+    }
+    return tb;
+}
+
 static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
 {
     struct tb *cur = atomic_load(&p->tbs), *prev = NULL;

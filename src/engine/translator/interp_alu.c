@@ -1,8 +1,8 @@
 /* Arithmetic and logic of the general path.
  *
- * The host's own instruction computes each result with the guest's flags loaded, so that result and flags are the
- * host CPU's by construction, flags that the manuals leave undefined included. BCD adjustments do not exist in 64-bit
- * mode; they follow the pseudo-code of Intel SDM volume 2 (2023-12). */
+ * The host's own instruction computes each result with the guest's flags loaded, so that result and flags are
+ * the host CPU's by construction, flags that the manuals leave undefined included. BCD adjustments do not
+ * exist in 64-bit mode; they follow the pseudo-code of Intel SDM volume 2 (2023-12). */
 #include "engine/translator/interp_ops.h"
 
 /* ---- native primitives ---- */
@@ -245,7 +245,8 @@ enum step op_cmpxchg(struct tcpu *c, struct insn *i)
         old = m.old;
         alu_binary(ALU_CMP, m.size, acc, old, &fl);
         equal = (fl & F_ZF) != 0;
-        /* rmw_begin has proved write access; writing the old value back would only widen a race of unlocked code */
+        /* rmw_begin has proved write access; writing the old value back would only widen a race of unlocked
+         * code */
         if (!equal && !i->lock)
             break;
     } while (rmw_end(c, i, &m, equal ? src : old));
@@ -283,8 +284,8 @@ enum step op_cmpxchg8b(struct tcpu *c, struct insn *i)
 
 /* ---- BCD: not in 64-bit mode ---- */
 
-/* The manuals leave some flags undefined here. Where they do, the flags are those that AMD processors of family 19h were seen to give:
- * as if the adjustment were one addition or subtraction. */
+/* The manuals leave some flags undefined here. Where they do, the flags are those that AMD processors of
+ * family 19h were seen to give: as if the adjustment were one addition or subtraction. */
 
 static void bcd_carries(struct tcpu *c, uint16_t fl, bool cf, bool af)
 {

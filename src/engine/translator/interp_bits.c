@@ -1,7 +1,7 @@
 /* Shifts, multiply and divide, bit operations, BMI, ADX, CRC32 of the general path.
- * Results and flags come from the host's own instruction, as in interp_alu.c. Which of them the guest may use is what its
- * CPUID says: an instruction that it was not told about raises #UD.
- * Source: Intel SDM volume 2 (2023-12), by mnemonic. */
+ * Results and flags come from the host's own instruction, as in interp_alu.c. Which of them the guest may use
+ * is what its CPUID says: an instruction that it was not told about raises #UD. Source: Intel SDM volume 2
+ * (2023-12), by mnemonic. */
 #include "engine/translator/interp_ops.h"
 
 #define F1C_SSE42 (1u << 20)
@@ -114,10 +114,10 @@ enum step op_shiftd(struct tcpu *c, struct insn *i)
 
 /* ---- multiply and divide ---- */
 
-/* One operand; the result is in lo and hi, for bytes in lo alone (as AX). The input flags are loaded too, because a CPU may
- * leave the undefined ones as they were. */
+/* One operand; the result is in lo and hi, for bytes in lo alone (as AX). The input flags are loaded too,
+ * because a CPU may leave the undefined ones as they were. */
 #define WIDE_AT(insn, sfx, k)                                                                                \
-    __asm__("mov %k[f], %%eax\n\taddb $0x7f, %%al\n\tsahf\n\tmov %[a], %%rax\n\t" insn " %" k "[s]\n\t"       \
+    __asm__("mov %k[f], %%eax\n\taddb $0x7f, %%al\n\tsahf\n\tmov %[a], %%rax\n\t" insn " %" k "[s]\n\t"      \
             "mov %%rax, %[lo]" FLAGS_SAVE                                                                    \
             : "=&a"(fo), "+d"(hi), [lo] "=&r"(lo)                                                            \
             : [f] "r"((uint32_t)*fl), [a] "r"(a), [s] "r"(s)                                                 \
@@ -134,7 +134,8 @@ enum step op_shiftd(struct tcpu *c, struct insn *i)
             WIDE_AT(insn, "b", "b");                                                                         \
     } while (0)
 
-static void alu_wide(unsigned op, unsigned size, uint64_t a, uint64_t *hip, uint64_t *lop, uint64_t s, uint16_t *fl)
+static void alu_wide(unsigned op, unsigned size, uint64_t a, uint64_t *hip, uint64_t *lop, uint64_t s,
+                     uint16_t *fl)
 {
     uint64_t hi = *hip, lo, fo;
     switch (op & 3) {
@@ -159,8 +160,9 @@ static bool div_overflows(unsigned size, uint64_t hi, uint64_t lo, uint64_t s)
 static bool idiv_overflows(unsigned size, uint64_t hi, uint64_t lo, uint64_t s)
 {
     unsigned bits = 8 * size;
-    __int128 n = size == 1 ? (__int128)(int16_t)lo
-                           : (__int128)(((unsigned __int128)(__int128)sext(hi, size) << bits) | cut(lo, size));
+    __int128 n = size == 1
+                     ? (__int128)(int16_t)lo
+                     : (__int128)(((unsigned __int128)(__int128)sext(hi, size) << bits) | cut(lo, size));
     int64_t d = sext(s, size);
     if (!d)
         return true;
@@ -251,7 +253,8 @@ static uint64_t alu_bit(unsigned op, unsigned size, uint64_t a, uint64_t b, uint
     return r;
 }
 
-/* 0f a3 ab b3 bb by register; 0f ba /4 to /7 by immediate. A register index reaches memory beyond the operand. */
+/* 0f a3 ab b3 bb by register; 0f ba /4 to /7 by immediate. A register index reaches memory beyond the
+ * operand. */
 enum step op_bit_test(struct tcpu *c, struct insn *i)
 {
     struct rmw m;
@@ -411,20 +414,25 @@ enum step op_adx(struct tcpu *c, struct insn *i)
 #define BMI2(insn)                                                                                           \
     do {                                                                                                     \
         if (size == 8)                                                                                       \
-            __asm__(FLAGS_LOAD insn " %q[x], %q[d]" FLAGS_SAVE                                               \
-                    : "+a"(f), [d] "=&r"(d)                                                                  \
-                    : [x] "r"(x)                                                                             \
-                    : "cc");                                                                                 \
+            __asm__(FLAGS_LOAD insn " %q[x], %q[d]" FLAGS_SAVE : "+a"(f), [d] "=&r"(d) : [x] "r"(x) : "cc"); \
         else                                                                                                 \
-            __asm__(FLAGS_LOAD insn " %k[x], %k[d]" FLAGS_SAVE                                               \
-                    : "+a"(f), [d] "=&r"(d)                                                                  \
-                    : [x] "r"(x)                                                                             \
-                    : "cc");                                                                                 \
+            __asm__(FLAGS_LOAD insn " %k[x], %k[d]" FLAGS_SAVE : "+a"(f), [d] "=&r"(d) : [x] "r"(x) : "cc"); \
     } while (0)
 
 enum bmi_op {
-    BMI_NONE, BMI_ANDN, BMI_BLSR, BMI_BLSMSK, BMI_BLSI, BMI_BZHI, BMI_PEXT, BMI_PDEP, BMI_MULX, BMI_BEXTR, BMI_SHLX,
-    BMI_SARX, BMI_SHRX,
+    BMI_NONE,
+    BMI_ANDN,
+    BMI_BLSR,
+    BMI_BLSMSK,
+    BMI_BLSI,
+    BMI_BZHI,
+    BMI_PEXT,
+    BMI_PDEP,
+    BMI_MULX,
+    BMI_BEXTR,
+    BMI_SHLX,
+    BMI_SARX,
+    BMI_SHRX,
 };
 
 /* By opcode and mandatory prefix (0: none, 1: 66, 2: f3, 3: f2). */

@@ -1,11 +1,12 @@
 /* Instruction decoder of the general path.
  *
- * Source: Intel SDM volume 2 (2023-12), chapter 2 (prefixes, REX, VEX, ModRM) and appendix A (opcode maps); AMD APM volume 3
- * (rev 3.36) where the vendors differ (operand size of near branches in 64-bit mode).
+ * Source: Intel SDM volume 2 (2023-12), chapter 2 (prefixes, REX, VEX, ModRM) and appendix A (opcode maps);
+ * AMD APM volume 3 (rev 3.36) where the vendors differ (operand size of near branches in 64-bit mode).
  *
- * Bytes come by insn_refill, at most up to the end of a page at once, so a page that the instruction does not reach is never
- * touched. An attribute word per opcode says what follows it; opcodes that are not the general path's are marked AT_VEC
- * (the caller's) or AT_UD. Everything that needs the value of ModRM is in insn_group_rules. */
+ * Bytes come by insn_refill, at most up to the end of a page at once, so a page that the instruction does not
+ * reach is never touched. An attribute word per opcode says what follows it; opcodes that are not the general
+ * path's are marked AT_VEC (the caller's) or AT_UD. Everything that needs the value of ModRM is in
+ * insn_group_rules. */
 #include "engine/translator/interp_decode.h"
 #include "engine/translator/mmu.h"
 
@@ -21,8 +22,9 @@ enum imm_kind { IMM_NONE, IMM_B, IMM_W, IMM_Z, IMM_V, IMM_OFF, IMM_FAR, IMM_ENTE
 #define AT_UD 0x0800u
 #define AT_PFX 0x1000u
 
-#define ALU_ROW(base, lock)                                                                                   \
-    [(base) + 0] = AT_M | (lock), [(base) + 1] = AT_M | (lock), [(base) + 2] = AT_M, [(base) + 3] = AT_M,     \
+/* clang-format off */
+#define ALU_ROW(base, lock) \
+    [(base) + 0] = AT_M | (lock), [(base) + 1] = AT_M | (lock), [(base) + 2] = AT_M, [(base) + 3] = AT_M, \
     [(base) + 4] = IMM_B, [(base) + 5] = IMM_Z
 
 static const uint16_t map_one[256] = {
@@ -69,6 +71,7 @@ static const uint16_t map_0f[256] = {
     [0xc0 ... 0xc1] = AT_M | AT_LOCK, [0xc2] = AT_VEC, [0xc3] = AT_M, [0xc4 ... 0xc6] = AT_VEC,
     [0xc7] = AT_M | AT_LOCK, [0xd0 ... 0xfe] = AT_VEC, [0xff] = AT_M,
 };
+/* clang-format on */
 
 /* Opcodes of the three-byte maps and of VEX that are integer instructions; the rest is vector. */
 static uint16_t attr_0f38(uint8_t op, bool vex)
@@ -103,7 +106,8 @@ static cold_path bool insn_refill(struct tcpu *c, struct insn *i)
     return true;
 }
 
-/* First fetch: the common case is a page that is in the TLB and 16 bytes that leave neither it nor the segment. */
+/* First fetch: the common case is a page that is in the TLB and 16 bytes that leave neither it nor the
+ * segment. */
 static bool insn_fetch(struct tcpu *c, struct insn *i)
 {
     uint64_t lin = c->rip;
@@ -275,9 +279,9 @@ static enum step take_opcode(struct tcpu *c, struct insn *i, uint8_t op, uint16_
         if (vex) {
             s = take_vex(c, i, op);
             if (s == STEP_NEXT)
-                *attr = i->map == MAP_0F38                     ? attr_0f38(i->op, true)
+                *attr = i->map == MAP_0F38                    ? attr_0f38(i->op, true)
                         : i->map == MAP_0F3A && i->op == 0xf0 ? (uint16_t)(AT_M | IMM_B)
-                                                               : (uint16_t)AT_VEC;
+                                                              : (uint16_t)AT_VEC;
             return s;
         }
     }
@@ -454,8 +458,8 @@ static bool take_imm(struct tcpu *c, struct insn *i, unsigned kind)
     }
 }
 
-/* LOCK with anything but the listed read-modify-write forms raises #UD (SDM volume 2, "LOCK"). The exception is AMD's
- * LOCK MOV CR0, which stands for CR8 (APM volume 3, "MOV CRn"). */
+/* LOCK with anything but the listed read-modify-write forms raises #UD (SDM volume 2, "LOCK"). The exception
+ * is AMD's LOCK MOV CR0, which stands for CR8 (APM volume 3, "MOV CRn"). */
 static bool lock_is_wrong(const struct insn *i, uint16_t attr)
 {
     if (!i->lock)
@@ -490,11 +494,23 @@ static enum step insn_operands(struct tcpu *c, struct insn *i, uint16_t attr)
     return STEP_NEXT;
 }
 
+/* Everything but the bytes. By words: the initializer of so large a struct becomes REP STOS, which takes as
+ * long as all the rest of a simple instruction. */
+static inline void insn_clear(struct insn *i)
+{
+    char *p = (char *)i;
+    _Static_assert(offsetof(struct insn, ea) % 8 == 0 && sizeof(*i) % 8 == 0, "cleared by words");
+    for (unsigned k = offsetof(struct insn, ea); k < sizeof(*i); k += 8)
+        __builtin_memset(p + k, 0, 8);
+    i->adsize = 1;
+    i->seg_over = SEG_NONE;
+}
+
 enum step insn_decode(struct tcpu *c, struct insn *i)
 {
     uint8_t op;
     uint16_t attr = 0;
-    *i = (struct insn){ .adsize = 1, .seg_over = SEG_NONE };
+    insn_clear(i);
     if (!insn_fetch(c, i) || !take_prefixes(c, i, &op))
         return STEP_FAULT;
     set_sizes(c, i);

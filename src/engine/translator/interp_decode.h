@@ -6,8 +6,8 @@
 
 enum insn_map { MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A };
 
-#define INSN_MAX 15     /* bytes; a longer one raises #GP(0) */
-#define SEG_NONE 0xffu  /* no segment override */
+#define INSN_MAX 15    /* bytes; a longer one raises #GP(0) */
+#define SEG_NONE 0xffu /* no segment override */
 
 /* One decoded instruction. Register numbers have their REX or VEX extension in. */
 struct insn {
@@ -23,20 +23,20 @@ struct insn {
     uint8_t opsize;     /* 2, 4 or 8 */
     uint8_t adsize;     /* 2, 4 or 8 */
     uint8_t modrm, mod, reg, rm;
-    uint8_t seg;        /* segment of the memory operand */
-    uint8_t seg_over;   /* override, or SEG_NONE */
-    uint8_t vex_reg;    /* VEX.vvvv */
+    uint8_t seg;      /* segment of the memory operand */
+    uint8_t seg_over; /* override, or SEG_NONE */
+    uint8_t vex_reg;  /* VEX.vvvv */
     bool vex_l, vex_w;
     bool vex;
     bool lock, p66;
-    bool is_mem;        /* the ModRM (or moffs) operand is in memory */
+    bool is_mem; /* the ModRM (or moffs) operand is in memory */
     bool rip_relative;
-    bool base_is_sp;    /* base register of the memory operand is (E/R)SP: POP m adds to ea */
-    bool rip_done;      /* the handler has set c->rip itself */
+    bool base_is_sp; /* base register of the memory operand is (E/R)SP: POP m adds to ea */
+    bool rip_done;   /* the handler has set c->rip itself */
 };
 
-/* STEP_NEXT: decoded. STEP_FAULT: an exception is noted (#GP length or limit, #PF fetch, #UD). STEP_UNKNOWN: x87, MMX,
- * SSE, AVX or the like. Changes nothing of c but c->exc. */
+/* STEP_NEXT: decoded. STEP_FAULT: an exception is noted (#GP length or limit, #PF fetch, #UD). STEP_UNKNOWN:
+ * x87, MMX, SSE, AVX or the like. Changes nothing of c but c->exc. */
 enum step insn_decode(struct tcpu *c, struct insn *i);
 
 #endif

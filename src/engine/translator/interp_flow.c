@@ -1,6 +1,6 @@
 /* Stack and control transfers of the general path.
- * Source: Intel SDM volume 2 (2023-12), by mnemonic; volume 1 section 6.2 (stack width). AMD APM volume 3 for near branches with
- * an operand-size prefix in 64-bit mode.
+ * Source: Intel SDM volume 2 (2023-12), by mnemonic; volume 1 section 6.2 (stack width). AMD APM volume 3 for
+ * near branches with an operand-size prefix in 64-bit mode.
  *
  * Order in each: read all, check all, store, and only then change registers. */
 #include "engine/translator/interp_ops.h"
@@ -171,7 +171,8 @@ enum step op_popf(struct tcpu *c, struct insn *i)
     return STEP_NEXT;
 }
 
-/* c8. A fault in the middle may leave stores below the stack pointer, as on a CPU; no register has changed then. */
+/* c8. A fault in the middle may leave stores below the stack pointer, as on a CPU; no register has changed
+ * then. */
 enum step op_enter(struct tcpu *c, struct insn *i)
 {
     unsigned size = i->opsize, width = stack_width(c), level = i->sel & 31;
@@ -182,7 +183,8 @@ enum step op_enter(struct tcpu *c, struct insn *i)
     for (unsigned n = 1; n < level; n++) {
         bp -= size;
         down += size;
-        if (!mem_read(c, S_SS, cut(bp, width), size, &v) || !mem_write(c, S_SS, stack_at(c, 0 - down), size, v))
+        if (!mem_read(c, S_SS, cut(bp, width), size, &v) ||
+            !mem_write(c, S_SS, stack_at(c, 0 - down), size, v))
             return STEP_FAULT;
     }
     if (level) {
@@ -326,7 +328,10 @@ enum step op_far_ret(struct tcpu *c, struct insn *i)
 /* cc INT3, cd INT n, ce INTO, f1 ICEBP */
 enum step op_int(struct tcpu *c, struct insn *i)
 {
-    unsigned vector = i->op == 0xcc ? EXC_BP : i->op == 0xce ? EXC_OF : i->op == 0xf1 ? EXC_DB : (uint8_t)i->imm;
+    unsigned vector = i->op == 0xcc   ? EXC_BP
+                      : i->op == 0xce ? EXC_OF
+                      : i->op == 0xf1 ? EXC_DB
+                                      : (uint8_t)i->imm;
     if (i->op == 0xce && !(c->fl & F_OF))
         return STEP_NEXT;
     hand_over(c, i);

@@ -1,12 +1,14 @@
 /* Memory operands of the general path: segmentation, plain accesses, read-modify-write.
- * Source: Intel SDM volume 3 (2023-12), 5.3 to 5.5 (limit and type checks), 3.3.7.1 (canonical addresses), 9.1 (atomicity). */
+ * Source: Intel SDM volume 3 (2023-12), 5.3 to 5.5 (limit and type checks), 3.3.7.1 (canonical
+ * addresses), 9.1 (atomicity). */
 #include "engine/translator/interp_ops.h"
 
 /* ---- segmentation ---- */
 
-/* Outside 64-bit mode. Limits are those of the hidden part in every mode; types and null selectors count in protected
- * mode alone. */
-static bool seg_check_legacy(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc)
+/* Outside 64-bit mode. Limits are those of the hidden part in every mode; types and null selectors count in
+ * protected mode alone. */
+static bool seg_check_legacy(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size,
+                             enum mmu_acc acc)
 {
     const struct x86_segment *s = &c->seg[seg];
     uint64_t last = off + size - 1;
@@ -25,7 +27,8 @@ static bool seg_check_legacy(const struct tcpu *c, unsigned seg, uint64_t off, u
     return last <= s->limit;
 }
 
-bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin)
+bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc,
+               uint64_t *lin)
 {
     if (likely(cpu_code64(c))) {
         uint64_t a = off;
@@ -45,7 +48,8 @@ bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum 
     return cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
 }
 
-/* ---- host accesses: exactly one load or store each, which the C language does not promise for unaligned pointers ---- */
+/* ---- host accesses: exactly one load or store each, which the C language does not promise for unaligned
+ * pointers ---- */
 
 static inline uint64_t host_load(const void *p, unsigned size)
 {

@@ -70,7 +70,8 @@ enum step op_load_far(struct tcpu *c, struct insn *i)
     if (!i->is_mem)
         return step_fault(c, EXC_UD);
     if (!mem_read(c, i->seg, i->ea, i->opsize, &off) ||
-        !mem_read(c, i->seg, cut(i->ea + i->opsize, i->adsize), 2, &sel) || !sys_load_seg(c, seg, (uint16_t)sel))
+        !mem_read(c, i->seg, cut(i->ea + i->opsize, i->adsize), 2, &sel) ||
+        !sys_load_seg(c, seg, (uint16_t)sel))
         return STEP_FAULT;
     gpr_set(c, i->reg, i->opsize, off);
     return STEP_NEXT;

@@ -1,5 +1,5 @@
-/* What the files of the general path share: registers, memory operands, the read-modify-write cycle, native ALU
- * primitives and the handlers that interp.c dispatches to. All light. */
+/* What the files of the general path share: registers, memory operands, the read-modify-write cycle, native
+ * ALU primitives and the handlers that interp.c dispatches to. All light. */
 #ifndef TRANSLATOR_INTERP_OPS_H
 #define TRANSLATOR_INTERP_OPS_H
 
@@ -7,10 +7,10 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 
-/* A handler runs one decoded instruction. On STEP_NEXT and STEP_HALT interp_step sets c->rip to i->next_rip, unless the
- * handler has set i->rip_done. On STEP_FAULT no register, flag or c->rip has changed (a repeated string instruction
- * excepted: it has finished the elements before the faulting one). STEP_FAULT without a pending exception is mmu_cmpxchg's
- * wish to run the instruction again alone (c->need_exclusive). */
+/* A handler runs one decoded instruction. On STEP_NEXT and STEP_HALT interp_step sets c->rip to i->next_rip,
+ * unless the handler has set i->rip_done. On STEP_FAULT no register, flag or c->rip has changed (a repeated
+ * string instruction excepted: it has finished the elements before the faulting one). STEP_FAULT without a
+ * pending exception is mmu_cmpxchg's wish to run the instruction again alone (c->need_exclusive). */
 enum step op_alu(struct tcpu *c, struct insn *i);
 enum step op_group1(struct tcpu *c, struct insn *i);
 enum step op_test(struct tcpu *c, struct insn *i);
@@ -118,7 +118,8 @@ static inline enum step step_of(bool ok)
     return ok ? STEP_NEXT : STEP_FAULT;
 }
 
-/* The handler's sys_* call sets c->rip. RF goes now: a fault's saved image gets it back, IRET loads it itself. */
+/* The handler's sys_* call sets c->rip. RF goes now: a fault's saved image gets it back, IRET loads it
+ * itself. */
 static inline void hand_over(struct tcpu *c, struct insn *i)
 {
     i->rip_done = true;
@@ -186,9 +187,10 @@ static inline void flag_put(struct tcpu *c, uint16_t mask, bool on)
 bool cond_holds(const struct tcpu *c, unsigned n);
 
 /* ---- memory (interp_mem.c) ---- */
-/* Linear address of [seg:off, size bytes). seg_check returns false without an exception; seg_linear notes #GP(0) or, for
- * the stack segment, #SS(0). acc: MMU_READ or MMU_WRITE. size 1 to 4096. */
-bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin);
+/* Linear address of [seg:off, size bytes). seg_check returns false without an exception; seg_linear notes
+ * #GP(0) or, for the stack segment, #SS(0). acc: MMU_READ or MMU_WRITE. size 1 to 4096. */
+bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc,
+               uint64_t *lin);
 bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin);
 /* size 1, 2, 4 or 8; one access when aligned. *v is zero-extended. */
 bool mem_read(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t *v);
@@ -212,8 +214,9 @@ static inline bool rm_set(struct tcpu *c, const struct insn *i, unsigned size, u
 /* Read-modify-write of the ModRM operand:
  *     if (!rmw_begin(c, i, size, &m)) return STEP_FAULT;
  *     do { new = f(m.old) } while (rmw_end(c, i, &m, new));
- * rmw_begin proves write access, so that rmw_end cannot fail later for another reason than a page that vanished: it returns
- * true when a LOCKed exchange lost a race (m.old is fresh), and sets m.fault when it faulted. */
+ * rmw_begin proves write access, so that rmw_end cannot fail later for another reason than a page that
+ * vanished: it returns true when a LOCKed exchange lost a race (m.old is fresh), and sets m.fault when it
+ * faulted. */
 struct rmw {
     uint64_t lin, old;
     void *ptr;
@@ -226,7 +229,8 @@ bool rmw_end(struct tcpu *c, const struct insn *i, struct rmw *m, uint64_t v);
 /* ---- stack (interp_flow.c) ---- */
 bool stack_push(struct tcpu *c, unsigned size, uint64_t v);
 
-/* ---- native ALU primitives (interp_alu.c, interp_bits.c): the host computes result and flags, undefined ones too ---- */
+/* ---- native ALU primitives (interp_alu.c, interp_bits.c): the host computes result and flags, undefined
+ * ones too ---- */
 enum alu_op { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST };
 enum alu_unary { ALU_INC, ALU_DEC, ALU_NOT, ALU_NEG };
 uint64_t alu_binary(enum alu_op op, unsigned size, uint64_t a, uint64_t b, uint16_t *fl);

@@ -1,13 +1,15 @@
 /* String instructions of the general path: MOVS CMPS STOS LODS SCAS INS OUTS, with and without REP.
  *
- * A repeated instruction works in chunks. When both operands are plain memory and the direction is up, a chunk is what
- * fits both pages and the host's own REP instruction with the same element size does it, so that overlap, the point where a
- * comparison stops and the flags come out right by themselves. When the destination is memory that may only be
- * written with care (it holds translated code), the chunk goes through mmu_write in one piece. Everything else (devices,
- * page-crossing elements, downward direction) is done element by element.
+ * A repeated instruction works in chunks. When both operands are plain memory and the direction is up, a
+ * chunk is what fits both pages and the host's own REP instruction with the same element size does it, so
+ * that overlap, the point where a comparison stops and the flags come out right by themselves. When the
+ * destination is memory that may only be written with care (it holds translated code), the chunk goes through
+ * mmu_write in one piece. Everything else (devices, page-crossing elements, downward direction) is done
+ * element by element.
  *
- * Registers are updated after each chunk, so a fault or an interrupt request between chunks leaves a resumable state
- * (Intel SDM volume 2, "REP"). A step does a bounded amount of work and then returns STEP_AGAIN; with TF set, one element. */
+ * Registers are updated after each chunk, so a fault or an interrupt request between chunks leaves a
+ * resumable state (Intel SDM volume 2, "REP"). A step does a bounded amount of work and then returns
+ * STEP_AGAIN; with TF set, one element. */
 #include "engine/translator/interp_ops.h"
 
 #define MAX_CHUNKS 16u    /* per step; a chunk is at most a page */
@@ -18,11 +20,11 @@ enum string_kind { STR_MOVS, STR_CMPS, STR_STOS, STR_LODS, STR_SCAS, STR_INS, ST
 
 struct string_op {
     enum string_kind kind;
-    unsigned size;       /* of an element */
-    unsigned seg;        /* of the source */
+    unsigned size; /* of an element */
+    unsigned seg;  /* of the source */
     unsigned adsize;
     bool down;
-    bool repne;          /* CMPS, SCAS: repeat while not equal */
+    bool repne; /* CMPS, SCAS: repeat while not equal */
 };
 
 static enum string_kind string_which(const struct insn *i)
@@ -138,8 +140,8 @@ static bool string_one(struct tcpu *c, const struct string_op *s)
 
 /* ---- chunks ---- */
 
-/* Linear address of the next elements at seg:off. Cuts *n to what stays in one page, in the segment and below the wrap of
- * the address size; 0 when not even one element does. */
+/* Linear address of the next elements at seg:off. Cuts *n to what stays in one page, in the segment and below
+ * the wrap of the address size; 0 when not even one element does. */
 static uint64_t chunk_limit(struct tcpu *c, const struct string_op *s, unsigned seg, uint64_t off,
                             enum mmu_acc acc, uint64_t *n)
 {
@@ -192,8 +194,8 @@ static void host_stos(unsigned size, void *d, uint64_t v, uint64_t n)
     } while (0)
 
 /* n > 0 elements; returns how many were compared, sets *fl to the flags of the last. scan: ax against d. */
-static uint64_t host_compare(unsigned size, bool scan, bool repne, const void *s, const void *d, uint64_t ax, uint64_t n,
-                             uint16_t *fl)
+static uint64_t host_compare(unsigned size, bool scan, bool repne, const void *s, const void *d, uint64_t ax,
+                             uint64_t n, uint16_t *fl)
 {
     uint64_t all = n;
     if (scan && repne)
@@ -209,7 +211,8 @@ static uint64_t host_compare(unsigned size, bool scan, bool repne, const void *s
 }
 
 /* Each chunk_* does up to n elements and returns how many; 0: do one element the slow way; sets *fault. */
-static uint64_t chunk_movs(struct tcpu *c, const struct string_op *s, uint64_t si, uint64_t di, uint64_t n, bool *fault)
+static uint64_t chunk_movs(struct tcpu *c, const struct string_op *s, uint64_t si, uint64_t di, uint64_t n,
+                           bool *fault)
 {
     uint64_t src = chunk_limit(c, s, s->seg, si, MMU_READ, &n);
     uint64_t dst = n ? chunk_limit(c, s, S_ES, di, MMU_WRITE, &n) : 0;

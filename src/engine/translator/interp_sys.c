@@ -1,6 +1,6 @@
 /* System instructions of the general path: privilege checks here, behaviour in sys_*.c.
- * Source: Intel SDM volume 2 (2023-12), by mnemonic, and volume 3 section 5.9 (privileged instructions); AMD APM volume 3 for
- * VMMCALL, CLZERO and RDPMC. */
+ * Source: Intel SDM volume 2 (2023-12), by mnemonic, and volume 3 section 5.9 (privileged instructions); AMD
+ * APM volume 3 for VMMCALL, CLZERO and RDPMC. */
 #include "engine/translator/interp_ops.h"
 
 #define F1C_MONITOR (1u << 3)
@@ -256,8 +256,7 @@ static enum step group7_reg(struct tcpu *c, struct insn *i)
         if (!cpu_code64(c))
             return step_fault(c, EXC_UD);
         return c->cpl ? step_gp(c) : step_of(sys_swapgs(c));
-    case 0xf9:
-        return cpu_model(c)->fext_edx & FED_RDTSCP ? read_tsc(c, true) : step_fault(c, EXC_UD);
+    case 0xf9: return cpu_model(c)->fext_edx & FED_RDTSCP ? read_tsc(c, true) : step_fault(c, EXC_UD);
     case 0xfa: return monitor_mwait(c, i, true, true);
     case 0xfb: return monitor_mwait(c, i, false, true);
     case 0xfc: return op_clzero(c, i);
@@ -393,8 +392,7 @@ enum step op_invpcid(struct tcpu *c, struct insn *i)
         return step_fault(c, EXC_UD);
     if (c->cpl)
         return step_gp(c);
-    if (!mem_read(c, i->seg, i->ea, 8, &pcid) ||
-        !mem_read(c, i->seg, cut(i->ea + 8, i->adsize), 8, &lin))
+    if (!mem_read(c, i->seg, i->ea, 8, &pcid) || !mem_read(c, i->seg, cut(i->ea + 8, i->adsize), 8, &lin))
         return STEP_FAULT;
     return step_of(sys_invpcid(c, cut(c->gpr[i->reg], cpu_code64(c) ? 8 : 4), pcid, lin));
 }

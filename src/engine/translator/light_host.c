@@ -104,6 +104,14 @@ enum exit_reason vcpu_step_exclusive(struct tcpu *c)
     return why;
 }
 
+bool vcpu_vec_mem(struct tcpu *c)
+{
+    cpu_heavy_begin(c);
+    bool ok = heavy_vec_mem(c);
+    cpu_heavy_end(c);
+    return ok;
+}
+
 bool vcpu_native_insn(struct tcpu *c)
 {
     (void)c;

@@ -1,9 +1,11 @@
-/* SYSCALL, SYSRET, SYSENTER, SYSEXIT: volume 2 of the Intel SDM (2023-12) and volumes 2 and 3 of the AMD APM. Light.
+/* SYSCALL, SYSRET, SYSENTER, SYSEXIT: volume 2 of the Intel SDM (2023-12) and volumes 2 and 3 of the AMD APM.
+ * Light.
  *
  * The vendors differ, and the guest is told the host's vendor, so that both sides agree:
  *   SYSCALL/SYSRET outside 64-bit mode: #UD on Intel; on AMD they work in compatibility and legacy mode.
  *   SYSENTER/SYSEXIT in long mode: #UD on AMD; on Intel they work.
- *   SYSRET to an address that is not canonical: #GP(0) in the kernel on Intel; on AMD the fault comes in user mode. */
+ *   SYSRET to an address that is not canonical: #GP(0) in the kernel on Intel; on AMD the fault comes in user
+ * mode. */
 #include "engine/translator/sys_priv.h"
 
 #define ATTR_CODE (SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_ACCESSED | SEG_G)
@@ -68,7 +70,8 @@ enum step sys_sysret(struct tcpu *c, unsigned opsize)
         to64 = false;
     }
     c->rip = to64 ? c->gpr[R_CX] : c->gpr[R_CX] & 0xffffffffu;
-    /* AMD keeps SS's hidden part; a kernel that reloads SS for that reason may do so, and a flat one is what it wants. */
+    /* AMD keeps SS's hidden part; a kernel that reloads SS for that reason may do so, and a flat one is what
+     * it wants. */
     set_flat(c, (uint16_t)((to64 ? base + 16 : base) | 3), (uint16_t)((base + 8) | 3), 3, to64);
     return STEP_NEXT;
 }

@@ -43,7 +43,8 @@ bool sys_desc_read_second(struct tcpu *c, uint16_t sel, struct sys_desc *d, uint
 }
 
 /* mmu_cmpxchg works with the rights of the present CPL; descriptor tables are the system's. */
-static bool system_cmpxchg_byte(struct tcpu *c, uint64_t lin, uint8_t *expected, uint8_t desired, bool *swapped)
+static bool system_cmpxchg_byte(struct tcpu *c, uint64_t lin, uint8_t *expected, uint8_t desired,
+                                bool *swapped)
 {
     uint8_t idx = c->mmu_idx;
     bool ok;
@@ -52,8 +53,8 @@ static bool system_cmpxchg_byte(struct tcpu *c, uint64_t lin, uint8_t *expected,
     ok = mmu_cmpxchg(c, lin, 1, expected, &desired, swapped);
     if (!ok && c->need_exclusive) {
         /* The table shares its page with translated code, where the MMU stops all other vCPUs and starts the
-         * instruction again; an event has no instruction to start again. One vCPU's loss of an accessed bit to another's
-         * plain store is what the manual lets software see without LOCK anyway. */
+         * instruction again; an event has no instruction to start again. One vCPU's loss of an accessed bit
+         * to another's plain store is what the manual lets software see without LOCK anyway. */
         c->need_exclusive = 0;
         *swapped = true;
         ok = mmu_write(c, lin, &desired, 1, MMU_AS_SYSTEM);
@@ -170,8 +171,8 @@ void sys_drop_inner_segments(struct tcpu *c, unsigned cpl)
 
 /* ---- stacks ---- */
 
-struct sys_stack sys_stack_make(const struct tcpu *c, const struct x86_segment *ss, uint64_t sp, bool is64, unsigned cpl,
-                                uint32_t err)
+struct sys_stack sys_stack_make(const struct tcpu *c, const struct x86_segment *ss, uint64_t sp, bool is64,
+                                unsigned cpl, uint32_t err)
 {
     struct sys_stack s = { .ss = *ss, .sp = sp, .err = err };
 
@@ -197,7 +198,8 @@ static bool in_limit(const struct x86_segment *s, uint64_t off, unsigned n)
 }
 
 /* Linear address of `width` bytes at stack offset off. */
-static bool stack_linear(struct tcpu *c, const struct sys_stack *s, uint64_t off, unsigned width, uint64_t *lin)
+static bool stack_linear(struct tcpu *c, const struct sys_stack *s, uint64_t off, unsigned width,
+                         uint64_t *lin)
 {
     if (s->mask == ~0ull) {
         *lin = off;
@@ -287,6 +289,7 @@ bool sys_tss_stack(struct tcpu *c, unsigned dpl, uint32_t ext, struct sys_stack 
     if (!sys_desc_read(c, sel, desc, EXC_TS, ext) || !sys_check_stack(c, sel, desc, dpl, EXC_TS, ext))
         return false;
     ss = sys_desc_segment(desc, sel);
-    *s = sys_stack_make(c, &ss, is32 ? raw[0] | (uint32_t)raw[1] << 16 : raw[0], false, dpl, (sel & 0xfffcu) | ext);
+    *s = sys_stack_make(c, &ss, is32 ? raw[0] | (uint32_t)raw[1] << 16 : raw[0], false, dpl,
+                        (sel & 0xfffcu) | ext);
     return true;
 }

@@ -1,24 +1,26 @@
-/* Delivery of exceptions and interrupts, and the return from them. Light. Sections are of the Intel SDM volume 3 (2023-12).
+/* Delivery of exceptions and interrupts, and the return from them. Light. Sections are of the Intel SDM
+ * volume 3 (2023-12).
  *
- * Theory of operation. An event is a vector with an error code, a return address and an image of RFLAGS. One attempt to
- * deliver it (event_try) takes one of three ways: the interrupt vector table of real mode, the IDT of legacy protected mode
- * (16 and 32-bit gates, task gates, v86), or the IDT of long mode. Each way first reads the gate, the code segment and, for
- * a change of privilege or an IST, the new stack pointer; makes all checks; pushes the frame; and only then changes
- * registers. So when something faults in between, the CPU's state is still that of the interrupted instruction, and the
- * fault in c->exc is the next event. Bytes below the new stack pointer may have been written by then; the manual allows
- * that and nobody can rely on them. A task switch is the one exception: past its commit point a fault belongs to
- * the new task (7.3).
+ * Theory of operation. An event is a vector with an error code, a return address and an image of RFLAGS. One
+ * attempt to deliver it (event_try) takes one of three ways: the interrupt vector table of real mode, the IDT
+ * of legacy protected mode (16 and 32-bit gates, task gates, v86), or the IDT of long mode. Each way first
+ * reads the gate, the code segment and, for a change of privilege or an IST, the new stack pointer; makes all
+ * checks; pushes the frame; and only then changes registers. So when something faults in between, the CPU's
+ * state is still that of the interrupted instruction, and the fault in c->exc is the next event. Bytes below
+ * the new stack pointer may have been written by then; the manual allows that and nobody can rely on them. A
+ * task switch is the one exception: past its commit point a fault belongs to the new task (8.3).
  *
- * event_deliver repeats attempts with the double-fault rules of table 6-5: an exception during the delivery of
- * another replaces it, or makes #DF, or shuts the processor down. External interrupts and software interrupts count as
- * benign; a fault on their way is delivered in their place. A software interrupt is tried once only, because a fault
- * there is reported as a fault of the INT instruction, which the handler may start again.
+ * event_deliver repeats attempts with the double-fault rules of table 6-5: an exception during the delivery
+ * of another replaces it, or makes #DF, or shuts the processor down. External interrupts and software
+ * interrupts count as benign; a fault on their way is delivered in their place. A software interrupt is tried
+ * once only, because a fault there is reported as a fault of the INT instruction, which the handler may start
+ * again.
  *
- * RF in the pushed image is set for faults, so that an instruction breakpoint is not hit again on return (17.3.1.1). A
- * single-step or other #DB trap, #BP and #OF are traps; #DF and #MC are aborts.
+ * RF in the pushed image is set for faults, so that an instruction breakpoint is not hit again on return
+ * (18.3.1.1). A single-step or other #DB trap, #BP and #OF are traps; #DF and #MC are aborts.
  *
- * IRET is the same in reverse: pop everything, check everything, then load. The accessed bits of CS and SS are written
- * after the last check that can fail for another reason. */
+ * IRET is the same in reverse: pop everything, check everything, then load. The accessed bits of CS and SS
+ * are written after the last check that can fail for another reason. */
 #include "engine/translator/sys_priv.h"
 
 #define DR6_B_MASK 0xfull
@@ -28,14 +30,14 @@
 struct event {
     uint8_t vector;
     bool has_error;
-    bool soft;      /* INT n, INT3, INTO: the gate's DPL counts, EXT is clear */
+    bool soft; /* INT n, INT3, INTO: the gate's DPL counts, EXT is clear */
     uint32_t error;
     uint32_t ext;   /* ERR_EXT or 0: for error codes of faults on the way */
     uint64_t ret;   /* return address */
     uint64_t flags; /* RFLAGS image for the stack */
 };
 
-/* ---- real mode: 20.1.4 ---- */
+/* ---- real mode: 21.1.4 ---- */
 
 static bool event_real(struct tcpu *c, const struct event *ev)
 {
@@ -78,7 +80,8 @@ static bool check_gate(struct tcpu *c, const struct event *ev, uint32_t gate_hi)
 }
 
 /* The handler's code segment: 6.12.1.1. *cpl is the privilege level that it will run at. */
-static bool read_handler_cs(struct tcpu *c, const struct event *ev, uint16_t sel, struct sys_desc *d, unsigned *cpl)
+static bool read_handler_cs(struct tcpu *c, const struct event *ev, uint16_t sel, struct sys_desc *d,
+                            unsigned *cpl)
 {
     uint32_t err = (sel & 0xfffcu) | ev->ext;
 
@@ -167,13 +170,13 @@ struct legacy_gate {
 
 static bool push_frame(struct tcpu *c, const struct event *ev, struct sys_stack *s, unsigned w)
 {
-    return sys_push(c, s, ev->flags, w) && sys_push(c, s, c->seg[S_CS].sel, w) && sys_push(c, s, ev->ret, w) &&
-           (!ev->has_error || sys_push(c, s, ev->error, w));
+    return sys_push(c, s, ev->flags, w) && sys_push(c, s, c->seg[S_CS].sel, w) &&
+           sys_push(c, s, ev->ret, w) && (!ev->has_error || sys_push(c, s, ev->error, w));
 }
 
-/* 6.12.1, and 20.3.1.1 for a v86 task: to a stack of the TSS. */
-static bool legacy_inner(struct tcpu *c, const struct event *ev, const struct legacy_gate *g, struct sys_desc *cs,
-                         unsigned cpl)
+/* 6.12.1, and 21.3.1.1 for a v86 task: to a stack of the TSS. */
+static bool legacy_inner(struct tcpu *c, const struct event *ev, const struct legacy_gate *g,
+                         struct sys_desc *cs, unsigned cpl)
 {
     static const uint8_t v86_order[] = { S_GS, S_FS, S_DS, S_ES };
     struct sys_stack s;
@@ -200,7 +203,8 @@ static bool legacy_inner(struct tcpu *c, const struct event *ev, const struct le
     return true;
 }
 
-static bool legacy_same(struct tcpu *c, const struct event *ev, const struct legacy_gate *g, struct sys_desc *cs)
+static bool legacy_same(struct tcpu *c, const struct event *ev, const struct legacy_gate *g,
+                        struct sys_desc *cs)
 {
     struct sys_stack s = sys_stack_now(c);
 
@@ -232,14 +236,16 @@ static bool event_legacy(struct tcpu *c, const struct event *ev)
         return cpu_raise_gp(c, ev->vector * 8u | ERR_IDT | ev->ext);
     if (!mmu_read(c, c->idt.base + ev->vector * 8u, raw, 8, MMU_AS_SYSTEM) || !check_gate(c, ev, raw[1]))
         return false;
-    g = (struct legacy_gate){ .lo = raw[0], .hi = raw[1], .type = (raw[1] >> 8) & 0xf, .sel = (uint16_t)(raw[0] >> 16) };
+    g = (struct legacy_gate){
+        .lo = raw[0], .hi = raw[1], .type = (raw[1] >> 8) & 0xf, .sel = (uint16_t)(raw[0] >> 16)
+    };
     g.width = g.type & 8 ? 4 : 2;
     g.off = (raw[0] & 0xffffu) | (g.width == 4 ? raw[1] & 0xffff0000u : 0);
     if (g.type == DT_TASK)
         return event_task(c, ev, &g);
     if (!read_handler_cs(c, ev, g.sel, &cs, &cpl))
         return false;
-    if (cpu_v86(c) && (sys_desc_is_conforming(&cs) || cpl != 0)) /* 20.3.1.1: only to level 0 */
+    if (cpu_v86(c) && (sys_desc_is_conforming(&cs) || cpl != 0)) /* 21.3.1.1: only to level 0 */
         return cpu_raise_gp(c, (g.sel & 0xfffcu) | ev->ext);
     if (cpl < c->cpl ? !legacy_inner(c, ev, &g, &cs, cpl) : !legacy_same(c, ev, &g, &cs))
         return false;
@@ -284,7 +290,7 @@ static enum event_class exception_class(unsigned vector) /* table 6-4 */
     }
 }
 
-/* Faults, whose image has RF set: 6.5, 17.3.1.1. */
+/* Faults, whose image has RF set: 6.5, 18.3.1.1. */
 static bool is_fault(const struct tcpu_exception *e)
 {
     switch (e->vector) {
@@ -298,7 +304,7 @@ static bool is_fault(const struct tcpu_exception *e)
     }
 }
 
-/* Takes c->exc as the next event, with what the exception itself changes: CR2, DR6, DR7 (4.7, 17.2.3). */
+/* Takes c->exc as the next event, with what the exception itself changes: CR2, DR6, DR7 (4.7, 18.2.3). */
 static struct event event_of_exception(struct tcpu *c)
 {
     const struct tcpu_exception *e = &c->exc;
@@ -404,7 +410,7 @@ enum step sys_soft_interrupt(struct tcpu *c, unsigned vector, unsigned insn_len,
 
     if (!cpu_code64(c))
         ev.ret &= c->code_bits == 16 ? 0xffff : 0xffffffffu;
-    if (cpu_v86(c) && is_int_n && cpu_iopl(c) < 3) /* 20.3.3, method 1 and 4 */
+    if (cpu_v86(c) && is_int_n && cpu_iopl(c) < 3) /* 21.3.3, method 1 and 4 */
         return cpu_raise_gp(c, 0), STEP_FAULT;
     return event_try(c, &ev) ? STEP_NEXT : STEP_FAULT;
 }
@@ -573,7 +579,7 @@ static enum step iret_protected(struct tcpu *c, unsigned opsize)
     return iret_load(c, &f, &s, opsize);
 }
 
-/* 7.4: with NT set IRET goes back to the task that the TSS's link field names. */
+/* 8.4: with NT set IRET goes back to the task that the TSS's link field names. */
 static enum step iret_task(struct tcpu *c)
 {
     uint16_t back;

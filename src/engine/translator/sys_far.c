@@ -1,8 +1,10 @@
 /* Far transfers: JMP, CALL and RET between segments, call gates, transfers to tasks. Light.
- * Sections are of the Intel SDM volume 3 (2023-12); the checks' order is that of volume 2's instruction pages.
+ * Sections are of the Intel SDM volume 3 (2023-12); the checks' order is that of volume 2's instruction
+ * pages.
  *
- * As in sys_event.c, everything is read, checked and pushed before a register changes. The target may be 16, 32 or 64-bit
- * code whatever the present code is; the operand size gives the width of offsets and stack slots. */
+ * As in sys_event.c, everything is read, checked and pushed before a register changes. The target may be 16,
+ * 32 or 64-bit code whatever the present code is; the operand size gives the width of offsets and stack
+ * slots. */
 #include "engine/translator/sys_priv.h"
 
 static enum step fault(bool raised_false)
@@ -82,7 +84,8 @@ struct call_gate {
 };
 
 /* Checks the gate d that `gate_sel` named, and the code segment behind it. */
-static bool read_call_gate(struct tcpu *c, uint16_t gate_sel, struct sys_desc *d, bool is_call, struct call_gate *g)
+static bool read_call_gate(struct tcpu *c, uint16_t gate_sel, struct sys_desc *d, bool is_call,
+                           struct call_gate *g)
 {
     uint32_t err = gate_sel & 0xfffcu;
     unsigned dpl = sys_desc_dpl(d), cs_dpl;
@@ -151,7 +154,8 @@ static enum step call_gate(struct tcpu *c, struct call_gate *g, uint64_t next_ri
 {
     unsigned cpl = sys_desc_is_conforming(&g->cs) ? c->cpl : sys_desc_dpl(&g->cs);
     bool inner = cpl < c->cpl;
-    /* The target of a long-mode gate is 64-bit code, so the stack is one too, also when compatibility mode calls. */
+    /* The target of a long-mode gate is 64-bit code, so the stack is one too, also when compatibility mode
+     * calls. */
     struct sys_stack s = sys_stack_make(c, &c->seg[S_SS], c->gpr[R_SP], g->width == 8, c->cpl, 0);
     struct sys_desc ss = { 0 };
 
@@ -179,8 +183,9 @@ static enum step jump_gate(struct tcpu *c, struct call_gate *g)
 
 /* ---- system descriptors as targets of JMP and CALL ---- */
 
-/* A TSS or a task gate: 7.3. */
-static enum step to_task(struct tcpu *c, uint16_t sel, const struct sys_desc *d, bool is_call, uint64_t next_rip)
+/* A TSS or a task gate: 8.3. */
+static enum step to_task(struct tcpu *c, uint16_t sel, const struct sys_desc *d, bool is_call,
+                         uint64_t next_rip)
 {
     enum sys_task_reason reason = is_call ? TASK_CALL : TASK_JUMP;
     unsigned dpl = sys_desc_dpl(d);
@@ -282,8 +287,8 @@ static bool check_ret_cs(struct tcpu *c, uint16_t sel, struct sys_desc *d)
 }
 
 /* To an outer level: the caller's stack is on this one, behind the parameters. */
-static enum step ret_outer(struct tcpu *c, struct sys_stack *s, struct sys_desc *cs, const uint64_t *v, unsigned opsize,
-                           unsigned pop_bytes)
+static enum step ret_outer(struct tcpu *c, struct sys_stack *s, struct sys_desc *cs, const uint64_t *v,
+                           unsigned opsize, unsigned pop_bytes)
 {
     uint16_t cs_sel = (uint16_t)v[1], ss_sel;
     unsigned cpl = cs_sel & 3u;

@@ -1,11 +1,12 @@
-/* KVM's paravirtual interface as far as CPUID offers it (CPUID_KVM_FEATURES). Linux Documentation/virt/kvm/x86/msr.rst,
- * hypercalls.rst and cpuid.rst. Light.
+/* KVM's paravirtual interface as far as CPUID offers it (CPUID_KVM_FEATURES). Linux
+ * Documentation/virt/kvm/x86/msr.rst, hypercalls.rst and cpuid.rst. Light.
  *
- * The clock. A vCPU's clock page tells the guest a line: time = system_time + (TSC - tsc_timestamp) * scale. The guest is
- * promised that all vCPUs' pages are the same line (TSC_STABLE), so that it may read any of them without guarding against steps
- * back. Two samples of the host's clock never lie on one line exactly, so none is taken: the line starts where the host's
- * TSC is 0, at time 0. Then every vCPU and every update has the same line by construction, whatever the guest did to its own
- * TSC, and time is what has passed since the host's TSC began. The wall clock page is the difference to real time. */
+ * The clock. A vCPU's clock page tells the guest a line: time = system_time + (TSC - tsc_timestamp) * scale.
+ * The guest is promised that all vCPUs' pages are the same line (TSC_STABLE), so that it may read any of them
+ * without guarding against steps back. Two samples of the host's clock never lie on one line exactly, so none
+ * is taken: the line starts where the host's TSC is 0, at time 0. Then every vCPU and every update has the
+ * same line by construction, whatever the guest did to its own TSC, and time is what has passed since the
+ * host's TSC began. The wall clock page is the difference to real time. */
 #include <time.h>
 
 #include "engine/translator/light_sys.h"
@@ -135,7 +136,8 @@ bool sys_kvm_rdmsr(struct tcpu *c, uint32_t n, uint64_t *v)
     }
 }
 
-/* A structure of n bytes at gpa: 4-byte aligned, in RAM, in one page (the guest's own are aligned to their size). */
+/* A structure of n bytes at gpa: 4-byte aligned, in RAM, in one page (the guest's own are aligned to their
+ * size). */
 static bool in_ram(struct tcpu *c, uint64_t gpa, unsigned n)
 {
     return !(gpa & 3) && mmu_phys_ptr(c, gpa, n);

@@ -1,7 +1,8 @@
 /* Model-specific registers. Intel SDM volume 4 (2023-12); AMD APM volume 2 (rev 3.40) appendix A. Light.
  *
- * What is not listed raises #GP: kernels probe with accesses that expect it. Of the vendor's own registers only those are
- * here that stock kernels touch without probing, with the values of a processor that has nothing to offer there. */
+ * What is not listed raises #GP: kernels probe with accesses that expect it. Of the vendor's own registers
+ * only those are here that stock kernels touch without probing, with the values of a processor that has
+ * nothing to offer there. */
 #include "engine/translator/sys_priv.h"
 
 #define MSR_PLATFORM_ID 0x17u
@@ -36,9 +37,9 @@
 #define DE_CFG_LFENCE_SERIALIZE 2ull
 #define VM_CR_SVMDIS 0x10ull
 #define FEATURE_CONTROL_LOCKED 1ull
-#define MTRRCAP_VALUE 0x508ull         /* 8 variable ranges, fixed ranges, write combining */
+#define MTRRCAP_VALUE 0x508ull /* 8 variable ranges, fixed ranges, write combining */
 #define MCG_STATUS_BITS 7ull
-#define DEBUGCTL_BITS 0x3ull           /* LBR, BTF: accepted, without effect */
+#define DEBUGCTL_BITS 0x3ull /* LBR, BTF: accepted, without effect */
 
 /* ---- memory types: storage only, all guest RAM is write-back ---- */
 
@@ -121,7 +122,7 @@ static void write_tsc_offset(struct tcpu *c, uint64_t offset)
     sys_tsc_moved(c);
 }
 
-/* SDM volume 3, 17.17.3: the two MSRs move together. */
+/* SDM volume 3, 18.17.3: the two MSRs move together. */
 static void write_tsc(struct tcpu *c, uint64_t v)
 {
     uint64_t delta = v - sys_tsc(c);
@@ -248,9 +249,7 @@ static bool read_intel(const struct tcpu *c, uint32_t n, uint64_t *v)
     case MSR_BIOS_SIGN_ID: *v = 1ull << 32; return true;
     case MSR_FEATURE_CONTROL: *v = FEATURE_CONTROL_LOCKED; return true;
     case MSR_MISC_ENABLE: *v = c->misc_enable; return true;
-    case MSR_ARCH_CAPABILITIES:
-        *v = tvm_cpuid(c->vm)->arch_capabilities;
-        return *v != 0;
+    case MSR_ARCH_CAPABILITIES: *v = tvm_cpuid(c->vm)->arch_capabilities; return *v != 0;
     case MSR_PLATFORM_ID:
     case MSR_POWERON_CFG: return true;
     default: return false;
@@ -280,9 +279,7 @@ static bool read_common(struct tcpu *c, uint32_t n, uint64_t *v)
     case MSR_STAR: *v = c->star; return true;
     case MSR_FMASK: *v = c->fmask; return true;
     case MSR_SYSENTER_CS: *v = c->sysenter_cs; return true;
-    case MSR_SPEC_CTRL:
-        *v = c->spec_ctrl;
-        return spec_ctrl_allowed(tvm_cpuid(c->vm)) != 0;
+    case MSR_SPEC_CTRL: *v = c->spec_ctrl; return spec_ctrl_allowed(tvm_cpuid(c->vm)) != 0;
     case MSR_MCG_CAP: /* no banks */
     case MSR_MCG_STATUS:
     case MSR_DEBUGCTL: *v = 0; return true;

@@ -1,13 +1,15 @@
-/* Modes, control and debug registers, XCR0, TLB instructions, I/O permission, INIT and SIPI. MSRs are in sys_msr.c. Light.
- * Sections are of the Intel SDM volume 3 (2023-12) unless another is named. Callers have checked the CPL. */
+/* Modes, control and debug registers, XCR0, TLB instructions, I/O permission, INIT and SIPI. MSRs are in
+ * sys_msr.c. Light. Sections are of the Intel SDM volume 3 (2023-12) unless another is named. Callers have
+ * checked the CPL. */
 #include "engine/translator/sys_priv.h"
 
-#define CR0_BITS (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_BITS                                                                                             \
+    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 
-#define DR6_ONES 0xffff0ff0ull  /* 17.2.3: always read as 1 (no TSX, no bus-lock detection) */
+#define DR6_ONES 0xffff0ff0ull /* 18.2.3: always read as 1 (no TSX, no bus-lock detection) */
 #define DR6_WRITABLE 0xe00full
 #define DR6_BD 0x2000ull
-#define DR7_ONES 0x400ull       /* 17.2.4 */
+#define DR7_ONES 0x400ull /* 18.2.4 */
 #define DR7_WRITABLE 0xffff23ffull
 #define DR7_GD 0x2000ull
 
@@ -44,7 +46,7 @@ static bool cr0_legal(const struct tcpu *c, uint64_t old, uint64_t v)
 {
     if (v >> 32 || ((v & CR0_PG) && !(v & CR0_PE)) || ((v & CR0_NW) && !(v & CR0_CD)))
         return false;
-    if ((v & CR0_PG) && !(old & CR0_PG) && (c->efer & EFER_LME)) /* 9.8.5 */
+    if ((v & CR0_PG) && !(old & CR0_PG) && (c->efer & EFER_LME)) /* 10.8.5 */
         return (c->cr4 & CR4_PAE) && !(c->seg[S_CS].attr & SEG_L);
     if (!(v & CR0_PG) && (old & CR0_PG))
         return !cpu_code64(c) && !(c->cr4 & CR4_PCIDE);
@@ -163,13 +165,13 @@ bool sys_lmsw(struct tcpu *c, uint16_t v)
     return write_cr0(c, (c->cr0 & ~(uint64_t)(CR0_MP | CR0_EM | CR0_TS)) | (v & 0xfu));
 }
 
-/* ---- debug registers: 17.2. Breakpoints are stored and never hit ---- */
+/* ---- debug registers: 18.2. Breakpoints are stored and never hit ---- */
 
 static bool debug_access(struct tcpu *c, unsigned *n)
 {
     if (*n > 7)
         return cpu_raise(c, EXC_UD);
-    if (*n == 4 || *n == 5) { /* 17.2.2 */
+    if (*n == 4 || *n == 5) { /* 18.2.2 */
         if (c->cr4 & CR4_DE)
             return cpu_raise(c, EXC_UD);
         *n += 2;
@@ -239,7 +241,8 @@ bool sys_xgetbv(struct tcpu *c, uint32_t n, uint64_t *v)
 
 bool sys_invlpg(struct tcpu *c, uint64_t lin)
 {
-    if (!cpu_code64(c) || cpu_canonical(lin)) /* volume 2, INVLPG: nothing for an address that is not canonical */
+    if (!cpu_code64(c) ||
+        cpu_canonical(lin)) /* volume 2, INVLPG: nothing for an address that is not canonical */
         mmu_flush_page(c, lin);
     return true;
 }
@@ -303,7 +306,7 @@ uint64_t sys_tsc(struct tcpu *c)
     return cpu_host_tsc() + c->tsc_offset;
 }
 
-/* ---- INIT and SIPI: 9.1.1 table 9-1, 9.4 ---- */
+/* ---- INIT and SIPI: 10.1.1 table 10-1, 9.4 ---- */
 
 void sys_init(struct tcpu *c)
 {
@@ -319,7 +322,9 @@ void sys_init(struct tcpu *c)
     cpu_set_rflags(c, FL_1);
     for (unsigned i = 0; i <= S_GS; i++)
         c->seg[i] = data;
-    c->seg[S_CS] = (struct x86_segment){ .base = 0xffff0000u, .limit = 0xffff, .sel = 0xf000,
+    c->seg[S_CS] = (struct x86_segment){ .base = 0xffff0000u,
+                                         .limit = 0xffff,
+                                         .sel = 0xf000,
                                          .attr = SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_ACCESSED };
     c->seg[S_LDTR] = (struct x86_segment){ .limit = 0xffff, .attr = SEG_P | DT_LDT };
     c->seg[S_TR] = (struct x86_segment){ .limit = 0xffff, .attr = SEG_P | DT_TSS32_BUSY };

@@ -4,7 +4,7 @@
 
 /* ---- loads of ES SS DS FS GS: volume 2, MOV; 3.4.3, 5.6 ---- */
 
-/* Real and v86 mode: only selector and base change; in real mode a big limit stays (9.9.1). */
+/* Real and v86 mode: only selector and base change; in real mode a big limit stays (10.9.2). */
 static bool load_seg_real(struct tcpu *c, unsigned seg, uint16_t sel)
 {
     if (cpu_v86(c)) {
@@ -200,7 +200,8 @@ static bool query_common(struct tcpu *c, uint16_t sel, struct sys_desc *d, enum 
     if (!query_desc(c, sel, d, zf))
         return false;
     if (*zf)
-        *zf = (sys_desc_is_segment(d) || system_type_visible(c, sys_desc_type(d), q)) && query_visible(c, sel, d);
+        *zf = (sys_desc_is_segment(d) || system_type_visible(c, sys_desc_type(d), q)) &&
+              query_visible(c, sel, d);
     return true;
 }
 
@@ -237,7 +238,8 @@ bool sys_verify(struct tcpu *c, uint16_t sel, bool write, bool *zf)
     if (write)
         *zf = sys_desc_is_writable_data(&d) && query_visible(c, sel, &d);
     else
-        *zf = sys_desc_is_segment(&d) && (!sys_desc_is_code(&d) || (d.hi & 0x200u)) && query_visible(c, sel, &d);
+        *zf = sys_desc_is_segment(&d) && (!sys_desc_is_code(&d) || (d.hi & 0x200u)) &&
+              query_visible(c, sel, &d);
     return true;
 }
 

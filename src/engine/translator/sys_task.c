@@ -1,8 +1,8 @@
-/* Hardware task switch: Intel SDM volume 3 (2023-12), chapter 7. Legacy protected mode only. Light.
+/* Hardware task switch: Intel SDM volume 3 (2023-12), chapter 8. Legacy protected mode only. Light.
  *
- * Everything that can fail about the two TSSs is read, written and checked first. Then the switch is committed: from there on
- * the new task's selectors are loaded one by one, and a fault belongs to the new task, with its EIP (7.3, steps 13
- * to 15). Linux uses this only for the double fault of 32-bit kernels. */
+ * Everything that can fail about the two TSSs is read, written and checked first. Then the switch is
+ * committed: from there on the new task's selectors are loaded one by one, and a fault belongs to the new
+ * task, with its EIP (8.3, steps 13 to 15). Linux uses this only for the double fault of 32-bit kernels. */
 #include "engine/translator/interp_decode.h"
 #include "engine/translator/sys_priv.h"
 
@@ -17,7 +17,7 @@ struct task {
     bool trap;
 };
 
-/* Figure 7-2 */
+/* Figure 8-2 */
 struct tss32 {
     uint16_t link, pad0;
     uint32_t stack[6];
@@ -28,7 +28,7 @@ struct tss32 {
 };
 _Static_assert(sizeof(struct tss32) == 104, "size of a 32-bit TSS");
 
-/* Figure 7-10 */
+/* Figure 8-10 */
 struct tss16 {
     uint16_t link, stack[6];
     uint16_t ip, flags, gpr[8];
@@ -111,7 +111,7 @@ static bool read_task(struct tcpu *c, const struct sys_switch *sw, struct task *
     return true;
 }
 
-/* The fields from EIP to the last selector: 7.2.1. */
+/* The fields from EIP to the last selector: 8.2.1. */
 static bool save_task(struct tcpu *c, const struct sys_switch *sw)
 {
     uint32_t flags = (uint32_t)cpu_rflags(c);
@@ -141,7 +141,7 @@ static bool save_task(struct tcpu *c, const struct sys_switch *sw)
                      offsetof(struct tss16, ldt) - offsetof(struct tss16, ip), MMU_AS_SYSTEM);
 }
 
-/* Busy bits and the link to the old task: table 7-2. */
+/* Busy bits and the link to the old task: table 8-2. */
 static bool link_tasks(struct tcpu *c, const struct sys_switch *sw)
 {
     uint16_t old = c->seg[S_TR].sel;
@@ -264,7 +264,7 @@ static void commit_task(struct tcpu *c, const struct sys_switch *sw, const struc
     c->seg[S_LDTR] = (struct x86_segment){ .sel = t->ldt };
     c->rip = t->eip;
     cpu_set_rflags(c, flags);
-    c->dr[7] &= ~0x55ull; /* local breakpoints: 17.2.4 */
+    c->dr[7] &= ~0x55ull; /* local breakpoints: 18.2.4 */
     c->int_shadow = 0;
     sys_mode_changed(c);
 }
@@ -299,7 +299,7 @@ static enum step task_switch(struct tcpu *c, struct sys_switch *sw)
     }
     if (sw->has_error && !push_task_error(c, sw))
         return STEP_FAULT;
-    if (t.trap) { /* 17.3.1.5 */
+    if (t.trap) { /* 18.3.1.5 */
         cpu_raise(c, EXC_DB);
         c->exc.dr6 = DR6_BT;
         return STEP_FAULT;
@@ -307,7 +307,8 @@ static enum step task_switch(struct tcpu *c, struct sys_switch *sw)
     return STEP_NEXT;
 }
 
-enum step sys_task_switch(struct tcpu *c, uint16_t tss_sel, int reason, uint64_t next_rip, bool has_error, uint32_t error)
+enum step sys_task_switch(struct tcpu *c, uint16_t tss_sel, int reason, uint64_t next_rip, bool has_error,
+                          uint32_t error)
 {
     struct sys_switch sw = {
         .reason = (enum sys_task_reason)reason,
@@ -320,8 +321,8 @@ enum step sys_task_switch(struct tcpu *c, uint16_t tss_sel, int reason, uint64_t
     return task_switch(c, &sw);
 }
 
-enum step sys_task_gate(struct tcpu *c, const struct sys_desc *d, enum sys_task_reason reason, uint64_t next_rip,
-                        bool has_error, uint32_t error, uint32_t ext)
+enum step sys_task_gate(struct tcpu *c, const struct sys_desc *d, enum sys_task_reason reason,
+                        uint64_t next_rip, bool has_error, uint32_t error, uint32_t ext)
 {
     struct sys_switch sw = {
         .reason = reason,

@@ -643,8 +643,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     tb->side_count = (uint16_t)t.side_count;
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
     cc->side_count += t.side_count;
-    cc->hot_pos = (size_t)(t.h.p - rw);
-    cc->cold_pos = (size_t)(t.k.p - rw);
+    cache_advance(cc, (size_t)(t.h.p - rw), (size_t)(t.k.p - rw));
     cache_insert(vm, tb);
     return tb;
 }

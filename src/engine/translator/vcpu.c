@@ -165,6 +165,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     enum special what = desc >> 16;
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
+    if (what == SPECIAL_VEC_MEM)
+        return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
     switch (what) {
     case SPECIAL_FPU_X87: ud = false; ts = ts || em; break;
     case SPECIAL_FPU_MMX: ud = em; break;
@@ -208,20 +210,19 @@ static void after_step(struct tcpu *c, bool tf, enum step st)
 static enum exit_reason single_step(struct tcpu *c)
 {
     bool tf = c->rflags & FL_TF;
-    uint64_t rip = c->rip;
     c->int_shadow = 0;
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
     if (st == STEP_UNKNOWN && translatable(c)) {
         enum exit_reason r = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
-        if (r == XIT_LOOKUP || r == XIT_STEP)
+        if (r == XIT_LOOKUP || r == XIT_STEP) {
+            c->rflags &= ~FL_RF;
             after_step(c, tf, STEP_NEXT);
+        }
         return r;
     }
     if (st == STEP_UNKNOWN && vcpu_native_insn(c))
         st = STEP_NEXT;
-    if (st == STEP_NEXT && c->rip != rip)
-        c->rflags &= ~FL_RF;
     after_step(c, tf, st);
     return reason_of(c, st);
 }
@@ -289,12 +290,6 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
     tvm_code_unlock(c->vm);
 }
 
-static void enter(struct tcpu *c, struct tb *tb)
-{
-    c->vpage = c->rip & PAGE_MASK;
-    c->vm->cache->stubs.enter(c, cache_rx(c->vm->cache, tb->hot));
-}
-
 /* Host signal inside a block (SDM volume 3, chapter 6 for the vectors; the host's trap number is the guest's vector). */
 static enum exit_reason take_signal(struct tcpu *c)
 {
@@ -329,14 +324,21 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         mmu_flush_jump_cache(c);
         c->jc_mode[c->mmu_idx] = key;
     }
-    struct tb *tb = find_block(c, mode);
-    if (!tb)
-        return c->exc.pending ? XIT_EXC : XIT_NOCODE;
-    if (!(mode & MODE_ONE))
-        jc_fill(c, c->rip, tb);
+    struct jc_entry *known = &c->jc[c->mmu_idx][jc_hash(c->rip)];
+    const void *host = (const void *)(uintptr_t)known->host;
+    struct tb *tb;
+    if (known->pc != c->rip || (mode & MODE_ONE)) {
+        tb = find_block(c, mode);
+        if (!tb)
+            return c->exc.pending ? XIT_EXC : XIT_NOCODE;
+        if (!(mode & MODE_ONE))
+            jc_fill(c, c->rip, tb);
+        host = cache_rx(cc, tb->hot);
+    }
     for (;;) {
         uint32_t gen = atomic_load(&cc->flush_gen);
-        enter(c, tb);
+        c->vpage = c->rip & PAGE_MASK;
+        cc->stubs.enter(c, host);
         enum exit_reason why = c->exit_reason;
         struct tb *dead = NULL;
         uint64_t arg = c->exit_arg;
@@ -344,27 +346,28 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
             return take_signal(c);
         if (why != XIT_LINK && why != XIT_STALE)
             return why;
-        bool host = arg >> 48 & 1;
+        bool host_flags = arg >> 48 & 1;
         if (why == XIT_STALE) {
             const struct tb_side *side;
             tvm_code_lock(c->vm);
             dead = cache_by_host(cc, (uint32_t)(arg - 5 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
             tvm_code_unlock(c->vm);
-            host = dead->mode & MODE_HOST_FLAGS;
+            host_flags = dead->mode & MODE_HOST_FLAGS;
             arg = (uint64_t)dead->off << 32;
         }
         c->rip = code_address(c, (unsigned)(arg >> 32) & 0xffff);
-        if (host)
+        if (host_flags)
             c->fl = c->exit_fl;
         if (atomic_load(&c->exit_request))
             return XIT_LOOKUP;
-        tb = find_block(c, mode | (host ? MODE_HOST_FLAGS : 0));
+        tb = find_block(c, mode | (host_flags ? MODE_HOST_FLAGS : 0));
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
         if (dead)
             patch_stale(c, dead, tb, gen);
         else
             patch_link(c, arg, tb, gen);
+        host = cache_rx(cc, tb->hot);
     }
 }
 

@@ -14,6 +14,7 @@ uint32_t vcpu_mode(const struct tcpu *c);
 /* light_host.c; called from light code, they bracket themselves. */
 struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace);
 enum exit_reason vcpu_step_exclusive(struct tcpu *c); /* one instruction while everybody else stands still */
+bool vcpu_vec_mem(struct tcpu *c);
 bool vcpu_native_insn(struct tcpu *c); /* x87/SSE instruction of 16-bit or segmented code; false: #UD is due */
 
 struct lapic_env vcpu_lapic_env(struct tcpu *c);
@@ -21,6 +22,9 @@ struct lapic_env vcpu_lapic_env(struct tcpu *c);
 /* vcpu_heavy.c, inside the brackets */
 void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value);
 struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace);
+
+/* vec_mem.c: gathers and masked moves at c->rip; false: an exception is pending. Heavy */
+bool heavy_vec_mem(struct tcpu *c);
 
 /* fault_linux.c */
 bool fault_install(struct yado_error *err); /* process-wide handlers, chained; counted */

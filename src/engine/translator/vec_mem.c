@@ -1,0 +1,221 @@
+/* Vector instructions whose memory operand is not one stretch of bytes: gathers, masked moves. Heavy.
+ *
+ * They touch each element by itself: an element that the mask leaves out must not fault, and a gather that faults keeps what it
+ * has loaded and the mask bits still to do (Intel SDM volume 2, VGATHERDPS: elements go in order from the lowest). The
+ * guest's vector registers are in xsave_area in the standard format while this runs. */
+#include <string.h>
+
+#include <Zydis/Zydis.h>
+
+#include "engine/translator/mmu.h"
+#include "engine/translator/vcpu.h"
+
+#define XSAVE_HEADER 512
+#define XSAVE_XMM 160
+#define XSAVE_ST 32
+#define XSAVE_BV_SSE 2ull
+#define XSAVE_BV_AVX 4ull
+
+struct vec {
+    uint8_t b[32];
+};
+
+struct vec_insn {
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+static uint64_t *xstate_bv(struct tcpu *c)
+{
+    return (uint64_t *)(void *)(c->xsave_area + XSAVE_HEADER);
+}
+static uint8_t *ymm_high(struct tcpu *c, unsigned n)
+{
+    return c->xsave_area + c->vm->cpuid.host_d[2].ebx + n * 16;
+}
+
+static struct vec read_vec(struct tcpu *c, unsigned n)
+{
+    struct vec v = { { 0 } };
+    if (*xstate_bv(c) & XSAVE_BV_SSE)
+        memcpy(v.b, c->xsave_area + XSAVE_XMM + n * 16, 16);
+    if ((*xstate_bv(c) & XSAVE_BV_AVX) && (c->vm->cpuid.xcr0_mask & XSAVE_BV_AVX))
+        memcpy(v.b + 16, ymm_high(c, n), 16);
+    return v;
+}
+
+/* Writes the whole register (VEX semantics: what v does not name is zero). */
+static void write_vec(struct tcpu *c, unsigned n, const struct vec *v)
+{
+    uint64_t *bv = xstate_bv(c);
+    if (!(*bv & XSAVE_BV_SSE))
+        memset(c->xsave_area + XSAVE_XMM, 0, 16 * 16);
+    memcpy(c->xsave_area + XSAVE_XMM + n * 16, v->b, 16);
+    if (!(*bv & XSAVE_BV_AVX))
+        memset(ymm_high(c, 0), 0, 16 * 16);
+    memcpy(ymm_high(c, n), v->b + 16, 16);
+    *bv |= XSAVE_BV_SSE | XSAVE_BV_AVX;
+}
+
+static uint64_t gpr_value(const struct tcpu *c, ZydisRegister r)
+{
+    return r == ZYDIS_REGISTER_NONE ? 0 : c->gpr[ZydisRegisterGetId(r) & 15];
+}
+
+/* Base, displacement and segment of a memory operand; the index (general register) is added if it is one. */
+static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op, int64_t add)
+{
+    uint64_t a = (uint64_t)op->mem.disp.value + (uint64_t)add;
+    if (op->mem.base == ZYDIS_REGISTER_RIP)
+        a += c->rip + v->in.length;
+    else
+        a += gpr_value(c, op->mem.base);
+    if (op->mem.type != ZYDIS_MEMOP_TYPE_VSIB && op->mem.index != ZYDIS_REGISTER_NONE)
+        a += gpr_value(c, op->mem.index) * (op->mem.scale ? op->mem.scale : 1);
+    if (v->in.address_width == 32)
+        a = (uint32_t)a;
+    if (op->mem.segment == ZYDIS_REGISTER_FS)
+        a += c->seg_base_fs;
+    else if (op->mem.segment == ZYDIS_REGISTER_GS)
+        a += c->seg_base_gs;
+    return c->code_bits == 64 ? a : (uint32_t)a;
+}
+
+static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
+{
+    return m->b[(i + 1) * size - 1] & 0x80;
+}
+
+static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
+{
+    unsigned rd = (unsigned)ZydisRegisterGetId(v->ops[0].reg.value), rm = (unsigned)ZydisRegisterGetId(v->ops[2].reg.value);
+    unsigned ri = (unsigned)ZydisRegisterGetId(v->ops[1].mem.index), vl = v->in.avx.vector_length / 8u;
+    if (rd == rm || rd == ri || rm == ri)
+        return cpu_raise(c, EXC_UD);
+    unsigned n = vl / (elem > idx_size ? elem : idx_size);
+    struct vec dst = read_vec(c, rd), mask = read_vec(c, rm), idx = read_vec(c, ri);
+    bool ok = true;
+    memset(dst.b + n * elem, 0, sizeof dst.b - n * elem);
+    memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
+    for (unsigned i = 0; i < n && ok; i++) {
+        if (mask_bit(&mask, i, elem)) {
+            int64_t x = 0;
+            if (idx_size == 4)
+                x = (int32_t)((uint32_t)idx.b[i * 4] | (uint32_t)idx.b[i * 4 + 1] << 8 | (uint32_t)idx.b[i * 4 + 2] << 16 |
+                              (uint32_t)idx.b[i * 4 + 3] << 24);
+            else
+                memcpy(&x, idx.b + i * 8, 8);
+            unsigned scale = v->ops[1].mem.scale ? v->ops[1].mem.scale : 1;
+            ok = mmu_read(c, operand_address(c, v, &v->ops[1], x * (int64_t)scale), dst.b + i * elem, elem, MMU_AS_CPL);
+        }
+        if (ok)
+            memset(mask.b + i * elem, 0, elem);
+        else /* what remains is all ones or all zeros per element */
+            for (unsigned k = i; k < n; k++)
+                memset(mask.b + k * elem, mask_bit(&mask, k, elem) ? 0xff : 0, elem);
+    }
+    write_vec(c, rd, &dst);
+    write_vec(c, rm, &mask);
+    return ok;
+}
+
+static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
+{
+    struct vec mask = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[1].reg.value)), out = { { 0 } };
+    unsigned vl = v->in.avx.vector_length / 8u;
+    for (unsigned i = 0; i < vl / elem; i++) {
+        if (mask_bit(&mask, i, elem) &&
+            !mmu_read(c, operand_address(c, v, &v->ops[2], i * elem), out.b + i * elem, elem, MMU_AS_CPL))
+            return false;
+    }
+    write_vec(c, (unsigned)ZydisRegisterGetId(v->ops[0].reg.value), &out);
+    return true;
+}
+
+static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *mem, const struct vec *mask,
+                       const uint8_t *src, unsigned elem, unsigned bytes)
+{
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < bytes / elem; i++) {
+            uint64_t a = operand_address(c, v, mem, i * elem);
+            if (!mask_bit(mask, i, elem))
+                continue;
+            if (!(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL) :
+                         mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL)))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool mask_store_vex(struct tcpu *c, const struct vec_insn *v, unsigned elem)
+{
+    struct vec mask = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[1].reg.value));
+    struct vec src = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[2].reg.value));
+    return mask_store(c, v, &v->ops[0], &mask, src.b, elem, v->in.avx.vector_length / 8u);
+}
+
+/* MASKMOVQ, MASKMOVDQU: bytes of the first operand, chosen by the second, to (segment) rDI. */
+static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
+{
+    struct vec src = { { 0 } }, mask = { { 0 } };
+    const ZydisDecodedOperand *mem = NULL, *reg[2] = { NULL, NULL };
+    unsigned regs = 0;
+    for (unsigned i = 0; i < v->in.operand_count; i++) {
+        if (v->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            mem = &v->ops[i];
+        else if (regs < 2 && v->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                 v->ops[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+            reg[regs++] = &v->ops[i];
+    }
+    if (!mem || regs < 2)
+        return cpu_raise(c, EXC_UD);
+    unsigned a = (unsigned)ZydisRegisterGetId(reg[0]->reg.value), b = (unsigned)ZydisRegisterGetId(reg[1]->reg.value);
+    if (mmx) {
+        memcpy(src.b, c->xsave_area + XSAVE_ST + (a & 7) * 16, 8);
+        memcpy(mask.b, c->xsave_area + XSAVE_ST + (b & 7) * 16, 8);
+    } else {
+        src = read_vec(c, a);
+        mask = read_vec(c, b);
+    }
+    return mask_store(c, v, mem, &mask, src.b, 1, mmx ? 8 : 16);
+}
+
+static bool execute(struct tcpu *c, const struct vec_insn *v)
+{
+    bool store = v->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
+    switch (v->in.mnemonic) {
+    case ZYDIS_MNEMONIC_VGATHERDPS:
+    case ZYDIS_MNEMONIC_VPGATHERDD: return gather(c, v, 4, 4);
+    case ZYDIS_MNEMONIC_VGATHERDPD:
+    case ZYDIS_MNEMONIC_VPGATHERDQ: return gather(c, v, 8, 4);
+    case ZYDIS_MNEMONIC_VGATHERQPS:
+    case ZYDIS_MNEMONIC_VPGATHERQD: return gather(c, v, 4, 8);
+    case ZYDIS_MNEMONIC_VGATHERQPD:
+    case ZYDIS_MNEMONIC_VPGATHERQQ: return gather(c, v, 8, 8);
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VPMASKMOVD: return store ? mask_store_vex(c, v, 4) : mask_load(c, v, 4);
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return store ? mask_store_vex(c, v, 8) : mask_load(c, v, 8);
+    case ZYDIS_MNEMONIC_MASKMOVQ: return mask_bytes(c, v, true);
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: return mask_bytes(c, v, false);
+    default: return cpu_raise(c, EXC_UD);
+    }
+}
+
+bool heavy_vec_mem(struct tcpu *c)
+{
+    struct vec_insn v;
+    ZydisDecoder d;
+    uint8_t bytes[15];
+    unsigned got;
+    bool m64 = c->code_bits == 64;
+    if (!mmu_fetch(c, c->rip, bytes, sizeof bytes, &got))
+        return false;
+    ZydisDecoderInit(&d, m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
+                     m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, got, &v.in, v.ops)))
+        return cpu_raise(c, EXC_UD);
+    return execute(c, &v);
+}

@@ -1,0 +1,1538 @@
+/* 64-bit cases on one vCPU: I/O, paging, exceptions, system calls, code that changes itself. Sections are of Intel SDM (2023-12). */
+#include "case.h"
+CASES(long)
+#include "prelude.S"
+
+    /* Page table entry of page n of PAGES = physical frame | bits */
+    .macro set_page n, value
+    mov rax, [CASE_PARAM + P_PAGES_PT]
+    movabs rcx, \value
+    mov [rax + \n * 8], rcx
+    invlpg [PAGES + \n * 4096]
+    .endm
+#define RW_S 0x063
+#define RO_S 0x061
+#define RW_U 0x067
+#define RO_U 0x065
+#define NX 0x8000000000000000
+#define FRAME (CASE_DATA + 0x10000)
+
+/* ---- ports: volume 2, IN, OUT, INS, OUTS ---- */
+CASE(port_widths, MODE_LONG)
+    mov edx, ECHO_PORT
+    mov rax, 0x1122334455667788
+    out dx, al
+    mov rax, -1
+    in al, dx
+    EQ64(rax, 0xffffffffffffff77)
+    mov eax, 0xa55a
+    out dx, ax
+    mov rax, -1
+    in ax, dx
+    EQ64(rax, 0xffffffffffff5aa5)
+    mov eax, 0x12345678
+    out dx, eax
+    mov rax, -1
+    in eax, dx /* 32-bit results clear the upper half: volume 1, 3.4.1.1 */
+    EQ64(rax, 0xedcba987)
+    PASS
+
+CASE(port_strings, MODE_LONG)
+    mov rsi, CASE_DATA
+    mov dword ptr [rsi], 0x04030201
+    mov dword ptr [rsi + 4], 0x08070605
+    mov edx, SUM_PORT
+    mov ecx, 4
+    cld
+    rep outsb
+    EQ(rcx, 0)
+    EQ(rsi, CASE_DATA + 4)
+    outsw
+    EQ(rsi, CASE_DATA + 6)
+    std
+    mov rsi, CASE_DATA
+    outsd
+    cld
+    EQ(rsi, CASE_DATA - 4)
+    in eax, dx
+    mov ebx, eax
+    /* the same by hand */
+    xor eax, eax
+    mov ecx, 1
+1:  imul eax, eax, 31
+    lea eax, [rax + rcx + 256]
+    inc ecx
+    cmp ecx, 5
+    jne 1b
+    imul eax, eax, 31
+    add eax, 0x0605 + 512
+    imul eax, eax, 31
+    add eax, 0x04030201 + 1024
+    EQ(ebx, eax)
+    mov edx, COUNT_PORT
+    mov rdi, CASE_DATA + 0x0ffe /* crosses a page */
+    mov ecx, 5
+    rep insb
+    EQ(rdi, CASE_DATA + 0x1003)
+    EQ(dword ptr [CASE_DATA + 0xffe], 0x04030201)
+    EQ(byte ptr [CASE_DATA + 0x1002], 5)
+    insd
+    EQ(dword ptr [CASE_DATA + 0x1003], 0x04000006)
+    PASS
+
+/* INS into a page that cannot be written: the port may have been read, registers are as before. Volume 3, 6.5. */
+CASE(port_string_fault, MODE_LONG)
+    set_page 0, FRAME + RO_S
+    mov edx, COUNT_PORT
+    mov rdi, PAGES + 16
+    mov ecx, 3
+    PAGE_FAULTS(3, rdi, rep insb)
+    EQ(rcx, 3)
+    EQ(rdi, PAGES + 16)
+    PASS
+
+/* ---- memory-mapped devices ---- */
+CASE(mmio_widths, MODE_LONG)
+    mov rbx, DEVICE
+    mov rax, 0x1122334455667788
+    mov [rbx], al
+    EQ(dword ptr [rbx + DEV_LAST_WIDTH], 1)
+    mov [rbx + 2], ax
+    EQ(dword ptr [rbx + DEV_LAST_WIDTH], 2)
+    mov [rbx + 4], eax
+    EQ(dword ptr [rbx + DEV_LAST_WIDTH], 4)
+    mov [rbx + 8], rax
+    EQ(dword ptr [rbx + DEV_LAST_WIDTH], 8)
+    EQ(dword ptr [rbx + DEV_WRITES], 4)
+    mov rcx, [rbx]
+    EQ64(rcx, 0x5566778877880088)
+    mov rcx, [rbx + 8]
+    EQ(rcx, rax)
+    movzx ecx, byte ptr [rbx + 9]
+    EQ(ecx, 0x77)
+    movsx rcx, word ptr [rbx + 12]
+    EQ(rcx, 0x3344)
+    mov cl, [rbx + 15]
+    EQ(cl, 0x11)
+    push qword ptr [rbx + 8]
+    pop qword ptr [rbx + 16]
+    EQ(rax, [rbx + 16])
+    PASS
+
+CASE(mmio_read_modify_write, MODE_LONG)
+    mov rbx, DEVICE
+    mov dword ptr [rbx], 40
+    add dword ptr [rbx], 2
+    EXPECT(nz)
+    EQ(dword ptr [rbx], 42)
+    lock inc dword ptr [rbx]
+    EQ(dword ptr [rbx], 43)
+    mov eax, 43
+    mov ecx, 7
+    lock cmpxchg [rbx], ecx
+    EXPECT(z)
+    EQ(dword ptr [rbx], 7)
+    mov eax, 5
+    xchg [rbx], eax
+    EQ(eax, 7)
+    bts dword ptr [rbx], 4
+    EXPECT(nc)
+    EQ(dword ptr [rbx], 21)
+    cmp byte ptr [rbx], 22
+    EXPECT(b)
+    neg byte ptr [rbx]
+    EQ(byte ptr [rbx], 0xeb)
+    mov rsi, rbx
+    mov rdi, CASE_DATA
+    mov dword ptr [rbx + 4], 0x44332211
+    mov ecx, 2
+    rep movsd
+    EQ(dword ptr [CASE_DATA + 4], 0x44332211)
+    mov rdi, rbx
+    mov eax, 0x77
+    mov ecx, 16
+    rep stosb
+    EQ64(qword ptr [DEVICE + 8], 0x7777777777777777)
+    PASS
+
+/* SSE accesses to a device may come in pieces, but every byte comes. */
+CASE(mmio_sse, MODE_LONG)
+    mov rbx, DEVICE
+    mov rax, 0x0706050403020100
+    mov [CASE_DATA], rax
+    mov rax, 0x0f0e0d0c0b0a0908
+    mov [CASE_DATA + 8], rax
+    movdqu xmm1, [CASE_DATA]
+    movdqa [rbx + 32], xmm1
+    EQ(rax, [rbx + 40])
+    movdqa xmm2, [rbx + 32]
+    pcmpeqb xmm2, xmm1
+    pmovmskb eax, xmm2
+    EQ(eax, 0xffff)
+    pxor xmm3, xmm3
+    paddb xmm3, [rbx + 32]
+    pcmpeqb xmm3, xmm1
+    pmovmskb eax, xmm3
+    EQ(eax, 0xffff)
+    movss xmm4, [rbx + 36]
+    movd eax, xmm4
+    EQ(eax, 0x07060504)
+    PASS
+
+/* ---- paging: volume 3, 4.6, 4.7 ---- */
+CASE(fault_not_present, MODE_LONG)
+    mov rbx, PAGES + 0x1230
+    PAGE_FAULTS(0, rbx, mov rax, [rbx])
+    PAGE_FAULTS(2, rbx, mov [rbx], rax)
+    PAGE_FAULTS(2, rbx, inc qword ptr [rbx])
+    PAGE_FAULTS(0x10, rbx, jmp rbx)
+    PASS
+
+CASE(fault_write_protect, MODE_LONG)
+    set_page 1, FRAME + RO_S
+    mov rbx, PAGES + 0x1008
+    mov rax, [rbx]
+    PAGE_FAULTS(3, rbx, mov [rbx], al)
+    PAGE_FAULTS(3, rbx, lock add dword ptr [rbx], 0)
+    xor ecx, ecx
+    not ecx
+    PAGE_FAULTS(3, rbx, lock cmpxchg [rbx], ecx)
+    mov rax, cr0 /* without WP ring 0 may write: 4.6.1 */
+    btr eax, 16
+    mov cr0, rax
+    mov dword ptr [rbx], 77
+    bts eax, 16
+    mov cr0, rax
+    EQ(dword ptr [FRAME + 8], 77)
+    PAGE_FAULTS(3, rbx, mov [rbx], al)
+    PASS
+
+CASE(fault_reserved_bit, MODE_LONG)
+    set_page 2, FRAME + RW_S + 0x0008000000000000
+    mov rbx, PAGES + 0x2000
+    PAGE_FAULTS(9, rbx, mov rax, [rbx])
+    PAGE_FAULTS(0xb, rbx, mov [rbx], rax)
+    PASS
+
+CASE(fault_no_execute, MODE_LONG)
+    mov byte ptr [FRAME], 0xc3
+    set_page 3, FRAME + RW_S + NX
+    mov rbx, PAGES + 0x3000
+    PAGE_FAULTS(0x11, rbx, call rbx)
+    set_page 3, FRAME + RW_S
+    call rbx
+    mov ecx, 0xc0000080 /* without EFER.NXE bit 63 is reserved */
+    rdmsr
+    btr eax, 11
+    wrmsr
+    set_page 3, FRAME + RW_S + NX
+    PAGE_FAULTS(9, rbx, mov rax, [rbx])
+    PASS
+
+CASE(fault_user, MODE_LONG)
+    set_page 4, FRAME + RW_S
+    set_page 5, FRAME + RO_U
+    RUN_USER(1f)
+    USER_FAULTS(14, 5, 2f)
+    EQ(qword ptr got_cr2[rip], PAGES + 0x4010)
+    USER_FAULTS(14, 7, 3f)
+    EQ(qword ptr got_cr2[rip], PAGES + 0x5010)
+    USER_FAULTS(14, 4, 4f)
+    USER_FAULTS(14, 0x15, 5f)
+    EQ(qword ptr got_cr2[rip], CASE_BASE)
+    mov rax, cr0 /* WP has no say for ring 3 */
+    btr eax, 16
+    mov cr0, rax
+    USER_FAULTS(14, 7, 3f)
+    PASS
+1:  mov eax, [PAGES + 0x5010]
+    int 0x30
+2:  mov eax, [PAGES + 0x4010]
+    int 0x30
+3:  mov [PAGES + 0x5010], eax
+    int 0x30
+4:  mov eax, [PAGES + 0x6000]
+    int 0x30
+5:  mov eax, CASE_BASE
+    jmp rax
+
+/* 4.6.1: SMEP, SMAP */
+CASE(smep_smap, MODE_LONG)
+    mov byte ptr [FRAME], 0xc3
+    set_page 6, FRAME + RW_U
+    mov rbx, PAGES + 0x6000
+    mov eax, 7
+    xor ecx, ecx
+    push rbx
+    cpuid
+    mov r12d, ebx
+    pop rbx
+    call rbx
+    bt r12d, 7
+    jnc 1f
+    mov rax, cr4
+    bts eax, 20
+    mov cr4, rax
+    PAGE_FAULTS(0x11, rbx, call rbx)
+1:  bt r12d, 20
+    jnc 2f
+    mov eax, [rbx]
+    mov rax, cr4
+    bts eax, 21
+    mov cr4, rax
+    PAGE_FAULTS(1, rbx, mov eax, [rbx])
+    PAGE_FAULTS(3, rbx, mov [rbx], eax)
+    stac
+    mov eax, [rbx]
+    mov [rbx + 8], eax
+    clac
+    PAGE_FAULTS(1, rbx, mov eax, [rbx])
+    stac
+    pushfq
+    pop rax
+    bt eax, 18
+    EXPECT(c)
+    clac
+    RUN_USER(3f)
+2:  PASS
+3:  mov eax, [PAGES + 0x6000]
+    int 0x30
+
+/* 4.8: accessed and dirty */
+CASE(accessed_dirty, MODE_LONG)
+    set_page 7, FRAME + 0x003
+    mov rbx, [CASE_PARAM + P_PAGES_PT]
+    EQ(qword ptr [rbx + 56], FRAME + 0x003)
+    mov eax, [PAGES + 0x7000]
+    EQ(qword ptr [rbx + 56], FRAME + 0x023)
+    mov [PAGES + 0x7000], eax
+    EQ(qword ptr [rbx + 56], FRAME + 0x063)
+    PASS
+
+/* 4.10: a present entry that changed needs INVLPG; global entries outlive a CR3 load */
+CASE(tlb_flush, MODE_LONG)
+    mov dword ptr [FRAME], 1
+    mov dword ptr [FRAME + 0x1000], 2
+    set_page 8, FRAME + RW_S
+    EQ(dword ptr [PAGES + 0x8000], 1)
+    set_page 8, FRAME + 0x1000 + RW_S
+    EQ(dword ptr [PAGES + 0x8000], 2)
+    mov rax, [CASE_PARAM + P_PAGES_PT]
+    mov qword ptr [rax + 64], FRAME + RW_S
+    mov rax, cr3
+    mov cr3, rax
+    EQ(dword ptr [PAGES + 0x8000], 1)
+    set_page 9, FRAME + RW_S + 0x100
+    EQ(dword ptr [PAGES + 0x9000], 1)
+    mov rax, [CASE_PARAM + P_PAGES_PT]
+    mov qword ptr [rax + 72], FRAME + 0x1000 + RW_S + 0x100
+    mov rax, cr4 /* turning PGE off and on drops everything */
+    btr eax, 7
+    mov cr4, rax
+    bts eax, 7
+    mov cr4, rax
+    EQ(dword ptr [PAGES + 0x9000], 2)
+    set_page 8, 0
+    mov rbx, PAGES + 0x8000
+    PAGE_FAULTS(0, rbx, mov eax, [rbx])
+    PASS
+
+/* Another address space: the same linear page, another frame, and back. */
+CASE(cr3_switch, MODE_LONG)
+    mov rsi, LG_TABLES
+    mov rdi, CASE_DATA + 0x20000
+    mov ecx, 512
+    rep movsq
+    /* new PML4 with its own chain for PAGES (entry 0 of the PML4, entry 1 of the PDPT) */
+    mov rsi, [LG_TABLES]
+    and rsi, -4096
+    mov rdi, CASE_DATA + 0x21000
+    mov ecx, 512
+    rep movsq
+    mov rsi, [CASE_DATA + 0x21000 + 8]
+    and rsi, -4096
+    mov rdi, CASE_DATA + 0x22000
+    mov ecx, 512
+    rep movsq
+    mov qword ptr [CASE_DATA + 0x20000], CASE_DATA + 0x21000 + 0x27
+    mov qword ptr [CASE_DATA + 0x21000 + 8], CASE_DATA + 0x22000 + 0x27
+    mov qword ptr [CASE_DATA + 0x22000 + 256 * 8], CASE_DATA + 0x23000 + 0x27
+    mov qword ptr [CASE_DATA + 0x23000], FRAME + 0x1000 + RW_S
+    set_page 0, FRAME + RW_S
+    mov byte ptr [FRAME], 0xb0       /* mov al, 1; ret */
+    mov word ptr [FRAME + 1], 0xc301
+    mov byte ptr [FRAME + 0x1000], 0xb0 /* mov al, 2; ret */
+    mov word ptr [FRAME + 0x1001], 0xc302
+    mov rbx, PAGES
+    mov ecx, 10
+1:  call rbx
+    EQ(al, 1)
+    EQ(byte ptr [rbx + 1], 1)
+    mov rax, CASE_DATA + 0x20000
+    mov cr3, rax
+    call rbx
+    EQ(al, 2)
+    EQ(byte ptr [rbx + 1], 2)
+    mov rax, LG_TABLES
+    mov cr3, rax
+    dec ecx
+    jnz 1b
+    PASS
+
+/* 4.5.4: 2 MiB pages */
+CASE(large_page, MODE_LONG)
+    mov rax, [LG_TABLES]
+    and rax, -4096
+    mov rax, [rax + 8]
+    and rax, -4096 /* page directory of 0x40000000 .. 0x7fffffff */
+    mov qword ptr [rax + 0x101 * 8], 0x200000 + 0xe3 /* 0x60200000 */
+    mov dword ptr [CASE_DATA + 0x54320], 0x600d
+    mov rbx, PAGES + 0x200000
+    EQ(dword ptr [rbx + 0x54320], 0x600d)
+    mov qword ptr [rax + 0x101 * 8], 0x200000 + 0x2000 + 0xe3 /* reserved bit 13 */
+    invlpg [rbx]
+    PAGE_FAULTS(9, rbx, mov eax, [rbx])
+    PASS
+
+/* ---- canonical addresses: volume 1, 3.3.7.1 ---- */
+CASE(non_canonical, MODE_LONG)
+    mov rbx, 0x0000800000000000
+    FAULTS(13, 0, mov rax, [rbx])
+    FAULTS(13, 0, mov [rbx], rax)
+    mov rbx, 0x00007ffffffffffc /* partly */
+    PAGE_FAULTS(0, rbx, mov eax, [rbx])
+    mov r14, rsp
+    mov rbp, 0x8000000000000000
+    FAULTS(12, 0, mov rax, [rbp])
+    mov ecx, 0xc0000100
+    mov edx, 0x00008000
+    xor eax, eax
+    FAULTS(13, 0, wrmsr)
+    PASS
+
+/* ---- page crossing ---- */
+CASE(page_crossing, MODE_LONG)
+    set_page 10, FRAME + RW_S
+    set_page 11, FRAME + 0x3000 + RW_S /* not neighbours */
+    set_page 13, FRAME + 0x5000 + RW_S
+    mov rbx, PAGES + 0xaffb
+    mov rax, 0x1122334455667788
+    mov [rbx], rax
+    EQ(dword ptr [FRAME + 0xffb], 0x55667788)
+    EQ(byte ptr [FRAME + 0xfff], 0x44)
+    EQ(word ptr [FRAME + 0x3000], 0x2233)
+    EQ(byte ptr [FRAME + 0x3002], 0x11)
+    EQ(rax, [rbx])
+    add qword ptr [rbx], 1
+    inc rax
+    EQ(rax, [rbx])
+    lock inc qword ptr [rbx] /* split lock */
+    inc rax
+    EQ(rax, [rbx])
+    xchg [rbx], rcx
+    EQ(rax, rcx)
+    movdqu xmm1, [rbx]
+    movdqu [rbx - 4], xmm1
+    movdqu xmm2, [rbx - 4]
+    pcmpeqb xmm2, xmm1
+    pmovmskb eax, xmm2
+    EQ(eax, 0xffff)
+    /* second page missing: nothing is written, CR2 names the second page */
+    mov rbx, PAGES + 0xbffd
+    mov r12, PAGES + 0xc000
+    mov qword ptr [FRAME + 0x3ff8], 0
+    mov rax, -1
+    PAGE_FAULTS(2, r12, mov [rbx], rax)
+    EQ(qword ptr [FRAME + 0x3ff8], 0)
+    PAGE_FAULTS(0, r12, mov rax, [rbx])
+    PAGE_FAULTS(2, r12, xadd [rbx], rcx)
+    EQ(qword ptr [FRAME + 0x3ff8], 0)
+    /* first page missing */
+    mov rbx, PAGES + 0xcffd
+    PAGE_FAULTS(2, rbx, mov [rbx], rax)
+    EQ(dword ptr [PAGES + 0xd000], 0)
+    PASS
+
+/* An instruction that crosses into another frame, then into nothing. */
+CASE(page_crossing_code, MODE_LONG)
+    set_page 14, FRAME + RW_S
+    set_page 15, FRAME + 0x4000 + RW_S
+    mov dword ptr [FRAME + 0xffd], 0x66b890 /* nop; mov eax, 0x55667788; ret */
+    mov byte ptr [FRAME + 0xffe], 0xb8
+    mov byte ptr [FRAME + 0xfff], 0x88
+    mov dword ptr [FRAME + 0x4000], 0xc3556677
+    mov rbx, PAGES + 0xeffd
+    call rbx
+    EQ(eax, 0x55667788)
+    mov byte ptr [FRAME + 0x4001], 0x99 /* its second half changes */
+    call rbx
+    EQ(eax, 0x55997788)
+    set_page 15, 0
+    lea r12, [rbx + 3]
+    lea r13, [rbx + 1]
+    mov r14, rsp
+    lea rax, [rip + 1f]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    call rbx
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 14)
+    EQ(qword ptr got_error[rip], 0x10)
+    EQ(r12, got_cr2[rip])
+    EQ(r13, got_rip[rip])
+    PASS
+
+/* ---- code that changes itself: volume 3, 8.1.3 ---- */
+CASE(smc_next_instruction, MODE_LONG)
+    mov ecx, 3
+1:  mov eax, ecx
+    add eax, 0x10
+    mov 2f[rip + 1], al
+2:  mov bl, 0
+    EQ(bl, al)
+    dec ecx
+    jnz 1b
+    PASS
+
+CASE(smc_patched_jump, MODE_LONG)
+    mov ecx, 40
+1:  xor byte ptr 2f[rip + 1], 3f - 4f
+    xor esi, esi
+2:  jmp 3f
+3:  inc esi
+4:  inc esi
+    mov eax, ecx
+    and eax, 1
+    inc eax
+    /* the offsets differ by the length of INC; XOR toggles only when the low bits agree, so compare what the byte says */
+    movsx edx, byte ptr 2b[rip + 1]
+    mov eax, 2
+    test edx, edx
+    jz 5f
+    mov eax, 1
+5:  EQ(esi, eax)
+    mov byte ptr 2b[rip + 1], 0
+    test ecx, 1
+    jz 6f
+    mov byte ptr 2b[rip + 1], 4b - 3b
+6:  xor byte ptr 1b[rip + 6], 0
+    dec ecx
+    jnz 7f
+    PASS
+7:  mov byte ptr 1b[rip + 6], 0
+    jmp 1b
+
+CASE(smc_other_page, MODE_LONG)
+    mov rbx, FRAME + 0x100
+    mov word ptr [rbx], 0xc030      /* placeholder */
+    mov dword ptr [rbx], 0x000000b8 /* mov eax, imm32 */
+    mov byte ptr [rbx + 5], 0xc3
+    mov ecx, 1000
+1:  mov [rbx + 1], ecx
+    call rbx
+    EQ(eax, ecx)
+    dec ecx
+    jnz 1b
+    /* by another mapping of the same frame */
+    set_page 16, FRAME + RW_S
+    mov ecx, 1000
+2:  mov [PAGES + 0x10101], ecx
+    call rbx
+    EQ(eax, ecx)
+    dec ecx
+    jnz 2b
+    /* by a string instruction and by SSE */
+    mov dword ptr [CASE_DATA], 0x112233b8
+    mov word ptr [CASE_DATA + 4], 0xc300
+    mov rsi, CASE_DATA
+    mov rdi, rbx
+    mov ecx, 6
+    rep movsb
+    call rbx
+    EQ(eax, 0x00112233)
+    mov byte ptr [CASE_DATA + 1], 0x44
+    movdqu xmm0, [CASE_DATA]
+    movdqu [rbx], xmm0
+    call rbx
+    EQ(eax, 0x00112244)
+    /* data beside code on one page does not disturb */
+    mov ecx, 1000
+3:  mov [rbx + 0x80], ecx
+    call rbx
+    dec ecx
+    jnz 3b
+    EQ(eax, 0x00112244)
+    EQ(dword ptr [rbx + 0x80], 1)
+    PASS
+
+/* ---- exceptions: volume 3, 6.15 ---- */
+CASE(exceptions, MODE_LONG)
+    xor ecx, ecx
+    mov eax, 1
+    xor edx, edx
+    FAULTS(0, 0, div ecx)
+    mov rax, 0x8000000000000000
+    cqo
+    mov rcx, -1
+    FAULTS(0, 0, idiv rcx)
+    EQ64(rax, 0x8000000000000000)
+    FAULTS(6, 0, ud2)
+    FAULTS(6, 0, .byte 0x06)
+    FAULTS(6, 0, .byte 0xf0, 0x90) /* LOCK where it must not be */
+    FAULTS(6, 0, .byte 0xf0, 0x01, 0xc0)
+    mov rbx, CASE_DATA + 8
+    FAULTS(13, 0, movaps xmm0, [rbx])
+    FAULTS(13, 0, movdqa [rbx], xmm1)
+    FAULTS(13, 0, pxor xmm0, [rbx])
+    FAULTS(13, 0, cmpxchg16b [rbx])
+    movups xmm0, [rbx]
+    PASS
+
+/* A trap's return address is after the instruction; error code of a bad selector names it. */
+CASE(exceptions_traps, MODE_LONG)
+    mov eax, 0x1000
+    lea rcx, [rip + 1f]
+    mov back[rip], rcx
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    mov ds, eax
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 13)
+    EQ(qword ptr got_error[rip], 0x1000)
+    lea rcx, [rip + 2f]
+    mov back[rip], rcx
+    mov byte ptr armed[rip], 1
+    int3
+    FAIL
+2:  EQ(qword ptr got_vector[rip], 3)
+    lea rcx, [rip + 2b - 7 - 6] /* FAIL is mov r15d, imm32; jmp: what int3 returns to */
+    mov rax, got_rip[rip]
+    EQ(byte ptr [rax - 1], 0xcc)
+    lea rcx, [rip + 3f]
+    mov back[rip], rcx
+    mov byte ptr armed[rip], 1
+    int 0x28 /* no gate there */
+    FAIL
+3:  EQ(qword ptr got_vector[rip], 11)
+    EQ(qword ptr got_error[rip], 0x28 * 8 + 2)
+    PASS
+
+/* TF: a #DB after each instruction. Volume 3, 17.3.1.4. */
+CASE(single_step, MODE_LONG)
+    mov rax, dr6
+    lea rcx, [rip + 2f]
+    mov back[rip], rcx
+    mov back_rsp[rip], rsp
+    xor eax, eax
+    pushfq
+    or dword ptr [rsp], 0x100
+    mov byte ptr armed[rip], 1
+    popfq
+    inc eax
+1:  inc eax
+    FAIL
+2:  EQ(qword ptr got_vector[rip], 1)
+    lea rcx, [rip + 1b]
+    EQ(rcx, got_rip[rip])
+    EQ(eax, 1)
+    mov rax, dr6
+    bt eax, 14
+    EXPECT(c)
+    bt dword ptr got_rflags[rip], 8
+    EXPECT(c)
+    pushfq
+    pop rax
+    bt eax, 8
+    EXPECT(nc)
+    PASS
+
+/* Hardware breakpoint registers can be written and read. Volume 3, 17.2. */
+CASE(debug_registers, MODE_LONG)
+    mov rax, 0x12345000
+    mov dr0, rax
+    mov rcx, dr0
+    EQ(rcx, rax)
+    mov rax, dr7
+    EQ(eax, 0x400)
+    mov rax, 0x100000000
+    FAULTS(13, 0, mov dr7, rax)
+    PASS
+
+/* ---- INT n, IRET, rings: volume 3, 6.12, 6.14 ---- */
+CASE(int_and_iret, MODE_LONG)
+    mov byte ptr no_eoi[rip], 1
+    mov rbx, rsp
+    stc
+    int 0x41
+    EXPECT(c)
+    EQ(rbx, rsp)
+    EQ(dword ptr irq_count[rip + 4], 1)
+    RUN_USER(1f)
+    EQ(dword ptr irq_count[rip + 8], 0)
+    USER_FAULTS(13, 0x212, 2f) /* gate's DPL is 0 */
+    /* IRET to ring 3 with a non-canonical address */
+    push LG_USER_DATA
+    push USER_STACK
+    push 2
+    push LG_USER_CODE64
+    mov rax, 0x0000900000000000
+    push rax
+    mov back_rsp[rip], rsp
+    lea rax, [rip + 3f]
+    mov back[rip], rax
+    mov byte ptr armed[rip], 1
+    iretq
+    FAIL
+3:  EQ(qword ptr got_vector[rip], 13)
+    PASS
+1:  mov ax, cs
+    cmp ax, LG_USER_CODE64
+    jne 9f
+    mov ax, ss
+    cmp ax, LG_USER_DATA
+    jne 9f
+    int 0x30
+9:  ud2
+2:  int 0x42
+
+/* The stack is aligned to 16 and holds SS:RSP also without a change of ring. Volume 3, 6.14.2. */
+CASE(interrupt_frame, MODE_LONG)
+    lea rsp, [rsp - 3]
+    mov r12, rsp
+    FAULTS(6, 0, ud2)
+    EQ(r12, got_rsp[rip])
+    mov rax, got_frame[rip]
+    test al, 15
+    EXPECT(z)
+    PASS
+
+CASE(ist, MODE_LONG)
+    mov byte ptr [0x2000 + 6 * 16 + 4], 1 /* #UD on IST 1 */
+    mov r12, rsp
+    FAULTS(6, 0, ud2)
+    EQ(r12, got_rsp[rip])
+    EQ(qword ptr got_frame[rip], LG_IST1)
+    USER_FAULTS(6, 0, 1f)
+    EQ(qword ptr got_frame[rip], LG_IST1)
+    PASS
+1:  ud2
+
+/* Ring 0 stacks come from the TSS. */
+CASE(stack_switch, MODE_LONG)
+    mov qword ptr [LG_TSS_AT + 4], CASE_DATA + 0x7000
+    USER_FAULTS(6, 0, 1f)
+    EQ(qword ptr got_frame[rip], CASE_DATA + 0x7000)
+    EQ(qword ptr got_rsp[rip], USER_STACK - 64)
+    PASS
+1:  sub rsp, 64
+    ud2
+
+/* ---- double and triple fault: volume 3, 6.15 (#DF) ---- */
+CASE(double_fault, MODE_LONG)
+    mov byte ptr [0x2000 + 13 * 16 + 5], 0 /* #GP gate not present: contributory in contributory */
+    lea rax, [rip + 1f]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    mov rbx, 0x8000000000000000
+    mov eax, [rbx]
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 8)
+    EQ(qword ptr got_error[rip], 0)
+    PASS
+
+CASE_EXIT(triple_fault, MODE_LONG, 1, EXIT_BY_SHUTDOWN)
+    lidt [rip + 1f]
+    ud2
+    FAIL
+1:  .word 0
+    .quad 0
+
+/* ---- SYSCALL and SYSRET: volume 2 ---- */
+    .macro setup_syscall target
+    mov ecx, 0xc0000081
+    xor eax, eax
+    mov edx, LG_CODE64 | 0x23 << 16
+    wrmsr
+    mov ecx, 0xc0000082
+    lea rax, [rip + \target]
+    mov rdx, rax
+    shr rdx, 32
+    wrmsr
+    mov ecx, 0xc0000084
+    mov eax, 0x700 /* clears TF, IF, DF */
+    xor edx, edx
+    wrmsr
+    .endm
+
+CASE(syscall_sysret, MODE_LONG)
+    setup_syscall 2f
+    xor ebx, ebx
+    RUN_USER(1f)
+    EQ(ebx, 100)
+    EQ(edi, 0)
+    PASS
+1:  mov r12d, 100
+    std
+    mov r13, rsp
+3:  syscall
+4:  lea rax, [rip + 4b]
+    cmp rcx, rax
+    jne 8f
+    pushfq
+    pop rax
+    bt eax, 10
+    jnc 8f
+    cmp rsp, r13
+    jne 8f
+    mov ax, ss
+    cmp ax, LG_USER_DATA
+    jne 8f
+    dec r12d
+    jnz 3b
+    cld
+    int 0x30
+8:  ud2
+2:  inc ebx /* ring 0, interrupts and DF off, on ring 3's stack */
+    pushfq
+    pop rdi
+    and edi, 0x700
+    sysretq
+
+/* SYSRET to a 32-bit program; SYSCALL faults without EFER.SCE. */
+CASE(syscall_rules, MODE_LONG)
+    mov ecx, 0xc0000080
+    rdmsr
+    btr eax, 0
+    wrmsr
+    FAULTS(6, 0, syscall)
+    bts eax, 0
+    wrmsr
+    USER_FAULTS(13, 0, 1f)
+    mov ecx, 0xc0000081
+    xor eax, eax
+    mov edx, LG_CODE64 | 0x20 << 16
+    wrmsr
+    mov ecx, USER_AT(2f)
+    mov r11d, 2
+    lea rax, [rip + 3f]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov rsp, USER_STACK
+    .byte 0x0f, 0x07 /* SYSRET to 32-bit code */
+    FAIL
+3:  EQ(ebx, 0x44332211)
+    PASS
+1:  sysretq
+2:  .byte 0xb8, 0x10, 0x32, 0x33, 0x44 /* mov eax, 0x44333210 */
+    .byte 0x48                         /* dec eax in 32-bit code, REX.W in 64-bit code */
+    .byte 0x05, 2, 0xef, 0xff, 0xff    /* add eax, -0x10fe */
+    .byte 0x89, 0xc3                   /* mov ebx, eax */
+    .byte 0xcd, 0x30                   /* int 0x30 */
+
+/* ---- segments in 64-bit mode ---- */
+CASE(fs_gs_bases, MODE_LONG)
+    mov ecx, 0xc0000100
+    mov eax, CASE_DATA
+    xor edx, edx
+    wrmsr
+    mov qword ptr [CASE_DATA + 8], 1234
+    EQ(qword ptr fs:[8], 1234)
+    mov ecx, 0xc0000102
+    mov eax, CASE_DATA + 0x1000
+    wrmsr
+    mov qword ptr [CASE_DATA + 0x1008], 5678
+    swapgs
+    EQ(qword ptr gs:[8], 5678)
+    rdgsbase rax
+    EQ(rax, CASE_DATA + 0x1000)
+    swapgs
+    rdgsbase rax
+    EQ(rax, 0)
+    mov rax, CASE_DATA + 0x10
+    wrfsbase rax
+    EQ(qword ptr fs:[-8], 1234)
+    mov ebx, 0
+    mov rcx, -8
+    EQ(qword ptr fs:[rbx + rcx], 1234)
+    mov ecx, 0xc0000100
+    rdmsr
+    EQ(eax, CASE_DATA + 0x10)
+    mov ax, LG_USER_DATA /* a load by selector takes the descriptor's base */
+    mov fs, ax
+    rdfsbase rax
+    EQ(rax, 0)
+    PASS
+
+/* ---- privilege: volume 3, 5.9, 13.3 ---- */
+CASE(ring3_privileged, MODE_LONG)
+    USER_FAULTS(13, 0, 1f)
+    USER_FAULTS(13, 0, 2f)
+    USER_FAULTS(13, 0, 3f)
+    USER_FAULTS(13, 0, 4f)
+    USER_FAULTS(13, 0, 5f)
+    USER_FAULTS(13, 0, 6f)
+    /* I/O with a permission map in the TSS: volume 1, 19.5.2 */
+    mov word ptr [LG_TSS_AT + 102], 0x68
+    mov rax, [0x1000 + LG_TSS]
+    USER_FAULTS(13, 0, 4f)
+    PASS
+1:  hlt
+2:  cli
+3:  mov rax, cr0
+4:  mov edx, ECHO_PORT
+    in al, dx
+5:  rdmsr
+6:  invlpg [rax]
+
+CASE(ring3_io_map, MODE_LONG)
+    /* TSS limit grows to hold a map; the busy TSS is loaded anew */
+    mov word ptr [LG_GDT + LG_TSS], 0x67 + 0x100
+    and byte ptr [LG_GDT + LG_TSS + 5], 0xfd
+    mov word ptr [LG_TSS_AT + 102], 0x68
+    mov rdi, LG_TSS_AT + 0x68
+    mov ecx, 0x98
+    mov al, 0xff
+    rep stosb
+    and byte ptr [LG_TSS_AT + 0x68 + ECHO_PORT / 8], 0xfc /* two ports from ECHO_PORT */
+    mov ax, LG_TSS
+    ltr ax
+    RUN_USER(1f)
+    USER_FAULTS(13, 0, 2f)
+    RUN_USER(3f) /* beyond the map? no: IOPL 3 */
+    PASS
+1:  mov edx, ECHO_PORT
+    out dx, ax
+    in al, dx
+    int 0x30
+2:  mov edx, ECHO_PORT
+    in eax, dx
+    int 0x30
+3:  int 0x30
+
+/* ---- control flow ---- */
+CASE(return_mismatch, MODE_LONG)
+    mov ecx, 100
+1:  call 2f
+    FAIL
+2:  lea rax, [rip + 3f] /* returns elsewhere than the call came from */
+    mov [rsp], rax
+    ret
+    FAIL
+3:  push rax
+    lea rax, [rip + 4f]
+    mov [rsp], rax
+    ret 0
+    FAIL
+4:  call 5f /* call to get the address, never returned from */
+5:  pop rax
+    lea rbx, [rip + 5b]
+    EQ(rax, rbx)
+    dec ecx
+    jnz 1b
+    EQ(rsp, CASE_STACK)
+    PASS
+
+CASE(deep_calls, MODE_LONG)
+    mov rsp, CASE_STACK_DEEP
+    mov ecx, 100000
+    xor eax, eax
+    call 1f
+    EQ(eax, 100000)
+    EQ(rsp, CASE_STACK_DEEP)
+    PASS
+1:  dec ecx
+    jz 2f
+    call 1b
+2:  inc eax
+    ret
+
+/* Threads of the guest: each call returns on another stack. */
+CASE(stack_switches, MODE_LONG)
+    mov rbx, CASE_DATA + 0x8000
+    lea rax, [rip + 3f]
+    mov [rbx - 8], rax
+    sub rbx, 8
+    mov ecx, 10000
+    xor esi, esi
+    xor edi, edi
+1:  call 2f
+    inc esi
+    dec ecx
+    jnz 1b
+    EQ(esi, 10000)
+    EQ(edi, 10000)
+    EQ(rsp, CASE_STACK)
+    PASS
+2:  xchg rsp, rbx
+    ret
+3:  inc edi
+    call 2b
+    jmp 3b
+
+CASE(jump_table, MODE_LONG)
+    mov rdi, CASE_DATA
+    lea rax, [rip + 2f]
+    mov ecx, 256
+1:  mov [rdi], rax
+    add rdi, 8
+    add rax, 5
+    loop 1b
+    xor esi, esi
+    mov r12d, 20
+4:  mov ecx, 255
+3:  jmp [rcx * 8 + CASE_DATA]
+2:  .rept 256 /* 5 bytes each */
+    jmp 5f
+    .endr
+5:  add esi, ecx
+    sub ecx, 1
+    jnc 3b
+    dec r12d
+    jnz 4b
+    EQ(esi, 255 * 128 * 20)
+    PASS
+
+/* ---- string instructions: volume 2, REP; volume 3, 6.5 ---- */
+CASE(rep_movs_fault, MODE_LONG)
+    set_page 20, FRAME + RW_S
+    set_page 21, FRAME + 0x2000 + RW_S
+    set_page 24, FRAME + 0x4000 + RW_S
+    mov rdi, FRAME
+    mov ecx, 0x1000 / 8
+    mov rax, 0x0101010101010101
+    rep stosq
+    mov rdi, FRAME + 0x2000
+    mov ecx, 0x1000 / 8
+    mov rax, 0x0202020202020202
+    rep stosq
+    /* source ends after page 21 */
+    mov rsi, PAGES + 0x14800
+    mov rdi, CASE_DATA
+    mov ecx, 0x3000
+    mov rbx, PAGES + 0x16000
+    PAGE_FAULTS(0, rbx, rep movsb)
+    EQ(rsi, PAGES + 0x16000)
+    EQ(rdi, CASE_DATA + 0x1800)
+    EQ(ecx, 0x3000 - 0x1800)
+    EQ(byte ptr [CASE_DATA + 0x7ff], 1)
+    EQ(byte ptr [CASE_DATA + 0x800], 2)
+    EQ(byte ptr [CASE_DATA + 0x17ff], 2)
+    EQ(byte ptr [CASE_DATA + 0x1800], 0)
+    /* destination page missing, an element straddles: it is not stored in part */
+    mov rsi, CASE_DATA
+    mov rdi, PAGES + 0x18ffc - 16
+    mov ecx, 10
+    mov rbx, PAGES + 0x19000
+    PAGE_FAULTS(2, rbx, rep movsq)
+    EQ(ecx, 8)
+    EQ(rsi, CASE_DATA + 16)
+    EQ(rdi, PAGES + 0x18ffc)
+    EQ(dword ptr [FRAME + 0x4ffc], 0)
+    EQ(dword ptr [FRAME + 0x4ff8], 0x01010101)
+    /* downwards, and goes on after the page appears */
+    mov rdi, PAGES + 0x15010
+    mov rsi, CASE_DATA + 0x100
+    mov ecx, 40
+    set_page 20, 0
+    mov ecx, 40
+    std
+    mov ebx, PAGES + 0x14fff
+    PAGE_FAULTS(2, rbx, rep movsb)
+    EQ(ecx, 40 - 17)
+    cld
+    set_page 20, FRAME + RW_S
+    mov ecx, 40 - 17
+    std
+    rep movsb
+    cld
+    EQ(rdi, PAGES + 0x15010 - 40)
+    PASS
+
+CASE(rep_compare, MODE_LONG)
+    mov rdi, CASE_DATA
+    mov ecx, 0x2000
+    mov al, 'x'
+    rep stosb
+    mov byte ptr [CASE_DATA + 0x1234], 'y'
+    mov rdi, CASE_DATA
+    mov ecx, 0x2000
+    mov al, 'y'
+    repne scasb
+    EXPECT(e)
+    EQ(rdi, CASE_DATA + 0x1235)
+    EQ(ecx, 0x2000 - 0x1235)
+    mov rsi, CASE_DATA
+    mov rdi, CASE_DATA + 8
+    mov rcx, 0x1800 / 4
+    repe cmpsd
+    EXPECT(ne)
+    EQ(rsi, CASE_DATA + 0x1230)
+    xor ecx, ecx
+    cmp ecx, ecx
+    repne scasb /* no round: flags stay */
+    EXPECT(z)
+    mov rdi, 0x100000000 + CASE_DATA /* 67: ECX, EDI; upper halves are cleared */
+    mov rcx, 0x300000004
+    mov eax, 0
+    addr32 rep stosb
+    EQ(rcx, 0)
+    EQ(rdi, CASE_DATA + 4)
+    PASS
+
+/* ---- state: volume 1, chapters 8, 10, 13 ---- */
+CASE(x87_and_mmx, MODE_LONG)
+    fninit
+    fld1
+    fldpi
+    faddp
+    fistp qword ptr [CASE_DATA]
+    EQ(qword ptr [CASE_DATA], 4)
+    fnstsw ax
+    and eax, 0x3800
+    EQ(eax, 0)
+    mov dword ptr [CASE_DATA], 0x01020304
+    movd mm0, [CASE_DATA]
+    paddb mm0, mm0
+    movd [CASE_DATA + 4], mm0
+    EQ(dword ptr [CASE_DATA + 4], 0x02040608)
+    emms
+    fnstcw [CASE_DATA]
+    EQ(word ptr [CASE_DATA], 0x37f)
+    /* an unmasked error is reported by the next waiting instruction: volume 1, 8.7 */
+    mov word ptr [CASE_DATA], 0x37b /* zero divide */
+    fldcw [CASE_DATA]
+    fld1
+    fldz
+    fdivp
+    FAULTS(16, 0, fwait)
+    fninit
+    /* CR0.TS and EM: volume 3, 13.1 */
+    mov rax, cr0
+    or eax, 8
+    mov cr0, rax
+    FAULTS(7, 0, fld1)
+    FAULTS(7, 0, addps xmm0, xmm1)
+    FAULTS(7, 0, fwait)
+    clts
+    fld1
+    mov rax, cr0
+    or eax, 4
+    and eax, ~2
+    mov cr0, rax
+    FAULTS(7, 0, fld1)
+    FAULTS(6, 0, addps xmm0, xmm1)
+    PASS
+
+CASE(sse_exceptions, MODE_LONG)
+    mov dword ptr [CASE_DATA], 0x1f80 & ~0x200 /* zero divide */
+    ldmxcsr [CASE_DATA]
+    mov eax, 0x3f800000
+    movd xmm0, eax
+    xorps xmm1, xmm1
+    FAULTS(19, 0, divss xmm0, xmm1)
+    stmxcsr [CASE_DATA]
+    bt dword ptr [CASE_DATA], 2
+    EXPECT(c)
+    mov dword ptr [CASE_DATA], 0x1f80
+    ldmxcsr [CASE_DATA]
+    divss xmm0, xmm1
+    movd eax, xmm0
+    EQ(eax, 0x7f800000)
+    mov dword ptr [CASE_DATA], 0x10000
+    FAULTS(13, 0, ldmxcsr [CASE_DATA])
+    mov rax, cr4 /* without OSXMMEXCPT it is #UD; without OSFXSR SSE is none */
+    btr eax, 9
+    mov cr4, rax
+    FAULTS(6, 0, addps xmm0, xmm1)
+    PASS
+
+CASE(fxsave_xsave, MODE_LONG)
+    mov rbx, CASE_DATA
+    fninit
+    fldpi
+    mov rax, 0x123456789abcdef0
+    movq xmm7, rax
+    vpbroadcastq ymm8, xmm7
+    fxsave64 [rbx]
+    mov eax, 7
+    xor edx, edx
+    xsave64 [rbx + 0x400]
+    EQ(qword ptr [rbx + 0x400 + 512], 7)
+    xorps xmm7, xmm7
+    vzeroall
+    fninit
+    fxrstor64 [rbx]
+    movq rax, xmm7
+    EQ64(rax, 0x123456789abcdef0)
+    fld st(0)
+    fistp dword ptr [rbx + 0x800]
+    EQ(dword ptr [rbx + 0x800], 3)
+    fninit
+    vzeroall
+    mov eax, 7
+    xrstor64 [rbx + 0x400]
+    vextracti128 xmm1, ymm8, 1
+    movq rax, xmm1
+    EQ64(rax, 0x123456789abcdef0)
+    mov eax, 4 /* only the upper halves, to their initial state */
+    mov qword ptr [rbx + 0x400 + 512], 3
+    xrstor64 [rbx + 0x400]
+    vextracti128 xmm1, ymm8, 1
+    movq rax, xmm1
+    EQ(rax, 0)
+    movq rax, xmm8
+    EQ64(rax, 0x123456789abcdef0)
+    mov eax, 7
+    mov qword ptr [rbx + 0x400 + 512], 0x80 /* a component that is not enabled: 13.8.1 */
+    FAULTS(13, 0, xrstor64 [rbx + 0x400])
+    lea rcx, [rbx + 0x408]
+    FAULTS(13, 0, xsave64 [rcx])
+    PASS
+
+/* XCR0: volume 3, 2.6. Without it, or without CR4.OSXSAVE, AVX is #UD. */
+CASE(xcr0, MODE_LONG)
+    xor ecx, ecx
+    xgetbv
+    EQ(eax, 7)
+    vpxor ymm0, ymm0, ymm0
+    mov eax, 3
+    xor edx, edx
+    xsetbv
+    FAULTS(6, 0, vpxor ymm0, ymm0, ymm0)
+    mov eax, 5 /* AVX without SSE */
+    FAULTS(13, 0, xsetbv)
+    mov eax, 6
+    FAULTS(13, 0, xsetbv)
+    mov eax, 7
+    xsetbv
+    vpxor ymm0, ymm0, ymm0
+    mov rax, cr4
+    btr eax, 18
+    mov cr4, rax
+    FAULTS(6, 0, vpxor ymm0, ymm0, ymm0)
+    FAULTS(6, 0, xgetbv)
+    mov eax, 1
+    cpuid
+    bt ecx, 27
+    EXPECT(nc)
+    PASS
+
+/* ---- identification and model-specific registers ---- */
+CASE(cpuid_leaves, MODE_LONG)
+    xor eax, eax
+    cpuid
+    cmp eax, 7
+    EXPECT(ae)
+    mov eax, 1
+    xor ecx, ecx
+    cpuid
+    bt edx, 9 /* APIC */
+    EXPECT(c)
+    bt ecx, 21 /* x2APIC */
+    EXPECT(c)
+    bt ecx, 31 /* hypervisor */
+    EXPECT(c)
+    bt ecx, 27 /* OSXSAVE follows CR4 */
+    EXPECT(c)
+    shr ebx, 24
+    EQ(ebx, 0)
+    mov eax, 0x80000001
+    cpuid
+    bt edx, 29 /* long mode */
+    EXPECT(c)
+    mov eax, 0x40000000
+    cpuid
+    EQ(ebx, 0x4b4d564b) /* KVMK */
+    mov eax, 0xd
+    xor ecx, ecx
+    cpuid
+    EQ(eax, 7)
+    EQ(ebx, 832)
+    PASS
+
+CASE(msr_access, MODE_LONG)
+    mov ecx, 0xc0000103
+    mov eax, 0x12345678
+    xor edx, edx
+    wrmsr
+    xor eax, eax
+    rdmsr
+    EQ(eax, 0x12345678)
+    rdtscp
+    EQ(ecx, 0x12345678)
+    mov ecx, 0x277 /* PAT: reserved type */
+    mov eax, 2
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0xc0000080 /* EFER: reserved bit; LME while paging is on */
+    rdmsr
+    bts eax, 1
+    FAULTS(13, 0, wrmsr)
+    btr eax, 1
+    btr eax, 8
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x1b
+    rdmsr
+    EQ(eax, 0xfee00900)
+    mov rax, 0x100000000
+    FAULTS(13, 0, mov cr0, rax)
+    mov rax, cr4
+    bts rax, 50
+    FAULTS(13, 0, mov cr4, rax)
+    mov rax, cr4
+    btr eax, 5 /* PAE in long mode */
+    FAULTS(13, 0, mov cr4, rax)
+    mov rax, cr0
+    btr eax, 0 /* PG without PE */
+    FAULTS(13, 0, mov cr0, rax)
+    PASS
+
+CASE(rdtsc_monotonic, MODE_LONG)
+    xor ebx, ebx
+    mov r12d, 20000
+1:  rdtsc
+    shl rdx, 32
+    or rax, rdx
+    cmp rax, rbx
+    EXPECT(ae)
+    mov rbx, rax
+    dec r12d
+    jnz 1b
+    mov rax, cr4 /* CR4.TSD: volume 3, 2.5 */
+    bts eax, 2
+    mov cr4, rax
+    rdtsc
+    USER_FAULTS(13, 0, 2f)
+    PASS
+2:  rdtsc
+    int 0x30
+
+/* ---- interrupts of the own APIC: volume 3, chapter 11 ---- */
+    .macro x2apic_on
+    mov ecx, 0x1b
+    rdmsr
+    or eax, 0xc00
+    wrmsr
+    mov ecx, 0x80f
+    mov eax, 0x1ff
+    xor edx, edx
+    wrmsr
+    .endm
+    .macro x2write reg, value
+    mov ecx, \reg
+    mov eax, \value
+    xor edx, edx
+    wrmsr
+    .endm
+
+CASE(self_ipi, MODE_LONG)
+    x2apic_on
+    x2write 0x83f, 0x45
+    EQ(dword ptr irq_count[rip + 20], 0) /* interrupts are off */
+    sti
+    nop /* the shadow of STI */
+    nop
+    EQ(dword ptr irq_count[rip + 20], 1)
+    x2write 0x83f, 0x43
+    nop
+    EQ(dword ptr irq_count[rip + 12], 1)
+    mov eax, 15
+    mov cr8, rax
+    x2write 0x83f, 0x44
+    nop
+    EQ(dword ptr irq_count[rip + 16], 0)
+    xor eax, eax
+    mov cr8, rax
+    nop
+    EQ(dword ptr irq_count[rip + 16], 1)
+    cli
+    PASS
+
+/* STI; HLT: no interrupt comes between, so that HLT is woken. Volume 2, STI. */
+CASE(timer_one_shot, MODE_LONG)
+    x2apic_on
+    x2write 0x83e, 0xb
+    x2write 0x832, 0x46
+    mov r12d, 5
+1:  x2write 0x838, 1000000
+    sti
+    hlt
+    cli
+    dec r12d
+    jnz 1b
+    EQ(dword ptr irq_count[rip + 24], 5)
+    x2write 0x838, 300000 /* while running */
+    sti
+2:  cmp dword ptr irq_count[rip + 24], 6
+    jne 2b
+    PASS
+
+CASE(timer_periodic, MODE_LONG)
+    x2apic_on
+    x2write 0x83e, 0xb
+    x2write 0x832, 0x20047
+    x2write 0x838, 500000
+    sti
+1:  cmp dword ptr irq_count[rip + 28], 3
+    jb 1b
+2:  hlt
+    cmp dword ptr irq_count[rip + 28], 8
+    jb 2b
+    cli
+    x2write 0x838, 0
+    PASS
+
+CASE(timer_deadline, MODE_LONG)
+    mov eax, 1
+    cpuid
+    bt ecx, 24
+    EXPECT(c)
+    x2apic_on
+    x2write 0x832, 0x40048
+    mov r12d, 10
+1:  mfence
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov rbx, [CASE_PARAM + P_TSC_KHZ]
+    shr rbx, 1
+    add rbx, rax /* half a millisecond */
+    mov rax, rbx
+    mov rdx, rax
+    shr rdx, 32
+    mov ecx, 0x6e0
+    wrmsr
+    sti
+    hlt
+    cli
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    cmp rax, rbx
+    EXPECT(ae)
+    dec r12d
+    jnz 1b
+    EQ(dword ptr irq_count[rip + 32], 10)
+    mov ecx, 0x6e0
+    rdmsr
+    EQ(eax, 0)
+    PASS
+
+/* The same APIC through its page. */
+CASE(xapic_page, MODE_LONG)
+    mov byte ptr no_eoi[rip], 1
+    mov ebx, 0xfee00000
+    EQ(dword ptr [rbx + 0x30], 0x50014)
+    mov dword ptr [rbx + 0xf0], 0x1ff
+    mov dword ptr [rbx + 0x300], 0x40049
+    sti
+    nop
+    nop
+    cli
+    EQ(dword ptr irq_count[rip + 36], 1)
+    EQ(dword ptr [rbx + 0x120], 1 << 9) /* in service */
+    mov dword ptr [rbx + 0xb0], 0
+    EQ(dword ptr [rbx + 0x120], 0)
+    PASS
+
+/* ---- leaving 64-bit code: volume 3, 5.8.1 ---- */
+CASE(compatibility_mode, MODE_LONG)
+    push LG_CODE32
+    lea rax, [rip + 1f]
+    push rax
+    mov r14, 0x7777777777777777
+    retfq
+    .code32
+1:  mov eax, 0x7fffffff
+    inc eax /* 40: INC in 32-bit code */
+    jno 9f
+    push 0x1234
+    pop ecx
+    pusha
+    popa
+    mov edx, esp
+    push ecx
+    sub edx, esp
+    pop ecx
+    cmp edx, 4
+    jne 9f
+    mov ax, LG_DATA
+    mov ds, eax
+    mov ebx, 0x12345678
+    mov dword ptr ds:[CASE_DATA], ebx
+    xor ebx, ebx
+    .byte 0x8b, 0x1d
+    .long CASE_DATA /* mov ebx, [disp32]: absolute here, RIP-relative in 64-bit code */
+    cmp ebx, 0x12345678
+    jne 9f
+    mov esi, 0x1234
+    mov al, 0x15
+    aaa
+    das
+    int 0x41 /* through a 64-bit gate and back */
+    ljmp LG_CODE64, AT(2f)
+9:  mov eax, 1
+    out DONE_PORT, eax
+    .code64
+2:  EQ(ecx, 0x1234)
+    EQ(dword ptr irq_count[rip + 4], 1)
+    EQ64(r14, 0x7777777777777777)
+    PASS
+
+/* 16-bit code under long mode: prefix sense is turned round. */
+CASE(code_segment_16, MODE_LONG)
+    mov byte ptr no_eoi[rip], 1
+    mov rsi, AT(1f)
+    mov rdi, 0x51000
+    mov ecx, 3f - 1f
+    rep movsb
+    mov dword ptr [LG_GDT + LG_CODE16 + 2], 0x9b051000 /* base 0x51000 */
+    push LG_CODE16
+    push 0
+    retfq
+    .code16
+1:  mov ax, 0x1234
+    mov ecx, 0x56789abc
+    mov bx, ax
+    add bx, cx
+    .byte 0x66, 0xea /* jmp far ptr16:32 */
+    .long AT(2f)
+    .word LG_CODE64
+3:  .code64
+2:  EQ(ax, 0x1234)
+    EQ(ecx, 0x56789abc)
+    EQ(bx, 0xacf0)
+    PASS
+
+/* Whether SYSCALL in compatibility mode goes to CSTAR depends on the vendor: AMD has it, Intel gives #UD. */
+CASE(compat_syscall, MODE_LONG)
+    mov byte ptr no_eoi[rip], 1
+    setup_syscall 8f
+    mov ecx, 0xc0000083
+    lea rax, [rip + 2f]
+    xor edx, edx
+    wrmsr
+    xor eax, eax
+    cpuid
+    mov r12d, ecx
+    lea rax, [rip + 3f]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    push LG_USER_DATA
+    push USER_STACK
+    push 2
+    push LG_USER_CODE32
+    push USER_AT(1f)
+    iretq
+1:  .byte 0x0f, 0x05
+8:  ud2
+2:  EQ(r12d, 0x444d4163) /* cAMD */
+    EQ(ecx, USER_AT(8b))
+    PASS
+3:  EQ(qword ptr got_vector[rip], 6)
+    cmp r12d, 0x444d4163
+    EXPECT(ne)
+    PASS
+CASES_END(long)

@@ -1,0 +1,336 @@
+/* 64-bit cases on two vCPUs. Sections are of Intel SDM (2023-12). */
+#include "case.h"
+CASES(smp)
+#include "prelude.S"
+
+    /* The second vCPU's start: real mode at CASE_TRAMPOLINE, protected, long mode. Copied there by start_other.
+     * Volume 3, 9.8.5 and 9.9. */
+#define T(label) CASE_TRAMPOLINE + label - trampoline
+    .code16
+trampoline:
+    cli
+    xor ax, ax
+    mov ax, cs
+    mov ds, ax
+    data32 lgdt ds:[t_gdt - trampoline]
+    mov eax, cr0
+    or eax, 1
+    mov cr0, eax
+    .byte 0x66, 0xea
+    .long T(t32)
+    .word LG_CODE32
+    .code32
+t32:
+    mov eax, LG_DATA
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    mov eax, 0x6a0 /* PAE, PGE, OSFXSR, OSXMMEXCPT */
+    mov cr4, eax
+    mov eax, LG_TABLES
+    mov cr3, eax
+    mov ecx, 0xc0000080
+    rdmsr
+    or eax, 0x901 /* SCE, LME, NXE */
+    wrmsr
+    mov eax, 0x80010033 /* PG, WP, NE, ET, MP, PE */
+    mov cr0, eax
+    .byte 0xea
+    .long T(t64)
+    .word LG_CODE64
+    .code64
+t64:
+    mov esp, CASE_STACK + 0x10000
+    lidt [T(t_idt)]
+    mov ecx, 0x1b
+    rdmsr
+    or eax, 0xc00
+    wrmsr
+    mov ecx, 0x80f
+    mov eax, 0x1ff
+    xor edx, edx
+    wrmsr
+    jmp qword ptr [T(t_entry)]
+    .p2align 3
+t_gdt:
+    .word 0xfff
+    .long 0x1000
+    .p2align 3
+t_idt:
+    .word 0xfff
+    .quad 0x2000
+    .p2align 3
+t_entry:
+    .quad 0
+trampoline_end:
+
+    /* rax: where the other vCPU is to go in long mode. Clobbers registers. Volume 3, 9.4.4.1. */
+start_other:
+    mov r14, rax
+    lea rsi, trampoline[rip]
+    mov edi, CASE_TRAMPOLINE
+    mov ecx, trampoline_end - trampoline
+    cld
+    rep movsb
+    mov [T(t_entry)], r14
+    mov ecx, 0x1b
+    rdmsr
+    or eax, 0xc00
+    wrmsr
+    mov ecx, 0x80f
+    mov eax, 0x1ff
+    xor edx, edx
+    wrmsr
+    mov ecx, 0x830
+    mov edx, 1
+    mov eax, 0x4500 /* INIT */
+    wrmsr
+    mov eax, 0x4609 /* SIPI, vector 9 */
+    wrmsr
+    wrmsr /* a second one changes nothing */
+    ret
+    .macro other label
+    lea rax, \label[rip]
+    call start_other
+    .endm
+
+    .p2align 6
+flag_a: .quad 0
+    .p2align 6
+flag_b: .quad 0
+    .p2align 6
+shared: .fill 8, 8, 0
+    .p2align 4
+
+CASE_EXIT(init_sipi, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+2:  pause
+    cmp qword ptr flag_a[rip], 0
+    je 2b
+    EQ(qword ptr flag_a[rip], 1)
+    PASS
+1:  mov ecx, 0x802 /* APIC id */
+    rdmsr
+    mov r12d, eax
+    mov eax, 1
+    cpuid
+    shr ebx, 24
+    EQ(ebx, r12d)
+    mov flag_a[rip], rbx
+3:  hlt
+    jmp 3b
+
+/* INIT brings a running vCPU back to the start. */
+CASE_EXIT(init_again, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+2:  pause
+    cmp qword ptr flag_a[rip], 1
+    jne 2b
+    other 3f
+4:  pause
+    cmp qword ptr flag_b[rip], 1
+    jne 4b
+    PASS
+1:  mov byte ptr flag_a[rip], 1
+5:  jmp 5b
+3:  mov byte ptr flag_b[rip], 1
+    cli
+    hlt
+    FAIL
+
+/* IPIs wake a halted vCPU; none is lost. */
+CASE_EXIT(ipi_ping_pong, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov r12d, 2000
+2:  mov ecx, 0x830
+    mov edx, 1
+    mov eax, 0x4041
+    wrmsr
+3:  cli
+    cmp qword ptr flag_a[rip], 0
+    jne 4f
+    sti
+    hlt
+    jmp 3b
+4:  sti
+    mov qword ptr flag_a[rip], 0
+    dec r12d
+    jnz 2b
+    PASS
+1:  cli
+    mov eax, irq_count[rip + 4]
+    cmp eax, r13d
+    jne 5f
+    sti
+    hlt
+    jmp 1b
+5:  inc r13d
+    sti
+    mov qword ptr flag_a[rip], 1
+    mov ecx, 0x830
+    xor edx, edx
+    mov eax, 0x4042
+    wrmsr
+    jmp 1b
+
+CASE_EXIT(nmi, MODE_LONG, 2, EXIT_BY_PORT)
+    lea rax, [rip + 5f] /* NMI gate of its own: counts */
+    mov [0x2000 + 2 * 16], ax
+    shr eax, 16
+    mov [0x2000 + 2 * 16 + 6], ax
+    other 1f
+2:  pause
+    cmp qword ptr flag_a[rip], 1
+    jne 2b
+    mov ecx, 0x830
+    mov edx, 1
+    mov eax, 0x4400
+    wrmsr
+3:  pause
+    cmp qword ptr flag_b[rip], 1
+    jne 3b
+    PASS
+1:  cli
+    mov qword ptr flag_a[rip], 1
+4:  hlt
+    jmp 4b
+5:  inc qword ptr flag_b[rip]
+    iretq
+
+/* Both vCPUs run the same loop. rbx: shared, r12: rounds */
+    .macro both body
+    lea rax, \body[rip]
+    call start_other
+    call \body
+9:  pause
+    cmp qword ptr flag_a[rip], 2
+    jne 9b
+    .endm
+    .macro done_here
+    lock inc qword ptr flag_a[rip]
+    cmp rsp, CASE_STACK
+    jbe 9f
+8:  hlt
+    jmp 8b
+9:  ret
+    .endm
+
+/* LOCKed instructions are atomic: volume 3, 8.1.2 */
+CASE_EXIT(lock_counters, MODE_LONG, 2, EXIT_BY_PORT)
+    both 1f
+    mov rbx, 200000
+    EQ(rbx, shared[rip])
+    EQ(ebx, shared[rip + 8])
+    EQ(ebx, shared[rip + 16])
+    EQ(ebx, shared[rip + 24])
+    EQ(dword ptr shared[rip + 32], 0)
+    EQ(qword ptr [CASE_DATA + 0x1000 - 3], rbx) /* across pages */
+    PASS
+1:  mov ecx, 100000
+    lea rbx, shared[rip]
+2:  lock inc qword ptr [rbx]
+    mov edx, 1
+    lock xadd [rbx + 8], edx
+    lock add dword ptr [rbx + 16], 1
+    mov eax, [rbx + 24]
+3:  lea edx, [rax + 1]
+    lock cmpxchg [rbx + 24], edx
+    jne 3b
+    lock xor dword ptr [rbx + 32], 1
+    test ecx, 15
+    jnz 4f
+    mov eax, 16
+    lock xadd [CASE_DATA + 0x1000 - 3], rax
+4:  dec ecx
+    jnz 2b
+    done_here
+
+CASE_EXIT(lock_cmpxchg16b, MODE_LONG, 2, EXIT_BY_PORT)
+    both 1f
+    EQ(qword ptr shared[rip + 16], 40000)
+    EQ(qword ptr shared[rip + 24], -40000)
+    PASS
+1:  mov r12d, 20000
+    lea rdi, shared[rip + 16]
+2:  mov rax, [rdi]
+    mov rdx, [rdi + 8]
+3:  lea rbx, [rax + 1]
+    lea rcx, [rdx - 1]
+    lock cmpxchg16b [rdi]
+    jne 3b
+    dec r12d
+    jnz 2b
+    done_here
+
+/* A ticket lock around plain code */
+CASE_EXIT(spin_lock, MODE_LONG, 2, EXIT_BY_PORT)
+    both 1f
+    EQ(qword ptr shared[rip + 16], 20000)
+    PASS
+1:  mov ecx, 10000
+2:  mov eax, 1
+    lock xadd shared[rip], eax
+3:  cmp eax, shared[rip + 8]
+    je 4f
+    pause
+    jmp 3b
+4:  mov rdx, shared[rip + 16]
+    inc rdx
+    mov shared[rip + 16], rdx
+    inc dword ptr shared[rip + 8]
+    dec ecx
+    jnz 2b
+    done_here
+
+/* Cross-modifying code: vCPU 0 writes new code, tells, vCPU 1 serialises and runs it. Volume 3, 8.1.3. */
+CASE_EXIT(cross_modifying, MODE_LONG, 2, EXIT_BY_PORT)
+    mov dword ptr [CASE_DATA], 0x000000b8 /* mov eax, imm32; ret */
+    mov byte ptr [CASE_DATA + 5], 0xc3
+    other 1f
+    mov r12d, 3000
+2:  mov [CASE_DATA + 1], r12d
+    mov flag_a[rip], r12
+3:  pause
+    cmp flag_b[rip], r12
+    jne 3b
+    EQ(dword ptr shared[rip], r12d)
+    dec r12d
+    jnz 2b
+    PASS
+1:  xor r13d, r13d
+4:  mov rax, flag_a[rip]
+    cmp rax, r13
+    je 4b
+    mov r13, rax
+    xor eax, eax
+    cpuid
+    mov ebx, CASE_DATA
+    call rbx
+    mov shared[rip], eax
+    mov flag_b[rip], r13
+    jmp 4b
+
+/* The same without a word: the other vCPU runs the code all the time and must come to see the new one (a jump of 2 bytes that is
+ * written in one piece). */
+CASE_EXIT(cross_modifying_loop, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov r12d, 100
+2:  mov rax, shared[rip]
+3:  pause
+    cmp rax, shared[rip]
+    je 3b
+    mov word ptr 5f[rip], 0x9090 /* opens the gate: jmp becomes two nops */
+    mov rax, shared[rip + 8]
+4:  pause
+    cmp rax, shared[rip + 8]
+    je 4b
+    mov word ptr 5f[rip], 0x04eb
+    dec r12d
+    jnz 2b
+    PASS
+    .p2align 4
+1:  inc qword ptr shared[rip]
+5:  jmp 6f
+    .byte 0xf0, 0xff, 0x04, 0x25 /* not reached in this form */
+6:  jmp 1b
+CASES_END(smp)

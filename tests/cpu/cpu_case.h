@@ -1,0 +1,16 @@
+/* Runs one CPU case on one engine. */
+#ifndef TESTS_CPU_CPU_CASE_H
+#define TESTS_CPU_CPU_CASE_H
+
+#include "case.h"
+#include "engine/engine.h"
+
+#define CPU_CASE_TIMEOUT_S 60
+
+/* True: the case passed. Else `why` holds one line. `group` is the blob that the case belongs to. */
+bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,
+                  char *why, size_t why_size);
+
+extern const struct cpu_group cpu_group_long, cpu_group_smp, cpu_group_legacy;
+
+#endif

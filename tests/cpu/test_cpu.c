@@ -1,0 +1,84 @@
+/* The CPU cases on every engine of this host. Arguments: names of cases to run alone. */
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cpu_case.h"
+
+static const struct engine_ops *const engines[] = { &engine_translator };
+static const struct cpu_group *const groups[] = { &cpu_group_long, &cpu_group_smp, &cpu_group_legacy };
+
+struct plan {
+    const struct engine_ops *engine;
+    const struct cpu_group *group;
+    const struct cpu_case *c;
+};
+
+static void run_plan(void **state)
+{
+    const struct plan *p = *state;
+    char why[512] = "";
+
+    if (!cpu_case_run(p->engine, p->group, p->c, why, sizeof(why)))
+        fail_msg("%s on %s: %s", p->c->name, p->engine->name, why);
+}
+
+static bool is_wanted(const char *name, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], name))
+            return true;
+    }
+    return argc < 2;
+}
+
+/* Adds the cases of all groups to plans and tests (if not NULL) and returns their number. */
+static size_t collect(const struct engine_ops *engine, struct plan *plans, struct CMUnitTest *tests, int argc, char **argv)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < array_size(groups); i++) {
+        for (uint64_t j = 0; j < groups[i]->count; j++) {
+            const struct cpu_case *c = &groups[i]->cases[j];
+
+            if (!is_wanted(c->name, argc, argv))
+                continue;
+            if (plans) {
+                plans[n] = (struct plan){ engine, groups[i], c };
+                tests[n] = (struct CMUnitTest){ c->name, run_plan, NULL, NULL, &plans[n] };
+            }
+            n++;
+        }
+    }
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    int failed = 0;
+
+    for (size_t i = 0; i < array_size(engines); i++) {
+        struct yado_error err = YADO_ERROR_INIT;
+        size_t n = collect(engines[i], NULL, NULL, argc, argv);
+        struct plan *plans = calloc(n, sizeof(*plans));
+        struct CMUnitTest *tests = calloc(n, sizeof(*tests));
+
+        if (!engines[i]->available(&err)) {
+            printf("# %s: %s\n", engines[i]->name, err.message);
+        } else if (plans && tests) {
+            collect(engines[i], plans, tests, argc, argv);
+            failed += _cmocka_run_group_tests(engines[i]->name, tests, n, NULL, NULL);
+        }
+        free(plans);
+        free(tests);
+        if (!n) {
+            fprintf(stderr, "no such case\n");
+            return 2;
+        }
+    }
+    return failed ? 1 : 0;
+}
