@@ -49,7 +49,8 @@ bool number_parse(const char *text, uint64_t min, uint64_t max, uint64_t *out)
     for (const char *p = text; *p; p++) {
         uint64_t digit = (uint64_t)*p - '0';
 
-        if (*p < '0' || *p > '9' || __builtin_mul_overflow(v, 10u, &v) || __builtin_add_overflow(v, digit, &v))
+        if (*p < '0' || *p > '9' || __builtin_mul_overflow(v, 10u, &v) ||
+            __builtin_add_overflow(v, digit, &v))
             return false;
     }
     *out = v;

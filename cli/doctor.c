@@ -32,10 +32,20 @@ static const struct feature {
     unsigned bit;
 } features[] = {
     /* Intel SDM volume 2, CPUID */
-    { "sse4.2", 1, ECX, 20 },  { "popcnt", 1, ECX, 23 },    { "cx16", 1, ECX, 13 },   { "aes", 1, ECX, 25 },
-    { "xsave", 1, ECX, 26 },   { "avx", 1, ECX, 28 },       { "rdrand", 1, ECX, 30 }, { "avx2", 7, EBX, 5 },
-    { "bmi2", 7, EBX, 8 },     { "fsgsbase", 7, EBX, 0 },   { "sha", 7, EBX, 29 },    { "erms", 7, EBX, 9 },
-    { "rdtscp", 0x80000001, EDX, 27 }, { "invariant-tsc", 0x80000007, EDX, 8 },
+    { "sse4.2", 1, ECX, 20 },
+    { "popcnt", 1, ECX, 23 },
+    { "cx16", 1, ECX, 13 },
+    { "aes", 1, ECX, 25 },
+    { "xsave", 1, ECX, 26 },
+    { "avx", 1, ECX, 28 },
+    { "rdrand", 1, ECX, 30 },
+    { "avx2", 7, EBX, 5 },
+    { "bmi2", 7, EBX, 8 },
+    { "fsgsbase", 7, EBX, 0 },
+    { "sha", 7, EBX, 29 },
+    { "erms", 7, EBX, 9 },
+    { "rdtscp", 0x80000001, EDX, 27 },
+    { "invariant-tsc", 0x80000007, EDX, 8 },
 };
 
 static void print_features(void)
@@ -66,8 +76,20 @@ static void print_memory(void)
     if (f)
         fclose(f);
     if (sysinfo(&info) == 0)
-        printf("memory: %llu MiB, %llu MiB available\n", (unsigned long long)info.totalram * info.mem_unit >> 20,
-               available >> 10);
+        printf("memory: %llu MiB, %llu MiB available\n",
+               (unsigned long long)info.totalram * info.mem_unit >> 20, available >> 10);
+}
+
+/* Rough, to tell apart what differs much. */
+static const char *expected_speed(enum yado_engine e)
+{
+    switch (e) {
+    case YADO_ENGINE_KVM: return "the speed of the host itself";
+    case YADO_ENGINE_TRANSLATOR:
+        return "computing at a half to nearly all of the host's speed, system calls and new processes several times slower";
+    case YADO_ENGINE_AUTO: break;
+    }
+    return "a speed of its own";
 }
 
 static void print_engines(void)
@@ -79,10 +101,12 @@ static void print_engines(void)
         struct yado_error why = YADO_ERROR_INIT;
         enum yado_engine e = yado_engine_at(i);
 
-        if (yado_engine_usable(e, &why))
-            printf("engine %s: usable\n", yado_engine_name(e));
-        else
+        if (!yado_engine_usable(e, &why))
             printf("engine %s: not usable: %s\n", yado_engine_name(e), why.message);
+        else if (yado_engine_good(e, &why))
+            printf("engine %s: usable; expect %s\n", yado_engine_name(e), expected_speed(e));
+        else
+            printf("engine %s: usable, but only if asked for: %s\n", yado_engine_name(e), why.message);
     }
     if (choice != YADO_ENGINE_AUTO)
         printf("--engine auto: %s\n", yado_engine_name(choice));

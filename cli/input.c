@@ -1,5 +1,5 @@
-/* See input.h. Ctrl-] leaves. So does Ctrl-A x; Ctrl-A Ctrl-A is one Ctrl-A, and Ctrl-A before anything else is itself.
- * Input that is no terminal is passed on as it is. */
+/* See input.h. Ctrl-] leaves. So does Ctrl-A x; Ctrl-A Ctrl-A is one Ctrl-A, and Ctrl-A before anything else
+ * is itself. Input that is no terminal is passed on as it is. */
 #include "input.h"
 
 #include <errno.h>

@@ -23,8 +23,9 @@ void input_poll(const struct input *in, struct pollfd fds[2]);
 /* After poll. True: the user wants to leave. */
 bool input_step(struct input *in, const struct pollfd fds[2]);
 
-/* Takes the keys out of `bytes` in place. Returns the bytes left, *leave set if the user wants to leave (what comes
- * after is dropped). Exposed for tests. `bytes` has room for twice `len`: a held-back Ctrl-A may come out. */
+/* Takes the keys out of `bytes` in place. Returns the bytes left, *leave set if the user wants to leave (what
+ * comes after is dropped). Exposed for tests. `bytes` has room for twice `len`: a held-back Ctrl-A may come
+ * out. */
 size_t input_filter(struct input *in, uint8_t *bytes, size_t len, bool *leave);
 
 #endif

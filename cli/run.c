@@ -1,7 +1,7 @@
 /* yado run: boots a guest on this terminal.
  *
- * Everything happens in one loop on the main thread, which polls standard input, the machine's event descriptor and a
- * signal descriptor. Signals that would end the process are turned into requests there:
+ * Everything happens in one loop on the main thread, which polls standard input, the machine's event
+ * descriptor and a signal descriptor. Signals that would end the process are turned into requests there:
  *   TERM, INT, HUP   press the power button; the second one, or 30 s later, pulls the plug
  *   QUIT             pulls the plug
  *   TSTP, CONT       puts the terminal back and stops; takes it again when continued in the foreground
@@ -35,9 +35,9 @@ struct run {
     bool is_raw;
 
     bool ended, timed_out, left;
-    int signo;            /* that asked for the end, 0: none */
-    int64_t deadline_ms;  /* of --timeout */
-    int64_t plug_ms;      /* when the guest has had its time to power off */
+    int signo;           /* that asked for the end, 0: none */
+    int64_t deadline_ms; /* of --timeout */
+    int64_t plug_ms;     /* when the guest has had its time to power off */
     struct yado_error start_error, end_error;
 };
 
@@ -57,7 +57,8 @@ static int disks_add(const struct run_options *o, struct yado_config *cfg)
 
     for (unsigned i = 0; i < o->disk_count; i++) {
         const struct run_disk *d = &o->disks[i];
-        struct yado_disk *disk = yado_disk_image_new(d->path, YADO_DISK_RAW, d->read_only ? YADO_DISK_READ_ONLY : 0);
+        struct yado_disk *disk =
+            yado_disk_image_new(d->path, YADO_DISK_RAW, d->read_only ? YADO_DISK_READ_ONLY : 0);
 
         yado_disk_set_sync(disk, d->sync);
         yado_config_add_storage(cfg, yado_virtio_block_new(disk));
@@ -295,7 +296,9 @@ int cli_run(int argc, char **argv)
 {
     struct run_options o;
     struct run r = { .o = &o, .signal_fd = -1 };
-    struct yado_machine_options mo = { .on_event = on_event, .event_ctx = &r, .trace = on_trace, .trace_ctx = &r };
+    struct yado_machine_options mo = {
+        .on_event = on_event, .event_ctx = &r, .trace = on_trace, .trace_ctx = &r
+    };
     struct yado_error err = YADO_ERROR_INIT;
     struct yado_config *cfg = yado_config_new();
     int status = run_options_read(&o, argc, argv);

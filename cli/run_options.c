@@ -14,17 +14,38 @@ static const char default_cmdline[] = "console=hvc0";
 static const char image_cmdline[] = "console=hvc0 root=/dev/vda rw";
 
 enum option {
-    OPT_USER_DATA, OPT_META_DATA, OPT_NETWORK_CONFIG, OPT_NAME, /* as in enum seed_option */
-    OPT_ENGINE, OPT_CPUS, OPT_MEMORY, OPT_TIMEOUT, OPT_KERNEL, OPT_INITRD, OPT_CMDLINE, OPT_DISK, OPT_SERIAL,
+    OPT_USER_DATA,
+    OPT_META_DATA,
+    OPT_NETWORK_CONFIG,
+    OPT_NAME, /* as in enum seed_option */
+    OPT_ENGINE,
+    OPT_CPUS,
+    OPT_MEMORY,
+    OPT_TIMEOUT,
+    OPT_KERNEL,
+    OPT_INITRD,
+    OPT_CMDLINE,
+    OPT_DISK,
+    OPT_SERIAL,
     OPT_TRACE,
 };
 
 static const char *const names[] = {
-    [OPT_USER_DATA] = "--user-data", [OPT_META_DATA] = "--meta-data", [OPT_NETWORK_CONFIG] = "--network-config",
-    [OPT_NAME] = "--name",           [OPT_ENGINE] = "--engine",       [OPT_CPUS] = "--cpus",
-    [OPT_MEMORY] = "--memory",       [OPT_TIMEOUT] = "--timeout",     [OPT_KERNEL] = "--kernel",
-    [OPT_INITRD] = "--initrd",       [OPT_CMDLINE] = "--cmdline",     [OPT_DISK] = "--disk",
-    [OPT_SERIAL] = "--serial",       [OPT_TRACE] = "--trace",         [OPT_TRACE + 1] = NULL,
+    [OPT_USER_DATA] = "--user-data",
+    [OPT_META_DATA] = "--meta-data",
+    [OPT_NETWORK_CONFIG] = "--network-config",
+    [OPT_NAME] = "--name",
+    [OPT_ENGINE] = "--engine",
+    [OPT_CPUS] = "--cpus",
+    [OPT_MEMORY] = "--memory",
+    [OPT_TIMEOUT] = "--timeout",
+    [OPT_KERNEL] = "--kernel",
+    [OPT_INITRD] = "--initrd",
+    [OPT_CMDLINE] = "--cmdline",
+    [OPT_DISK] = "--disk",
+    [OPT_SERIAL] = "--serial",
+    [OPT_TRACE] = "--trace",
+    [OPT_TRACE + 1] = NULL,
 };
 
 static char *text_copy(const char *text)
@@ -128,8 +149,9 @@ static int disk_set(struct run_options *o, const char *value)
     while (*value == ',') {
         len = strcspn(++value, ",");
         if (!disk_word(d, value, len))
-            return usage_error("--disk %s: \"%.*s\" is none of ro, format=raw, sync=full, sync=fsync, sync=none",
-                               d->path ? d->path : "", (int)len, value);
+            return usage_error(
+                "--disk %s: \"%.*s\" is none of ro, format=raw, sync=full, sync=fsync, sync=none",
+                d->path ? d->path : "", (int)len, value);
         value += len;
     }
     return EXIT_OK;
@@ -286,7 +308,8 @@ void run_options_free(struct run_options *o)
 
 /* ---- the kernel's consoles ---- */
 
-/* Calls for each word that begins with `key`; returns what comes after the key in the last one, NULL if there is none. */
+/* Calls for each word that begins with `key`; returns what comes after the key in the last one, NULL if there
+ * is none. */
 static const char *last_value(const char *cmdline, const char *key)
 {
     const char *found = NULL;
@@ -304,7 +327,8 @@ enum run_console run_console_of(const char *cmdline)
 {
     const char *value = last_value(cmdline, "console=");
 
-    return value && (!strncmp(value, "ttyS0", 5) || !strncmp(value, "uart", 4)) ? RUN_CONSOLE_UART : RUN_CONSOLE_HVC;
+    return value && (!strncmp(value, "ttyS0", 5) || !strncmp(value, "uart", 4)) ? RUN_CONSOLE_UART
+                                                                                : RUN_CONSOLE_HVC;
 }
 
 bool run_uses_uart(const char *cmdline)

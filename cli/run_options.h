@@ -24,7 +24,7 @@ struct run_options {
     enum yado_engine engine;
     unsigned cpus;
     uint64_t memory;
-    uint64_t timeout; /* seconds; 0: none */
+    uint64_t timeout;      /* seconds; 0: none */
     char *kernel, *initrd; /* owned */
     const char *cmdline;
     struct run_disk disks[YADO_DEVICE_COUNT_MAX];

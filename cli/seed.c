@@ -42,9 +42,8 @@ static bool write_undisturbed(const struct yado_seed *s, const char *path, struc
 
 int cli_seed(int argc, char **argv)
 {
-    static const char *const names[] = { "--user-data", "--meta-data", "--network-config",
-                                         "--name",      "-o",          "--output",
-                                         NULL };
+    static const char *const names[] = { "--user-data", "--meta-data", "--network-config", "--name", "-o",
+                                         "--output",    NULL };
     struct args a = { .argc = argc, .argv = argv };
     struct yado_error err = YADO_ERROR_INIT;
     struct seed_options o = { 0 };

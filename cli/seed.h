@@ -5,7 +5,13 @@
 #include <yado/yado.h>
 
 /* The files come first and in the order of enum yado_seed_part. */
-enum seed_option { SEED_USER_DATA, SEED_META_DATA, SEED_NETWORK_CONFIG, SEED_NAME, SEED_FILE_COUNT = SEED_NAME };
+enum seed_option {
+    SEED_USER_DATA,
+    SEED_META_DATA,
+    SEED_NETWORK_CONFIG,
+    SEED_NAME,
+    SEED_FILE_COUNT = SEED_NAME
+};
 
 struct seed_options {
     const char *files[SEED_FILE_COUNT]; /* NULL: not given */

@@ -95,7 +95,8 @@ int serial_open(struct serial_files *s, const struct run_options *o, struct yado
         if (status != EXIT_OK)
             return status;
         if (i == 0 && run_uses_uart(o->cmdline))
-            yado_config_add_serial_port(cfg, yado_uart_port_new(yado_fd_serial_new(uart_reads ? in : -1, out)));
+            yado_config_add_serial_port(cfg,
+                                        yado_uart_port_new(yado_fd_serial_new(uart_reads ? in : -1, out)));
         if (i == 0 && uart_reads)
             in = -1;
         yado_config_add_serial_port(cfg, yado_virtio_console_port_new(yado_fd_serial_new(in, out)));

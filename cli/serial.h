@@ -11,9 +11,10 @@ struct serial_files {
     int keyboard; /* what is written here is the guest's input from standard input; -1: nobody reads it */
 };
 
-/* Adds the ports of `o` to `cfg`: --serial in order as hvc0, hvc1 ... and, if the kernel's command line speaks of it, the
- * UART, which shares the first --serial: both write there, and input goes to the one that is the kernel's console.
- * EXIT_OK, or the status to end with after the reason was said. serial_close in any case. */
+/* Adds the ports of `o` to `cfg`: --serial in order as hvc0, hvc1 ... and, if the kernel's command line
+ * speaks of it, the UART, which shares the first --serial: both write there, and input goes to the one that
+ * is the kernel's console. EXIT_OK, or the status to end with after the reason was said. serial_close in any
+ * case. */
 int serial_open(struct serial_files *s, const struct run_options *o, struct yado_config *cfg);
 void serial_close(struct serial_files *s);
 

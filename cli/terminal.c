@@ -1,8 +1,8 @@
 /* See terminal.h.
  *
- * The one place of the program with state at file scope: a signal handler and an atexit function have no other way to
- * know what to put back. Signals that ask the program to end (TERM, INT ...) are handled in the main loop (run.c); here are
- * those after which nothing else runs. */
+ * The one place of the program with state at file scope: a signal handler and an atexit function have no
+ * other way to know what to put back. Signals that ask the program to end (TERM, INT ...) are handled in the
+ * main loop (run.c); here are those after which nothing else runs. */
 #include "terminal.h"
 
 #include <signal.h>
@@ -39,7 +39,9 @@ static void on_fatal(int signo)
 
 static void arrange(void)
 {
-    static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ };
+    static const int fatal[] = {
+        SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ
+    };
     struct sigaction act = { .sa_handler = on_fatal };
 
     if (is_arranged)

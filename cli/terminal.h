@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Makes standard input's terminal raw, remembering how it was. The first call arranges for terminal_restore at exit and on
- * fatal signals. False, and nothing done: it is no terminal, or we are in the background. */
+/* Makes standard input's terminal raw, remembering how it was. The first call arranges for terminal_restore
+ * at exit and on fatal signals. False, and nothing done: it is no terminal, or we are in the background. */
 bool terminal_raw(void);
 /* As it was before. Async-signal safe, idempotent. */
 void terminal_restore(void);

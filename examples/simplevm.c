@@ -1,8 +1,10 @@
 /* simplevm: a small virtual machine monitor on libyado's public API.
  *
- *   simplevm --kernel vmlinuz [--initrd initrd.img] [--command-line TEXT] [--disk FILE]... [--cpu N] [--memory-size BYTES]
+ *   simplevm --kernel vmlinuz [--initrd initrd.img] [--command-line TEXT] [--disk FILE]... [--cpu N]
+ * [--memory-size BYTES]
  *
- * The guest's console hvc0 is standard input and output. Each disk is read-write. Returns when the guest has stopped. */
+ * The guest's console hvc0 is standard input and output. Each disk is read-write. Returns when the guest has
+ * stopped. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -18,9 +20,12 @@ struct settings {
 };
 
 static const struct option options[] = {
-    { "kernel", required_argument, NULL, 'k' },       { "initrd", required_argument, NULL, 'i' },
-    { "command-line", required_argument, NULL, 'c' }, { "disk", required_argument, NULL, 'd' },
-    { "cpu", required_argument, NULL, 'n' },          { "memory-size", required_argument, NULL, 'm' },
+    { "kernel", required_argument, NULL, 'k' },
+    { "initrd", required_argument, NULL, 'i' },
+    { "command-line", required_argument, NULL, 'c' },
+    { "disk", required_argument, NULL, 'd' },
+    { "cpu", required_argument, NULL, 'n' },
+    { "memory-size", required_argument, NULL, 'm' },
     { NULL, 0, NULL, 0 },
 };
 
@@ -52,14 +57,16 @@ static void read_options(struct settings *s, struct yado_config *config, int arg
         case 'n': s->cpus = (unsigned)number("--cpu", optarg, YADO_CPU_COUNT_MAX); break;
         case 'm': s->memory_size = number("--memory-size", optarg, YADO_MEMORY_SIZE_MAX); break;
         case 'd':
-            yado_config_add_storage(config, yado_virtio_block_new(yado_disk_image_new(optarg, YADO_DISK_RAW, 0)));
+            yado_config_add_storage(config,
+                                    yado_virtio_block_new(yado_disk_image_new(optarg, YADO_DISK_RAW, 0)));
             break;
         default: exit(2);
         }
     }
     if (optind < argc || !s->kernel) {
-        fprintf(stderr, "usage: simplevm --kernel FILE [--initrd FILE] [--command-line TEXT] [--disk FILE]...\n"
-                        "                [--cpu N] [--memory-size BYTES]\n");
+        fprintf(stderr,
+                "usage: simplevm --kernel FILE [--initrd FILE] [--command-line TEXT] [--disk FILE]...\n"
+                "                [--cpu N] [--memory-size BYTES]\n");
         exit(2);
     }
 }
@@ -81,7 +88,9 @@ static void happened(void *ctx, const struct yado_event *event)
 int main(int argc, char **argv)
 {
     struct settings s = { .command_line = "console=hvc0", .cpus = 4, .memory_size = 2147483648u };
-    struct yado_machine_options how = { .size = sizeof(how), .engine = YADO_ENGINE_AUTO, .on_event = happened };
+    struct yado_machine_options how = { .size = sizeof(how),
+                                        .engine = YADO_ENGINE_AUTO,
+                                        .on_event = happened };
     struct yado_config *config = yado_config_new();
     struct yado_error err = YADO_ERROR_INIT;
     struct yado_machine *machine;
@@ -93,8 +102,8 @@ int main(int argc, char **argv)
     yado_config_set_cpu_count(config, s.cpus);
     yado_config_set_memory_size(config, s.memory_size);
     yado_config_set_boot_loader(config, yado_linux_boot_loader_new(s.kernel, s.initrd, s.command_line));
-    yado_config_add_serial_port(config,
-                                yado_virtio_console_port_new(yado_fd_serial_new(STDIN_FILENO, STDOUT_FILENO)));
+    yado_config_add_serial_port(
+        config, yado_virtio_console_port_new(yado_fd_serial_new(STDIN_FILENO, STDOUT_FILENO)));
     yado_config_add_entropy(config, yado_virtio_entropy_new());
 
     machine = yado_machine_new(config, &how, &err);

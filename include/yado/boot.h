@@ -14,9 +14,9 @@ extern "C" {
 struct yado_boot_loader;
 
 /* Starts a Linux kernel directly: a bzImage by the 64-bit boot protocol, or an ELF vmlinux with a PVH entry.
- * `initrd` may be NULL (none), `command_line` NULL means "console=hvc0". The files are opened when the machine
- * starts, and read again when the guest reboots. The paths are used as they are, relative to the working directory of
- * that moment. Returns NULL only when out of memory. */
+ * `initrd` may be NULL (none), `command_line` NULL means "console=hvc0". The files are opened when the
+ * machine starts, and read again when the guest reboots. The paths are used as they are, relative to the
+ * working directory of that moment. Returns NULL only when out of memory. */
 struct yado_boot_loader *yado_linux_boot_loader_new(const char *kernel, const char *initrd,
                                                     const char *command_line);
 

@@ -1,4 +1,5 @@
-/* The description of a machine: inert data, copied by yado_machine_new, so that later changes touch no machine. */
+/* The description of a machine: inert data, copied by yado_machine_new, so that later changes touch no
+ * machine. */
 #ifndef YADO_CONFIG_H
 #define YADO_CONFIG_H
 
@@ -14,14 +15,15 @@ extern "C" {
 
 #define YADO_CPU_COUNT_MIN 1u
 #define YADO_CPU_COUNT_MAX 64u
-#define YADO_MEMORY_SIZE_STEP (1ull << 20) /* memory is a multiple of this ... */
-#define YADO_MEMORY_SIZE_MIN (16ull << 20) /* ... at least this ... */
+#define YADO_MEMORY_SIZE_STEP (1ull << 20)  /* memory is a multiple of this ... */
+#define YADO_MEMORY_SIZE_MIN (16ull << 20)  /* ... at least this ... */
 #define YADO_MEMORY_SIZE_MAX (256ull << 30) /* ... and at most this, or what the host can give */
-#define YADO_DEVICE_COUNT_MAX 24u /* storage, serial ports and entropy devices together */
+#define YADO_DEVICE_COUNT_MAX 24u           /* storage, serial ports and entropy devices together */
 
 struct yado_config;
 
-/* A configuration with 1 CPU, 1 GiB of memory, no boot loader and no devices. NULL only when out of memory. */
+/* A configuration with 1 CPU, 1 GiB of memory, no boot loader and no devices. NULL only when out of memory.
+ */
 struct yado_config *yado_config_new(void);
 void yado_config_free(struct yado_config *config);
 
@@ -39,10 +41,10 @@ void yado_config_add_storage(struct yado_config *config, struct yado_storage *st
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port);
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy);
 
-/* Whether a machine could be made of it, as far as can be known without making one: ranges, files that are missing,
- * unreadable or of the wrong kind, what no engine can do. The message names the field, as in "storage[0]: disk.img: no such
- * file". Opens, reads and closes the files (so it blocks), and changes nothing. That a disk is in use by another machine is
- * found out at the start. */
+/* Whether a machine could be made of it, as far as can be known without making one: ranges, files that are
+ * missing, unreadable or of the wrong kind, what no engine can do. The message names the field, as in
+ * "storage[0]: disk.img: no such file". Opens, reads and closes the files (so it blocks), and changes
+ * nothing. That a disk is in use by another machine is found out at the start. */
 bool yado_config_validate(const struct yado_config *config, struct yado_error *err);
 
 #ifdef __cplusplus

@@ -1,21 +1,24 @@
 /* A machine: made from a configuration, started, paused, stopped.
  *
- * Threads. Every call may come from any thread. A machine has threads of its own for its CPUs and devices; callbacks
- * (completions and events) never run there, only on the caller's queue, which is one of
- *  - YADO_DELIVERY_DISPATCH: they wait until the program calls yado_machine_dispatch (or yado_machine_wait) and run inside
- *    that call. yado_machine_event_fd tells a poll loop when to;
+ * Threads. Every call may come from any thread. A machine has threads of its own for its CPUs and devices;
+ * callbacks (completions and events) never run there, only on the caller's queue, which is one of
+ *  - YADO_DELIVERY_DISPATCH: they wait until the program calls yado_machine_dispatch (or yado_machine_wait)
+ * and run inside that call. yado_machine_event_fd tells a poll loop when to;
  *  - YADO_DELIVERY_THREAD: a thread that the library makes for this machine runs them.
  * Either way they run one at a time, in order, with no lock held, and may call everything here except
  * yado_machine_free and yado_machine_wait.
  *
  * States are those of Apple's framework and have its numbers:
  *
- *   STOPPED, ERROR --start--> STARTING --> RUNNING --pause--> PAUSING --> PAUSED --resume--> RESUMING --> RUNNING
+ *   STOPPED, ERROR --start--> STARTING --> RUNNING
+ *   RUNNING --pause--> PAUSING --> PAUSED --resume--> RESUMING --> RUNNING
  *   RUNNING, PAUSED --stop--> STOPPING --> STOPPED
- *   RUNNING --the guest powers off--> STOPPED        RUNNING --the guest crashes, or cannot be run on--> ERROR
+ *   RUNNING --the guest powers off--> STOPPED
+ *   RUNNING --the guest crashes, or cannot be run on--> ERROR
  *
- * A verb moves the state at once if the move is legal and returns; the work is done on a thread of the machine; the completion
- * tells how it ended. A verb in a state where it is not legal completes with YADO_ERR_STATE. */
+ * A verb moves the state at once if the move is legal and returns; the work is done on a thread of the
+ * machine; the completion tells how it ended. A verb in a state where it is not legal completes with
+ * YADO_ERR_STATE. */
 #ifndef YADO_MACHINE_H
 #define YADO_MACHINE_H
 
@@ -44,12 +47,12 @@ enum yado_state {
 
 /* Why a machine last went to STOPPED or ERROR. */
 enum yado_stop_reason {
-    YADO_STOP_NONE = 0,     /* it has not yet */
-    YADO_STOP_HOST,         /* yado_machine_stop */
-    YADO_STOP_POWER_OFF,    /* the guest powered off */
-    YADO_STOP_RESET,        /* the guest rebooted, and options.stop_on_reset was set */
-    YADO_STOP_PANIC,        /* the guest kernel panicked (state ERROR). How this is known: the reset came without the
-                               interrupt controllers being shut down first, or the guest reported a panic */
+    YADO_STOP_NONE = 0,  /* it has not yet */
+    YADO_STOP_HOST,      /* yado_machine_stop */
+    YADO_STOP_POWER_OFF, /* the guest powered off */
+    YADO_STOP_RESET,     /* the guest rebooted, and options.stop_on_reset was set */
+    YADO_STOP_PANIC, /* the guest kernel panicked (state ERROR). How this is known: the reset came without the
+                        interrupt controllers being shut down first, or the guest reported a panic */
     YADO_STOP_TRIPLE_FAULT, /* a CPU of the guest shut down (state ERROR) */
     YADO_STOP_FAILURE,      /* it could not start, or the host or the engine could not go on (state ERROR) */
 };
@@ -85,21 +88,21 @@ struct yado_machine_options {
     /* On the machine's queue. May be NULL. `event` is valid until it returns. */
     void (*on_event)(void *ctx, const struct yado_event *event);
     void *event_ctx;
-    /* Trace: a comma-separated list of categories ("guest-fault,disk,virtio,pci,irq,cpu,machine", or "all"; NULL: none)
-     * whose lines go to `trace`. That one is called on any thread of the machine, several at once, and must not call
-     * back into the library. */
+    /* Trace: a comma-separated list of categories ("guest-fault,disk,virtio,pci,irq,cpu,machine", or "all";
+     * NULL: none) whose lines go to `trace`. That one is called on any thread of the machine, several at
+     * once, and must not call back into the library. */
     const char *trace_categories;
     void (*trace)(void *ctx, const char *category, const char *line);
     void *trace_ctx;
 };
 
-/* Validates and copies `config`. `options` may be NULL. NULL and `err` on failure. Opens no file for longer than the call,
- * and takes no memory for the guest yet. */
-struct yado_machine *yado_machine_new(const struct yado_config *config, const struct yado_machine_options *options,
-                                      struct yado_error *err);
+/* Validates and copies `config`. `options` may be NULL. NULL and `err` on failure. Opens no file for longer
+ * than the call, and takes no memory for the guest yet. */
+struct yado_machine *yado_machine_new(const struct yado_config *config,
+                                      const struct yado_machine_options *options, struct yado_error *err);
 
-/* Stops the machine as yado_machine_stop does, waits for it, and frees it. Callbacks that did not run yet never will.
- * Not from a callback. Blocks while disk requests in flight end. */
+/* Stops the machine as yado_machine_stop does, waits for it, and frees it. Callbacks that did not run yet
+ * never will. Not from a callback. Blocks while disk requests in flight end. */
 void yado_machine_free(struct yado_machine *machine);
 
 enum yado_state yado_machine_state(const struct yado_machine *machine);
@@ -114,8 +117,8 @@ bool yado_machine_can_pause(const struct yado_machine *machine);
 bool yado_machine_can_resume(const struct yado_machine *machine);
 bool yado_machine_can_request_stop(const struct yado_machine *machine);
 
-/* The verbs. None blocks. `done` may be NULL; else it is called exactly once, except when the return value is false
- * (out of memory; nothing was begun). */
+/* The verbs. None blocks. `done` may be NULL; else it is called exactly once, except when the return value is
+ * false (out of memory; nothing was begun). */
 bool yado_machine_start(struct yado_machine *machine, yado_completion done, void *ctx);
 /* CPUs stop between two instructions. Requests that devices have taken are finished; time goes on. */
 bool yado_machine_pause(struct yado_machine *machine, yado_completion done, void *ctx);
@@ -123,26 +126,30 @@ bool yado_machine_resume(struct yado_machine *machine, yado_completion done, voi
 /* Pulls the plug: the guest is not asked. What it had flushed to its disks is there. */
 bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void *ctx);
 
-/* Presses the power button; a guest that listens shuts down, and YADO_EVENT_GUEST_STOPPED follows some time later. */
+/* Presses the power button; a guest that listens shuts down, and YADO_EVENT_GUEST_STOPPED follows some time
+ * later. */
 bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *err);
 
-/* Tells virtio console `index` (0: hvc0) how large the terminal is. Remembered over stops and starts. Ignored for
- * indexes that do not exist. */
-void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns, uint16_t rows);
+/* Tells virtio console `index` (0: hvc0) how large the terminal is. Remembered over stops and starts. Ignored
+ * for indexes that do not exist. */
+void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns,
+                                   uint16_t rows);
 
-/* A descriptor that is readable while callbacks wait, for poll. It stays the machine's; read nothing from it. -1 with
- * YADO_DELIVERY_THREAD. */
+/* A descriptor that is readable while callbacks wait, for poll. It stays the machine's; read nothing from it.
+ * -1 with YADO_DELIVERY_THREAD. */
 int yado_machine_event_fd(const struct yado_machine *machine);
 
-/* Runs the callbacks that wait, and returns how many there were. Does not block. With YADO_DELIVERY_THREAD, or while
- * another thread is in it: 0. */
+/* Runs the callbacks that wait, and returns how many there were. Does not block. With YADO_DELIVERY_THREAD,
+ * or while another thread is in it: 0. */
 unsigned yado_machine_dispatch(struct yado_machine *machine);
 
-/* Blocks until the machine is in STOPPED or ERROR and its callbacks have run, or `timeout_ms` milliseconds have passed
- * (negative: no limit). True if it has ended. With YADO_DELIVERY_DISPATCH it dispatches meanwhile, on this thread. */
+/* Blocks until the machine is in STOPPED or ERROR and its callbacks have run, or `timeout_ms` milliseconds
+ * have passed (negative: no limit). True if it has ended. With YADO_DELIVERY_DISPATCH it dispatches
+ * meanwhile, on this thread. */
 bool yado_machine_wait(struct yado_machine *machine, int timeout_ms);
 
-/* Calls fn for each counter of the running engine ("blocks", "tlb misses" ...), for people. Nothing if it does not run. */
+/* Calls fn for each counter of the running engine ("blocks", "tlb misses" ...), for people. Nothing if it
+ * does not run. */
 void yado_machine_each_counter(struct yado_machine *machine,
                                void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 

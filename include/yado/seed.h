@@ -1,4 +1,5 @@
-/* NoCloud seeds: the small disk (label "cidata") from which cloud-init in the guest takes its first instructions. */
+/* NoCloud seeds: the small disk (label "cidata") from which cloud-init in the guest takes its first
+ * instructions. */
 #ifndef YADO_SEED_H
 #define YADO_SEED_H
 
@@ -23,16 +24,18 @@ enum yado_seed_part {
 struct yado_seed *yado_seed_new(void);
 void yado_seed_free(struct yado_seed *seed);
 
-/* Sets a part from bytes, which are copied, or from a file, which is read now. Any bytes are passed on as they are.
- * False and err if it is too large or cannot be read. */
+/* Sets a part from bytes, which are copied, or from a file, which is read now. Any bytes are passed on as
+ * they are. False and err if it is too large or cannot be read. */
 bool yado_seed_set(struct yado_seed *seed, enum yado_seed_part part, const void *bytes, size_t len,
                    struct yado_error *err);
-bool yado_seed_set_file(struct yado_seed *seed, enum yado_seed_part part, const char *path, struct yado_error *err);
+bool yado_seed_set_file(struct yado_seed *seed, enum yado_seed_part part, const char *path,
+                        struct yado_error *err);
 
 /* The host name in made-up meta-data. Default "yado". False if it is not a host name. */
 bool yado_seed_set_host_name(struct yado_seed *seed, const char *name, struct yado_error *err);
 
-/* Writes the image to `path`, whole or not at all: an existing file is replaced only by a finished one. Blocks. */
+/* Writes the image to `path`, whole or not at all: an existing file is replaced only by a finished one.
+ * Blocks. */
 bool yado_seed_write(const struct yado_seed *seed, const char *path, struct yado_error *err);
 
 /* The image as a read-only disk in memory, for yado_virtio_block_new. NULL and err on failure. */

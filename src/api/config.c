@@ -1,7 +1,7 @@
 /* Configuration objects: inert data on its way into a struct spec.
  *
- * Setters cannot fail: an object that could not be made is NULL, and that is remembered until validation, so that a
- * program may build a whole configuration in one expression and look once. */
+ * Setters cannot fail: an object that could not be made is NULL, and that is remembered until validation, so
+ * that a program may build a whole configuration in one expression and look once. */
 #include "api/config_priv.h"
 
 #include <fcntl.h>
@@ -55,7 +55,8 @@ static struct yado_disk *disk_new(const char *name, int fd, unsigned flags)
     return d;
 }
 
-/* YADO_DISK_RAW is the only format, so a value that is none is taken for a defect of the caller and refused. */
+/* YADO_DISK_RAW is the only format, so a value that is none is taken for a defect of the caller and refused.
+ */
 struct yado_disk *yado_disk_image_new(const char *path, enum yado_disk_format format, unsigned flags)
 {
     return format == YADO_DISK_RAW ? disk_new(path, -1, flags) : NULL;

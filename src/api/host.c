@@ -19,6 +19,7 @@ static const struct engine_name {
 } engine_names[] = {
     { YADO_ENGINE_AUTO, "auto" },
     { YADO_ENGINE_TRANSLATOR, "translator" },
+    { YADO_ENGINE_KVM, "kvm" },
 };
 
 const char *yado_engine_name(enum yado_engine engine)
@@ -67,10 +68,24 @@ bool yado_engine_usable(enum yado_engine engine, struct yado_error *err)
     return native_engine_usable(name, err);
 }
 
+bool yado_engine_good(enum yado_engine engine, struct yado_error *why)
+{
+    const char *name = yado_engine_name(engine);
+
+    if (engine == YADO_ENGINE_AUTO || !name)
+        return yado_engine_usable(engine, why);
+    return native_engine_good(name, why);
+}
+
 enum yado_engine yado_engine_choose(struct yado_error *err)
 {
     struct yado_error why = YADO_ERROR_INIT;
 
+    for (unsigned i = 0; i < yado_engine_count(); i++) {
+        if (yado_engine_good(yado_engine_at(i), NULL))
+            return yado_engine_at(i);
+    }
+    /* One that nobody would choose is better than none. */
     for (unsigned i = 0; i < yado_engine_count(); i++) {
         if (yado_engine_usable(yado_engine_at(i), &why))
             return yado_engine_at(i);

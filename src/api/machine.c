@@ -1,20 +1,20 @@
 /* Machines as the caller holds them.
  *
- * Theory of operation. A machine has a control thread, the only one that calls the backend's slow verbs, one at a time.
- * A verb of the caller checks the table in state.c, moves the state to the passing one (STARTING ...), queues a command and
- * returns; the control thread does the work, moves the state on and queues the completion. The backend calls attention()
- * from any of its threads when the guest did something that concerns the whole machine; the control thread then asks
- * it by service(), which also reboots the guest. So starts, pauses, reboots and ends never overlap, and no callback
- * ever runs on a thread of the guest.
+ * Theory of operation. A machine has a control thread, the only one that calls the backend's slow verbs, one
+ * at a time. A verb of the caller checks the table in state.c, moves the state to the passing one (STARTING
+ * ...), queues a command and returns; the control thread does the work, moves the state on and queues the
+ * completion. The backend calls attention() from any of its threads when the guest did something that
+ * concerns the whole machine; the control thread then asks it by service(), which also reboots the guest. So
+ * starts, pauses, reboots and ends never overlap, and no callback ever runs on a thread of the guest.
  *
- * If the guest ends while a command waits, the end comes first: a waiting stop has then nothing left to do, and a
- * waiting pause or resume completes with YADO_ERR_STATE.
+ * If the guest ends while a command waits, the end comes first: a waiting stop has then nothing left to do,
+ * and a waiting pause or resume completes with YADO_ERR_STATE.
  *
  * Callbacks go through a queue (queue.c) to the program's thread or to the delivery thread.
  *
- * Locks: `lock` guards the state, the commands and the terminal sizes. `live_lock` keeps the backend from being stopped while
- * another thread calls one of its quick functions (power button, terminal size, counters). Neither is held when the other is
- * taken. The queue's lock is a leaf. */
+ * Locks: `lock` guards the state, the commands and the terminal sizes. `live_lock` keeps the backend from
+ * being stopped while another thread calls one of its quick functions (power button, terminal size,
+ * counters). Neither is held when the other is taken. The queue's lock is a leaf. */
 #include "api/machine_priv.h"
 
 #include <errno.h>
@@ -42,8 +42,9 @@ struct console_size {
 
 struct yado_machine {
     pthread_mutex_t lock;
-    pthread_cond_t work;    /* commands, attention or quit. With lock */
-    pthread_cond_t changed; /* the state, or the queue became idle (delivery thread). With lock; monotonic clock */
+    pthread_cond_t work; /* commands, attention or quit. With lock */
+    pthread_cond_t
+        changed; /* the state, or the queue became idle (delivery thread). With lock; monotonic clock */
     enum yado_state state;
     enum yado_stop_reason reason;
     struct command *commands, **commands_tail;
@@ -76,7 +77,8 @@ static void event_push(struct yado_machine *m, enum yado_event_kind kind, enum y
         queue_wake(&m->queue);
         return;
     }
-    c->event = (struct yado_event){ .kind = kind, .old_state = old_state, .state = m->state, .reason = m->reason };
+    c->event =
+        (struct yado_event){ .kind = kind, .old_state = old_state, .state = m->state, .reason = m->reason };
     if (error)
         c->event.error = *error;
     queue_push(&m->queue, c);
@@ -93,7 +95,8 @@ static void state_set(struct yado_machine *m, enum yado_state state)
     pthread_cond_broadcast(&m->changed);
 }
 
-static void completion_push(struct yado_machine *m, struct callback *completion, const struct yado_error *error)
+static void completion_push(struct yado_machine *m, struct callback *completion,
+                            const struct yado_error *error)
 {
     if (!completion)
         return;
@@ -234,7 +237,8 @@ static void control_service(struct yado_machine *m)
         orderly = st.end == BACKEND_POWER_OFF || st.end == BACKEND_RESET;
         m->reason = reason_of(st.end);
         state_set(m, orderly ? YADO_STATE_STOPPED : YADO_STATE_ERROR);
-        event_push(m, orderly ? YADO_EVENT_GUEST_STOPPED : YADO_EVENT_STOPPED_WITH_ERROR, m->state, &st.error);
+        event_push(m, orderly ? YADO_EVENT_GUEST_STOPPED : YADO_EVENT_STOPPED_WITH_ERROR, m->state,
+                   &st.error);
     }
     pthread_mutex_unlock(&m->lock);
 }
@@ -319,7 +323,8 @@ static bool category_enable(struct log *log, const char *name, size_t len, struc
             return true;
         }
     }
-    return err_set(err, YADO_ERR_INVALID_CONFIG, "trace_categories: there is no category \"%.*s\"", (int)len, name);
+    return err_set(err, YADO_ERR_INVALID_CONFIG, "trace_categories: there is no category \"%.*s\"", (int)len,
+                   name);
 }
 
 static bool trace_setup(struct yado_machine *m, struct yado_error *err)
@@ -368,8 +373,8 @@ static bool engine_resolve(struct yado_machine *m, struct yado_error *err)
     return m->engine != YADO_ENGINE_AUTO;
 }
 
-static struct yado_machine *machine_alloc(const struct backend_ops *ops, const struct yado_machine_options *options,
-                                          struct yado_error *err)
+static struct yado_machine *machine_alloc(const struct backend_ops *ops,
+                                          const struct yado_machine_options *options, struct yado_error *err)
 {
     struct yado_machine *m = calloc(1, sizeof(*m));
 
@@ -408,8 +413,9 @@ static bool threads_start(struct yado_machine *m, struct yado_error *err)
     return m->delivery_runs;
 }
 
-struct yado_machine *machine_new_on(const struct yado_config *config, const struct yado_machine_options *options,
-                                    const struct backend_ops *ops, struct yado_error *err)
+struct yado_machine *machine_new_on(const struct yado_config *config,
+                                    const struct yado_machine_options *options, const struct backend_ops *ops,
+                                    struct yado_error *err)
 {
     struct yado_machine *m;
 
@@ -425,12 +431,11 @@ struct yado_machine *machine_new_on(const struct yado_config *config, const stru
     return m;
 }
 
-struct yado_machine *yado_machine_new(const struct yado_config *config, const struct yado_machine_options *options,
-                                      struct yado_error *err)
+struct yado_machine *yado_machine_new(const struct yado_config *config,
+                                      const struct yado_machine_options *options, struct yado_error *err)
 {
-    struct yado_machine *m = yado_config_validate(config, err) ?
-                                 machine_new_on(config, options, &backend_native, err) :
-                                 NULL;
+    struct yado_machine *m =
+        yado_config_validate(config, err) ? machine_new_on(config, options, &backend_native, err) : NULL;
 
     if (m && !engine_resolve(m, err)) {
         yado_machine_free(m);
@@ -529,11 +534,12 @@ bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *
     bool ok;
 
     if (!state_move_find(VERB_REQUEST_STOP, state))
-        return err_set(err, YADO_ERR_STATE, "cannot ask the guest to stop while the machine's state is \"%s\"",
+        return err_set(err, YADO_ERR_STATE,
+                       "cannot ask the guest to stop while the machine's state is \"%s\"",
                        yado_state_name(state));
     pthread_mutex_lock(&machine->live_lock);
-    ok = machine->backend ? machine->ops->request_stop(machine->backend, err) :
-                            err_set(err, YADO_ERR_STATE, "cannot ask the guest to stop: it ended first");
+    ok = machine->backend ? machine->ops->request_stop(machine->backend, err)
+                          : err_set(err, YADO_ERR_STATE, "cannot ask the guest to stop: it ended first");
     pthread_mutex_unlock(&machine->live_lock);
     return ok;
 }
@@ -598,7 +604,8 @@ bool yado_machine_can_request_stop(const struct yado_machine *machine)
     return state_move_find(VERB_REQUEST_STOP, yado_machine_state(machine)) != NULL;
 }
 
-void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns, uint16_t rows)
+void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns,
+                                   uint16_t rows)
 {
     if (index >= SPEC_DEVICE_MAX)
         return;

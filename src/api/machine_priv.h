@@ -6,8 +6,10 @@
 
 #include "backend/backend.h"
 
-/* As yado_machine_new, with `ops` in place of the backend that the options lead to and no backend validation. */
-struct yado_machine *machine_new_on(const struct yado_config *config, const struct yado_machine_options *options,
-                                    const struct backend_ops *ops, struct yado_error *err);
+/* As yado_machine_new, with `ops` in place of the backend that the options lead to and no backend validation.
+ */
+struct yado_machine *machine_new_on(const struct yado_config *config,
+                                    const struct yado_machine_options *options, const struct backend_ops *ops,
+                                    struct yado_error *err);
 
 #endif

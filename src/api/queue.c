@@ -100,7 +100,8 @@ unsigned queue_dispatch(struct callback_queue *q)
     q->dispatching = false;
     pthread_mutex_unlock(&q->lock);
     if (count)
-        queue_wake(q); /* for a thread in yado_machine_wait that found the queue busy; costs one empty dispatch */
+        queue_wake(
+            q); /* for a thread in yado_machine_wait that found the queue busy; costs one empty dispatch */
     return count;
 }
 

@@ -1,4 +1,5 @@
-/* The queue of callbacks of one machine, from the threads that cause them to the one thread that runs them. */
+/* The queue of callbacks of one machine, from the threads that cause them to the one thread that runs them.
+ */
 #ifndef API_QUEUE_H
 #define API_QUEUE_H
 

@@ -50,8 +50,8 @@ static void part_put(struct yado_seed *seed, enum yado_seed_part part, void *byt
 
 static bool part_is_too_large(const char *name, struct yado_error *err)
 {
-    return err_set(err, YADO_ERR_INVALID_CONFIG, "%s: larger than the %u MiB that a part of a seed may have", name,
-                   YADO_SEED_PART_MAX >> 20);
+    return err_set(err, YADO_ERR_INVALID_CONFIG, "%s: larger than the %u MiB that a part of a seed may have",
+                   name, YADO_SEED_PART_MAX >> 20);
 }
 
 bool yado_seed_set(struct yado_seed *seed, enum yado_seed_part part, const void *bytes, size_t len,
@@ -72,7 +72,8 @@ bool yado_seed_set(struct yado_seed *seed, enum yado_seed_part part, const void 
     return true;
 }
 
-/* Reads to the end of a file of any kind (a pipe too), at most `max` bytes and one more. -1 and errno on failure. */
+/* Reads to the end of a file of any kind (a pipe too), at most `max` bytes and one more. -1 and errno on
+ * failure. */
 static ssize_t read_up_to(int fd, char *buf, size_t max)
 {
     size_t len = 0;
@@ -110,7 +111,8 @@ static bool part_read(int fd, const char *path, char **bytes, size_t *len, struc
         int e = errno;
 
         free(buf);
-        return n < 0 ? err_set_errno(err, YADO_ERR_FILE, e, "%s: cannot read", path) : part_is_too_large(path, err);
+        return n < 0 ? err_set_errno(err, YADO_ERR_FILE, e, "%s: cannot read", path)
+                     : part_is_too_large(path, err);
     }
     *len = (size_t)n;
     *bytes = realloc(buf, *len + 1);
@@ -119,7 +121,8 @@ static bool part_read(int fd, const char *path, char **bytes, size_t *len, struc
     return true;
 }
 
-bool yado_seed_set_file(struct yado_seed *seed, enum yado_seed_part part, const char *path, struct yado_error *err)
+bool yado_seed_set_file(struct yado_seed *seed, enum yado_seed_part part, const char *path,
+                        struct yado_error *err)
 {
     char *bytes = NULL;
     size_t len = 0;

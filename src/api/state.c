@@ -1,5 +1,5 @@
-/* The state machine of a machine. The guest's own ends (power off, crash) are not verbs: they lead from RUNNING or PAUSED to
- * STOPPED or ERROR and are made by the control thread in machine.c. */
+/* The state machine of a machine. The guest's own ends (power off, crash) are not verbs: they lead from
+ * RUNNING or PAUSED to STOPPED or ERROR and are made by the control thread in machine.c. */
 #include "api/state.h"
 
 #include "util/base.h"

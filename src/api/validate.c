@@ -14,8 +14,8 @@ static bool numbers_check(const struct spec *s, struct yado_error *err)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "cpu_count: %u is not from %u to %u", s->cpu_count,
                        YADO_CPU_COUNT_MIN, YADO_CPU_COUNT_MAX);
     if (s->memory_size % YADO_MEMORY_SIZE_STEP)
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "memory_size: %" PRIu64 " bytes is not a multiple of 1 MiB",
-                       s->memory_size);
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "memory_size: %" PRIu64 " bytes is not a multiple of 1 MiB", s->memory_size);
     if (s->memory_size < YADO_MEMORY_SIZE_MIN || s->memory_size > YADO_MEMORY_SIZE_MAX)
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "memory_size: %" PRIu64 " MiB is not from %llu MiB to %llu MiB", s->memory_size >> 20,
@@ -48,8 +48,9 @@ static bool disks_check(const struct spec *s, struct yado_error *err)
         if (!d->identifier)
             continue;
         if (strlen(d->identifier) > SPEC_IDENTIFIER_MAX)
-            return err_set(err, YADO_ERR_INVALID_CONFIG, "storage[%u]: identifier \"%.40s\" has more than %d bytes",
-                           i, d->identifier, SPEC_IDENTIFIER_MAX);
+            return err_set(err, YADO_ERR_INVALID_CONFIG,
+                           "storage[%u]: identifier \"%.40s\" has more than %d bytes", i, d->identifier,
+                           SPEC_IDENTIFIER_MAX);
         for (const char *p = d->identifier; *p; p++) {
             if (*p <= ' ' || *p > '~')
                 return err_set(err, YADO_ERR_INVALID_CONFIG,

@@ -1,8 +1,8 @@
 /* The backend seam: a whole machine. Implementation: native (our own machine on an engine).
  *
- * Threads: validate may come from any thread. start, pause, resume, service and stop come from one thread per machine
- * (its control thread), one at a time. request_stop, console_size and counters come from any thread, between a start
- * that succeeded and the stop that follows it. Calls may block unless it says otherwise. */
+ * Threads: validate may come from any thread. start, pause, resume, service and stop come from one thread per
+ * machine (its control thread), one at a time. request_stop, console_size and counters come from any thread,
+ * between a start that succeeded and the stop that follows it. Calls may block unless it says otherwise. */
 #ifndef BACKEND_BACKEND_H
 #define BACKEND_BACKEND_H
 
@@ -23,8 +23,8 @@ enum backend_end {
 
 /* What the backend's owner gives it. */
 struct backend_host {
-    /* Something happened that service() must see to. Any thread of the backend, with no lock of the backend held;
-     * does not block. */
+    /* Something happened that service() must see to. Any thread of the backend, with no lock of the backend
+     * held; does not block. */
     void (*attention)(void *ctx);
     void *ctx;
     const struct log *log; /* lives as long as the backend */
@@ -47,8 +47,8 @@ struct backend_ops {
     void (*stop)(struct backend *b); /* ends the run in whatever state it is and frees everything */
     bool (*pause)(struct backend *b, struct yado_error *err);
     bool (*resume)(struct backend *b, struct yado_error *err);
-    /* After attention: reboots the guest if that is what it asked for, and says how things stand. After an end
-     * other than BACKEND_RUNS only stop is called. */
+    /* After attention: reboots the guest if that is what it asked for, and says how things stand. After an
+     * end other than BACKEND_RUNS only stop is called. */
     void (*service)(struct backend *b, struct backend_status *out);
 
     bool (*request_stop)(struct backend *b, struct yado_error *err); /* power button. Does not block */
@@ -62,5 +62,7 @@ extern const struct backend_ops backend_native;
 unsigned native_engine_count(void);
 const char *native_engine_name(unsigned index);
 bool native_engine_usable(const char *name, struct yado_error *err); /* an unknown name is unusable */
+/* Usable, and fit to be taken when nobody names an engine. May take some milliseconds. */
+bool native_engine_good(const char *name, struct yado_error *why);
 
 #endif

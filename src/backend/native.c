@@ -1,4 +1,5 @@
-/* The native backend: our own machine, fed a spec. Opens files, which the machine itself never does by name. */
+/* The native backend: our own machine, fed a spec. Opens files, which the machine itself never does by name.
+ */
 #include "backend/backend.h"
 
 #include <errno.h>
@@ -26,6 +27,7 @@ struct backend {
 /* ---- engines ---- */
 
 static const struct engine_ops *const engines[] = {
+    &engine_kvm,
     &engine_translator,
 };
 
@@ -48,6 +50,15 @@ static const struct engine_ops *engine_find(const char *name)
     return NULL;
 }
 
+static const struct engine_ops *engine_default(void)
+{
+    for (size_t i = 0; i < array_size(engines); i++) {
+        if (engines[i]->available(NULL) && (!engines[i]->good || engines[i]->good(NULL)))
+            return engines[i];
+    }
+    return engines[array_size(engines) - 1];
+}
+
 bool native_engine_usable(const char *name, struct yado_error *err)
 {
     const struct engine_ops *ops = engine_find(name);
@@ -55,6 +66,13 @@ bool native_engine_usable(const char *name, struct yado_error *err)
     if (!ops)
         return err_set(err, YADO_ERR_UNSUPPORTED, "engine: there is none called \"%s\"", name ? name : "");
     return ops->available(err);
+}
+
+bool native_engine_good(const char *name, struct yado_error *why)
+{
+    const struct engine_ops *ops = engine_find(name);
+
+    return native_engine_usable(name, why) && (!ops->good || ops->good(why));
 }
 
 /* ---- files ---- */
@@ -96,7 +114,8 @@ static int disk_fd(const struct spec_disk *d, struct yado_error *err)
 
         /* Said here because opening a directory for writing gives a message that helps nobody. */
         if (stat(d->name, &st) == 0 && S_ISDIR(st.st_mode)) {
-            err_set(err, YADO_ERR_FILE, "%s: is a directory; a disk is an image file or a block device", d->name);
+            err_set(err, YADO_ERR_FILE, "%s: is a directory; a disk is an image file or a block device",
+                    d->name);
             return -1;
         }
         return path_open(d->name, d->read_only ? O_RDONLY : O_RDWR, err);
@@ -111,9 +130,9 @@ static struct disk *disk_open(const struct spec_disk *d, struct yado_error *err)
 {
     struct disk_options opt = {
         .read_only = d->read_only,
-        .sync = d->sync == SPEC_SYNC_NONE    ? DISK_SYNC_NONE :
-                d->sync == SPEC_SYNC_FSYNC ? DISK_SYNC_FSYNC :
-                                               DISK_SYNC_FULL,
+        .sync = d->sync == SPEC_SYNC_NONE    ? DISK_SYNC_NONE
+                : d->sync == SPEC_SYNC_FSYNC ? DISK_SYNC_FSYNC
+                                             : DISK_SYNC_FULL,
     };
     int fd = disk_fd(d, err);
 
@@ -128,7 +147,8 @@ static bool memory_check(const struct spec *spec, struct yado_error *err)
 
     if (facts.total && spec->memory_size > facts.total)
         return err_set(err, YADO_ERR_MEMORY,
-                       "memory_size: %" PRIu64 " MiB is more than the %" PRIu64 " MiB of memory and swap of this host",
+                       "memory_size: %" PRIu64 " MiB is more than the %" PRIu64
+                       " MiB of memory and swap of this host",
                        spec->memory_size >> 20, facts.total >> 20);
     return true;
 }
@@ -177,9 +197,9 @@ static void devices_fill(struct backend *b)
 
     d->disk_count = s->disk_count;
     for (unsigned i = 0; i < s->disk_count; i++)
-        d->disks[i] = (struct board_disk){
-            .disk = b->disks[i], .name = s->disks[i].name, .identifier = s->disks[i].identifier
-        };
+        d->disks[i] = (struct board_disk){ .disk = b->disks[i],
+                                           .name = s->disks[i].name,
+                                           .identifier = s->disks[i].identifier };
     d->serial_count = s->serial_count;
     for (unsigned i = 0; i < s->serial_count; i++) {
         const struct spec_serial *from = &s->serials[i];
@@ -217,7 +237,7 @@ static bool disks_open(struct backend *b, struct yado_error *err)
 static bool machine_make(struct backend *b, const struct backend_host *host, struct yado_error *err)
 {
     struct machine_config cfg = {
-        .engine = b->spec->engine ? engine_find(b->spec->engine) : engines[0],
+        .engine = b->spec->engine ? engine_find(b->spec->engine) : engine_default(),
         .vcpu_count = b->spec->cpu_count,
         .ram_size = b->spec->memory_size,
         .boot = b->boot,
@@ -302,7 +322,8 @@ static void native_console_size(struct backend *b, unsigned index, uint16_t colu
     machine_console_size(b->machine, index, columns, rows);
 }
 
-static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),
+                            void *ctx)
 {
     machine_counters(b->machine, fn, ctx);
 }

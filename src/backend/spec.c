@@ -87,7 +87,8 @@ bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
     to->memory_size = from->memory_size;
     to->engine = from->engine;
     to->entropy_count = from->entropy_count;
-    ok = string_copy(&to->boot.kernel, from->boot.kernel) && string_copy(&to->boot.initrd, from->boot.initrd) &&
+    ok = string_copy(&to->boot.kernel, from->boot.kernel) &&
+         string_copy(&to->boot.initrd, from->boot.initrd) &&
          string_copy(&to->boot.command_line, from->boot.command_line);
     for (unsigned i = 0; ok && i < from->disk_count; i++)
         ok = disk_copy(&to->disks[to->disk_count++], &from->disks[i]);

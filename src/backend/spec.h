@@ -1,11 +1,11 @@
-/* A machine described as plain data that owns itself: what src/api fills and backends read. Strings are copies and
- * descriptors are duplicates, so nothing in it points to the caller. */
+/* A machine described as plain data that owns itself: what src/api fills and backends read. Strings are
+ * copies and descriptors are duplicates, so nothing in it points to the caller. */
 #ifndef BACKEND_SPEC_H
 #define BACKEND_SPEC_H
 
 #include "util/err.h"
 
-#define SPEC_DEVICE_MAX 24 /* of each kind, and of all kinds together: they share PCI bus 0 */
+#define SPEC_DEVICE_MAX 24     /* of each kind, and of all kinds together: they share PCI bus 0 */
 #define SPEC_IDENTIFIER_MAX 20 /* virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID has 20 bytes */
 
 enum spec_disk_format { SPEC_DISK_RAW };
@@ -24,7 +24,7 @@ enum spec_serial_kind { SPEC_SERIAL_VIRTIO_CONSOLE, SPEC_SERIAL_UART };
 
 struct spec_serial {
     enum spec_serial_kind kind;
-    int read_fd, write_fd; /* -1: none */
+    int read_fd, write_fd;  /* -1: none */
     uint16_t columns, rows; /* of the terminal; 0: not known */
 };
 

@@ -33,10 +33,23 @@ struct engine_memslot {
     void *hva; /* page aligned, stays mapped until close */
 };
 
+/* A place that the guest writes to in order to wake a device. */
+struct engine_doorbell {
+    uint64_t addr;   /* port number or guest physical address */
+    uint8_t width;   /* bytes: 1, 2, 4 or 8 */
+    bool is_port;
+    bool match_data; /* only writes of `data`; otherwise any value */
+    uint64_t data;
+    int fd;          /* eventfd; the caller's, open until the doorbell is dropped */
+};
+
 struct engine_ops {
     const char *name;
     /* Whether this host can run it, with the reason if not. */
     bool (*available)(struct yado_error *err);
+    /* Whether an engine that is available should be taken by itself, with the reason if not. NULL: always. May take some
+     * milliseconds. */
+    bool (*good)(struct yado_error *why);
     bool (*open)(struct engine_vm **out, const struct engine_config *cfg, struct yado_error *err);
     void (*close)(struct engine_vm *vm); /* no vCPU runs; NULL is fine */
     bool (*map)(struct engine_vm *vm, const struct engine_memslot *slot, struct yado_error *err);
@@ -55,8 +68,27 @@ struct engine_ops {
     uint64_t (*tsc_khz)(struct engine_vm *vm);
     /* Counters for --trace / doctor: calls fn once per counter. Any thread. */
     void (*counters)(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+
+    /* ---- optional: NULL where an engine has no such thing, so that whoever uses one has another way too ---- */
+
+    /* From now on a write to eventfd `fd` sends this message, without a turn through the process. With an fd that is set
+     * already: it sends another message. The fd stays the caller's, open until it is dropped. Any thread. */
+    bool (*irqfd_set)(struct engine_vm *vm, int fd, uint64_t addr, uint32_t data, struct yado_error *err);
+    void (*irqfd_drop)(struct engine_vm *vm, int fd);
+    /* A guest's write to the doorbell signals its fd instead of calling engine_host.io. Any thread. */
+    bool (*doorbell_add)(struct engine_vm *vm, const struct engine_doorbell *bell, struct yado_error *err);
+    void (*doorbell_drop)(struct engine_vm *vm, const struct engine_doorbell *bell);
+    /* Begins or ends recording which pages of RAM are written. vCPUs may run. */
+    bool (*dirty_track)(struct engine_vm *vm, bool on, struct yado_error *err);
+    /* Ors the pages that were written since the last call into bits, one per 4 KiB page of the slot that begins at gpa, lowest
+     * first, in words of 64, and forgets them. Writes of devices count (memory_written). vCPUs may run. */
+    bool (*dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bits, struct yado_error *err);
+    /* The paravirtual clock's time in ns, for saving and restoring. It runs on while the vCPUs do not. */
+    uint64_t (*clock_get)(struct engine_vm *vm);
+    bool (*clock_set)(struct engine_vm *vm, uint64_t ns, struct yado_error *err);
 };
 
+extern const struct engine_ops engine_kvm;
 extern const struct engine_ops engine_translator;
 
 #endif

@@ -1,4 +1,5 @@
-/* Everything of the PC but its CPUs and memory: buses, chips, PCI devices, and the pumps behind serial ports. */
+/* Everything of the PC but its CPUs and memory: buses, chips, PCI devices, and the pumps behind serial ports.
+ */
 #ifndef MACHINE_BOARD_H
 #define MACHINE_BOARD_H
 
@@ -7,6 +8,7 @@
 #include "engine/exit.h"
 #include "host/clock.h"
 #include "mem/gmem.h"
+#include "net/net.h"
 #include "util/log.h"
 
 #define BOARD_DEVICE_MAX 24
@@ -27,12 +29,19 @@ struct board_serial {
     uint16_t columns, rows; /* of the terminal; 0: not known. Consoles only */
 };
 
+struct board_net {
+    struct net_config config; /* what it points to is borrowed */
+    uint8_t mac[6];
+};
+
 struct board_devices {
     struct board_disk disks[BOARD_DEVICE_MAX];
     unsigned disk_count;
     struct board_serial serials[BOARD_DEVICE_MAX]; /* at most one is a BOARD_UART */
     unsigned serial_count;
     unsigned entropy_count;
+    struct board_net nets[BOARD_DEVICE_MAX];
+    unsigned net_count;
 };
 
 struct board_config {
@@ -44,6 +53,8 @@ struct board_config {
     const struct board_devices *devices; /* read by board_new only */
     /* The guest asks for something that concerns the whole machine. vCPU thread, no chip's lock held. */
     void (*request)(void *ctx, enum board_request what);
+    /* A network attachment is gone for good. Event loop thread, no lock held. May be NULL. */
+    void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
     void *ctx;
 };
 
@@ -70,7 +81,11 @@ bool board_reset_was_orderly(struct board *b);
 
 /* While set, no vCPU thread waits for a slow terminal. Any thread. */
 void board_hurry(struct board *b, bool hurry);
-void board_press_power_button(struct board *b);                                 /* any thread */
+void board_press_power_button(struct board *b);                                            /* any thread */
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
+
+/* Network device `index`, while the board runs; any thread but the board's own. See machine/nets.h. */
+bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add, struct yado_error *err);
+bool board_net_attach(struct board *b, unsigned index, const struct net_config *cfg, struct yado_error *err);
 
 #endif

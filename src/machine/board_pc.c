@@ -1,16 +1,19 @@
 /* The PC board.
  *
- * Theory of operation. One table, `parts`, lists what the board is made of. It is built downwards and torn down upwards;
- * reset, the ACPI description and the listing walk it downwards. A part that needs another stands below it. Each part's
- * functions accept a board that was built only half, so there is one way to take it down.
+ * Theory of operation. One table, `parts`, lists what the board is made of. It is built downwards and torn
+ * down upwards; reset, the ACPI description and the listing walk it downwards. A part that needs another
+ * stands below it. Each part's functions accept a board that was built only half, so there is one way to take
+ * it down.
  *
- * Two orders are not free. The PCI bridge is made above the virtio devices that are plugged into it, but its address
- * decoding must be gone before they are, so the last part ("pci addresses") owns the end of the bridge as well as the
- * assignment of addresses that firmware would make once all devices are there. And devices of one kind are plugged in in the
- * order of the configuration, because guests name them in bus order (hvc0, vda).
+ * Two orders are not free. The PCI bridge is made above the virtio devices that are plugged into it, but its
+ * address decoding must be gone before they are, so the last part ("pci addresses") owns the end of the
+ * bridge as well as the assignment of addresses that firmware would make once all devices are there. And
+ * devices of one kind are plugged in in the order of the configuration, because guests name them in bus order
+ * (hvc0, vda).
  *
- * Threads. vCPU threads come in by board_io and run a device's callbacks under that device's own lock. The event loop serves timers and
- * continuations of virtio devices, disks have their own threads, and so has each serial port (pump.c). */
+ * Threads. vCPU threads come in by board_io and run a device's callbacks under that device's own lock. The
+ * event loop serves timers and continuations of virtio devices, disks have their own threads, and so has each
+ * serial port (pump.c). */
 #include "machine/board.h"
 
 #include <inttypes.h>
@@ -35,13 +38,23 @@
 #include "virtio/rng.h"
 #include "virtio/transport_pci.h"
 
-_Static_assert(PC_ECAM_LEN == PCI_HOST_ECAM_LEN && PC_PCI_CONFIG_PORT == PCI_HOST_PORT_BASE, "the bridge's own facts");
+_Static_assert(PC_ECAM_LEN == PCI_HOST_ECAM_LEN && PC_PCI_CONFIG_PORT == PCI_HOST_PORT_BASE,
+               "the bridge's own facts");
 _Static_assert(PC_IOAPIC_LEN == IOAPIC_REGION_LEN, "the chip's own fact");
 
 #define BLK_QUEUES_MAX 8 /* more do not pay: requests are handed to the disk's few threads anyway */
 
-enum { REGION_IOAPIC, REGION_PM, REGION_I8042, REGION_RTC, REGION_UART, REGION_PVPANIC, REGION_PCI_PORTS,
-       REGION_ECAM, REGION_COUNT };
+enum {
+    REGION_IOAPIC,
+    REGION_PM,
+    REGION_I8042,
+    REGION_RTC,
+    REGION_UART,
+    REGION_PVPANIC,
+    REGION_PCI_PORTS,
+    REGION_ECAM,
+    REGION_COUNT
+};
 
 struct board_blk {
     struct vblk *blk;
@@ -112,8 +125,8 @@ static void ask_panic(void *ctx)
     b->cfg.request(b->cfg.ctx, BOARD_PANIC);
 }
 
-static bool region_place(struct bus *bus, struct region *r, const struct region_ops *ops, void *ctx, uint64_t base,
-                         uint64_t len, struct yado_error *err)
+static bool region_place(struct bus *bus, struct region *r, const struct region_ops *ops, void *ctx,
+                         uint64_t base, uint64_t len, struct yado_error *err)
 {
     r->ops = ops;
     r->ctx = ctx;
@@ -189,7 +202,8 @@ static bool pm_build(struct board *b, struct yado_error *err)
     };
 
     b->pm = pm_new(&cfg, err);
-    return b->pm && region_place(b->ports, &b->regions[REGION_PM], &pm_ops, b->pm, PC_PM_PORT, PM_REGION_LEN, err);
+    return b->pm &&
+           region_place(b->ports, &b->regions[REGION_PM], &pm_ops, b->pm, PC_PM_PORT, PM_REGION_LEN, err);
 }
 
 static bool pm_part_reset(struct board *b, struct yado_error *err)
@@ -264,8 +278,8 @@ static bool rtc_build(struct board *b, struct yado_error *err)
     if (!b->rtc_timer)
         return err_set(err, YADO_ERR_HOST, "out of memory");
     b->rtc = rtc_new(&cfg, err);
-    return b->rtc &&
-           region_place(b->ports, &b->regions[REGION_RTC], &rtc_ops, b->rtc, PC_RTC_PORT, RTC_REGION_LEN, err);
+    return b->rtc && region_place(b->ports, &b->regions[REGION_RTC], &rtc_ops, b->rtc, PC_RTC_PORT,
+                                  RTC_REGION_LEN, err);
 }
 
 static bool rtc_part_reset(struct board *b, struct yado_error *err)
@@ -337,14 +351,18 @@ static bool uart_build(struct board *b, struct yado_error *err)
     if (!b->uart)
         return false;
     if (serial) {
-        struct pump_config pump = { .name = "yado-uart", .read_fd = serial->read_fd, .write_fd = serial->write_fd,
-                                    .receive = uart_input, .ctx = b };
+        struct pump_config pump = { .name = "yado-uart",
+                                    .read_fd = serial->read_fd,
+                                    .write_fd = serial->write_fd,
+                                    .receive = uart_input,
+                                    .ctx = b };
 
         b->uart_pump = pump_new(&pump, err);
         if (!b->uart_pump)
             return false;
     }
-    return region_place(b->ports, &b->regions[REGION_UART], &uart_ops, b->uart, PC_UART_PORT, UART_REGION_LEN, err);
+    return region_place(b->ports, &b->regions[REGION_UART], &uart_ops, b->uart, PC_UART_PORT, UART_REGION_LEN,
+                        err);
 }
 
 static bool uart_part_reset(struct board *b, struct yado_error *err)
@@ -406,10 +424,10 @@ static bool pci_build(struct board *b, struct yado_error *err)
         cfg.intx[i] = ioapic_line(b->ioapic, PC_PCI_INTX_GSI + i);
     b->pci = pci_host_new(&cfg, err);
     return b->pci &&
-           region_place(b->ports, &b->regions[REGION_PCI_PORTS], &pci_host_port_ops, b->pci, PC_PCI_CONFIG_PORT,
-                        PCI_HOST_PORT_LEN, err) &&
-           region_place(b->mmio, &b->regions[REGION_ECAM], &pci_host_ecam_ops, b->pci, PC_ECAM_BASE, PC_ECAM_LEN,
-                        err);
+           region_place(b->ports, &b->regions[REGION_PCI_PORTS], &pci_host_port_ops, b->pci,
+                        PC_PCI_CONFIG_PORT, PCI_HOST_PORT_LEN, err) &&
+           region_place(b->mmio, &b->regions[REGION_ECAM], &pci_host_ecam_ops, b->pci, PC_ECAM_BASE,
+                        PC_ECAM_LEN, err);
 }
 
 static bool pci_reset(struct board *b, struct yado_error *err)
@@ -461,10 +479,19 @@ static void console_ready(void *ctx)
 static bool console_build(struct board *b, const struct board_serial *serial, struct yado_error *err)
 {
     struct board_console *c = &b->consoles[b->console_count++];
-    struct pump_config pump = { .name = "yado-console", .read_fd = serial->read_fd, .write_fd = serial->write_fd,
-                                .receive = console_input, .ready = console_ready, .ctx = c };
-    struct vconsole_config cfg = { .sink = console_sink, .room = console_room, .ctx = c, .cols = serial->columns,
-                                   .rows = serial->rows, .log = b->cfg.log, .loop = b->loop };
+    struct pump_config pump = { .name = "yado-console",
+                                .read_fd = serial->read_fd,
+                                .write_fd = serial->write_fd,
+                                .receive = console_input,
+                                .ready = console_ready,
+                                .ctx = c };
+    struct vconsole_config cfg = { .sink = console_sink,
+                                   .room = console_room,
+                                   .ctx = c,
+                                   .cols = serial->columns,
+                                   .rows = serial->rows,
+                                   .log = b->cfg.log,
+                                   .loop = b->loop };
 
     c->pump = pump_new(&pump, err);
     c->console = c->pump ? vconsole_new(&cfg, err) : NULL;
@@ -634,7 +661,8 @@ struct board *board_new(const struct board_config *cfg, struct yado_error *err)
     b->cfg = *cfg;
     for (size_t i = 0; i < array_size(parts); i++) {
         if (!parts[i].build(b, err)) {
-            err_set(err, YADO_ERR_HOST, "board: cannot make \"%s\"", parts[i].name); /* if it gave no reason */
+            err_set(err, YADO_ERR_HOST, "board: cannot make \"%s\"",
+                    parts[i].name); /* if it gave no reason */
             board_free(b);
             return NULL;
         }

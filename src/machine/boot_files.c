@@ -1,5 +1,5 @@
-/* Reads kernel and initrd whole before looking at them: the bytes that were checked are the bytes that are loaded,
- * even if someone writes the files meanwhile. The copies live only as long as the call. */
+/* Reads kernel and initrd whole before looking at them: the bytes that were checked are the bytes that are
+ * loaded, even if someone writes the files meanwhile. The copies live only as long as the call. */
 #include "machine/boot_files.h"
 
 #include <errno.h>
@@ -59,9 +59,10 @@ static bool file_read(const struct boot_open_file *f, uint64_t limit, uint8_t **
     if (st.st_size == 0)
         return err_set(err, YADO_ERR_IMAGE, "%s: is empty", f->name);
     if ((uint64_t)st.st_size > limit)
-        return err_set(err, YADO_ERR_MEMORY,
-                       "%s: has %llu MiB, more than the machine's memory of %llu MiB holds; give it more memory",
-                       f->name, (unsigned long long)st.st_size >> 20, (unsigned long long)limit >> 20);
+        return err_set(
+            err, YADO_ERR_MEMORY,
+            "%s: has %llu MiB, more than the machine's memory of %llu MiB holds; give it more memory",
+            f->name, (unsigned long long)st.st_size >> 20, (unsigned long long)limit >> 20);
     *bytes = malloc((size_t)st.st_size);
     if (!*bytes)
         return err_set(err, YADO_ERR_HOST, "%s: out of memory", f->name);
@@ -70,8 +71,8 @@ static bool file_read(const struct boot_open_file *f, uint64_t limit, uint8_t **
     return bytes_read(f, *bytes, out->len, err);
 }
 
-static bool input_read(const struct boot_files *files, uint64_t ram_size, struct boot_input *in, struct loaded *l,
-                       struct yado_error *err)
+static bool input_read(const struct boot_files *files, uint64_t ram_size, struct boot_input *in,
+                       struct loaded *l, struct yado_error *err)
 {
     *l = (struct loaded){ 0 };
     *in = (struct boot_input){
@@ -99,15 +100,15 @@ bool boot_files_check(const struct boot_files *files, uint64_t ram_size, struct 
 {
     struct boot_input in;
     struct loaded l;
-    bool ok = input_read(files, ram_size, &in, &l, err) &&
-              boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
+    bool ok =
+        input_read(files, ram_size, &in, &l, err) && boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
 
     loaded_free(&l);
     return ok;
 }
 
-bool boot_files_load(const struct boot_files *files, struct gmem *mem, uint64_t acpi_len, struct x86_state *out,
-                     struct yado_error *err)
+bool boot_files_load(const struct boot_files *files, struct gmem *mem, uint64_t acpi_len,
+                     struct x86_state *out, struct yado_error *err)
 {
     struct boot_input in;
     struct loaded l;

@@ -1,18 +1,21 @@
 /* Where memory, engine, board and CPU threads meet.
  *
- * Theory of operation. The machine has no control thread of its own; its owner's is the one that makes, pauses, resets and
- * frees it. What the guest does to the whole machine (power off, reset, a panic report, a CPU that shut down) is noted
- * on a vCPU thread as a bit, all CPUs are asked to park, and the owner is told by attention(). machine_service, on the
- * control thread, waits until no CPU runs, reads the bits and acts. So a reset finds the machine at rest, and a power
- * off followed by more guest instructions cannot happen beyond the few that other CPUs get through on their way out.
+ * Theory of operation. The machine has no control thread of its own; its owner's is the one that makes,
+ * pauses, resets and frees it. What the guest does to the whole machine (power off, reset, a panic report, a
+ * CPU that shut down) is noted on a vCPU thread as a bit, all CPUs are asked to park, and the owner is told
+ * by attention(). machine_service, on the control thread, waits until no CPU runs, reads the bits and acts.
+ * So a reset finds the machine at rest, and a power off followed by more guest instructions cannot happen
+ * beyond the few that other CPUs get through on their way out.
  *
- * Several bits at once: a failure of ours first, then power off (the guest's last word), then what looks like a crash.
+ * Several bits at once: a failure of ours first, then power off (the guest's last word), then what looks like
+ * a crash.
  *
- * A reboot resets the board and the CPUs and loads kernel and initrd again from the files that were opened at the
- * start. RAM keeps what it held otherwise, as on a PC.
+ * A reboot resets the board and the CPUs and loads kernel and initrd again from the files that were opened at
+ * the start. RAM keeps what it held otherwise, as on a PC.
  *
- * Order of making: memory, board, engine, CPUs (the board sends interrupts to the engine only once the guest runs). Order of
- * ending: CPU threads, then devices (their last completions may still signal interrupts), then engine, then memory. */
+ * Order of making: memory, board, engine, CPUs (the board sends interrupts to the engine only once the guest
+ * runs). Order of ending: CPU threads, then devices (their last completions may still signal interrupts),
+ * then engine, then memory. */
 #include "machine/machine.h"
 
 #include <inttypes.h>
@@ -223,7 +226,8 @@ void machine_pause(struct machine *m)
 void machine_resume(struct machine *m)
 {
     m->paused = false;
-    /* Something that the guest asked for before the pause comes first: its service, which is due, lets it go on. */
+    /* Something that the guest asked for before the pause comes first: its service, which is due, lets it go
+     * on. */
     if (!atomic_load(&m->asked))
         unpark(m);
 }
@@ -254,8 +258,9 @@ static enum machine_end end_of(struct machine *m, uint32_t asked, struct yado_er
         return MACHINE_TRIPLE_FAULT;
     }
     if (!board_reset_was_orderly(m->board)) {
-        err_set(err, YADO_ERR_GUEST,
-                "the guest crashed: it reset the machine without shutting down, as a kernel does that panics");
+        err_set(
+            err, YADO_ERR_GUEST,
+            "the guest crashed: it reset the machine without shutting down, as a kernel does that panics");
         return MACHINE_PANIC;
     }
     return m->cfg.stop_on_reset ? MACHINE_RESET : MACHINE_RUNS;

@@ -1,5 +1,5 @@
-/* Our own machine: a PC board, memory and CPUs on an engine. One life cycle: new, start, (pause, resume, service)*,
- * free. All calls are for one thread (the owner's control thread) unless they say otherwise. */
+/* Our own machine: a PC board, memory and CPUs on an engine. One life cycle: new, start, (pause, resume,
+ * service)*, free. All calls are for one thread (the owner's control thread) unless they say otherwise. */
 #ifndef MACHINE_MACHINE_H
 #define MACHINE_MACHINE_H
 
@@ -23,7 +23,8 @@ struct machine_config {
     unsigned vcpu_count;    /* 1 to 64 */
     uint64_t ram_size;      /* multiple of 1 MiB */
     struct boot_files boot; /* what it points to must outlive the machine */
-    const struct board_devices *devices; /* read by machine_new only; disks and descriptors must outlive the machine */
+    const struct board_devices
+        *devices; /* read by machine_new only; disks and descriptors must outlive the machine */
     const struct log *log;
     bool stop_on_reset;
     /* machine_service shall be called. Any thread of the machine, no lock held; does not block. */
@@ -42,7 +43,7 @@ struct machine *machine_new(const struct machine_config *cfg, struct yado_error 
 bool machine_start(struct machine *m, struct yado_error *err); /* once */
 void machine_free(struct machine *m); /* ends it in whatever state it is; NULL is fine */
 
-void machine_pause(struct machine *m);  /* returns when no CPU runs guest code */
+void machine_pause(struct machine *m); /* returns when no CPU runs guest code */
 void machine_resume(struct machine *m);
 
 /* Looks at what the guest asked for since the last call: reboots it, or says how it ended. After an end only

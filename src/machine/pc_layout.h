@@ -4,12 +4,12 @@
 
 /* ---- RAM ---- */
 
-/* RAM below 4 GiB ends here; what is more goes on at 4 GiB. 1 GiB is left for devices: as on Q35-like PCs, and far
- * more than virtio needs. */
+/* RAM below 4 GiB ends here; what is more goes on at 4 GiB. 1 GiB is left for devices: as on Q35-like PCs,
+ * and far more than virtio needs. */
 #define PC_LOW_RAM_END 0xc0000000ull
 #define PC_HIGH_RAM_BASE 0x100000000ull
-/* RAM from here to 1 MiB is kept from the guest kernel as on any PC: the last KiB under 640 KiB was the extended BIOS
- * data area, and the ACPI tables are above. */
+/* RAM from here to 1 MiB is kept from the guest kernel as on any PC: the last KiB under 640 KiB was the
+ * extended BIOS data area, and the ACPI tables are above. */
 #define PC_LOW_USABLE_END 0x9fc00ull
 
 /* ---- boot data: below 1 MiB, page aligned, free again once the kernel has read them ---- */
@@ -23,8 +23,8 @@
 #define PC_BOOT_PAGE_TABLES 0x4000ull
 #define PC_BOOT_PAGE_TABLES_ROOM 0x6000ull
 
-/* In the range that ACPI 6.4, 5.2.5.1 has a kernel search for the RSDP, so that one without a boot loader's hint
- * finds it too. 64 CPUs need less than 4 KiB of it. */
+/* In the range that ACPI 6.4, 5.2.5.1 has a kernel search for the RSDP, so that one without a boot loader's
+ * hint finds it too. 64 CPUs need less than 4 KiB of it. */
 #define PC_ACPI_BASE 0xe0000ull
 #define PC_ACPI_ROOM 0x20000ull
 
@@ -32,15 +32,16 @@
 
 #define PC_PCI_MMIO32_BASE PC_LOW_RAM_END
 #define PC_PCI_MMIO32_LEN 0x20000000ull
-#define PC_ECAM_BASE 0xe0000000ull /* bus 0 alone: 1 MiB. After the window, naturally aligned for 256 buses */
+#define PC_ECAM_BASE 0xe0000000ull /* bus 0 alone: 1 MiB. After the window, naturally aligned for 256 buses  \
+                                    */
 #define PC_ECAM_LEN 0x100000ull
 #define PC_IOAPIC_BASE 0xfec00000ull /* where every PC has it */
 #define PC_IOAPIC_LEN 0x1000ull
 #define PC_LAPIC_BASE 0xfee00000ull /* architectural reset value; inside the engine */
 #define PC_LAPIC_LEN 0x100000ull    /* with the window for interrupt messages */
 
-/* The 64-bit PCI window begins at the first multiple of its alignment above RAM; with the most RAM that is allowed, it
- * ends below 2^39, which every x86-64 CPU of the last decade can address. */
+/* The 64-bit PCI window begins at the first multiple of its alignment above RAM; with the most RAM that is
+ * allowed, it ends below 2^39, which every x86-64 CPU of the last decade can address. */
 #define PC_PCI_MMIO64_ALIGN 0x40000000ull
 #define PC_PCI_MMIO64_LEN 0x400000000ull
 #define PC_PHYS_END_MAX 0x8000000000ull
@@ -49,18 +50,18 @@
 /* ---- ports ---- */
 
 #define PC_RTC_PORT 0x70
-#define PC_I8042_PORT 0x64  /* command and status port alone, for resets */
-#define PC_UART_PORT 0x3f8  /* COM1 */
+#define PC_I8042_PORT 0x64    /* command and status port alone, for resets */
+#define PC_UART_PORT 0x3f8    /* COM1 */
 #define PC_PVPANIC_PORT 0x505 /* by custom; found through ACPI */
-#define PC_PM_PORT 0x600    /* free on PCs; told by the FADT */
+#define PC_PM_PORT 0x600      /* free on PCs; told by the FADT */
 #define PC_PCI_CONFIG_PORT 0xcf8
 #define PC_RESET_PORT 0xcf9 /* inside the PCI address port, byte accesses only; told by the FADT */
 
 /* ---- interrupts: pins of the I/O APIC, number = GSI ---- */
 
-#define PC_UART_GSI 4 /* ISA, edge: what an 8250 driver expects of COM1 */
-#define PC_RTC_GSI 8  /* ISA, edge */
-#define PC_SCI_GSI 9  /* ACPI, level, active high; by custom */
+#define PC_UART_GSI 4      /* ISA, edge: what an 8250 driver expects of COM1 */
+#define PC_RTC_GSI 8       /* ISA, edge */
+#define PC_SCI_GSI 9       /* ACPI, level, active high; by custom */
 #define PC_PCI_INTX_GSI 16 /* four pins, level: the first above the ISA range */
 
 /* ---- checks ---- */
@@ -68,10 +69,14 @@
 #define PC_APART(a, a_len, b, b_len) ((a) + (a_len) <= (b) || (b) + (b_len) <= (a))
 
 _Static_assert(PC_BOOT_GDT + PC_BOOT_GDT_ROOM <= PC_BOOT_PARAMS, "GDT and boot parameters overlap");
-_Static_assert(PC_BOOT_PARAMS + PC_BOOT_PARAMS_ROOM <= PC_BOOT_CMDLINE, "parameters and command line overlap");
-_Static_assert(PC_BOOT_CMDLINE + PC_BOOT_CMDLINE_ROOM <= PC_BOOT_PAGE_TABLES, "command line and page tables overlap");
-_Static_assert(PC_BOOT_PAGE_TABLES + PC_BOOT_PAGE_TABLES_ROOM <= PC_LOW_USABLE_END, "boot data beyond low RAM");
-_Static_assert(PC_ACPI_BASE >= 0xe0000 && PC_ACPI_BASE + PC_ACPI_ROOM <= 0x100000, "RSDP outside the search range");
+_Static_assert(PC_BOOT_PARAMS + PC_BOOT_PARAMS_ROOM <= PC_BOOT_CMDLINE,
+               "parameters and command line overlap");
+_Static_assert(PC_BOOT_CMDLINE + PC_BOOT_CMDLINE_ROOM <= PC_BOOT_PAGE_TABLES,
+               "command line and page tables overlap");
+_Static_assert(PC_BOOT_PAGE_TABLES + PC_BOOT_PAGE_TABLES_ROOM <= PC_LOW_USABLE_END,
+               "boot data beyond low RAM");
+_Static_assert(PC_ACPI_BASE >= 0xe0000 && PC_ACPI_BASE + PC_ACPI_ROOM <= 0x100000,
+               "RSDP outside the search range");
 _Static_assert(PC_PCI_MMIO32_BASE + PC_PCI_MMIO32_LEN <= PC_ECAM_BASE, "PCI window and ECAM overlap");
 _Static_assert(PC_ECAM_BASE % 0x10000000 == 0, "ECAM is aligned to 256 buses");
 _Static_assert(PC_ECAM_BASE + PC_ECAM_LEN <= PC_IOAPIC_BASE, "ECAM and I/O APIC overlap");
@@ -80,6 +85,7 @@ _Static_assert(PC_LAPIC_BASE + PC_LAPIC_LEN <= PC_HIGH_RAM_BASE, "local APIC abo
 _Static_assert(PC_HIGH_RAM_BASE + PC_RAM_MAX + PC_PCI_MMIO64_ALIGN + PC_PCI_MMIO64_LEN <= PC_PHYS_END_MAX,
                "the 64-bit window must be addressable");
 _Static_assert(PC_UART_GSI < 16 && PC_RTC_GSI < 16 && PC_SCI_GSI < 16, "ISA interrupts are below 16");
-_Static_assert(PC_PCI_INTX_GSI >= 16 && PC_PCI_INTX_GSI + 4 <= 24, "INTx pins lie outside the ISA range and inside the chip");
+_Static_assert(PC_PCI_INTX_GSI >= 16 && PC_PCI_INTX_GSI + 4 <= 24,
+               "INTx pins lie outside the ISA range and inside the chip");
 
 #endif

@@ -1,18 +1,21 @@
 /* The pump of a serial port.
  *
- * Theory of operation. One thread per port polls the two descriptors and an eventfd. It is not part of the machine's event
- * loop for two reasons: what the embedder gives may be anything (a regular file, which epoll refuses; a terminal that
- * someone has stopped), and a write that blocks here blocks nothing else.
+ * Theory of operation. One thread per port polls the two descriptors and an eventfd. It is not part of the
+ * machine's event loop for two reasons: what the embedder gives may be anything (a regular file, which epoll
+ * refuses; a terminal that someone has stopped), and a write that blocks here blocks nothing else.
  *
- * The library must not set O_NONBLOCK on the embedder's descriptors, because the flag belongs to the open file and would
- * be seen by whoever shares it (the shell). Where it can, the pump therefore opens the same terminal or pipe again for
- * itself; sockets have a flag per call; otherwise it writes little at a time and only when poll says that there is room.
+ * The library must not set O_NONBLOCK on the embedder's descriptors, because the flag belongs to the open
+ * file and would be seen by whoever shares it (the shell). Where it can, the pump therefore opens the same
+ * terminal or pipe again for itself; sockets have a flag per call; otherwise it writes little at a time and
+ * only when poll says that there is room.
  *
- * Output goes into a ring. Producers (CPU threads) append under the lock, the pump thread alone consumes, and writes from
- * the ring without the lock, since producers never touch bytes that are in use. A virtio console holds bytes back when the
- * ring is full; the UART cannot, and waits, unless the machine wants its CPUs (pump_hurry).
+ * Output goes into a ring. Producers (CPU threads) append under the lock, the pump thread alone consumes, and
+ * writes from the ring without the lock, since producers never touch bytes that are in use. A virtio console
+ * holds bytes back when the ring is full; the UART cannot, and waits, unless the machine wants its CPUs
+ * (pump_hurry).
  *
- * Input is read only when everything read before has been taken by the guest, so back-pressure reaches the writer. */
+ * Input is read only when everything read before has been taken by the guest, so back-pressure reaches the
+ * writer. */
 #include "machine/pump.h"
 
 #include <errno.h>
@@ -32,14 +35,14 @@
 
 #include "host/thread.h"
 
-#define RING_SIZE (256u << 10)                /* power of two */
-#define RING_RESERVE (64u << 10)              /* only for pump_write_all in a hurry */
+#define RING_SIZE (256u << 10)   /* power of two */
+#define RING_RESERVE (64u << 10) /* only for pump_write_all in a hurry */
 #define INPUT_SIZE 4096u
-#define BLOCKING_WRITE_MAX 256u               /* bytes that a terminal ready for writing takes without blocking */
+#define BLOCKING_WRITE_MAX 256u /* bytes that a terminal ready for writing takes without blocking */
 #define FLUSH_LIMIT_MS 1000
 
 struct port {
-    int fd;  /* -1: none, or ended */
+    int fd;   /* -1: none, or ended */
     bool own; /* opened by us, without blocking */
     bool is_socket;
 };
@@ -49,11 +52,11 @@ struct pump {
     struct port in, out;
     int wake_fd;
 
-    pthread_mutex_t lock;  /* taken under a device's lock; nothing is taken under it */
+    pthread_mutex_t lock;   /* taken under a device's lock; nothing is taken under it */
     pthread_cond_t drained; /* bytes left the ring, or hurry, or the output ended */
     uint8_t *ring;
-    uint64_t put, got;     /* bytes ever put in and taken out */
-    bool starved;          /* pump_write took too little: call ready when half is free */
+    uint64_t put, got; /* bytes ever put in and taken out */
+    bool starved;      /* pump_write took too little: call ready when half is free */
     bool room, hurry, stopping, stopped, out_dead;
 
     uint8_t input[INPUT_SIZE]; /* the pump thread's */

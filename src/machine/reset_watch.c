@@ -1,24 +1,26 @@
 /* Reboot or crash?
  *
- * Theory of operation. With `panic=-1` (or a time) on its command line a panicking Linux resets the machine by the very
- * same register that a reboot uses, so the reset itself says nothing. What differs is what came before:
+ * Theory of operation. With `panic=-1` (or a time) on its command line a panicking Linux resets the machine
+ * by the very same register that a reboot uses, so the reset itself says nothing. What differs is what came
+ * before:
  *
  *  - kernel_restart() runs machine_restart(), whose first step on x86 (native_machine_shutdown) clears every
- *    redirection entry of the I/O APIC: all pins are masked when the reset register is written. So do kernels of all
- *    versions since SMP exists, whatever drivers they have.
- *  - panic() ends in emergency_restart(), which goes straight to the reset register. Some pin is open then: a kernel that
- *    came as far as ACPI has at least the SCI's.
+ *    redirection entry of the I/O APIC: all pins are masked when the reset register is written. So do kernels
+ * of all versions since SMP exists, whatever drivers they have.
+ *  - panic() ends in emergency_restart(), which goes straight to the reset register. Some pin is open then: a
+ * kernel that came as far as ACPI has at least the SCI's.
  *
  * (Device shutdown would be another mark, but Linux resets its virtio devices on reboot only from 6.15 on.)
  *
- * So a reset is orderly if the guest had opened a pin and now all pins are masked. One that had opened none has crashed
- * before it got that far: nothing reboots that early by intent. Two requests of an administrator look like a crash,
- * since they are the same code path: `echo b > /proc/sysrq-trigger`, and rebooting with `reboot=force`. A triple
- * fault never comes here; it counts as a crash always. A guest with a pvpanic driver tells of its panic itself.
+ * So a reset is orderly if the guest had opened a pin and now all pins are masked. One that had opened none
+ * has crashed before it got that far: nothing reboots that early by intent. Two requests of an administrator
+ * look like a crash, since they are the same code path: `echo b > /proc/sysrq-trigger`, and rebooting with
+ * `reboot=force`. A triple fault never comes here; it counts as a crash always. A guest with a pvpanic driver
+ * tells of its panic itself.
  *
- * To know whether a pin was ever opened, this stands in front of the I/O APIC and reads along. The select register is
- * shadowed without a lock: Linux takes one of its own around the pair of accesses, and a guest that does not only misleads
- * itself. */
+ * To know whether a pin was ever opened, this stands in front of the I/O APIC and reads along. The select
+ * register is shadowed without a lock: Linux takes one of its own around the pair of accesses, and a guest
+ * that does not only misleads itself. */
 #include "machine/reset_watch.h"
 
 #define SELECT_OFF 0x00

@@ -13,14 +13,15 @@ struct reset_watch {
     _Atomic bool unmasked;     /* the guest has opened a pin since the last reset */
 };
 
-/* Stands where the I/O APIC does and passes everything on. ctx: struct reset_watch *. Memory, IOAPIC_REGION_LEN */
+/* Stands where the I/O APIC does and passes everything on. ctx: struct reset_watch *. Memory,
+ * IOAPIC_REGION_LEN */
 extern const struct region_ops reset_watch_ops;
 
 void reset_watch_init(struct reset_watch *w, struct ioapic *ioapic);
 void reset_watch_reset(struct reset_watch *w);
 
-/* Whether the guest, which has just asked for a reset, shut its interrupts down before. No vCPU runs. Changes the
- * I/O APIC's register select, so a reset must follow. */
+/* Whether the guest, which has just asked for a reset, shut its interrupts down before. No vCPU runs. Changes
+ * the I/O APIC's register select, so a reset must follow. */
 bool reset_watch_orderly(struct reset_watch *w);
 
 #endif

@@ -1,14 +1,15 @@
 /* One host thread per virtual CPU.
  *
- * Theory of operation. A thread is in one of two places: inside engine->run(), where the guest runs, halts, and reaches
- * devices through engine_host.io; or parked, waiting for `go`. It starts parked. Whoever wants the machine to itself
- * (control thread: pause, reset, stop) or has seen something that concerns all of it (a device on some vCPU thread: power off,
- * reset) sets `park` and kicks every CPU; each leaves run() with EXIT_KICKED, finds `park` set and counts itself as parked. A
- * kick before run() counts too (engine.h), so there is no window between the look at `park` and the entry.
+ * Theory of operation. A thread is in one of two places: inside engine->run(), where the guest runs, halts,
+ * and reaches devices through engine_host.io; or parked, waiting for `go`. It starts parked. Whoever wants
+ * the machine to itself (control thread: pause, reset, stop) or has seen something that concerns all of it (a
+ * device on some vCPU thread: power off, reset) sets `park` and kicks every CPU; each leaves run() with
+ * EXIT_KICKED, finds `park` set and counts itself as parked. A kick before run() counts too (engine.h), so
+ * there is no window between the look at `park` and the entry.
  *
- * Kicks have no other meaning here: interrupts and halts are the engine's own business, and a stray one costs a turn
- * of the loop. A CPU that shut down or failed sets `park` itself, so that the others stop close to that moment; it is
- * run again only after the control thread gave it a new state. */
+ * Kicks have no other meaning here: interrupts and halts are the engine's own business, and a stray one costs
+ * a turn of the loop. A CPU that shut down or failed sets `park` itself, so that the others stop close to
+ * that moment; it is run again only after the control thread gave it a new state. */
 #include "machine/vcpu_loop.h"
 
 #include <pthread.h>
@@ -27,8 +28,8 @@ struct vcpu {
 
 struct vcpus {
     struct vcpus_config cfg;
-    /* Taken on vCPU threads without any device's lock, or with one (a device that asks for parking). engine->kick is
-     * called under it and takes no lock of ours. */
+    /* Taken on vCPU threads without any device's lock, or with one (a device that asks for parking).
+     * engine->kick is called under it and takes no lock of ours. */
     pthread_mutex_t lock;
     pthread_cond_t go;     /* park fell, or quit */
     pthread_cond_t parked; /* parked_count rose */

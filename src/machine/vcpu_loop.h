@@ -10,8 +10,8 @@ struct vcpus_config {
     const struct engine_ops *engine;
     struct engine_vm *vm;
     unsigned count;
-    /* A CPU shut down or its engine failed (exit kind SHUTDOWN or FAULT). All are asked to park right after. vCPU
-     * thread, no lock held. */
+    /* A CPU shut down or its engine failed (exit kind SHUTDOWN or FAULT). All are asked to park right after.
+     * vCPU thread, no lock held. */
     void (*ended)(void *ctx, unsigned index, const struct exit *exit, const struct yado_error *err);
     void *ctx;
 };
@@ -22,7 +22,8 @@ bool vcpus_start(struct vcpus *v, struct yado_error *err);
 void vcpus_free(struct vcpus *v); /* parks, ends and joins the threads; NULL is fine */
 
 /* The machine's control thread. */
-void vcpus_park(struct vcpus *v);   /* returns when all are parked: no guest instruction runs until vcpus_unpark */
+void vcpus_park(
+    struct vcpus *v); /* returns when all are parked: no guest instruction runs until vcpus_unpark */
 void vcpus_unpark(struct vcpus *v);
 
 /* Begins parking and returns. Any thread, vCPU threads too. */

@@ -230,18 +230,38 @@ void virtq_drop(struct virtq *q, uint16_t head)
     q->held--;
 }
 
-void virtq_push(struct virtq *q, uint16_t head, uint32_t len)
+void virtq_untake(struct virtq *q, uint16_t head)
+{
+    virtq_drop(q, head);
+    q->next_avail--;
+}
+
+void virtq_stage(struct virtq *q, uint16_t head, uint32_t len)
 {
     virtq_drop(q, head);
     if (!queue_works(q))
         return;
-    uint16_t *at = q->used + 2 + 4u * (q->next_used % q->size);
+    uint16_t *at = q->used + 2 + 4u * ((uint16_t)(q->next_used + q->staged) % q->size);
     struct virtio_used_elem e = { .id = head, .len = len };
 
     memcpy(at, &e, sizeof(e));
     gmem_written(q->mem, ring_gpa(q, at), sizeof(e));
-    q->next_used++;
+    q->staged++;
+}
+
+void virtq_publish(struct virtq *q)
+{
+    if (!queue_works(q) || !q->staged)
+        return;
+    q->next_used += q->staged;
+    q->staged = 0;
     used_store(q, &q->used[1], q->next_used);
+}
+
+void virtq_push(struct virtq *q, uint16_t head, uint32_t len)
+{
+    virtq_stage(q, head, len);
+    virtq_publish(q);
 }
 
 bool virtq_wants_interrupt(struct virtq *q)
@@ -274,6 +294,19 @@ bool virtq_kicks_on(struct virtq *q)
     else
         used_store(q, &q->used[0], 0);
     return !virtq_empty(q);
+}
+
+bool virtq_kicks_on_more(struct virtq *q)
+{
+    if (!queue_works(q))
+        return false;
+    uint16_t now = avail_idx(q);
+
+    if (q->event_idx)
+        used_store(q, avail_event(q), now);
+    else
+        used_store(q, &q->used[0], 0);
+    return avail_idx(q) != now;
 }
 
 size_t virtq_segs_read(const struct virtq_seg *segs, unsigned count, uint64_t off, void *buf, size_t len)

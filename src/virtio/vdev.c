@@ -304,15 +304,32 @@ void vdev_drop(struct vdev *vd, unsigned queue, uint16_t head)
         pthread_cond_broadcast(&vd->settled);
 }
 
-void vdev_complete(struct vdev *vd, unsigned queue, uint16_t head, uint32_t len)
+void vdev_untake(struct vdev *vd, unsigned queue, uint16_t head)
+{
+    virtq_untake(&vd->queues[queue], head);
+}
+
+void vdev_stage(struct vdev *vd, unsigned queue, uint16_t head, uint32_t len)
+{
+    if (vd->broken || vd->resetting)
+        vdev_drop(vd, queue, head);
+    else
+        virtq_stage(&vd->queues[queue], head, len);
+}
+
+void vdev_publish(struct vdev *vd, unsigned queue)
 {
     struct virtq *q = &vd->queues[queue];
 
-    if (vd->broken || vd->resetting) {
-        vdev_drop(vd, queue, head);
+    if (vd->broken || vd->resetting || !q->staged)
         return;
-    }
-    virtq_push(q, head, len);
+    virtq_publish(q);
     if (virtq_wants_interrupt(q))
         interrupt(vd, (int)queue);
+}
+
+void vdev_complete(struct vdev *vd, unsigned queue, uint16_t head, uint32_t len)
+{
+    vdev_stage(vd, queue, head, len);
+    vdev_publish(vd, queue);
 }

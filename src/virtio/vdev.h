@@ -126,6 +126,11 @@ bool vdev_drain(struct vdev *vd, unsigned queue,
 /* Returns a chain to the driver and interrupts it if it wants that. */
 void vdev_complete(struct vdev *vd, unsigned queue, uint16_t head, uint32_t len);
 void vdev_drop(struct vdev *vd, unsigned queue, uint16_t head);
+/* vdev_complete in two steps, for many chains or such as the driver must see at once. */
+void vdev_stage(struct vdev *vd, unsigned queue, uint16_t head, uint32_t len);
+void vdev_publish(struct vdev *vd, unsigned queue);
+/* Puts the chain that was taken last back. */
+void vdev_untake(struct vdev *vd, unsigned queue, uint16_t head);
 /* The guest broke a rule: DEVICE_NEEDS_RESET, a configuration interrupt, one log line, no more work until
  * reset. */
 void vdev_broken(struct vdev *vd, const char *fmt, ...) printf_like(2, 3);

@@ -148,7 +148,8 @@ static void test_storage(void **state)
     char path[64];
 
     (void)state;
-    expect(with_disk("/nonexistent/disk", 0), YADO_ERR_FILE, "storage[0]: /nonexistent/disk: ", "No such file");
+    expect(with_disk("/nonexistent/disk", 0), YADO_ERR_FILE,
+           "storage[0]: /nonexistent/disk: ", "No such file");
     expect(with_disk("/tmp", 0), YADO_ERR_FILE, "storage[0]: /tmp: ", "directory");
     expect(with_disk("/tmp", YADO_DISK_READ_ONLY), YADO_ERR_FILE, "storage[0]: /tmp: ", "directory");
     expect(with_disk("/dev/null", 0), YADO_ERR_FILE, "storage[0]: /dev/null: ", "");
@@ -173,7 +174,8 @@ static void test_storage(void **state)
     disk_file(path, 1 << 20);
     yado_config_free(c);
     c = with_disk(path, 0);
-    yado_config_add_storage(c, yado_virtio_block_new(yado_disk_image_new("/nonexistent/b", YADO_DISK_RAW, 0)));
+    yado_config_add_storage(c,
+                            yado_virtio_block_new(yado_disk_image_new("/nonexistent/b", YADO_DISK_RAW, 0)));
     expect(c, YADO_ERR_FILE, "storage[1]: /nonexistent/b: ", "");
     unlink(path);
 }

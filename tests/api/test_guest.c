@@ -1,4 +1,5 @@
-/* Whole machines through the public API, with guests of a few instructions, on each engine that the host has. */
+/* Whole machines through the public API, with guests of a few instructions, on each engine that the host has.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -44,8 +45,8 @@ static void on_started(void *ctx, const struct yado_error *err)
 }
 
 /* The guest's UART goes to out_fd and comes from in_fd. */
-static struct yado_machine *guest_start(struct heard *h, enum yado_engine engine, const uint8_t *code, size_t len,
-                                        int in_fd, int out_fd, const char *disk)
+static struct yado_machine *guest_start(struct heard *h, enum yado_engine engine, const uint8_t *code,
+                                        size_t len, int in_fd, int out_fd, const char *disk)
 {
     struct yado_machine_options o = { .engine = engine, .on_event = on_event, .event_ctx = h };
     struct yado_config *c = yado_config_new();
@@ -118,15 +119,24 @@ static void test_panic(void **state)
 static void test_reboot(void **state)
 {
     static const uint8_t code[] = {
-        TINY_OUTB(0x70, 0x40),              /* CMOS byte 0x40 */
-        0x66, 0xba, 0x71, 0x00,             /* mov dx, 0x71 */
-        0xec,                               /* in al, dx */
-        0x40,                               /* inc eax */
-        0xee,                               /* out dx, al */
-        0x3c, 0x03,                         /* cmp al, 3 */
-        0x72, 0x0d,                         /* jb over the power off */
-        TINY_POWER_OFF, TINY_HALT,          /* 9 + 4 bytes */
-        TINY_UNMASK, TINY_MASK, TINY_RESET, TINY_HALT,
+        TINY_OUTB(0x70, 0x40), /* CMOS byte 0x40 */
+        0x66,
+        0xba,
+        0x71,
+        0x00, /* mov dx, 0x71 */
+        0xec, /* in al, dx */
+        0x40, /* inc eax */
+        0xee, /* out dx, al */
+        0x3c,
+        0x03, /* cmp al, 3 */
+        0x72,
+        0x0d, /* jb over the power off */
+        TINY_POWER_OFF,
+        TINY_HALT, /* 9 + 4 bytes */
+        TINY_UNMASK,
+        TINY_MASK,
+        TINY_RESET,
+        TINY_HALT,
     };
 
     (void)state;
@@ -137,13 +147,21 @@ static void test_reboot(void **state)
 static void test_request_stop(void **state)
 {
     static const uint8_t code[] = {
-        TINY_OUTW(0x602, 0x0100),           /* PM1 enable: PWRBTN_EN */
-        TINY_OUTB(0x3f8, 'r'),              /* ready */
-        0x66, 0xba, 0x00, 0x06,             /* mov dx, 0x600 */
-        0x66, 0xed,                         /* in ax, dx */
-        0xf6, 0xc4, 0x01,                   /* test ah, 1: PWRBTN_STS */
-        0x74, 0xf9,                         /* jz back to the in */
-        TINY_POWER_OFF, TINY_HALT,
+        TINY_OUTW(0x602, 0x0100), /* PM1 enable: PWRBTN_EN */
+        TINY_OUTB(0x3f8, 'r'),    /* ready */
+        0x66,
+        0xba,
+        0x00,
+        0x06, /* mov dx, 0x600 */
+        0x66,
+        0xed, /* in ax, dx */
+        0xf6,
+        0xc4,
+        0x01, /* test ah, 1: PWRBTN_STS */
+        0x74,
+        0xf9, /* jz back to the in */
+        TINY_POWER_OFF,
+        TINY_HALT,
     };
     struct heard h;
     struct yado_machine *m;
@@ -166,11 +184,11 @@ static void test_request_stop(void **state)
 
 /* Sends back each byte plus one. */
 static const uint8_t echo_code[] = {
-    0x66, 0xba, 0xfd, 0x03,                 /* mov dx, 0x3fd: line status */
-    0xec, 0xa8, 0x01, 0x74, 0xfb,           /* in al, dx; test al, 1; jz back */
-    0x66, 0xba, 0xf8, 0x03,                 /* mov dx, 0x3f8 */
-    0xec, 0x40, 0xee,                       /* in al, dx; inc eax; out dx, al */
-    0xeb, 0xee,                             /* jmp to the start */
+    0x66, 0xba, 0xfd, 0x03,       /* mov dx, 0x3fd: line status */
+    0xec, 0xa8, 0x01, 0x74, 0xfb, /* in al, dx; test al, 1; jz back */
+    0x66, 0xba, 0xf8, 0x03,       /* mov dx, 0x3f8 */
+    0xec, 0x40, 0xee,             /* in al, dx; inc eax; out dx, al */
+    0xeb, 0xee,                   /* jmp to the start */
 };
 
 /* Two machines in one process, and each with its own. Then both are stopped. */
@@ -274,8 +292,9 @@ static void test_disk_is_locked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_off),    cmocka_unit_test(test_triple_fault), cmocka_unit_test(test_panic),
-        cmocka_unit_test(test_reboot),       cmocka_unit_test(test_request_stop), cmocka_unit_test(test_two_machines),
+        cmocka_unit_test(test_power_off),    cmocka_unit_test(test_triple_fault),
+        cmocka_unit_test(test_panic),        cmocka_unit_test(test_reboot),
+        cmocka_unit_test(test_request_stop), cmocka_unit_test(test_two_machines),
         cmocka_unit_test(test_pause),        cmocka_unit_test(test_disk_is_locked),
     };
     int failed = 0;

@@ -98,7 +98,8 @@ static void fake_console_size(struct backend *b, unsigned index, uint16_t column
     fake.columns = columns;
 }
 
-static void fake_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+static void fake_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),
+                          void *ctx)
 {
     (void)b;
     fn(ctx, "blocks", 7);
@@ -223,7 +224,8 @@ static void test_table(void **state)
     (void)state;
     for (size_t r = 0; r < array_size(rules); r++) {
         for (unsigned s = YADO_STATE_STOPPED; s <= YADO_STATE_RESTORING; s++)
-            assert_true((state_move_find(rules[r].verb, (enum yado_state)s) != NULL) == (rules[r].legal >> s & 1));
+            assert_true((state_move_find(rules[r].verb, (enum yado_state)s) != NULL) ==
+                        (rules[r].legal >> s & 1));
     }
 }
 
@@ -248,8 +250,9 @@ static void test_life(void **state)
     assert_int_equal(fake.buttons, 1);
     assert_true(yado_machine_stop(m, on_done, &h));
     assert_true(yado_machine_wait(m, 10000));
-    assert_string_equal(h.text, "stopped>starting;starting>running;done;running>pausing;pausing>paused;done;"
-                                "paused>resuming;resuming>running;done;running>stopping;stopping>stopped;done;");
+    assert_string_equal(h.text,
+                        "stopped>starting;starting>running;done;running>pausing;pausing>paused;done;"
+                        "paused>resuming;resuming>running;done;running>stopping;stopping>stopped;done;");
     assert_int_equal(yado_machine_stop_reason(m), YADO_STOP_HOST);
     assert_true(pthread_equal(h.thread, pthread_self()));
     assert_int_equal(fake.stops, 1);
@@ -337,7 +340,8 @@ static void test_guest_ends(void **state)
     }
 }
 
-/* The guest's end races with the caller's stop: whoever wins, there is one end and each completion comes once. */
+/* The guest's end races with the caller's stop: whoever wins, there is one end and each completion comes
+ * once. */
 static void test_end_race(void **state)
 {
     (void)state;

@@ -103,9 +103,10 @@ static void test_options(void **state)
     struct run_options o;
 
     (void)state;
-    assert_int_equal(read_words(&o, WORDS("--kernel", "vmlinuz", "--cpus=3", "--memory", "768M", "--disk",
-                                          "a.img,ro,sync=none", "--disk=b.img", "--timeout", "5", "--serial", "none")),
-                     EXIT_OK);
+    assert_int_equal(
+        read_words(&o, WORDS("--kernel", "vmlinuz", "--cpus=3", "--memory", "768M", "--disk",
+                             "a.img,ro,sync=none", "--disk=b.img", "--timeout", "5", "--serial", "none")),
+        EXIT_OK);
     assert_string_equal(o.kernel, "vmlinuz");
     assert_int_equal(o.cpus, 3);
     assert_int_equal(o.memory, 768ull << 20);
@@ -252,10 +253,19 @@ static void test_keys(void **state)
     (void)state;
     input_init(&in, 1);
     expect_keys(&in, "abc\x03\r", 5, "abc\x03\r", false);
-    expect_keys(&in, "ab\x1d" "cd", 5, "ab", true);
+    expect_keys(&in,
+                "ab\x1d"
+                "cd",
+                5, "ab", true);
     expect_keys(&in, "\x01x", 2, "", true);
     expect_keys(&in, "\x01\x01x", 3, "\x01x", false);
-    expect_keys(&in, "\x01" "d", 2, "\x01" "d", false);
+    expect_keys(&in,
+                "\x01"
+                "d",
+                2,
+                "\x01"
+                "d",
+                false);
     expect_keys(&in, "a\x01", 2, "a", false); /* held back ... */
     expect_keys(&in, "q", 1, "\x01q", false); /* ... until the next key */
     expect_keys(&in, "\x01", 1, "", false);
@@ -265,8 +275,12 @@ static void test_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_options),         cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_image), cmocka_unit_test(test_disk_with_comma), cmocka_unit_test(test_console),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_image),
+        cmocka_unit_test(test_disk_with_comma),
+        cmocka_unit_test(test_console),
         cmocka_unit_test(test_keys),
     };
 

@@ -120,7 +120,7 @@ name:
 #define LG_TABLES 0x10000
 
 /* ---- 64-bit ring 0. r15 is the macros' own. ---- */
-#define PASS xor eax, eax; out DONE_PORT, eax; 1: hlt; jmp 1b
+#define PASS xor eax, eax; out DONE_PORT, eax; 96: hlt; jmp 96b
 #define FAIL mov r15d, __LINE__; jmp fail64
 /* the two are equal: operands as for CMP */
 #define EQ(a, b) EQ_TEXT(a, b)
@@ -134,6 +134,11 @@ name:
 #define FAULTS_TEXT(vec, err, insn...) expect_fault __LINE__, vec, err, #insn
 /* As FAULTS for a #PF at this address (a register or immediate that fits CMP r64). */
 #define PAGE_FAULTS(err, addr, insn...) FAULTS_TEXT(14, err, insn); EQ(got_cr2[rip], addr)
+/* As PAGE_FAULTS, for a jump or call that arrives at addr, where the fetch fails. rsp is put back. */
+#define FETCH_FAULTS(err, addr, insn...)                                                                               \
+    lea r15, [rip + 77f]; mov back[rip], r15; mov back_rsp[rip], rsp; mov byte ptr armed[rip], 1; insn;               \
+    mov r15d, __LINE__; jmp fail64; 77: EQ(dword ptr got_vector[rip], 14); EQ(dword ptr got_error[rip], err);         \
+    EQ(got_cr2[rip], addr); EQ(got_rip[rip], addr)
 /* As FAULTS, for a jump to ring 3 code at a label: the exception comes from there. */
 #define USER_FAULTS(vec, err, label) expect_user_fault __LINE__, vec, err, label
 /* Runs ring 3 code at the label until it does INT 0x30, and comes back in ring 0. All registers but rsp, r15 are kept. */

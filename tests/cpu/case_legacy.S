@@ -2,7 +2,7 @@
 #include "case.h"
 CASES(legacy)
 
-#define PASS32 xor eax, eax; out DONE_PORT, eax; 1: hlt; jmp 1b
+#define PASS32 xor eax, eax; out DONE_PORT, eax; 96: hlt; jmp 96b
     /* The condition holds, else the line is reported. For 16- and 32-bit code. */
 #define OK(cc) ok_cc __LINE__, cc
 #define SAME(a, b) SAME_TEXT(a, b)
@@ -286,7 +286,7 @@ CASE(prot_exceptions, MODE_PROT)
     SAME(ebx, 0x103)
     mov eax, 0x7fffffff
     inc eax
-    xor ebx, ebx
+    mov ebx, 0 /* OF stays */
     .byte 0xce /* into */
     SAME(ebx, 0x103)
     mov dword ptr ds:[CASE_DATA + 0x2000], 10

@@ -185,7 +185,7 @@ CASE(fault_not_present, MODE_LONG)
     PAGE_FAULTS(0, rbx, mov rax, [rbx])
     PAGE_FAULTS(2, rbx, mov [rbx], rax)
     PAGE_FAULTS(2, rbx, inc qword ptr [rbx])
-    PAGE_FAULTS(0x10, rbx, jmp rbx)
+    FETCH_FAULTS(0x10, rbx, jmp rbx)
     PASS
 
 CASE(fault_write_protect, MODE_LONG)
@@ -218,7 +218,7 @@ CASE(fault_no_execute, MODE_LONG)
     mov byte ptr [FRAME], 0xc3
     set_page 3, FRAME + RW_S + NX
     mov rbx, PAGES + 0x3000
-    PAGE_FAULTS(0x11, rbx, call rbx)
+    FETCH_FAULTS(0x11, rbx, call rbx)
     set_page 3, FRAME + RW_S
     call rbx
     mov ecx, 0xc0000080 /* without EFER.NXE bit 63 is reserved */
@@ -273,7 +273,7 @@ CASE(smep_smap, MODE_LONG)
     mov rax, cr4
     bts eax, 20
     mov cr4, rax
-    PAGE_FAULTS(0x11, rbx, call rbx)
+    FETCH_FAULTS(0x11, rbx, call rbx)
 1:  bt r12d, 20
     jnc 2f
     mov eax, [rbx]
@@ -497,31 +497,23 @@ CASE(smc_next_instruction, MODE_LONG)
 
 CASE(smc_patched_jump, MODE_LONG)
     mov ecx, 40
-1:  xor byte ptr 2f[rip + 1], 3f - 4f
-    xor esi, esi
+1:  xor esi, esi
 2:  jmp 3f
 3:  inc esi
 4:  inc esi
     mov eax, ecx
-    and eax, 1
+    and eax, 1 /* even rounds came by the first target */
+    xor eax, 1
     inc eax
-    /* the offsets differ by the length of INC; XOR toggles only when the low bits agree, so compare what the byte says */
-    movsx edx, byte ptr 2b[rip + 1]
-    mov eax, 2
-    test edx, edx
-    jz 5f
-    mov eax, 1
-5:  EQ(esi, eax)
-    mov byte ptr 2b[rip + 1], 0
+    EQ(esi, eax)
+    mov al, 3b - 3b
     test ecx, 1
-    jz 6f
-    mov byte ptr 2b[rip + 1], 4b - 3b
-6:  xor byte ptr 1b[rip + 6], 0
+    jnz 5f
+    mov al, 4b - 3b
+5:  mov 2b[rip + 1], al
     dec ecx
-    jnz 7f
+    jnz 1b
     PASS
-7:  mov byte ptr 1b[rip + 6], 0
-    jmp 1b
 
 CASE(smc_other_page, MODE_LONG)
     mov rbx, FRAME + 0x100
@@ -614,7 +606,7 @@ CASE(exceptions_traps, MODE_LONG)
     mov byte ptr armed[rip], 1
     int 0x28 /* no gate there */
     FAIL
-3:  EQ(qword ptr got_vector[rip], 11)
+3:  EQ(qword ptr got_vector[rip], 13) /* an entry of zeroes is not even a gate */
     EQ(qword ptr got_error[rip], 0x28 * 8 + 2)
     PASS
 
@@ -827,7 +819,7 @@ CASE(syscall_rules, MODE_LONG)
 1:  sysretq
 2:  .byte 0xb8, 0x10, 0x32, 0x33, 0x44 /* mov eax, 0x44333210 */
     .byte 0x48                         /* dec eax in 32-bit code, REX.W in 64-bit code */
-    .byte 0x05, 2, 0xef, 0xff, 0xff    /* add eax, -0x10fe */
+    .byte 0x05, 2, 0xf0, 0xff, 0xff    /* add eax, -0xffe */
     .byte 0x89, 0xc3                   /* mov ebx, eax */
     .byte 0xcd, 0x30                   /* int 0x30 */
 
@@ -892,7 +884,7 @@ CASE(ring3_io_map, MODE_LONG)
     and byte ptr [LG_GDT + LG_TSS + 5], 0xfd
     mov word ptr [LG_TSS_AT + 102], 0x68
     mov rdi, LG_TSS_AT + 0x68
-    mov ecx, 0x98
+    mov ecx, 0xff
     mov al, 0xff
     rep stosb
     and byte ptr [LG_TSS_AT + 0x68 + ECHO_PORT / 8], 0xfc /* two ports from ECHO_PORT */
@@ -977,14 +969,16 @@ CASE(jump_table, MODE_LONG)
     mov ecx, 256
 1:  mov [rdi], rax
     add rdi, 8
-    add rax, 5
+    add rax, 8
     loop 1b
     xor esi, esi
     mov r12d, 20
 4:  mov ecx, 255
 3:  jmp [rcx * 8 + CASE_DATA]
-2:  .rept 256 /* 5 bytes each */
+    .p2align 3
+2:  .rept 256 /* 8 bytes each */
     jmp 5f
+    .p2align 3
     .endr
 5:  add esi, ecx
     sub ecx, 1
@@ -1334,8 +1328,10 @@ CASE(self_ipi, MODE_LONG)
     nop /* the shadow of STI */
     nop
     EQ(dword ptr irq_count[rip + 20], 1)
-    x2write 0x83f, 0x43
-    nop
+    x2write 0x83f, 0x43 /* how soon is up to the processor */
+    mov ecx, 10000000
+1:  cmp dword ptr irq_count[rip + 12], 1
+    loopne 1b
     EQ(dword ptr irq_count[rip + 12], 1)
     mov eax, 15
     mov cr8, rax
@@ -1344,7 +1340,9 @@ CASE(self_ipi, MODE_LONG)
     EQ(dword ptr irq_count[rip + 16], 0)
     xor eax, eax
     mov cr8, rax
-    nop
+    mov ecx, 10000000
+1:  cmp dword ptr irq_count[rip + 16], 1
+    loopne 1b
     EQ(dword ptr irq_count[rip + 16], 1)
     cli
     PASS
@@ -1438,6 +1436,7 @@ CASE(xapic_page, MODE_LONG)
 
 /* ---- leaving 64-bit code: volume 3, 5.8.1 ---- */
 CASE(compatibility_mode, MODE_LONG)
+    mov byte ptr no_eoi[rip], 1
     push LG_CODE32
     lea rax, [rip + 1f]
     push rax

@@ -5,7 +5,7 @@
 #include "case.h"
 #include "engine/engine.h"
 
-#define CPU_CASE_TIMEOUT_S 60
+#define CPU_CASE_TIMEOUT_S 60 /* two spinning vCPUs on a busy host take their time */
 
 /* True: the case passed. Else `why` holds one line. `group` is the blob that the case belongs to. */
 bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,

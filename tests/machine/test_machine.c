@@ -45,7 +45,7 @@ static struct {
     struct engine_vm *vm; /* the last that was opened */
     unsigned closed;
     uint64_t seen[3]; /* by guest_looks_around; asserted on the test's own thread */
-} fake; /* a test's own state: one machine at a time */
+} fake;               /* a test's own state: one machine at a time */
 
 static bool fake_available(struct yado_error *err)
 {
@@ -138,7 +138,8 @@ static uint64_t fake_tsc_khz(struct engine_vm *vm)
     return 1000000;
 }
 
-static void fake_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+static void fake_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value),
+                          void *ctx)
 {
     (void)vm;
     fn(ctx, "answers", 42);
@@ -163,8 +164,8 @@ static const struct engine_ops fake_engine = {
 
 /* ---- what guests do ---- */
 
-static uint64_t guest_io(struct engine_vcpu *cpu, enum exit_kind kind, uint64_t addr, uint8_t width, bool is_write,
-                         uint64_t value)
+static uint64_t guest_io(struct engine_vcpu *cpu, enum exit_kind kind, uint64_t addr, uint8_t width,
+                         bool is_write, uint64_t value)
 {
     struct exit x = { .kind = kind, .addr = addr, .width = width, .is_write = is_write, .data = value };
 
@@ -480,10 +481,12 @@ static void test_reboot_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_off),    cmocka_unit_test(test_panic_reset),   cmocka_unit_test(test_early_reset),
-        cmocka_unit_test(test_pvpanic),      cmocka_unit_test(test_triple_fault),  cmocka_unit_test(test_engine_fault),
-        cmocka_unit_test(test_stop_on_reset), cmocka_unit_test(test_looks_around), cmocka_unit_test(test_reboot),
-        cmocka_unit_test(test_pause),        cmocka_unit_test(test_uart),          cmocka_unit_test(test_reboot_fails),
+        cmocka_unit_test(test_power_off),     cmocka_unit_test(test_panic_reset),
+        cmocka_unit_test(test_early_reset),   cmocka_unit_test(test_pvpanic),
+        cmocka_unit_test(test_triple_fault),  cmocka_unit_test(test_engine_fault),
+        cmocka_unit_test(test_stop_on_reset), cmocka_unit_test(test_looks_around),
+        cmocka_unit_test(test_reboot),        cmocka_unit_test(test_pause),
+        cmocka_unit_test(test_uart),          cmocka_unit_test(test_reboot_fails),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

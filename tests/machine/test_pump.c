@@ -69,9 +69,12 @@ static bool guest_wait(struct guest *g, size_t len, unsigned ready)
 
 static struct pump *pump_make(struct guest *g, int read_fd, int write_fd)
 {
-    struct pump_config cfg = {
-        .name = "test", .read_fd = read_fd, .write_fd = write_fd, .receive = guest_receive, .ready = guest_ready, .ctx = g
-    };
+    struct pump_config cfg = { .name = "test",
+                               .read_fd = read_fd,
+                               .write_fd = write_fd,
+                               .receive = guest_receive,
+                               .ready = guest_ready,
+                               .ctx = g };
     struct pump *p;
 
     *g = (struct guest){ .limit = sizeof(g->bytes) };
@@ -244,9 +247,9 @@ static void test_regular_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_ways),    cmocka_unit_test(test_input_waits_for_room),
+        cmocka_unit_test(test_both_ways),         cmocka_unit_test(test_input_waits_for_room),
         cmocka_unit_test(test_output_is_bounded), cmocka_unit_test(test_hurry_lets_go),
-        cmocka_unit_test(test_reader_gone),  cmocka_unit_test(test_regular_file),
+        cmocka_unit_test(test_reader_gone),       cmocka_unit_test(test_regular_file),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* A guest of a few instructions: an ELF file with a PVH entry (32-bit protected mode, flat segments, paging off). */
+/* A guest of a few instructions: an ELF file with a PVH entry (32-bit protected mode, flat segments, paging
+ * off). */
 #ifndef TEST_TINY_KERNEL_H
 #define TEST_TINY_KERNEL_H
 
@@ -37,11 +38,19 @@ static inline void tiny_kernel_write(char path[64], const uint8_t *code, size_t 
     f.eh.e_ehsize = sizeof(f.eh);
     f.eh.e_phentsize = sizeof(f.ph[0]);
     f.eh.e_phnum = 2;
-    f.ph[0] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_offset = offsetof(__typeof__(f), code),
-                            .p_vaddr = TINY_ENTRY, .p_paddr = TINY_ENTRY, .p_filesz = sizeof(f.code),
-                            .p_memsz = sizeof(f.code), .p_align = 1 };
-    f.ph[1] = (Elf64_Phdr){ .p_type = PT_NOTE, .p_offset = offsetof(__typeof__(f), note),
-                            .p_filesz = sizeof(f.note) + 8, .p_memsz = sizeof(f.note) + 8, .p_align = 4 };
+    f.ph[0] = (Elf64_Phdr){ .p_type = PT_LOAD,
+                            .p_flags = PF_R | PF_X,
+                            .p_offset = offsetof(__typeof__(f), code),
+                            .p_vaddr = TINY_ENTRY,
+                            .p_paddr = TINY_ENTRY,
+                            .p_filesz = sizeof(f.code),
+                            .p_memsz = sizeof(f.code),
+                            .p_align = 1 };
+    f.ph[1] = (Elf64_Phdr){ .p_type = PT_NOTE,
+                            .p_offset = offsetof(__typeof__(f), note),
+                            .p_filesz = sizeof(f.note) + 8,
+                            .p_memsz = sizeof(f.note) + 8,
+                            .p_align = 4 };
     f.note = (Elf64_Nhdr){ .n_namesz = 4, .n_descsz = 4, .n_type = 18 }; /* XEN_ELFNOTE_PHYS32_ENTRY */
     memcpy(f.name, "Xen", 4);
     f.entry = TINY_ENTRY;
@@ -57,8 +66,9 @@ static inline void tiny_kernel_write(char path[64], const uint8_t *code, size_t 
 
 /* Building blocks. */
 #define TINY_OUTB(port, value) 0x66, 0xba, (uint8_t)(port), (uint8_t)((port) >> 8), 0xb0, (value), 0xee
-#define TINY_OUTW(port, value) \
-    0x66, 0xba, (uint8_t)(port), (uint8_t)((port) >> 8), 0x66, 0xb8, (uint8_t)(value), (uint8_t)((value) >> 8), 0x66, 0xef
+#define TINY_OUTW(port, value)                                                                               \
+    0x66, 0xba, (uint8_t)(port), (uint8_t)((port) >> 8), 0x66, 0xb8, (uint8_t)(value),                       \
+        (uint8_t)((value) >> 8), 0x66, 0xef
 /* mov dword [address], value */
 #define TINY_BYTES32(v) (uint8_t)(v), (uint8_t)((v) >> 8), (uint8_t)((v) >> 16), (uint8_t)((v) >> 24)
 #define TINY_STORE(address, value) 0xc7, 0x05, TINY_BYTES32(address), TINY_BYTES32(value)
@@ -67,7 +77,8 @@ static inline void tiny_kernel_write(char path[64], const uint8_t *code, size_t 
 #define TINY_RESET TINY_OUTB(0xcf9, 0x06)
 #define TINY_HALT 0xfa, 0xf4, 0xeb, 0xfd /* cli; hlt; jmp back */
 /* lidt of an empty table at the stack's place, then int3 */
-#define TINY_TRIPLE_FAULT TINY_STORE(0x8000u, 0u), TINY_STORE(0x8004u, 0u), 0x0f, 0x01, 0x1d, TINY_BYTES32(0x8000u), 0xcc
+#define TINY_TRIPLE_FAULT                                                                                    \
+    TINY_STORE(0x8000u, 0u), TINY_STORE(0x8004u, 0u), 0x0f, 0x01, 0x1d, TINY_BYTES32(0x8000u), 0xcc
 /* opens pin 4 of the I/O APIC, masked again by TINY_MASK */
 #define TINY_UNMASK TINY_STORE(0xfec00000u, 0x18u), TINY_STORE(0xfec00010u, 0x00000030u)
 #define TINY_MASK TINY_STORE(0xfec00000u, 0x18u), TINY_STORE(0xfec00010u, 0x00010000u)

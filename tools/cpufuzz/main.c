@@ -15,6 +15,7 @@ static const char usage[] =
     "  --time SECONDS   stop after this time\n"
     "  --classes LIST   of: int,string,branch,stack,x87,mmx,sse,avx,priv,raw (default all)\n"
     "  --replay N       run only the sequence with this seed\n"
+    "  --at ADDRESS     with --replay: put its code there\n"
     "  --differences N  stop after N differences (default 1)\n"
     "  --no-fault-flags do not compare status flags at a fault\n"
     "  --native-only    run both times on the host: checks the tool itself\n"
@@ -23,7 +24,7 @@ static const char usage[] =
     "Exit status: 0 no difference, 1 differences or failure, 2 usage.\n";
 
 struct options {
-    uint64_t seed, count, replay, differences;
+    uint64_t seed, count, replay, differences, at;
     unsigned seconds;
     uint32_t classes;
     bool seed_given, replay_given, fault_flags, native_only, list, dump;
@@ -38,6 +39,8 @@ struct run {
     uint64_t va[FUZZ_BATCH];
     struct fuzz_output *first; /* native_only: the outputs of the first run */
     uint64_t code_off;
+    uint64_t va_first; /* code_off where the last whole batch began */
+    uint64_t place; /* not 0: where the code of a batch of one goes */
     uint64_t executed, sequences, differences;
     uint64_t faults[32]; /* by vector */
 };
@@ -63,6 +66,8 @@ static void place_batch(struct run *r, const struct fuzz_seq *seq, unsigned coun
 
     if (r->code_off + count * (FUZZ_CODE_MAX + 64) > FUZZ_CODE_SIZE)
         r->code_off = fuzz_mix(seq->seed) % 64;
+    if (count == 1 && r->place)
+        r->code_off = r->place;
     start = r->code_off;
     for (unsigned i = 0; i < count; i++) {
         uint8_t code[FUZZ_CODE_MAX];
@@ -203,15 +208,18 @@ static bool on_difference(struct run *r, unsigned i, struct yado_error *err)
     bool ok = true;
 
     r->differences++;
-    printf("DIFFERENCE %" PRIu64 " (repeat with --replay %" PRIu64 ")\n", r->differences, r->seq[i].seed);
+    printf("DIFFERENCE %" PRIu64 " (repeat with --replay %" PRIu64 " --at %#" PRIx64 ")\n", r->differences, r->seq[i].seed,
+           r->va[i]);
     if (!s)
         return false;
     *s = r->seq[i];
     if (r->o.replay_given)
         report(r, s, i);
+    r->place = r->va[i] - FUZZ_CODE_VA; /* what is on the stack and in registers depends on where the code is */
     ok = run_batch(r, s, 1, err);
     if (ok && is_equal(r, 0, NULL)) {
         printf("does not show when run alone; ");
+        r->code_off = r->va_first;
         ok = run_batch(r, r->seq, i + 1, err);
         if (ok)
             report(r, s, i);
@@ -283,6 +291,7 @@ static bool fuzz_all(struct run *r, struct yado_error *err)
             print_stopped(r, r->seq, count);
             return false;
         }
+        r->va_first = r->va[0] - FUZZ_CODE_VA;
         count_batch(r, count);
         if (r->o.replay_given && r->o.dump)
             report(r, r->seq, 0);
@@ -335,7 +344,7 @@ static bool parse_number(const char *name, const char *text, uint64_t *out)
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    enum { SEED = 1, COUNT, TIME, CLASSES, REPLAY, DIFFERENCES, NO_FAULT_FLAGS, NATIVE_ONLY, LIST, DUMP };
+    enum { SEED = 1, COUNT, TIME, CLASSES, REPLAY, DIFFERENCES, NO_FAULT_FLAGS, NATIVE_ONLY, LIST, DUMP, PLACE };
     static const struct option longs[] = {
         { "seed", 1, NULL, SEED },         { "count", 1, NULL, COUNT },
         { "time", 1, NULL, TIME },         { "classes", 1, NULL, CLASSES },
@@ -343,6 +352,7 @@ static bool parse(int argc, char **argv, struct options *o)
         { "no-fault-flags", 0, NULL, NO_FAULT_FLAGS },
         { "native-only", 0, NULL, NATIVE_ONLY },
         { "list", 0, NULL, LIST },         { "dump", 0, NULL, DUMP },
+        { "at", 1, NULL, PLACE },
         { NULL, 0, NULL, 0 },
     };
     uint64_t n;
@@ -368,6 +378,7 @@ static bool parse(int argc, char **argv, struct options *o)
             ok = parse_number(name, optarg, &o->replay);
             o->replay_given = true;
             break;
+        case PLACE: ok = parse_number(name, optarg, &o->at); break;
         case DIFFERENCES: ok = parse_number(name, optarg, &o->differences); break;
         case NO_FAULT_FLAGS: o->fault_flags = false; break;
         case NATIVE_ONLY: o->native_only = true; break;
@@ -440,6 +451,7 @@ int main(int argc, char **argv)
             printf("%-8s %u\n", fuzz_class_name(i), fuzz_gen_templates(r.gen, i));
     } else if (ok) {
         printf("seed %" PRIu64 "\n", r.o.seed);
+        r.place = r.o.at ? (r.o.at - FUZZ_CODE_VA) % (FUZZ_CODE_SIZE - FUZZ_CODE_MAX) : 0;
         fflush(stdout);
         ok = fuzz_all(&r, &err);
     }

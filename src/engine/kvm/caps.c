@@ -1,0 +1,150 @@
+/* Finding out what this host's KVM is. Linux Documentation/virt/kvm/api.rst, 4.1 (API version) and 4.4 (extensions). */
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "engine/kvm/kvm_priv.h"
+#include "x86/regs.h"
+
+/* What the engine cannot do without; the newest of them came with Linux 4.13. */
+static const struct {
+    unsigned long cap;
+    const char *name;
+} needed[] = {
+    { KVM_CAP_USER_MEMORY, "memory slots" },
+    { KVM_CAP_SET_TSS_ADDR, "TSS address" },
+    { KVM_CAP_EXT_CPUID, "CPUID tables" },
+    { KVM_CAP_IRQ_ROUTING, "interrupt routing" },
+    { KVM_CAP_SIGNAL_MSI, "interrupt messages" },
+    { KVM_CAP_SPLIT_IRQCHIP, "a split interrupt controller" },
+    { KVM_CAP_MP_STATE, "processor states" },
+    { KVM_CAP_VCPU_EVENTS, "processor events" },
+    { KVM_CAP_DEBUGREGS, "debug registers" },
+    { KVM_CAP_XSAVE, "XSAVE state" },
+    { KVM_CAP_IMMEDIATE_EXIT, "immediate exits" },
+};
+
+/* The model-specific registers of struct x86_state that KVM does not hand out by other calls. */
+static const uint32_t state_msrs[] = {
+    MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_FMASK,
+    MSR_KERNEL_GS_BASE, MSR_TSC, MSR_TSC_AUX, MSR_PAT, MSR_MISC_ENABLE, MSR_SPEC_CTRL, MSR_MTRR_DEF_TYPE,
+    MSR_KVM_SYSTEM_TIME, MSR_KVM_WALL_CLOCK, MSR_KVM_PV_EOI,
+};
+_Static_assert(array_size(state_msrs) <= KVM_MSRS_MAX, "room for the state's MSRs");
+
+static bool cpu_has_virtualization(void)
+{
+    unsigned a, b, c, d;
+
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5)) /* VMX */
+        return true;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2); /* SVM */
+}
+
+int kvm_device_open(const char *path, struct yado_error *err)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    if (fd >= 0)
+        return fd;
+    if (errno == EACCES || errno == EPERM)
+        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
+                      "%s: no permission; add yourself to its group (sudo usermod -aG kvm \"$USER\", then log in again); in "
+                      "a container, allow the device", path);
+    else if (errno == ENOENT && cpu_has_virtualization())
+        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
+                      "%s: not there; load the module (sudo modprobe kvm_intel or kvm_amd); in a container, pass the "
+                      "device in (--device %s)", path, path);
+    else if (errno == ENOENT)
+        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
+                      "%s: not there, and the CPU does not offer virtualization; switch on VT-x or AMD-V in the firmware, or "
+                      "nested virtualization if this is a virtual machine", path);
+    else if (errno == ENODEV || errno == ENXIO)
+        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
+                      "%s: there is no driver behind it; load the module (sudo modprobe kvm_intel or kvm_amd) and see "
+                      "that VT-x or AMD-V is on in the firmware", path);
+    else
+        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "%s: cannot open", path);
+    return -1;
+}
+
+static int query_ioctl(int fd, unsigned long request, unsigned long arg)
+{
+    return ioctl(fd, request, arg);
+}
+
+static bool read_numbers(int fd, kvm_query_fn query, struct kvm_caps *caps, struct yado_error *err)
+{
+    int n = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
+    int run = query(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+    if (run < (int)sizeof(struct kvm_run))
+        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: this kernel's KVM is too old: its vCPU area has %d bytes", run);
+    caps->run_size = (size_t)run;
+    caps->memslots = n > 0 ? (unsigned)n : 32; /* 4.35: 32 where the kernel does not say */
+    n = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+    if (n <= 0)
+        n = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_VCPUS);
+    caps->vcpus_max = n > 0 ? (unsigned)n : 4; /* 4.4: 4 where the kernel does not say */
+    caps->has_xcrs = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_XCRS) > 0;
+    caps->has_tsc_deadline = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+    caps->has_irqfd = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_IRQFD) > 0;
+    caps->has_ioeventfd = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) > 0;
+    caps->has_clock = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_ADJUST_CLOCK) > 0;
+    return true;
+}
+
+/* Which of the state's MSRs this kernel can save (4.3). */
+static bool read_msrs(int fd, kvm_query_fn query, struct kvm_caps *caps, struct yado_error *err)
+{
+    struct kvm_msr_list head = { .nmsrs = 0 }, *list;
+
+    query(fd, KVM_GET_MSR_INDEX_LIST, (unsigned long)&head); /* E2BIG, and says how many there are */
+    if (head.nmsrs == 0 || head.nmsrs > 100000)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: the kernel names no model-specific registers");
+    list = calloc(1, sizeof(*list) + head.nmsrs * sizeof(list->indices[0]));
+    if (!list)
+        return err_set(err, YADO_ERR_HOST, "out of memory");
+    list->nmsrs = head.nmsrs;
+    if (query(fd, KVM_GET_MSR_INDEX_LIST, (unsigned long)list) < 0) {
+        err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_GET_MSR_INDEX_LIST");
+        free(list);
+        return false;
+    }
+    for (size_t i = 0; i < array_size(state_msrs); i++) {
+        for (unsigned j = 0; j < list->nmsrs; j++) {
+            if (list->indices[j] == state_msrs[i]) {
+                caps->msrs[caps->msr_count++] = state_msrs[i];
+                break;
+            }
+        }
+    }
+    free(list);
+    return true;
+}
+
+bool kvm_caps_read(int fd, kvm_query_fn query, struct kvm_caps *caps, struct yado_error *err)
+{
+    int version;
+
+    if (!query)
+        query = query_ioctl;
+    *caps = (struct kvm_caps){ 0 };
+    version = query(fd, KVM_GET_API_VERSION, 0);
+    if (version < 0)
+        return err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "kvm: the device does not answer as KVM does");
+    if (version != KVM_API_VERSION)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: the kernel speaks version %d of KVM's interface, not %d", version,
+                       KVM_API_VERSION);
+    for (size_t i = 0; i < array_size(needed); i++) {
+        if (query(fd, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
+            return err_set(err, YADO_ERR_UNSUPPORTED,
+                           "kvm: this kernel's KVM is too old: it lacks %s; Linux 4.13 or later has what is needed",
+                           needed[i].name);
+    }
+    return read_numbers(fd, query, caps, err) && read_msrs(fd, query, caps, err);
+}
