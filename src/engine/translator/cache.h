@@ -16,13 +16,13 @@
 #define MODE_NO_SSE 0x100u    /* CR4.OSFXSR clear */
 #define MODE_NO_AVX 0x200u    /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
-#define MODE_NO_MF 0x800u     /* CR0.NE clear (kept apart only so that blocks are not shared) */
+#define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
 enum exit_reason {
     XIT_EXC,       /* c->exc is pending */
     XIT_LOOKUP,    /* go on at c->rip */
-    XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | host flags << 48 */
+    XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | MODE bits << 48 */
     XIT_EXCLUSIVE, /* the instruction at c->rip must run alone */
     XIT_POLL,      /* exit_request was seen */
     XIT_STEP,      /* an interpreted instruction changed the course */
@@ -59,7 +59,7 @@ struct tb_side {
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter)(struct tcpu *c, const void *host);
-    const uint8_t *mem_slow_h, *mem_slow_d, *commit, *interp, *special;
+    const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
     const uint8_t *exit_lookup, *exit_link, *exit_poll, *stale, *signal;
 };
 
@@ -72,6 +72,7 @@ struct code_cache {
     struct tb_side *side;
     uint32_t side_count, side_max;
     _Atomic uint32_t flush_gen;
+    void *scratch; /* translate_block's working memory */
     struct tb *_Atomic hash[CACHE_HASH_SIZE];
 };
 
@@ -121,11 +122,11 @@ void stubs_emit(struct code_cache *cc);
 /* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked. NULL: cache full.
  * gpage2 is the next code page or ~0 if it is not known to be there. */
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode);
-/* Whether the instruction at gpage + off runs into the next page. */
-bool translate_crosses(struct tvm *vm, uint64_t gpage, unsigned off, uint32_t mode);
+size_t translate_scratch_size(void);
 
 /* Called from stubs (vcpu.c). */
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
+unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
 unsigned helper_commit(struct tcpu *c, uint32_t desc);
 unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);

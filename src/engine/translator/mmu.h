@@ -73,6 +73,8 @@ struct mmu_slow {
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)
 enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
+/* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights. Raises nothing. */
+bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
 /* Writes the staging buffer back. True: translated code of the page that now runs may have changed. */
 bool mmu_commit(struct tcpu *c);
 

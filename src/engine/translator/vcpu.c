@@ -107,6 +107,12 @@ unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
     return a;
 }
 
+/* One check for a group of accesses: all or nothing, and never an exception. */
+unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
+{
+    return !mmu_group(c, lin, desc, out);
+}
+
 unsigned helper_commit(struct tcpu *c, uint32_t desc)
 {
     if (!mmu_commit(c) || (desc & COMMIT_NO_EXIT))
@@ -346,21 +352,21 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
             return take_signal(c);
         if (why != XIT_LINK && why != XIT_STALE)
             return why;
-        bool host_flags = arg >> 48 & 1;
+        uint32_t bits = (uint32_t)(arg >> 48);
         if (why == XIT_STALE) {
             const struct tb_side *side;
             tvm_code_lock(c->vm);
             dead = cache_by_host(cc, (uint32_t)(arg - 5 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
             tvm_code_unlock(c->vm);
-            host_flags = dead->mode & MODE_HOST_FLAGS;
+            bits = dead->mode & (MODE_HOST_FLAGS | MODE_NO_GROUP);
             arg = (uint64_t)dead->off << 32;
         }
         c->rip = code_address(c, (unsigned)(arg >> 32) & 0xffff);
-        if (host_flags)
+        if (bits & MODE_HOST_FLAGS)
             c->fl = c->exit_fl;
         if (atomic_load(&c->exit_request))
             return XIT_LOOKUP;
-        tb = find_block(c, mode | (host_flags ? MODE_HOST_FLAGS : 0));
+        tb = find_block(c, mode | bits);
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
         if (dead)
