@@ -310,27 +310,29 @@ CASE_EXIT(cross_modifying, MODE_LONG, 2, EXIT_BY_PORT)
     mov flag_b[rip], r13
     jmp 4b
 
-/* The same without a word: the other vCPU runs the code all the time and must come to see the new one (a jump of 2 bytes that is
- * written in one piece). */
+/* The same without a word: the other vCPU runs the code all the time and must come to see the new one, which is
+ * written in one aligned piece. */
 CASE_EXIT(cross_modifying_loop, MODE_LONG, 2, EXIT_BY_PORT)
+    movzx r13d, word ptr 5f[rip]
     other 1f
     mov r12d, 100
 2:  mov rax, shared[rip]
 3:  pause
     cmp rax, shared[rip]
     je 3b
-    mov word ptr 5f[rip], 0x9090 /* opens the gate: jmp becomes two nops */
+    mov word ptr 5f[rip], 0x9090 /* the jump becomes two NOPs */
     mov rax, shared[rip + 8]
 4:  pause
     cmp rax, shared[rip + 8]
     je 4b
-    mov word ptr 5f[rip], 0x04eb
+    mov 5f[rip], r13w
     dec r12d
     jnz 2b
     PASS
     .p2align 4
 1:  inc qword ptr shared[rip]
+    .p2align 3
 5:  jmp 6f
-    .byte 0xf0, 0xff, 0x04, 0x25 /* not reached in this form */
+    inc qword ptr shared[rip + 8]
 6:  jmp 1b
 CASES_END(smp)

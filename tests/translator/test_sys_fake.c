@@ -430,6 +430,7 @@ int fake_setup(void **state)
     assert_non_null(fake->c);
     assert_non_null(fake->ram);
     memset(fake->c, 0, sizeof(struct tcpu));
+    fake->c->vm = &fake->vm;
     fake->model = (struct cpuid_model){
         .vcpu_count = 2,
         .tsc_khz = 2596125,

@@ -14,6 +14,7 @@
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
+#include "engine/translator/tvm.h"
 
 #define FAKE_RAM (1u << 20)
 
@@ -59,6 +60,7 @@ struct fake {
     uint8_t *ram;
     uint8_t prot[FAKE_RAM >> 12];
     struct cpuid_model model;
+    struct tvm vm;      /* only its tsc_offset */
     struct tcpu *other; /* a second vCPU, or NULL */
     unsigned flush_all, flush_nonglobal, flush_page;
     uint32_t requests[2]; /* XR_* per vCPU */

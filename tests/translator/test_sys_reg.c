@@ -398,8 +398,9 @@ static void kvm_clock(void **state)
     fake_long(0);
     for (unsigned i = 0; i < array_size(khz); i++) {
         fake->model.tsc_khz = khz[i];
-        fake->host_tsc = khz[i] * 1000 * 86400 * 30; /* up for 30 days */
-        c()->tsc_offset = 12345 - fake->host_tsc;
+        fake->vm.tsc_offset = 5 - fake->host_tsc;                     /* the machine's TSC was 5 then */
+        fake->host_tsc += khz[i] * 1000 * 86400 * 30;                 /* up for 30 days */
+        c()->tsc_offset = fake->vm.tsc_offset + (i & 1 ? 777777 : 0); /* with a TSC of its own, or not */
         put32(0x20000, 7); /* whatever was there: the version ends even and new */
         assert_true(sys_wrmsr(c(), MSR_KVM_SYSTEM_TIME, 0x20001));
         assert_int_equal(get32(0x20000), 10);

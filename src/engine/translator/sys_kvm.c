@@ -4,13 +4,14 @@
  * The clock. A vCPU's clock page tells the guest a line: time = system_time + (TSC - tsc_timestamp) * scale.
  * The guest is promised that all vCPUs' pages are the same line (TSC_STABLE), so that it may read any of them
  * without guarding against steps back. Two samples of the host's clock never lie on one line exactly, so none
- * is taken: the line starts where the host's TSC is 0, at time 0. Then every vCPU and every update has the
- * same line by construction, whatever the guest did to its own TSC, and time is what has passed since the
- * host's TSC began. The wall clock page is the difference to real time. */
+ * is taken: the line starts where the TSC that the machine was given is 0, at time 0. Then every vCPU and
+ * every update has the same line by construction, whatever a vCPU did to its own TSC, and a saved machine
+ * goes on where it was. The wall clock page is the difference to real time. */
 #include <time.h>
 
 #include "engine/translator/light_sys.h"
 #include "engine/translator/sys_priv.h"
+#include "engine/translator/tvm.h"
 
 /* pvclock_vcpu_time_info */
 struct clock_page {
@@ -64,7 +65,7 @@ static struct scale clock_scale(uint64_t khz)
     return s;
 }
 
-/* What the guest computes: of host TSC, the time on the line. */
+/* What the guest computes: of the machine's TSC, the time on the line. */
 static uint64_t clock_ns(uint64_t tsc, struct scale s)
 {
     unsigned __int128 v = tsc;
@@ -83,7 +84,7 @@ void sys_kvmclock_update(struct tcpu *c)
         return;
     p.version = (p.version + 1) | 1;
     p.pad0 = 0;
-    p.tsc_timestamp = c->tsc_offset; /* the guest's TSC when the host's was 0 */
+    p.tsc_timestamp = c->tsc_offset - c->vm->tsc_offset; /* this vCPU's TSC when the machine's is 0 */
     p.system_time = 0;
     p.tsc_to_system_mul = s.mul;
     p.tsc_shift = s.shift;
@@ -98,7 +99,7 @@ void sys_kvmclock_update(struct tcpu *c)
 
 static bool wall_clock_update(struct tcpu *c, uint64_t gpa)
 {
-    uint64_t ns = clock_ns(cpu_host_tsc(), clock_scale(tvm_tsc_khz(c->vm))), real;
+    uint64_t ns = clock_ns(cpu_host_tsc() + c->vm->tsc_offset, clock_scale(tvm_tsc_khz(c->vm))), real;
     struct timespec ts = { 0 };
     struct wall_page p;
 

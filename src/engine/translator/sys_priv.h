@@ -7,9 +7,10 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 
-#define ERR_EXT 1u /* error code: the fault happened while an external event or an exception was delivered   \
-                    */
-#define ERR_IDT 2u /* error code: the selector index is an IDT vector */
+/* Bits of error codes (6.13): the fault came while an external event or an exception was delivered; the index
+ * is an IDT vector. */
+#define ERR_EXT 1u
+#define ERR_IDT 2u
 
 /* System descriptor types (3.5, table 3-2), in SEG_TYPE; SEG_S is clear. In long mode 9, 11 and 12 mean the
  * 64-bit forms. */
