@@ -24,6 +24,7 @@ enum exit_reason {
     XIT_LOOKUP,    /* go on at c->rip */
     XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | MODE bits << 48 */
     XIT_EXCLUSIVE, /* the instruction at c->rip must run alone */
+    XIT_BRANCH,    /* as XIT_LOOKUP, from an indirect branch: exit_arg = BRANCH_DESC */
     XIT_POLL,      /* exit_request was seen */
     XIT_STEP,      /* an interpreted instruction changed the course */
     XIT_SHUTDOWN,
@@ -31,6 +32,11 @@ enum exit_reason {
     XIT_NOCODE,    /* the code at c->rip is not in RAM */
     XIT_STALE,     /* entered a block that is no more: exit_arg = address after its call */
 };
+
+/* Where an indirect branch stands in its page and what it has added to RSP. */
+#define BRANCH_DESC(off, pop) ((uint32_t)(off) | (uint32_t)(pop) << 13)
+#define BRANCH_DESC_OFF(d) ((d) & 0x1fffu)
+#define BRANCH_DESC_POP(d) ((d) >> 13)
 
 struct tb {
     struct tb *_Atomic hash_next;
@@ -60,7 +66,7 @@ struct tb_side {
 struct stubs {
     void (*enter)(struct tcpu *c, const void *host);
     const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
-    const uint8_t *exit_lookup, *exit_link, *exit_poll, *stale, *signal;
+    const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_poll, *stale, *signal;
 };
 
 struct code_cache {
@@ -132,6 +138,6 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);
 #define COMMIT_HOST_FLAGS 0x2000u
 #define COMMIT_NO_EXIT 0x4000u
-enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM };
+enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM, SPECIAL_MMX_MEM, SPECIAL_GP };
 
 #endif

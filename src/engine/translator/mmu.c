@@ -768,6 +768,9 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     }
     if (ans == MMU_ANS_FAULT && c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
         c->exc.vector = EXC_SS;
+    if (ans == MMU_ANS_FAULT && MMU_DESC_ALIGN(desc) &&
+        (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1)))
+        cpu_raise_gp(c, 0);
     return ans;
 }
 

@@ -12,6 +12,7 @@
  *   interp        call; r10d = offset | length << 16. Flags are saved. One instruction in C.
  *   special       call; r10d = offset | enum special << 16. Flags are saved.
  *   exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
+ *   exit_branch   the same, and r10d = BRANCH_DESC.
  *   exit_poll     jump; r10d = offset. Flags are saved.
  *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them. */
 #include "engine/translator/cache.h"
@@ -92,9 +93,9 @@ static void emit_exit(struct emit *e, enum exit_reason why)
     spill_callee(e);
     if (why == XIT_LINK || why == XIT_STALE || why == XIT_SIGNAL)
         capture_flags(e);
-    if (why == XIT_LINK || why == XIT_STALE)
+    if (why == XIT_LINK || why == XIT_STALE || why == XIT_BRANCH)
         e_store(e, 1, hm_gs(offsetof(struct tcpu, exit_arg)), H_10);
-    if (why == XIT_LOOKUP)
+    if (why == XIT_LOOKUP || why == XIT_BRANCH)
         e_store(e, 1, hm_gs(offsetof(struct tcpu, rip)), H_9);
     if (why == XIT_POLL) {
         e_alu_rm(e, 1, ALU_ADD, H_10, hm_gs(offsetof(struct tcpu, vpage)));
@@ -193,6 +194,8 @@ void stubs_emit(struct code_cache *cc)
     emit_enter(e);
     s->exit_lookup = start(e);
     emit_exit(e, XIT_LOOKUP);
+    s->exit_branch = start(e);
+    emit_exit(e, XIT_BRANCH);
     s->exit_link = start(e);
     emit_exit(e, XIT_LINK);
     s->exit_poll = start(e);

@@ -135,7 +135,9 @@ int body_tmp(struct emit *e, struct hmem *ref);
 /* Emits `body` behind a check of n bytes at a; for writes once more in cold code for staged accesses. */
 typedef void body_fn(struct trans *t, struct emit *e, struct hmem ref, void *arg);
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg);
-enum { MEM_LOCKED = 1, MEM_STACK = 2, MEM_NO_DELTA = 4, MEM_NO_EXIT = 8, MEM_SIDE = 16, MEM_NO_GROUP = 32 };
+enum { MEM_LOCKED = 1, MEM_STACK = 2, MEM_NO_DELTA = 4, MEM_NO_EXIT = 8, MEM_SIDE = 16, MEM_NO_GROUP = 32,
+       MEM_FPU_WAIT = 64, /* x87 or MMX: a pending #MF goes before the faults of the operand */
+       MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */ };
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
 
@@ -170,7 +172,7 @@ bool flow_can(const struct trans *t);    /* whether the current instruction is o
 void flow_translate(struct trans *t);   /* jumps, calls, returns, push, pop, leave */
 void flow_exit_far(struct trans *t, int64_t target); /* as flow_exit_direct, through the jump cache in any case */
 void flow_exit_direct(struct trans *t, int64_t target); /* target relative to the page start */
-void flow_exit_indirect(struct trans *t); /* T0 = linear address; flags are saved */
+void flow_exit_indirect(struct trans *t, unsigned popped); /* T0 = linear address; popped: added to RSP */
 void flow_no_group(struct trans *t);
 void flow_poll(struct trans *t);
 void flow_interp(struct trans *t);      /* the current instruction in C */

@@ -22,32 +22,57 @@ static void load_target(struct trans *t, struct emit *e, int64_t target)
     e_lea(e, wide(t), T0, hm_base(T0, (int32_t)target));
 }
 
-static void exit_indirect(struct trans *t, struct emit *e)
+/* T0 = target. miss: where to go with it when the jump cache does not know it. */
+static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *miss)
 {
-    const struct stubs *s = &t->cc->stubs;
     if (t->mode & MODE_ONE) {
-        e_jmp(e, s->exit_lookup);
+        e_jmp(e, miss);
         return;
     }
     size_t jc = offsetof(struct tcpu, jc) + t->idx * sizeof(struct jc_entry) * JC_SIZE;
     e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    e_jcc(e, CC_NE, s->exit_lookup);
+    e_jcc(e, CC_NE, miss);
     e_mov_rr(e, 0, T1, T0);
     e_shr_ri(e, 0, T1, 8);
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
     e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
     e_shl_ri(e, 0, T1, 4);
     e_alu_rm(e, 1, ALU_CMP, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
-    e_jcc(e, CC_NE, s->exit_lookup);
+    e_jcc(e, CC_NE, miss);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
     e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
 }
 
-void flow_exit_indirect(struct trans *t)
+static void exit_indirect(struct trans *t, struct emit *e)
 {
+    exit_through_cache(t, e, t->cc->stubs.exit_lookup);
+}
+
+void flow_exit_indirect(struct trans *t, unsigned popped)
+{
+    const uint8_t *miss = e_rx(&t->k);
+    e_mov_ri32(&t->k, H_10, BRANCH_DESC(t->off, popped));
+    e_jmp(&t->k, t->cc->stubs.exit_branch);
     fl_save(t, &t->h);
-    exit_indirect(t, &t->h);
+    exit_through_cache(t, &t->h, miss);
+}
+
+/* A call must not push before its target is known to be canonical. T0 = target, flags are saved. */
+static void check_canonical(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    if (t->bits != 64)
+        return;
+    fl_clobber(t, h);
+    e_mov_rr(h, 1, T1, T0);
+    e_shl_ri(h, 1, T1, 16);
+    e_rr(h, 1, 0xc1, 7, T1); /* SAR */
+    e_byte(h, 16);
+    e_alu_rr(h, 1, ALU_CMP, T1, T0);
+    e_jcc(h, CC_NE, e_rx(k));
+    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_GP << 16);
+    e_call(k, t->cc->stubs.special);
 }
 
 /* The host address for a jump inside the page, and in cold code, if the target is not there yet, the way to it. `disp` is where
@@ -259,16 +284,19 @@ static void translate_call(struct trans *t)
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
         load_word(t, &a, T0, 0);
-        e_store(&t->h, 1, GS(scratch), T0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
+        fl_clobber(t, &t->h);
         if (is_slot(gpr))
-            e_load(&t->h, 1, T0, gs_gpr(gpr));
-        e_store(&t->h, 1, GS(scratch), is_slot(gpr) ? T0 : host_reg(gpr));
+            e_load(&t->h, wide(t), T0, gs_gpr(gpr));
+        else
+            e_mov_rr(&t->h, wide(t), T0, host_reg(gpr));
     }
+    check_canonical(t);
+    e_store(&t->h, 1, GS(scratch), T0);
     push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
     e_load(&t->h, wide(t), T0, GS(scratch));
-    flow_exit_indirect(t);
+    flow_exit_indirect(t, 0);
     t->done = true;
 }
 
@@ -293,7 +321,7 @@ static void translate_jmp(struct trans *t)
         else
             e_mov_rr(&t->h, wide(t), T0, host_reg(gpr));
     }
-    flow_exit_indirect(t);
+    flow_exit_indirect(t, 0);
     t->done = true;
 }
 
@@ -303,7 +331,7 @@ static void translate_ret(struct trans *t)
     load_word(t, &a, T0, MEM_STACK);
     int32_t extra = t->in->raw.imm[0].size ? (int32_t)(uint16_t)t->in->raw.imm[0].value.u : 0;
     sp_add(t, (int32_t)word(t) + extra);
-    flow_exit_indirect(t);
+    flow_exit_indirect(t, word(t) + (unsigned)extra);
     t->done = true;
 }
 

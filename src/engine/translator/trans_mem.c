@@ -190,7 +190,11 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
 
     /* cold: the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_mov_ri32(k, T1, MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0));
+    if (flags & MEM_FPU_WAIT) {
+        side_note(t, k);
+        e_byte(k, 0x9b); /* FWAIT */
+    }
+    e_mov_ri32(k, T1, MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) | flags >> MEM_ALIGN_SHIFT << 30);
     e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
     uint8_t *back = NULL;
     if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {

@@ -70,10 +70,12 @@ static int gpr_id(ZydisRegister r)
  * free (SLOT_REF). */
 #define SLOT_REF(k) (-2 - (int)(k))
 
-static int slot_ref(struct plan *p, unsigned gpr, const ZydisDecodedOperand *op)
+static int slot_ref(const struct trans *t, struct plan *p, unsigned gpr, const ZydisDecodedOperand *op)
 {
     bool partial = op->size < 32;
-    bool load = (op->actions & ACT_READ) || partial || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
+    /* BSF and BSR leave their destination alone if the source is 0 (AMD documents it, Intel does it) */
+    bool scan = t->in->mnemonic == ZYDIS_MNEMONIC_BSF || t->in->mnemonic == ZYDIS_MNEMONIC_BSR;
+    bool load = (op->actions & ACT_READ) || partial || scan || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
     bool store = (op->actions & ACT_WRITE) != 0;
     for (unsigned i = 0; i < p->slot_count; i++) {
         if (p->slots[i].gpr == gpr) {
@@ -125,7 +127,7 @@ static void plan_regs(struct trans *t, struct plan *p, bool has_mem)
                 continue; /* no REX in the original: every register is itself */
             p->swap = host = id;
         } else {
-            host = is_slot((unsigned)id) ? slot_ref(p, (unsigned)id, op) : host_reg((unsigned)id);
+            host = is_slot((unsigned)id) ? slot_ref(t, p, (unsigned)id, op) : host_reg((unsigned)id);
         }
         switch (op->encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG: p->r.reg = host; break;
@@ -291,7 +293,73 @@ static unsigned generic_access(const struct trans *t, const ZydisDecodedOperand 
     case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; return t->vm->cpuid.xsave_size;
     case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64: return t->vm->cpuid.xsave_size;
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */
     default: return mem->size / 8u;
+    }
+}
+
+static bool has_class(const struct trans *t, ZydisRegisterClass cls)
+{
+    for (unsigned i = 0; i < t->in->operand_count; i++) {
+        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
+            return true;
+    }
+    return false;
+}
+
+/* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
+static bool waits_for_fpu(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSTSW: return false;
+    default: return t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || has_class(t, ZYDIS_REGCLASS_MMX);
+    }
+}
+
+/* The alignment that the memory operand must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table 2-21). */
+static unsigned operand_align(const struct trans *t, unsigned n)
+{
+    bool vex = t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA: return n == 32 ? 2 : 1;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return 1;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64: return 3;
+    case ZYDIS_MNEMONIC_SHA1RNDS4:
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1MSG1:
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2: return 0; /* these look at the page first */
+    default: return !vex && n == 16 ? 1 : 0;
     }
 }
 
@@ -299,7 +367,7 @@ static unsigned generic_access(const struct trans *t, const ZydisDecodedOperand 
 static bool generic_can(const struct trans *t)
 {
     const ZydisDecodedOperand *mem = mem_operand(t);
-    unsigned acc, high = 0, slots = 0;
+    unsigned acc, high = 0, slots = 0, sp = 0;
     if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
         return t->in->address_width >= 32;
     for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
@@ -308,7 +376,10 @@ static bool generic_can(const struct trans *t)
         int id = gpr_id(t->ops[i].reg.value);
         high += id >= 0 && is_high_byte(t->ops[i].reg.value);
         slots += id >= 0 && is_slot((unsigned)id);
+        sp += id == R_SP && !is_high_byte(t->ops[i].reg.value);
     }
+    if (high && sp) /* RSP is r15 here, which needs a REX prefix, which AH to BH exclude */
+        return false;
     if (!mem)
         return true;
     if (mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || t->in->address_width == 16 ||
@@ -339,7 +410,8 @@ static void generic(struct trans *t, bool vector)
         break;
     default: break;
     }
-    bool side = vector || t->in->mnemonic == ZYDIS_MNEMONIC_DIV || t->in->mnemonic == ZYDIS_MNEMONIC_IDIV;
+    bool side = vector || t->in->mnemonic == ZYDIS_MNEMONIC_DIV || t->in->mnemonic == ZYDIS_MNEMONIC_IDIV ||
+                t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
     if (!mem) {
         if (side)
             side_note(t, &t->h);
@@ -360,19 +432,29 @@ static void generic(struct trans *t, bool vector)
         flags |= MEM_NO_DELTA | MEM_NO_GROUP;
     if (side)
         flags |= MEM_SIDE;
+    if (waits_for_fpu(t))
+        flags |= MEM_FPU_WAIT;
+    flags |= operand_align(t, n) << MEM_ALIGN_SHIFT;
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);
 }
 
 /* ---- which way ---- */
 
-static bool has_class(const struct trans *t, ZydisRegisterClass cls)
+/* SSE conversions name no vector register if their source is in memory. */
+static bool converts_from_memory(const struct trans *t)
 {
-    for (unsigned i = 0; i < t->in->operand_count; i++) {
-        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
-            return true;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_CVTSS2SI:
+    case ZYDIS_MNEMONIC_CVTTSS2SI:
+    case ZYDIS_MNEMONIC_CVTSD2SI:
+    case ZYDIS_MNEMONIC_CVTTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTTSD2SI: return true;
+    default: return false;
     }
-    return false;
 }
 
 /* x87, MMX, SSE, AVX: whether the mode lets it run. */
@@ -400,7 +482,7 @@ static enum way fpu_way(const struct trans *t, unsigned *special)
         return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
     default: break;
     }
-    bool vec = has_class(t, ZYDIS_REGCLASS_XMM) || has_class(t, ZYDIS_REGCLASS_YMM);
+    bool vec = has_class(t, ZYDIS_REGCLASS_XMM) || has_class(t, ZYDIS_REGCLASS_YMM) || converts_from_memory(t);
     if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         bool other = t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
                      t->in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || t->in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR;
@@ -490,7 +572,9 @@ static enum way system_way(const struct trans *t)
     case ZYDIS_MNEMONIC_UD2: return WAY_INTERP;
     case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:
-    case ZYDIS_MNEMONIC_PAUSE: return WAY_NOTHING;
+        return WAY_NOTHING;
+    case ZYDIS_MNEMONIC_PAUSE: /* F3 41 90 is XCHG r8, rAX with a prefix that means nothing */
+        return (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.B ? WAY_INTERP : WAY_NOTHING;
     case ZYDIS_MNEMONIC_MOV: /* control, debug and segment registers */
         return has_class(t, ZYDIS_REGCLASS_CONTROL) || has_class(t, ZYDIS_REGCLASS_DEBUG) ||
                        has_class(t, ZYDIS_REGCLASS_SEGMENT)
@@ -572,7 +656,7 @@ static enum way classify(struct trans *t, unsigned *special)
     if (way == WAY_GENERIC)
         way = fpu_way(t, special);
     if (way == WAY_VECTOR && vsib_or_masked(t)) {
-        *special = SPECIAL_VEC_MEM;
+        *special = t->in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? SPECIAL_MMX_MEM : SPECIAL_VEC_MEM;
         way = WAY_SPECIAL;
     }
     if (way == WAY_INTERP && flow_can(t))
@@ -590,7 +674,13 @@ static void translate_insn(struct trans *t)
     const struct ginsn *g = &t->g[t->cur];
     switch ((enum way)g->way) {
     case WAY_NOTHING: break;
-    case WAY_SPECIAL: flow_special(t, g->special); break;
+    case WAY_SPECIAL:
+        if (g->special == SPECIAL_MMX_MEM) { /* as every MMX instruction: #MF if one is pending, TOP 0, all tags valid */
+            side_note(t, &t->h);
+            e_rm0f(&t->h, 0, 0x7f, 0, GS(scratch)); /* movq [], mm0 */
+        }
+        flow_special(t, g->special);
+        break;
     case WAY_GENERIC:
     case WAY_VECTOR:
         if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
