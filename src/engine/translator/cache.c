@@ -44,7 +44,8 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
     cc->side_max = (uint32_t)(size / 64);
     cc->tbs = reserve(cc->tb_max * sizeof *cc->tbs);
     cc->side = reserve(cc->side_max * sizeof *cc->side);
-    if (!cc->tbs || !cc->side) {
+    cc->scratch = malloc(translate_scratch_size());
+    if (!cc->tbs || !cc->side || !cc->scratch) {
         err_set(err, YADO_ERR_MEMORY, "translator: no memory for the code cache's tables");
         cache_free(cc);
         return NULL;
@@ -64,6 +65,7 @@ void cache_free(struct code_cache *cc)
         munmap(cc->tbs, cc->tb_max * sizeof *cc->tbs);
     if (cc->side)
         munmap(cc->side, cc->side_max * sizeof *cc->side);
+    free(cc->scratch);
     jitmem_close(&cc->mem);
     munmap(cc, sizeof *cc);
 }

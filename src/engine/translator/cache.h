@@ -16,14 +16,15 @@
 #define MODE_NO_SSE 0x100u    /* CR4.OSFXSR clear */
 #define MODE_NO_AVX 0x200u    /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
-#define MODE_NO_MF 0x800u     /* CR0.NE clear (kept apart only so that blocks are not shared) */
+#define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
 enum exit_reason {
     XIT_EXC,       /* c->exc is pending */
     XIT_LOOKUP,    /* go on at c->rip */
-    XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | host flags << 48 */
+    XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | MODE bits << 48 */
     XIT_EXCLUSIVE, /* the instruction at c->rip must run alone */
+    XIT_BRANCH,    /* as XIT_LOOKUP, from an indirect branch: exit_arg = BRANCH_DESC */
     XIT_POLL,      /* exit_request was seen */
     XIT_STEP,      /* an interpreted instruction changed the course */
     XIT_SHUTDOWN,
@@ -31,6 +32,11 @@ enum exit_reason {
     XIT_NOCODE,    /* the code at c->rip is not in RAM */
     XIT_STALE,     /* entered a block that is no more: exit_arg = address after its call */
 };
+
+/* Where an indirect branch stands in its page and what it has added to RSP. */
+#define BRANCH_DESC(off, pop) ((uint32_t)(off) | (uint32_t)(pop) << 13)
+#define BRANCH_DESC_OFF(d) ((d) & 0x1fffu)
+#define BRANCH_DESC_POP(d) ((d) >> 13)
 
 struct tb {
     struct tb *_Atomic hash_next;
@@ -59,8 +65,8 @@ struct tb_side {
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter)(struct tcpu *c, const void *host);
-    const uint8_t *mem_slow_h, *mem_slow_d, *commit, *interp, *special;
-    const uint8_t *exit_lookup, *exit_link, *exit_poll, *stale, *signal;
+    const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
+    const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_poll, *stale, *signal;
 };
 
 struct code_cache {
@@ -72,6 +78,7 @@ struct code_cache {
     struct tb_side *side;
     uint32_t side_count, side_max;
     _Atomic uint32_t flush_gen;
+    void *scratch; /* translate_block's working memory */
     struct tb *_Atomic hash[CACHE_HASH_SIZE];
 };
 
@@ -121,16 +128,16 @@ void stubs_emit(struct code_cache *cc);
 /* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked. NULL: cache full.
  * gpage2 is the next code page or ~0 if it is not known to be there. */
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode);
-/* Whether the instruction at gpage + off runs into the next page. */
-bool translate_crosses(struct tvm *vm, uint64_t gpage, unsigned off, uint32_t mode);
+size_t translate_scratch_size(void);
 
 /* Called from stubs (vcpu.c). */
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
+unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
 unsigned helper_commit(struct tcpu *c, uint32_t desc);
 unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);
 #define COMMIT_HOST_FLAGS 0x2000u
 #define COMMIT_NO_EXIT 0x4000u
-enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM };
+enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM, SPECIAL_MMX_MEM, SPECIAL_GP };
 
 #endif

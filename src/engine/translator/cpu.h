@@ -104,6 +104,9 @@ struct tcpu {
     uint32_t exit_pad;
     uint64_t exit_arg;
     uint64_t scratch[8];
+    uint64_t group_delta[8]; /* deltas of access groups (trans_group.c) */
+    uint64_t dc_home;        /* DC while C runs */
+    uint32_t staged, staged_pad; /* the last slow access was staged */
     uint64_t host_rsp;
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_seg_changed */
     struct x86_segment seg[S_COUNT];

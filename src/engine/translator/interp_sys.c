@@ -431,7 +431,7 @@ static enum step cache_line(struct tcpu *c, struct insn *i)
 static enum step group15_reg(struct tcpu *c, struct insn *i)
 {
     unsigned n = i->reg & 7;
-    if (i->rep == 0xf3 && !i->p66 && n < 4)
+    if (i->rep == 0xf3 && n < 4) /* a 66 prefix beside it means nothing */
         return fs_gs_base(c, i);
     if (i->rep || i->p66 || n < 5)
         return step_fault(c, EXC_UD);

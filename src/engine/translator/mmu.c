@@ -768,7 +768,29 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     }
     if (ans == MMU_ANS_FAULT && c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
         c->exc.vector = EXC_SS;
+    if (ans == MMU_ANS_FAULT && MMU_DESC_ALIGN(desc) &&
+        (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1)))
+        cpu_raise_gp(c, 0);
     return ans;
+}
+
+bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    struct walk w;
+    bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
+    unsigned n = MMU_DESC_LEN(desc);
+    if (page_part(lin, n) != n)
+        return false;
+    if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
+        c->exc.pending = 0;
+        return false;
+    }
+    struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+    struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
+    if (!e || (write && e->tag_w != (lin & PAGE_MASK)))
+        return false;
+    out->delta = e->delta;
+    return true;
 }
 
 bool mmu_commit(struct tcpu *c)

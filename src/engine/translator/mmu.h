@@ -64,6 +64,8 @@ struct mmu_slow {
     uint64_t hpage;  /* host page, or the staging buffer */
     uint64_t delta;
 };
+/* align: log2 of the alignment that an SSE operand must have, coded 0 none, 1 16 bytes, 2 32, 3 64: then #GP goes before #PF */
+#define MMU_DESC_ALIGN(d) ((d) >> 30)
 #define MMU_DESC(off, n, acc, locked, stack) \
     ((uint32_t)(off) | (uint32_t)(n) << 13 | (uint32_t)(acc) << 26 | (uint32_t)(locked) << 28 | (uint32_t)(stack) << 29)
 #define MMU_DESC_OFF(d) ((d) & 0x1fffu)
@@ -73,6 +75,8 @@ struct mmu_slow {
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)
 enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
+/* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights. Raises nothing. */
+bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
 /* Writes the staging buffer back. True: translated code of the page that now runs may have changed. */
 bool mmu_commit(struct tcpu *c);
 

@@ -6,11 +6,13 @@
  * DF is always clear.
  *
  *   mem_slow_h/d  call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: r9 = offset, r10 = host page (_h) or
- *                 r10 = delta (_d); r11d = 1 if staged.
+ *                 r10 = delta (_d); tcpu.staged says whether it is the staging buffer.
+ *   group         call; r9 = address, r10d = MMU_DESC. Flags are saved. Back: ZF and r10 = delta, or not ZF.
  *   commit        call; r10d = offset of the next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes.
  *   interp        call; r10d = offset | length << 16. Flags are saved. One instruction in C.
  *   special       call; r10d = offset | enum special << 16. Flags are saved.
  *   exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
+ *   exit_branch   the same, and r10d = BRANCH_DESC.
  *   exit_poll     jump; r10d = offset. Flags are saved.
  *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them. */
 #include "engine/translator/cache.h"
@@ -91,9 +93,9 @@ static void emit_exit(struct emit *e, enum exit_reason why)
     spill_callee(e);
     if (why == XIT_LINK || why == XIT_STALE || why == XIT_SIGNAL)
         capture_flags(e);
-    if (why == XIT_LINK || why == XIT_STALE)
+    if (why == XIT_LINK || why == XIT_STALE || why == XIT_BRANCH)
         e_store(e, 1, hm_gs(offsetof(struct tcpu, exit_arg)), H_10);
-    if (why == XIT_LOOKUP)
+    if (why == XIT_LOOKUP || why == XIT_BRANCH)
         e_store(e, 1, hm_gs(offsetof(struct tcpu, rip)), H_9);
     if (why == XIT_POLL) {
         e_alu_rm(e, 1, ALU_ADD, H_10, hm_gs(offsetof(struct tcpu, vpage)));
@@ -106,18 +108,21 @@ static void emit_exit(struct emit *e, enum exit_reason why)
 static void emit_mem_slow(struct emit *e, bool delta)
 {
     spill_caller(e);
+    e_store(e, 1, GS(dc_home), DC);
     e_alu_ri(e, 1, ALU_SUB, H_SP, 40);
     e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
     e_mov_rr(e, 1, H_SI, H_9);
     e_mov_rr(e, 0, H_DX, H_10);
     e_mov_rr(e, 1, H_CX, H_SP);
     call_c(e, (void *)(uintptr_t)helper_mem);
-    e_mov_rr(e, 0, H_11, H_AX);
-    e_alu_ri(e, 0, ALU_SUB, H_11, MMU_ANS_DIRECT); /* 0 direct, 1 staged; below or above: out */
-    e_alu_ri(e, 0, ALU_CMP, H_11, 1);
+    e_mov_rr(e, 0, H_CX, H_AX);
+    e_alu_ri(e, 0, ALU_SUB, H_CX, MMU_ANS_DIRECT); /* 0 direct, 1 staged; below or above: out */
+    e_store(e, 0, GS(staged), H_CX);
+    e_alu_ri(e, 0, ALU_CMP, H_CX, 1);
     uint8_t *out = e_jcc_fwd(e, CC_A);
     e_load(e, 1, H_9, hm_base(H_SP, offsetof(struct mmu_slow, offset)));
     e_load(e, 1, H_10, hm_base(H_SP, delta ? offsetof(struct mmu_slow, delta) : offsetof(struct mmu_slow, hpage)));
+    e_load(e, 1, DC, GS(dc_home));
     fill_caller(e);
     e_alu_ri(e, 1, ALU_ADD, H_SP, 40);
     e_ret(e);
@@ -126,12 +131,32 @@ static void emit_mem_slow(struct emit *e, bool delta)
     leave(e); /* MMU_ANS_FAULT and MMU_ANS_EXCLUSIVE equal their exit reasons */
 }
 
+/* ZF: r10 is the delta; else the group cannot be made. */
+static void emit_group(struct emit *e)
+{
+    spill_caller(e);
+    e_store(e, 1, GS(dc_home), DC);
+    e_alu_ri(e, 1, ALU_SUB, H_SP, 40);
+    e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
+    e_mov_rr(e, 1, H_SI, H_9);
+    e_mov_rr(e, 0, H_DX, H_10);
+    e_mov_rr(e, 1, H_CX, H_SP);
+    call_c(e, (void *)(uintptr_t)helper_group);
+    e_load(e, 1, H_10, hm_base(H_SP, offsetof(struct mmu_slow, delta)));
+    e_rr(e, 0, 0x85, H_AX, H_AX);
+    e_load(e, 1, DC, GS(dc_home));
+    fill_caller(e);
+    e_lea(e, 1, H_SP, hm_base(H_SP, 40));
+    e_ret(e);
+}
+
 static void emit_call(struct emit *e, void *fn, bool keep_flags)
 {
     spill_caller(e);
     spill_callee(e);
     if (keep_flags)
         capture_flags(e);
+    e_store(e, 1, GS(dc_home), DC);
     e_alu_ri(e, 1, ALU_SUB, H_SP, 8);
     e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
     e_mov_rr(e, 0, H_SI, H_10);
@@ -144,6 +169,7 @@ static void emit_call(struct emit *e, void *fn, bool keep_flags)
         e_add_al_7f(e);
         e_sahf(e);
     }
+    e_load(e, 1, DC, GS(dc_home));
     fill_caller(e);
     fill_callee(e);
     e_ret(e);
@@ -168,6 +194,8 @@ void stubs_emit(struct code_cache *cc)
     emit_enter(e);
     s->exit_lookup = start(e);
     emit_exit(e, XIT_LOOKUP);
+    s->exit_branch = start(e);
+    emit_exit(e, XIT_BRANCH);
     s->exit_link = start(e);
     emit_exit(e, XIT_LINK);
     s->exit_poll = start(e);
@@ -181,6 +209,8 @@ void stubs_emit(struct code_cache *cc)
     emit_mem_slow(e, false);
     s->mem_slow_d = start(e);
     emit_mem_slow(e, true);
+    s->group = start(e);
+    emit_group(e);
     s->commit = start(e);
     emit_call(e, (void *)(uintptr_t)helper_commit, true);
     s->interp = start(e);

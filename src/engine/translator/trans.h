@@ -10,7 +10,7 @@
 /* Scratch host registers. */
 #define T0 H_9
 #define T1 H_10
-#define T2 H_11
+#define DC H_11 /* holds the delta of one group of accesses (trans_group.c), else free */
 #define H_GUEST_SP H_15
 
 static inline struct hmem gs_gpr(unsigned r)
@@ -22,6 +22,54 @@ static inline struct hmem gs_gpr(unsigned r)
 #define TRANS_MAX_INSNS 64
 #define TRANS_MAX_BRANCHES 4
 #define TRANS_MAX_SIDE 128
+
+/* What an instruction is translated by (translate.c). */
+enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FLOW };
+
+/* A guest memory operand. */
+struct gaddr {
+    int base, index;   /* guest register numbers, or -1 */
+    unsigned scale;
+    int64_t disp;
+    bool rip;          /* disp is relative to the start of the code page (tcpu.vpage) */
+    size_t seg_base;   /* offset in tcpu of a segment base to add, or 0 */
+    unsigned width;    /* address size in bits: 32 or 64 */
+};
+
+/* One access that an instruction will make, for looking ahead. */
+struct gaccess {
+    struct gaddr a;
+    unsigned len;
+    bool write;
+};
+
+/* One decoded instruction of the block. */
+struct ginsn {
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    uint8_t bytes[16];
+    uint16_t off;
+    bool decoded;      /* false: no instruction (in.length 1), or it runs into a page that is not there (0) */
+    bool barrier;      /* goes to C, where anything may change */
+    uint8_t way;       /* enum way */
+    uint8_t special;   /* enum special, for WAY_SPECIAL */
+    uint8_t access_count;
+    uint16_t writes;   /* general registers it changes, RSP only if not by a known constant */
+    uint16_t sp_epoch; /* RSP offsets of the same epoch can be compared */
+    int32_t sp_before; /* RSP relative to the start of the epoch, before the instruction */
+    struct gaccess access[2];
+};
+
+/* Accesses near one address that share a check (trans_group.c). */
+struct group {
+    bool live, write;
+    struct gaddr key;  /* disp is 0 */
+    uint16_t sp_epoch;
+    int64_t lo, hi;    /* bytes [lo, hi) around the key's address; around the epoch's RSP if the base is RSP */
+    unsigned last;     /* index of the last instruction that will use it */
+    int slot;          /* tcpu.group_delta[slot] holds the delta; -1: DC does */
+};
+#define TRANS_GROUPS 8
 
 struct trans {
     struct tvm *vm;
@@ -40,14 +88,16 @@ struct trans {
     unsigned insns, branches;
     bool host_flags;         /* EFLAGS holds the guest's status flags */
     bool saved_flags;        /* tcpu.fl holds them (both may be true) */
-    bool polled;             /* this pass through the block has looked at exit_request */
-    bool sti_shadow;         /* the previous instruction was STI: look for interrupts after this one */
+    bool polled;             /* this instruction has looked at exit_request */
     bool done;
-    ZydisDecodedInstruction in;
-    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    uint8_t bytes[16];       /* the current instruction */
+    unsigned count, cur;     /* decoded instructions; the current one */
+    struct group groups[TRANS_GROUPS];
+    ZydisDecodedInstruction *in;  /* the current one's */
+    ZydisDecodedOperand *ops;
+    uint8_t *bytes;
     struct tb_side side[TRANS_MAX_SIDE];
     unsigned side_count;
+    struct ginsn *g;         /* TRANS_MAX_INSNS + 1 of them */
 };
 
 static inline bool is_slot(unsigned gpr) /* guest registers that live in memory */
@@ -60,13 +110,13 @@ static inline int host_reg(unsigned gpr) /* for those that do not */
 }
 static inline unsigned next_off(const struct trans *t)
 {
-    return t->off + t->in.length;
+    return t->off + t->in->length;
 }
 
 /* ---- flags (trans_mem.c) ---- */
-void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid */
+void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid; uses T1 */
 void fl_clobber(struct trans *t, struct emit *e); /* saves, then EFLAGS are free */
-void fl_need(struct trans *t, struct emit *e);    /* makes EFLAGS valid; uses T2 */
+void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
 static inline void fl_written(struct trans *t)    /* the guest's flags were just written in EFLAGS */
 {
     t->host_flags = true;
@@ -75,26 +125,32 @@ static inline void fl_written(struct trans *t)    /* the guest's flags were just
 
 /* ---- memory (trans_mem.c) ---- */
 
-/* A guest memory operand, before checking. */
-struct gaddr {
-    int base, index;   /* guest register numbers, or -1 */
-    unsigned scale;
-    int64_t disp;
-    bool rip;          /* disp is relative to the start of the code page (tcpu.vpage) */
-    size_t seg_base;   /* offset in tcpu of a segment base to add, or 0 */
-    unsigned width;    /* address size in bits: 32 or 64 */
-};
-
 /* dst = linear address (effective address if seg_base is 0). Uses T1 too. No flags. */
 void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a);
 struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op);
 
+/* A scratch register that ref does not use; ref is reduced to one register if it must be. */
+int body_tmp(struct emit *e, struct hmem *ref);
+
 /* Emits `body` behind a check of n bytes at a; for writes once more in cold code for staged accesses. */
 typedef void body_fn(struct trans *t, struct emit *e, struct hmem ref, void *arg);
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg);
-enum { MEM_LOCKED = 1, MEM_STACK = 2, MEM_NO_DELTA = 4, MEM_NO_EXIT = 8, MEM_SIDE = 16 };
+enum { MEM_LOCKED = 1, MEM_STACK = 2, MEM_NO_DELTA = 4, MEM_NO_EXIT = 8, MEM_SIDE = 16, MEM_NO_GROUP = 32,
+       MEM_FPU_WAIT = 64, /* x87 or MMX: a pending #MF goes before the faults of the operand */
+       MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */ };
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
+
+/* ---- groups (trans_group.c) ---- */
+
+/* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed (the check, the loading of
+ * the delta), sets *ref and returns true. */
+bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
+void group_after_insn(struct trans *t);  /* drops groups whose registers the current instruction changed */
+void group_drop_all(struct trans *t);
+void group_take_dc(struct trans *t);     /* DC is needed as a scratch register */
+size_t tlb_field(unsigned idx, size_t field);
+void emit_tlb_index(struct trans *t, const struct gaddr *a);
 
 /* ---- encoding (trans_encode.c) ---- */
 
@@ -112,9 +168,12 @@ struct recode {
 void recode(struct trans *t, struct emit *e, const struct recode *r);
 
 /* ---- control flow (trans_flow.c) ---- */
-bool flow_translate(struct trans *t);   /* jumps, calls, returns, push, pop: false if not one of them */
+bool flow_can(const struct trans *t);    /* whether the current instruction is one that flow_translate does */
+void flow_translate(struct trans *t);   /* jumps, calls, returns, push, pop, leave */
+void flow_exit_far(struct trans *t, int64_t target); /* as flow_exit_direct, through the jump cache in any case */
 void flow_exit_direct(struct trans *t, int64_t target); /* target relative to the page start */
-void flow_exit_indirect(struct trans *t); /* T0 = linear address; flags are saved */
+void flow_exit_indirect(struct trans *t, unsigned popped); /* T0 = linear address; popped: added to RSP */
+void flow_no_group(struct trans *t);
 void flow_poll(struct trans *t);
 void flow_interp(struct trans *t);      /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);

@@ -5,11 +5,11 @@ static void tail(struct trans *t, struct emit *e, const struct recode *r, unsign
 {
     if (r->has_mem)
         e_modrm_mem(e, reg, r->mem);
-    else if (t->in.attributes & ZYDIS_ATTRIB_HAS_MODRM)
+    else if (t->in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
         e_byte(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
     for (unsigned i = 0; i < 2; i++) {
-        const uint8_t *imm = t->bytes + t->in.raw.imm[i].offset;
-        for (unsigned k = 0; k < t->in.raw.imm[i].size / 8u; k++)
+        const uint8_t *imm = t->bytes + t->in->raw.imm[i].offset;
+        for (unsigned k = 0; k < t->in->raw.imm[i].size / 8u; k++)
             e_byte(e, imm[k]);
     }
 }
@@ -21,11 +21,11 @@ static unsigned mem_xb(const struct recode *r)
 
 static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
 {
-    const uint8_t *v = t->bytes + t->in.raw.vex.offset;
+    const uint8_t *v = t->bytes + t->in->raw.vex.offset;
     bool three = v[0] == 0xc4;
     unsigned b1 = three ? v[1] : (v[1] & 0x80u) | 0x61u; /* R from C5's byte, X = B = 1 (inverted), map 0f */
     unsigned b2 = three ? v[2] : v[1] & 0x7fu;
-    unsigned reg = t->in.raw.modrm.reg & 7u, rm = t->in.raw.modrm.rm & 7u;
+    unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u;
     unsigned rbit = b1 & 0x80u ? 0 : 1, xbit = b1 & 0x40u ? 0 : 1, bbit = b1 & 0x20u ? 0 : 1;
     if (t->bits == 32)
         rbit = xbit = bbit = 0;
@@ -42,27 +42,27 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     e_byte(e, 0xc4);
     e_byte(e, (rbit ? 0 : 0x80u) | (xbit ? 0 : 0x40u) | (bbit ? 0 : 0x20u) | (b1 & 0x1fu));
     e_byte(e, b2);
-    e_byte(e, t->in.opcode);
+    e_byte(e, t->in->opcode);
     tail(t, e, r, reg, rm);
 }
 
 void recode(struct trans *t, struct emit *e, const struct recode *r)
 {
-    if (t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+    if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         recode_vex(t, e, r);
         return;
     }
-    bool has_rex = (t->in.attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
+    bool has_rex = (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
     if (r->has_mem && r->mem.gs)
         e_byte(e, 0x65);
-    for (unsigned i = 0; i < t->in.raw.prefix_count; i++) {
-        uint8_t p = t->in.raw.prefixes[i].value;
+    for (unsigned i = 0; i < t->in->raw.prefix_count; i++) {
+        uint8_t p = t->in->raw.prefixes[i].value;
         if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0 || (p == 0x67 && r->addr32))
             e_byte(e, p);
     }
-    unsigned reg = t->in.raw.modrm.reg & 7u, rm = t->in.raw.modrm.rm & 7u, opcode = t->in.opcode, rex = 0;
+    unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u, opcode = t->in->opcode, rex = 0;
     if (has_rex)
-        rex = 0x40u | (unsigned)t->in.raw.rex.W << 3 | (unsigned)t->in.raw.rex.R << 2 | t->in.raw.rex.B;
+        rex = 0x40u | (unsigned)t->in->raw.rex.W << 3 | (unsigned)t->in->raw.rex.R << 2 | t->in->raw.rex.B;
     if (r->subst_reg != 0xff)
         reg = r->subst_reg;
     if (r->reg >= 0) {
@@ -81,11 +81,11 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
     }
     if (rex || has_rex)
         e_byte(e, rex | 0x40u);
-    if (t->in.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+    if (t->in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
         e_byte(e, 0x0f);
-    if (t->in.opcode_map == ZYDIS_OPCODE_MAP_0F38)
+    if (t->in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
         e_byte(e, 0x38);
-    else if (t->in.opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+    else if (t->in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
         e_byte(e, 0x3a);
     e_byte(e, opcode);
     tail(t, e, r, reg, rm);

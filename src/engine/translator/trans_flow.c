@@ -22,45 +22,71 @@ static void load_target(struct trans *t, struct emit *e, int64_t target)
     e_lea(e, wide(t), T0, hm_base(T0, (int32_t)target));
 }
 
-static void exit_indirect(struct trans *t, struct emit *e)
+/* T0 = target. miss: where to go with it when the jump cache does not know it. */
+static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *miss)
 {
-    const struct stubs *s = &t->cc->stubs;
     if (t->mode & MODE_ONE) {
-        e_jmp(e, s->exit_lookup);
+        e_jmp(e, miss);
         return;
     }
     size_t jc = offsetof(struct tcpu, jc) + t->idx * sizeof(struct jc_entry) * JC_SIZE;
     e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    e_jcc(e, CC_NE, s->exit_lookup);
+    e_jcc(e, CC_NE, miss);
     e_mov_rr(e, 0, T1, T0);
     e_shr_ri(e, 0, T1, 8);
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
     e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
     e_shl_ri(e, 0, T1, 4);
     e_alu_rm(e, 1, ALU_CMP, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
-    e_jcc(e, CC_NE, s->exit_lookup);
+    e_jcc(e, CC_NE, miss);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
     e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
 }
 
-void flow_exit_indirect(struct trans *t)
+static void exit_indirect(struct trans *t, struct emit *e)
 {
+    exit_through_cache(t, e, t->cc->stubs.exit_lookup);
+}
+
+void flow_exit_indirect(struct trans *t, unsigned popped)
+{
+    const uint8_t *miss = e_rx(&t->k);
+    e_mov_ri32(&t->k, H_10, BRANCH_DESC(t->off, popped));
+    e_jmp(&t->k, t->cc->stubs.exit_branch);
     fl_save(t, &t->h);
-    exit_indirect(t, &t->h);
+    exit_through_cache(t, &t->h, miss);
+}
+
+/* A call must not push before its target is known to be canonical. T0 = target, flags are saved. */
+static void check_canonical(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    if (t->bits != 64)
+        return;
+    fl_clobber(t, h);
+    e_mov_rr(h, 1, T1, T0);
+    e_shl_ri(h, 1, T1, 16);
+    e_rr(h, 1, 0xc1, 7, T1); /* SAR */
+    e_byte(h, 16);
+    e_alu_rr(h, 1, ALU_CMP, T1, T0);
+    e_jcc(h, CC_NE, e_rx(k));
+    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_GP << 16);
+    e_call(k, t->cc->stubs.special);
 }
 
 /* The host address for a jump inside the page, and in cold code, if the target is not there yet, the way to it. `disp` is where
  * the displacement will stand. */
-static const uint8_t *local_target(struct trans *t, unsigned target, const uint8_t *disp)
+static const uint8_t *local_target(struct trans *t, unsigned target, const uint8_t *disp, uint32_t extra)
 {
     bool host_only = t->host_flags && !t->saved_flags;
-    uint32_t mode = (t->mode & ~MODE_HOST_FLAGS) | (host_only ? MODE_HOST_FLAGS : 0);
+    uint32_t bits = (host_only ? MODE_HOST_FLAGS : 0) | extra;
+    uint32_t mode = (t->mode & ~(MODE_HOST_FLAGS | MODE_NO_GROUP)) | bits;
     struct tb *tb = cache_find(t->cc, t->gpage, target, mode);
     if (tb && tb->gpage2 == ~0ull)
         return cache_rx(t->cc, tb->hot);
     const uint8_t *way = e_rx(&t->k);
-    uint64_t arg = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)target << 32 | (uint64_t)host_only << 48;
+    uint64_t arg = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)target << 32 | (uint64_t)bits << 48;
     e_mov_ri64(&t->k, H_10, arg);
     e_jmp(&t->k, t->cc->stubs.exit_link);
     return way;
@@ -78,19 +104,40 @@ static bool is_local(const struct trans *t, int64_t target)
     return target >= 0 && target < (int64_t)PAGE_SIZE && !(t->mode & MODE_ONE);
 }
 
+void flow_exit_far(struct trans *t, int64_t target)
+{
+    fl_save(t, &t->h);
+    load_target(t, &t->h, target);
+    exit_indirect(t, &t->h);
+    t->done = true;
+}
+
 void flow_exit_direct(struct trans *t, int64_t target)
 {
     struct emit *h = &t->h;
-    if (is_local(t, target)) {
-        pad_for_patch(h, 1);
-        const uint8_t *to = local_target(t, (unsigned)target, h->p + 1);
-        e_jmp(h, to);
-    } else {
-        fl_save(t, h);
-        load_target(t, h, target);
-        exit_indirect(t, h);
+    if (!is_local(t, target)) {
+        flow_exit_far(t, target);
+        return;
     }
+    pad_for_patch(h, 1);
+    const uint8_t *to = local_target(t, (unsigned)target, h->p + 1, 0);
+    e_jmp(h, to);
     t->done = true;
+}
+
+/* Cold: goes on at the current instruction in a block that checks each access by itself. Flags are saved. */
+void flow_no_group(struct trans *t)
+{
+    struct emit *k = &t->k;
+    uint32_t mode = (t->mode & ~MODE_HOST_FLAGS) | MODE_NO_GROUP;
+    struct tb *tb = cache_find(t->cc, t->gpage, t->off, mode);
+    pad_for_patch(k, 1);
+    uint8_t *disp = k->p + 1;
+    const uint8_t *to = tb && tb->gpage2 == ~0ull ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off;
+    e_jmp(k, to);
+    uint64_t arg = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)t->off << 32 | (uint64_t)MODE_NO_GROUP << 48;
+    e_mov_ri64(k, H_10, arg);
+    e_jmp(k, t->cc->stubs.exit_link);
 }
 
 void flow_poll(struct trans *t)
@@ -108,7 +155,7 @@ void flow_poll(struct trans *t)
 void flow_interp(struct trans *t)
 {
     fl_clobber(t, &t->h);
-    e_mov_ri32(&t->h, H_10, t->off | (uint32_t)t->in.length << 16);
+    e_mov_ri32(&t->h, H_10, t->off | (uint32_t)t->in->length << 16);
     e_call(&t->h, t->cc->stubs.interp);
 }
 
@@ -121,18 +168,18 @@ void flow_special(struct trans *t, unsigned what)
 
 static void jcc(struct trans *t)
 {
-    unsigned cc = t->in.opcode & 15u;
-    int64_t target = (int64_t)next_off(t) + t->in.raw.imm[0].value.s;
+    unsigned cc = t->in->opcode & 15u;
+    int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
     struct emit *h = &t->h;
     if (is_local(t, target)) {
         if (target <= (int64_t)t->off)
             flow_poll(t);
-        fl_need(t, h);
+        fl_need(t, h, T1);
         pad_for_patch(h, 2);
-        const uint8_t *to = local_target(t, (unsigned)target, h->p + 2);
+        const uint8_t *to = local_target(t, (unsigned)target, h->p + 2, 0);
         e_jcc(h, cc, to);
     } else {
-        fl_need(t, h);
+        fl_need(t, h, T1);
         e_jcc(h, cc, e_rx(&t->k));
         bool saved = t->saved_flags;
         fl_save(t, &t->k);
@@ -140,7 +187,6 @@ static void jcc(struct trans *t)
         load_target(t, &t->k, target);
         exit_indirect(t, &t->k);
     }
-    t->branches++;
 }
 
 /* ---- stack ---- */
@@ -168,16 +214,14 @@ static void push_body(struct trans *t, struct emit *e, struct hmem ref, void *ar
         e_store_imm32(e, wide(t), ref, (uint32_t)p->value);
         return;
     }
-    int reg = T2;
+    int reg = p->gpr >= 0 && !is_slot((unsigned)p->gpr) ? host_reg((unsigned)p->gpr) : body_tmp(e, &ref);
     if (p->ra) {
-        e_load(e, 1, T2, GS(vpage));
-        e_lea(e, 1, T2, hm_base(T2, (int32_t)next_off(t)));
+        e_load(e, 1, reg, GS(vpage));
+        e_lea(e, 1, reg, hm_base(reg, (int32_t)next_off(t)));
     } else if (p->gpr < 0) {
-        e_load(e, 1, T2, GS(scratch));
+        e_load(e, 1, reg, GS(scratch));
     } else if (is_slot((unsigned)p->gpr)) {
-        e_load(e, 1, T2, gs_gpr((unsigned)p->gpr));
-    } else {
-        reg = host_reg((unsigned)p->gpr);
+        e_load(e, 1, reg, gs_gpr((unsigned)p->gpr));
     }
     e_store(e, wide(t), ref, reg);
 }
@@ -200,82 +244,42 @@ static void load_word(struct trans *t, const struct gaddr *a, int dst, unsigned 
     mem_access(t, a, word(t), MMU_SLOW_R, flags, load_body, &dst);
 }
 
-static bool translate_push(struct trans *t)
+static void translate_push(struct trans *t)
 {
     const ZydisDecodedOperand *op = &t->ops[0];
     struct push_arg p = { .gpr = -1 };
-    if (t->in.operand_width != t->bits)
-        return false;
     if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         p.imm = true;
         p.value = (int32_t)op->imm.value.s;
     } else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
-        load_word(t, &a, T2, 0);
-        e_store(&t->h, 1, GS(scratch), T2);
-    } else if (ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT) {
-        return false;
+        load_word(t, &a, T0, 0);
+        e_store(&t->h, 1, GS(scratch), T0);
     } else {
         p.gpr = ZydisRegisterGetId(op->reg.value);
     }
     push(t, p, 0);
-    return true;
 }
 
-static bool translate_pop(struct trans *t)
+static void translate_pop(struct trans *t)
 {
     const ZydisDecodedOperand *op = &t->ops[0];
-    if (t->in.operand_width != t->bits || op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-        ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT)
-        return false;
     unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
     struct gaddr a = sp_addr(t, 0);
-    load_word(t, &a, is_slot(gpr) ? T2 : host_reg(gpr), MEM_STACK);
+    load_word(t, &a, is_slot(gpr) ? T0 : host_reg(gpr), MEM_STACK);
     if (is_slot(gpr))
-        e_store(&t->h, 1, gs_gpr(gpr), T2);
+        e_store(&t->h, 1, gs_gpr(gpr), T0);
     if (gpr != R_SP)
         sp_add(t, (int32_t)word(t));
-    return true;
 }
 
-static bool translate_call(struct trans *t)
+static void translate_call(struct trans *t)
 {
     const ZydisDecodedOperand *op = &t->ops[0];
-    if (t->in.operand_width != t->bits || t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return false;
     if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
-        flow_exit_direct(t, (int64_t)next_off(t) + t->in.raw.imm[0].value.s);
-        return true;
-    }
-    if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
-        load_word(t, &a, T2, 0);
-        e_store(&t->h, 1, GS(scratch), T2);
-    } else {
-        unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
-        if (is_slot(gpr))
-            e_load(&t->h, 1, T2, gs_gpr(gpr));
-        e_store(&t->h, 1, GS(scratch), is_slot(gpr) ? T2 : host_reg(gpr));
-    }
-    push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
-    e_load(&t->h, wide(t), T0, GS(scratch));
-    flow_exit_indirect(t);
-    t->done = true;
-    return true;
-}
-
-static bool translate_jmp(struct trans *t)
-{
-    const ZydisDecodedOperand *op = &t->ops[0];
-    if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (t->bits == 32 && t->in.operand_width != 32))
-        return false;
-    if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        int64_t target = (int64_t)next_off(t) + t->in.raw.imm[0].value.s;
-        if (is_local(t, target) && target <= (int64_t)t->off)
-            flow_poll(t);
-        flow_exit_direct(t, target);
-        return true;
+        flow_exit_direct(t, (int64_t)next_off(t) + t->in->raw.imm[0].value.s);
+        return;
     }
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
@@ -288,55 +292,90 @@ static bool translate_jmp(struct trans *t)
         else
             e_mov_rr(&t->h, wide(t), T0, host_reg(gpr));
     }
-    flow_exit_indirect(t);
+    check_canonical(t);
+    e_store(&t->h, 1, GS(scratch), T0);
+    push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
+    e_load(&t->h, wide(t), T0, GS(scratch));
+    flow_exit_indirect(t, 0);
     t->done = true;
-    return true;
 }
 
-static bool translate_ret(struct trans *t)
+static void translate_jmp(struct trans *t)
 {
-    if (t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || t->in.operand_width != t->bits)
-        return false;
+    const ZydisDecodedOperand *op = &t->ops[0];
+    if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
+        if (is_local(t, target) && target <= (int64_t)t->off)
+            flow_poll(t);
+        flow_exit_direct(t, target);
+        return;
+    }
+    if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        struct gaddr a = gaddr_of(t, op);
+        load_word(t, &a, T0, 0);
+    } else {
+        unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
+        fl_clobber(t, &t->h);
+        if (is_slot(gpr))
+            e_load(&t->h, wide(t), T0, gs_gpr(gpr));
+        else
+            e_mov_rr(&t->h, wide(t), T0, host_reg(gpr));
+    }
+    flow_exit_indirect(t, 0);
+    t->done = true;
+}
+
+static void translate_ret(struct trans *t)
+{
     struct gaddr a = sp_addr(t, 0);
     load_word(t, &a, T0, MEM_STACK);
-    int32_t extra = t->in.raw.imm[0].size ? (int32_t)(uint16_t)t->in.raw.imm[0].value.u : 0;
+    int32_t extra = t->in->raw.imm[0].size ? (int32_t)(uint16_t)t->in->raw.imm[0].value.u : 0;
     sp_add(t, (int32_t)word(t) + extra);
-    flow_exit_indirect(t);
+    flow_exit_indirect(t, word(t) + (unsigned)extra);
     t->done = true;
-    return true;
 }
 
-static bool translate_leave(struct trans *t)
+static void translate_leave(struct trans *t)
 {
-    if (t->in.operand_width != t->bits)
-        return false;
     struct gaddr a = { .base = R_BP, .index = -1, .scale = 1, .width = t->bits };
-    load_word(t, &a, T2, MEM_STACK);
+    load_word(t, &a, T0, MEM_STACK);
     e_lea(&t->h, wide(t), H_GUEST_SP, hm_base(H_BP, (int32_t)word(t)));
-    e_mov_rr(&t->h, wide(t), H_BP, T2);
-    return true;
+    e_mov_rr(&t->h, wide(t), H_BP, T0);
 }
 
-bool flow_translate(struct trans *t)
+bool flow_can(const struct trans *t)
 {
-    switch (t->in.mnemonic) {
-    case ZYDIS_MNEMONIC_PUSH: return translate_push(t);
-    case ZYDIS_MNEMONIC_POP: return translate_pop(t);
-    case ZYDIS_MNEMONIC_CALL: return translate_call(t);
-    case ZYDIS_MNEMONIC_JMP: return translate_jmp(t);
-    case ZYDIS_MNEMONIC_RET: return translate_ret(t);
-    case ZYDIS_MNEMONIC_LEAVE: return translate_leave(t);
+    const ZydisDecodedOperand *op = &t->ops[0];
+    bool word_size = t->in->operand_width == t->bits && t->in->address_width >= 32;
+    bool near = t->in->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
+    bool segment = op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH: return word_size && !segment;
+    case ZYDIS_MNEMONIC_POP: return word_size && !segment && op->type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_RET: return word_size && near;
+    case ZYDIS_MNEMONIC_JMP: return near && t->in->address_width >= 32 && (t->bits == 64 || t->in->operand_width == 32);
+    case ZYDIS_MNEMONIC_LEAVE: return word_size;
     case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_JECXZ:
     case ZYDIS_MNEMONIC_JRCXZ:
     case ZYDIS_MNEMONIC_LOOP:
     case ZYDIS_MNEMONIC_LOOPE:
     case ZYDIS_MNEMONIC_LOOPNE: return false;
-    default: break;
+    default:
+        return t->in->meta.category == ZYDIS_CATEGORY_COND_BR && (t->bits == 64 || t->in->operand_width == 32);
     }
-    if (t->in.meta.category == ZYDIS_CATEGORY_COND_BR && (t->bits == 64 || t->in.operand_width == 32)) {
-        jcc(t);
-        return true;
+}
+
+void flow_translate(struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH: translate_push(t); break;
+    case ZYDIS_MNEMONIC_POP: translate_pop(t); break;
+    case ZYDIS_MNEMONIC_CALL: translate_call(t); break;
+    case ZYDIS_MNEMONIC_JMP: translate_jmp(t); break;
+    case ZYDIS_MNEMONIC_RET: translate_ret(t); break;
+    case ZYDIS_MNEMONIC_LEAVE: translate_leave(t); break;
+    default: jcc(t);
     }
-    return false;
 }

@@ -16,12 +16,12 @@ void fl_save(struct trans *t, struct emit *e)
 {
     if (t->saved_flags)
         return;
-    e_mov_rr(e, 1, T2, H_AX);
+    e_mov_rr(e, 1, T1, H_AX);
     e_lahf(e);
     e_seto_al(e);
     e_byte(e, 0x66);
     e_store(e, 0, GS(fl), H_AX);
-    e_mov_rr(e, 1, H_AX, T2);
+    e_mov_rr(e, 1, H_AX, T1);
     t->saved_flags = true;
 }
 
@@ -31,15 +31,15 @@ void fl_clobber(struct trans *t, struct emit *e)
     t->host_flags = false;
 }
 
-void fl_need(struct trans *t, struct emit *e)
+void fl_need(struct trans *t, struct emit *e, int tmp)
 {
     if (t->host_flags)
         return;
-    e_mov_rr(e, 1, T2, H_AX);
+    e_mov_rr(e, 1, tmp, H_AX);
     e_rm0f(e, 0, 0xb7, H_AX, GS(fl));
     e_add_al_7f(e);
     e_sahf(e);
-    e_mov_rr(e, 1, H_AX, T2);
+    e_mov_rr(e, 1, H_AX, tmp);
     t->host_flags = true;
 }
 
@@ -56,7 +56,7 @@ void side_note(struct trans *t, struct emit *e)
 
 struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
 {
-    struct gaddr a = { .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in.address_width };
+    struct gaddr a = { .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in->address_width };
     if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
         a.rip = true;
         a.disp += next_off(t);
@@ -123,7 +123,7 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
     }
 }
 
-static size_t tlb_field(unsigned idx, size_t field)
+size_t tlb_field(unsigned idx, size_t field)
 {
     return offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE + field;
 }
@@ -132,48 +132,80 @@ static struct hmem hm_tlb(unsigned idx, size_t field)
     return (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, field) };
 }
 
-void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg)
+void emit_tlb_index(struct trans *t, const struct gaddr *a)
 {
-    struct emit *h = &t->h, *k = &t->k;
-    bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 &&
-                 !is_slot((unsigned)a->base);
-    size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
-    fl_clobber(t, h);
-    lea_guest(t, h, T0, a);
-    e_mov_rr(h, 1, T1, T0);
-    e_shr_ri(h, 1, T1, 12 - 5);
-    e_alu_ri(h, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
-    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
-    e_jcc(h, CC_A, e_rx(k));
-    e_load(h, 1, T1, hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
-    uint8_t *hit = h->p;
-    struct hmem ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
+    lea_guest(t, &t->h, T0, a);
+    e_mov_rr(&t->h, 1, T1, T0);
+    e_shr_ri(&t->h, 1, T1, 12 - 5);
+    e_alu_ri(&t->h, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
+}
 
-    /* cold: the tag is still where it was, so the same XOR gives the address back */
-    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_mov_ri32(k, T1, MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0));
-    e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
-    if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
-        e_jmp(k, hit + h->rx_off);
-        if (flags & MEM_SIDE)
-            side_note(t, h);
-        body(t, h, ref, arg);
-        return;
-    }
-    e_rr(k, 0, 0x85, T2, T2);
-    e_jcc(k, CC_E, hit + h->rx_off);
+int body_tmp(struct emit *e, struct hmem *ref)
+{
+    bool t0 = ref->base == T0 || ref->index == T0, t1 = ref->base == T1 || ref->index == T1;
+    if (!t0 || !t1)
+        return t0 ? T1 : T0;
+    e_lea(e, 1, T0, *ref);
+    *ref = hm_base(T0, 0);
+    return T1;
+}
+
+/* The staged copy of a writing instruction: it works on the buffer, then the buffer is written to the guest. */
+static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_fn *body, void *arg, const uint8_t *hit)
+{
+    struct emit *k = &t->k;
+    e_alu_mi(k, 0, ALU_CMP, GS(staged), 0);
+    e_jcc(k, CC_E, hit + k->rx_off);
     bool host = t->host_flags, saved = t->saved_flags;
     if (flags & MEM_SIDE)
         side_note(t, k);
     body(t, k, ref, arg);
     e_mov_ri32(k, T1, next_off(t) | (t->saved_flags ? 0 : COMMIT_HOST_FLAGS) | (flags & MEM_NO_EXIT ? COMMIT_NO_EXIT : 0));
     e_call(k, t->cc->stubs.commit);
-    uint8_t *back = e_jmp_fwd(k);
     t->host_flags = host;
     t->saved_flags = saved;
+}
+
+void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    struct hmem ref;
+    if (!(flags & MEM_NO_GROUP) && group_access(t, a, n, acc != MMU_SLOW_R, &ref)) {
+        if (flags & MEM_SIDE)
+            side_note(t, h);
+        body(t, h, ref, arg);
+        return;
+    }
+    bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 &&
+                 !is_slot((unsigned)a->base);
+    size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
+    fl_clobber(t, h);
+    emit_tlb_index(t, a);
+    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
+    e_jcc(h, CC_A, e_rx(k));
+    e_load(h, 1, T1, hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
+    uint8_t *hit = h->p;
+    ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
+
+    /* cold: the tag is still where it was, so the same XOR gives the address back */
+    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    if (flags & MEM_FPU_WAIT) {
+        side_note(t, k);
+        e_byte(k, 0x9b); /* FWAIT */
+    }
+    e_mov_ri32(k, T1, MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) | flags >> MEM_ALIGN_SHIFT << 30);
+    e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
+    uint8_t *back = NULL;
+    if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
+        e_jmp(k, hit + h->rx_off);
+    } else {
+        staged_body(t, ref, flags, body, arg, hit);
+        back = e_jmp_fwd(k);
+    }
     if (flags & MEM_SIDE)
         side_note(t, h);
     body(t, h, ref, arg);
-    e_patch(back, h->p);
+    if (back)
+        e_patch(back, h->p);
 }

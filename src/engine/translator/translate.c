@@ -66,29 +66,32 @@ static int gpr_id(ZydisRegister r)
     }
 }
 
-static int slot_tmp(struct plan *p, unsigned gpr, const ZydisDecodedOperand *op, bool has_mem)
+/* A register that lives in memory: the place in the plan, as a negative number until the body knows which scratch registers are
+ * free (SLOT_REF). */
+#define SLOT_REF(k) (-2 - (int)(k))
+
+static int slot_ref(const struct trans *t, struct plan *p, unsigned gpr, const ZydisDecodedOperand *op)
 {
-    static const int free_mem[] = { T2, T1, -1 }, free_reg[] = { T0, T1, T2 };
     bool partial = op->size < 32;
-    bool load = (op->actions & ACT_READ) || partial || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
+    /* BSF and BSR leave their destination alone if the source is 0 (AMD documents it, Intel does it) */
+    bool scan = t->in->mnemonic == ZYDIS_MNEMONIC_BSF || t->in->mnemonic == ZYDIS_MNEMONIC_BSR;
+    bool load = (op->actions & ACT_READ) || partial || scan || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE);
     bool store = (op->actions & ACT_WRITE) != 0;
     for (unsigned i = 0; i < p->slot_count; i++) {
         if (p->slots[i].gpr == gpr) {
             p->slots[i].load |= load;
             p->slots[i].store |= store;
-            return p->slots[i].tmp;
+            return SLOT_REF(i);
         }
     }
-    int tmp = (has_mem ? free_mem : free_reg)[p->slot_count];
-    BUG_ON(tmp < 0);
-    p->slots[p->slot_count++] = (struct slot){ gpr, tmp, load, store };
-    return tmp;
+    p->slots[p->slot_count] = (struct slot){ gpr, H_NONE, load, store };
+    return SLOT_REF(p->slot_count++);
 }
 
 /* Instructions whose officially undefined flags do not depend on the old flags on any CPU that we know. */
 static bool kills_all_flags(const struct trans *t)
 {
-    switch (t->in.mnemonic) {
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_AND:
     case ZYDIS_MNEMONIC_OR:
     case ZYDIS_MNEMONIC_XOR:
@@ -99,7 +102,7 @@ static bool kills_all_flags(const struct trans *t)
 
 static void plan_flags(const struct trans *t, struct plan *p)
 {
-    const ZydisAccessedFlags *f = t->in.cpu_flags;
+    const ZydisAccessedFlags *f = t->in->cpu_flags;
     if (!f)
         return;
     uint32_t reads = f->tested & FL_STATUS, undefined = f->undefined & FL_STATUS;
@@ -108,10 +111,10 @@ static void plan_flags(const struct trans *t, struct plan *p)
     p->reads_flags = reads || (writes && !kills_all_flags(t) && (writes != FL_STATUS || undefined));
 }
 
-/* Maps the register operands. False: only the interpreter can do it. */
-static bool plan_regs(struct trans *t, struct plan *p, bool has_mem)
+/* Maps the register operands. */
+static void plan_regs(struct trans *t, struct plan *p, bool has_mem)
 {
-    for (unsigned i = 0; i < t->in.operand_count_visible; i++) {
+    for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
         const ZydisDecodedOperand *op = &t->ops[i];
         if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
             continue;
@@ -122,11 +125,9 @@ static bool plan_regs(struct trans *t, struct plan *p, bool has_mem)
         if (is_high_byte(op->reg.value)) {
             if (!has_mem)
                 continue; /* no REX in the original: every register is itself */
-            if (t->in.mnemonic == ZYDIS_MNEMONIC_CMPXCHG)
-                return false;
             p->swap = host = id;
         } else {
-            host = is_slot((unsigned)id) ? slot_tmp(p, (unsigned)id, op, has_mem) : host_reg((unsigned)id);
+            host = is_slot((unsigned)id) ? slot_ref(t, p, (unsigned)id, op) : host_reg((unsigned)id);
         }
         switch (op->encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG: p->r.reg = host; break;
@@ -136,7 +137,6 @@ static bool plan_regs(struct trans *t, struct plan *p, bool has_mem)
         default: break; /* AL, AX, EAX, RAX, CL, DX by opcode: the same in the host */
         }
     }
-    return true;
 }
 
 static void swap_bytes(struct emit *e, int reg)
@@ -154,17 +154,53 @@ static void mask_begin(struct trans *t, struct emit *e)
     e_mov_ri32(e, H_DX, 0);
 }
 
+static int resolve(const struct plan *p, int reg)
+{
+    return reg <= SLOT_REF(0) ? p->slots[SLOT_REF(0) - reg].tmp : reg;
+}
+
+/* Gives each slot a scratch register that the memory operand does not use. */
+static void assign_slots(struct trans *t, struct emit *e, struct plan *p)
+{
+    int free[3];
+    unsigned n = 0, need = p->slot_count;
+    bool flags = p->reads_flags && !t->host_flags;
+    if (!p->r.has_mem) {
+        free[n++] = T0;
+        free[n++] = T1;
+    } else if (need || flags) {
+        free[n++] = body_tmp(e, &p->r.mem);
+        if (p->r.mem.base != T0 && p->r.mem.index != T0 && free[0] != T0)
+            free[n++] = T0;
+        else if (p->r.mem.base != T1 && p->r.mem.index != T1 && free[0] != T1)
+            free[n++] = T1;
+        if (n < need) { /* reduce the operand to one register */
+            e_lea(e, 1, T0, p->r.mem);
+            p->r.mem = hm_base(T0, 0);
+            n = 0;
+            free[n++] = T1;
+        }
+    }
+    if (n < need) { /* the operand does not use DC any more, or there is none */
+        group_take_dc(t);
+        free[n++] = DC;
+    }
+    BUG_ON(n < need);
+    if (flags)
+        fl_need(t, e, free[0]);
+    for (unsigned i = 0; i < need; i++)
+        p->slots[i].tmp = free[i];
+}
+
 static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
 {
     struct plan p = *(struct plan *)arg;
-    if (p.reads_flags)
-        fl_need(t, e);
-    if (p.r.has_mem)
-        p.r.mem = ref;
-    if (p.r.has_mem && p.slot_count > 1) {
-        e_lea(e, 1, T0, ref);
-        p.r.mem = hm_base(T0, 0);
-    }
+    p.r.mem = ref;
+    assign_slots(t, e, &p);
+    p.r.reg = resolve(&p, p.r.reg);
+    p.r.rm = resolve(&p, p.r.rm);
+    p.r.vvvv = resolve(&p, p.r.vvvv);
+    p.r.opreg = resolve(&p, p.r.opreg);
     for (unsigned i = 0; i < p.slot_count; i++) {
         if (p.slots[i].load)
             e_load(e, 1, p.slots[i].tmp, gs_gpr(p.slots[i].gpr));
@@ -197,7 +233,7 @@ static unsigned access_kind(const ZydisDecodedOperand *op)
 
 static const ZydisDecodedOperand *mem_operand(const struct trans *t)
 {
-    for (unsigned i = 0; i < t->in.operand_count; i++) {
+    for (unsigned i = 0; i < t->in->operand_count; i++) {
         const ZydisDecodedOperand *op = &t->ops[i];
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
             return op;
@@ -210,7 +246,7 @@ static void lea_insn(struct trans *t)
     struct emit *h = &t->h;
     struct gaddr a = gaddr_of(t, &t->ops[1]);
     a.seg_base = 0;
-    unsigned dst = (unsigned)gpr_id(t->ops[0].reg.value), size = t->in.operand_width;
+    unsigned dst = (unsigned)gpr_id(t->ops[0].reg.value), size = t->in->operand_width;
     bool direct = !is_slot(dst) && size >= 32 && a.base != (int)dst && a.index != (int)dst;
     if (direct && (a.width == 64 || size == 32)) {
         /* the usual case in one go, unless the displacement needs several steps */
@@ -242,89 +278,197 @@ static void lea_insn(struct trans *t)
 /* MOV between accumulator and an absolute address: written again in the ModRM form. */
 static bool is_moffs(const struct trans *t)
 {
-    return t->in.mnemonic == ZYDIS_MNEMONIC_MOV && t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xa0 &&
-           t->in.opcode <= 0xa3;
+    return t->in->mnemonic == ZYDIS_MNEMONIC_MOV && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in->opcode >= 0xa0 &&
+           t->in->opcode <= 0xa3;
 }
 
-static bool generic(struct trans *t, bool vector)
+/* Length and kind of the memory access of a generic instruction. */
+static unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc)
 {
-    struct plan p = { .r = { .reg = -1, .rm = -1, .vvvv = -1, .opreg = -1, .subst_reg = 0xff }, .swap = -1 };
-    const ZydisDecodedOperand *mem = mem_operand(t);
-    if (mem && (mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || t->in.address_width == 16))
-        return false;
-    p.r.has_mem = mem != NULL;
-    if (!plan_regs(t, &p, mem != NULL))
-        return false;
-    plan_flags(t, &p);
-    unsigned n = mem ? mem->size / 8u : 0, acc = mem ? access_kind(mem) : 0, flags = 0;
-    switch (t->in.mnemonic) {
-    case ZYDIS_MNEMONIC_XSAVEOPT:
-    case ZYDIS_MNEMONIC_XSAVEOPT64:
-        p.r.subst_reg = 4; /* XSAVE: the modified optimization must not see our buffers' addresses */
-        /* fall through */
+    *acc = access_kind(mem);
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
-        acc = MMU_SLOW_RMW;
-        /* fall through */
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; return t->vm->cpuid.xsave_size;
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64:
-        p.mask = true;
-        n = t->vm->cpuid.xsave_size;
-        break;
-    default: break;
+    case ZYDIS_MNEMONIC_XRSTOR64: return t->vm->cpuid.xsave_size;
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */
+    default: return mem->size / 8u;
     }
-    bool side = vector || t->in.mnemonic == ZYDIS_MNEMONIC_DIV || t->in.mnemonic == ZYDIS_MNEMONIC_IDIV;
-    if (!mem) {
-        if (side)
-            side_note(t, &t->h);
-        generic_body(t, &t->h, (struct hmem){ 0 }, &p);
-        return true;
-    }
-    if (n == 0 || n > PAGE_SIZE)
-        return false;
-    if (is_moffs(t)) {
-        t->in.opcode = (uint8_t)(t->in.opcode < 0xa2 ? 0x8a + (t->in.opcode & 1) : 0x88 + (t->in.opcode & 1));
-        t->in.raw.imm[0].size = t->in.raw.imm[1].size = 0;
-        p.r.reg = 0;
-    }
-    if ((t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in.mnemonic == ZYDIS_MNEMONIC_XCHG)
-        flags |= MEM_LOCKED;
-    if (mem->mem.segment == ZYDIS_REGISTER_SS)
-        flags |= MEM_STACK;
-    if (p.swap >= 0 || p.mask)
-        flags |= MEM_NO_DELTA;
-    if (side)
-        flags |= MEM_SIDE;
-    struct gaddr a = gaddr_of(t, mem);
-    mem_access(t, &a, n, acc, flags, generic_body, &p);
-    return true;
 }
-
-/* ---- which way ---- */
 
 static bool has_class(const struct trans *t, ZydisRegisterClass cls)
 {
-    for (unsigned i = 0; i < t->in.operand_count; i++) {
+    for (unsigned i = 0; i < t->in->operand_count; i++) {
         if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
             return true;
     }
     return false;
 }
 
-enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL };
+/* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
+static bool waits_for_fpu(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSTSW: return false;
+    default: return t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || has_class(t, ZYDIS_REGCLASS_MMX);
+    }
+}
+
+/* The alignment that the memory operand must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table 2-21). */
+static unsigned operand_align(const struct trans *t, unsigned n)
+{
+    bool vex = t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA: return n == 32 ? 2 : 1;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return 1;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64: return 3;
+    case ZYDIS_MNEMONIC_SHA1RNDS4:
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1MSG1:
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2: return 0; /* these look at the page first */
+    default: return !vex && n == 16 ? 1 : 0;
+    }
+}
+
+/* Whether generic() can do it; else the interpreter. */
+static bool generic_can(const struct trans *t)
+{
+    const ZydisDecodedOperand *mem = mem_operand(t);
+    unsigned acc, high = 0, slots = 0, sp = 0;
+    if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
+        return t->in->address_width >= 32;
+    for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
+        if (t->ops[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
+            continue;
+        int id = gpr_id(t->ops[i].reg.value);
+        high += id >= 0 && is_high_byte(t->ops[i].reg.value);
+        slots += id >= 0 && is_slot((unsigned)id);
+        sp += id == R_SP && !is_high_byte(t->ops[i].reg.value);
+    }
+    if (high && sp) /* RSP is r15 here, which needs a REX prefix, which AH to BH exclude */
+        return false;
+    if (!mem)
+        return true;
+    if (mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || t->in->address_width == 16 ||
+        (high && t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG) || slots > 2)
+        return false;
+    unsigned n = generic_access(t, mem, &acc);
+    return n > 0 && n <= PAGE_SIZE;
+}
+
+static void generic(struct trans *t, bool vector)
+{
+    struct plan p = { .r = { .reg = -1, .rm = -1, .vvvv = -1, .opreg = -1, .subst_reg = 0xff }, .swap = -1 };
+    const ZydisDecodedOperand *mem = mem_operand(t);
+    unsigned flags = 0;
+    p.r.has_mem = mem != NULL;
+    plan_regs(t, &p, mem != NULL);
+    plan_flags(t, &p);
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+        p.r.subst_reg = 4; /* XSAVE: the modified optimization must not see our buffers' addresses */
+        /* fall through */
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        p.mask = true;
+        break;
+    default: break;
+    }
+    bool side = vector || t->in->mnemonic == ZYDIS_MNEMONIC_DIV || t->in->mnemonic == ZYDIS_MNEMONIC_IDIV ||
+                t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+    if (!mem) {
+        if (side)
+            side_note(t, &t->h);
+        generic_body(t, &t->h, (struct hmem){ 0 }, &p);
+        return;
+    }
+    unsigned acc, n = generic_access(t, mem, &acc);
+    if (is_moffs(t)) {
+        t->in->opcode = (uint8_t)(t->in->opcode < 0xa2 ? 0x8a + (t->in->opcode & 1) : 0x88 + (t->in->opcode & 1));
+        t->in->raw.imm[0].size = t->in->raw.imm[1].size = 0;
+        p.r.reg = 0;
+    }
+    if ((t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in->mnemonic == ZYDIS_MNEMONIC_XCHG)
+        flags |= MEM_LOCKED;
+    if (mem->mem.segment == ZYDIS_REGISTER_SS)
+        flags |= MEM_STACK;
+    if (p.swap >= 0 || p.mask)
+        flags |= MEM_NO_DELTA | MEM_NO_GROUP;
+    if (side)
+        flags |= MEM_SIDE;
+    if (waits_for_fpu(t))
+        flags |= MEM_FPU_WAIT;
+    flags |= operand_align(t, n) << MEM_ALIGN_SHIFT;
+    struct gaddr a = gaddr_of(t, mem);
+    mem_access(t, &a, n, acc, flags, generic_body, &p);
+}
+
+/* ---- which way ---- */
+
+/* SSE conversions name no vector register if their source is in memory. */
+static bool converts_from_memory(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_CVTSS2SI:
+    case ZYDIS_MNEMONIC_CVTTSS2SI:
+    case ZYDIS_MNEMONIC_CVTSD2SI:
+    case ZYDIS_MNEMONIC_CVTTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTTSD2SI: return true;
+    default: return false;
+    }
+}
 
 /* x87, MMX, SSE, AVX: whether the mode lets it run. */
 static enum way fpu_way(const struct trans *t, unsigned *special)
 {
     uint32_t m = t->mode;
-    switch (t->in.meta.category) {
+    switch (t->in->meta.category) {
     case ZYDIS_CATEGORY_XSAVE:
     case ZYDIS_CATEGORY_XSAVEOPT:
         *special = SPECIAL_FPU_XSAVE;
         return m & (MODE_TS | MODE_NO_XSAVE) ? WAY_SPECIAL : WAY_VECTOR;
     default: break;
     }
-    switch (t->in.mnemonic) {
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXRSTOR:
@@ -338,10 +482,10 @@ static enum way fpu_way(const struct trans *t, unsigned *special)
         return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
     default: break;
     }
-    bool vec = has_class(t, ZYDIS_REGCLASS_XMM) || has_class(t, ZYDIS_REGCLASS_YMM);
-    if (t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        bool other = t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
-                     t->in.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || t->in.mnemonic == ZYDIS_MNEMONIC_VSTMXCSR;
+    bool vec = has_class(t, ZYDIS_REGCLASS_XMM) || has_class(t, ZYDIS_REGCLASS_YMM) || converts_from_memory(t);
+    if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        bool other = t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+                     t->in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || t->in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR;
         if (!vec && !other)
             return WAY_GENERIC; /* BMI */
         *special = SPECIAL_FPU_AVX;
@@ -351,11 +495,11 @@ static enum way fpu_way(const struct trans *t, unsigned *special)
         *special = SPECIAL_FPU_SSE;
         return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
     }
-    if (t->in.meta.category == ZYDIS_CATEGORY_X87_ALU || t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87) {
+    if (t->in->meta.category == ZYDIS_CATEGORY_X87_ALU || t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87) {
         *special = SPECIAL_FPU_X87;
         return m & (MODE_TS | MODE_EM) ? WAY_SPECIAL : WAY_VECTOR;
     }
-    if (has_class(t, ZYDIS_REGCLASS_MMX) || t->in.mnemonic == ZYDIS_MNEMONIC_EMMS) {
+    if (has_class(t, ZYDIS_REGCLASS_MMX) || t->in->mnemonic == ZYDIS_MNEMONIC_EMMS) {
         *special = SPECIAL_FPU_MMX;
         return m & (MODE_TS | MODE_EM) ? WAY_SPECIAL : WAY_VECTOR;
     }
@@ -364,7 +508,7 @@ static enum way fpu_way(const struct trans *t, unsigned *special)
 
 static bool vsib_or_masked(const struct trans *t)
 {
-    switch (t->in.mnemonic) {
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
@@ -380,7 +524,7 @@ static bool vsib_or_masked(const struct trans *t)
 
 static enum way system_way(const struct trans *t)
 {
-    switch (t->in.mnemonic) {
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_CPUID:
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDTSCP:
@@ -428,7 +572,9 @@ static enum way system_way(const struct trans *t)
     case ZYDIS_MNEMONIC_UD2: return WAY_INTERP;
     case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:
-    case ZYDIS_MNEMONIC_PAUSE: return WAY_NOTHING;
+        return WAY_NOTHING;
+    case ZYDIS_MNEMONIC_PAUSE: /* F3 41 90 is XCHG r8, rAX with a prefix that means nothing */
+        return (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.B ? WAY_INTERP : WAY_NOTHING;
     case ZYDIS_MNEMONIC_MOV: /* control, debug and segment registers */
         return has_class(t, ZYDIS_REGCLASS_CONTROL) || has_class(t, ZYDIS_REGCLASS_DEBUG) ||
                        has_class(t, ZYDIS_REGCLASS_SEGMENT)
@@ -441,7 +587,7 @@ static enum way system_way(const struct trans *t)
         return mem_operand(t) && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? WAY_INTERP : WAY_GENERIC;
     default: break;
     }
-    switch (t->in.meta.category) {
+    switch (t->in->meta.category) {
     case ZYDIS_CATEGORY_NOP:
     case ZYDIS_CATEGORY_WIDENOP:
     case ZYDIS_CATEGORY_PREFETCH: return WAY_NOTHING;
@@ -468,14 +614,14 @@ static enum way system_way(const struct trans *t)
 /* Encodings that CPUID denies to every guest. */
 static bool denied(const struct trans *t)
 {
-    switch (t->in.encoding) {
+    switch (t->in->encoding) {
     case ZYDIS_INSTRUCTION_ENCODING_EVEX:
     case ZYDIS_INSTRUCTION_ENCODING_MVEX:
     case ZYDIS_INSTRUCTION_ENCODING_XOP:
     case ZYDIS_INSTRUCTION_ENCODING_3DNOW: return true;
     default: break;
     }
-    switch (t->in.mnemonic) {
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_XSAVEC:
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVES:
@@ -499,110 +645,241 @@ static bool denied(const struct trans *t)
     }
 }
 
-static void translate_insn(struct trans *t)
+static enum way classify(struct trans *t, unsigned *special)
 {
-    unsigned special = SPECIAL_UD;
-    enum way way = denied(t) ? WAY_SPECIAL : system_way(t);
-    if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA && t->in.address_width >= 32) {
-        lea_insn(t);
-        return;
-    }
+    *special = SPECIAL_UD;
+    if (t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ)
+        return WAY_NOTHING; /* without shadow stacks this encoding is a NOP */
+    if (denied(t))
+        return WAY_SPECIAL;
+    enum way way = system_way(t);
     if (way == WAY_GENERIC)
-        way = fpu_way(t, &special);
+        way = fpu_way(t, special);
     if (way == WAY_VECTOR && vsib_or_masked(t)) {
-        special = SPECIAL_VEC_MEM;
+        *special = t->in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? SPECIAL_MMX_MEM : SPECIAL_VEC_MEM;
         way = WAY_SPECIAL;
     }
-    if ((t->in.mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in.mnemonic == ZYDIS_MNEMONIC_RDSSPQ) && way == WAY_SPECIAL)
-        way = WAY_NOTHING; /* without shadow stacks this encoding is a NOP */
-    switch (way) {
+    if (way == WAY_INTERP && flow_can(t))
+        way = WAY_FLOW;
+    /* one-byte INC and DEC of 32-bit code have no 64-bit encoding */
+    if (t->bits == 32 && (t->in->opcode & 0xf0) == 0x40 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+        way = WAY_INTERP;
+    if ((way == WAY_GENERIC || way == WAY_VECTOR) && !generic_can(t))
+        way = WAY_INTERP;
+    return way;
+}
+
+static void translate_insn(struct trans *t)
+{
+    const struct ginsn *g = &t->g[t->cur];
+    switch ((enum way)g->way) {
     case WAY_NOTHING: break;
-    case WAY_SPECIAL: flow_special(t, special); break;
+    case WAY_SPECIAL:
+        if (g->special == SPECIAL_MMX_MEM) { /* as every MMX instruction: #MF if one is pending, TOP 0, all tags valid */
+            side_note(t, &t->h);
+            e_rm0f(&t->h, 0, 0x7f, 0, GS(scratch)); /* movq [], mm0 */
+        }
+        flow_special(t, g->special);
+        break;
     case WAY_GENERIC:
     case WAY_VECTOR:
-        /* one byte INC and DEC of 32-bit code have no 64-bit encoding */
-        if (!(t->bits == 32 && (t->in.opcode & 0xf0) == 0x40 && t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) &&
-            generic(t, way == WAY_VECTOR))
-            break;
-        flow_interp(t);
+        if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
+            lea_insn(t);
+        else
+            generic(t, g->way == WAY_VECTOR);
         break;
+    case WAY_FLOW: flow_translate(t); break;
     case WAY_INTERP:
-        if (flow_translate(t))
-            break;
         flow_interp(t);
-        if (t->in.meta.category != ZYDIS_CATEGORY_COND_BR && t->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+        if (t->in->meta.category != ZYDIS_CATEGORY_COND_BR && t->in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
             flow_exit_direct(t, next_off(t));
         break;
     }
 }
 
-/* ---- the block ---- */
+/* ---- looking at the block before writing it ---- */
 
-/* Decodes at t->off. False: the bytes are no instruction (in.length 1, mnemonic INVALID), or they run out of the page and the second
- * page is not there (in.length 0). */
-static bool decode(struct trans *t)
+/* Decodes at off. Not decoded: the bytes are no instruction (length 1), or they run out of the page and the second page is
+ * not there (length 0). */
+static void decode(struct trans *t, struct ginsn *g, unsigned off)
 {
-    unsigned room = (unsigned)PAGE_SIZE - t->off, n = room < 15 ? room : 15;
-    memcpy(t->bytes, t->page + t->off, n);
-    if (n < 15 && t->gpage2 != ~0ull && t->insns == 0) {
-        memcpy(t->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
+    unsigned room = (unsigned)PAGE_SIZE - off, n = room < 15 ? room : 15;
+    g->off = (uint16_t)off;
+    memcpy(g->bytes, t->page + off, n);
+    if (n < 15 && t->gpage2 != ~0ull && t->count == 0) {
+        memcpy(g->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
         n = 15;
     }
-    ZyanStatus st = ZydisDecoderDecodeFull(&t->decoder, t->bytes, n, &t->in, t->ops);
-    if (ZYAN_SUCCESS(st))
-        return true;
-    memset(&t->in, 0, sizeof t->in);
-    t->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && n < 15 ? 0 : 1;
-    return false;
+    ZyanStatus st = ZydisDecoderDecodeFull(&t->decoder, g->bytes, n, &g->in, g->ops);
+    g->decoded = ZYAN_SUCCESS(st);
+    if (!g->decoded) {
+        memset(&g->in, 0, sizeof g->in);
+        g->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && n < 15 ? 0 : 1;
+    }
 }
 
-bool translate_crosses(struct tvm *vm, uint64_t gpage, unsigned off, uint32_t mode)
+static void set_current(struct trans *t, unsigned i)
 {
-    if (off + 15 <= PAGE_SIZE)
-        return false;
-    ZydisDecoder d;
-    ZydisDecodedInstruction in;
-    bool m32 = (mode & MODE_BITS) != 0;
-    ZydisDecoderInit(&d, m32 ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     m32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
-    ZyanStatus st = ZydisDecoderDecodeInstruction(&d, NULL, tvm_hva(vm, gpage) + off, PAGE_SIZE - off, &in);
-    return st == ZYDIS_STATUS_NO_MORE_DATA;
+    struct ginsn *g = &t->g[i];
+    t->cur = i;
+    t->off = g->off;
+    t->in = &g->in;
+    t->ops = g->ops;
+    t->bytes = g->bytes;
 }
+
+static uint16_t written_regs(const struct ginsn *g)
+{
+    unsigned mask = 0;
+    for (unsigned i = 0; i < g->in.operand_count; i++) {
+        int id = g->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_id(g->ops[i].reg.value) : -1;
+        if (id >= 0 && (g->ops[i].actions & ACT_WRITE))
+            mask |= 1u << id;
+    }
+    return (uint16_t)mask;
+}
+
+/* The change of RSP if it is a constant. */
+static bool sp_change(const struct trans *t, const struct ginsn *g, int32_t *by)
+{
+    const ZydisDecodedOperand *o = g->ops;
+    int32_t w = (int32_t)(t->bits / 8);
+    bool sp0 = o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && o[0].reg.value == ZYDIS_REGISTER_RSP;
+    switch (g->in.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH: *by = -w; return true;
+    case ZYDIS_MNEMONIC_POP: *by = w; return !sp0;
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_SUB:
+        *by = (int32_t)o[1].imm.value.s * (g->in.mnemonic == ZYDIS_MNEMONIC_SUB ? -1 : 1);
+        return sp0 && o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o[1].imm.value.s == (int16_t)o[1].imm.value.s;
+    case ZYDIS_MNEMONIC_LEA:
+        *by = (int32_t)o[1].mem.disp.value;
+        return sp0 && o[1].mem.base == ZYDIS_REGISTER_RSP && o[1].mem.index == ZYDIS_REGISTER_NONE &&
+               o[1].mem.disp.value == (int16_t)o[1].mem.disp.value;
+    default: return false;
+    }
+}
+
+static void add_access(struct ginsn *g, struct gaddr a, unsigned len, bool write)
+{
+    g->access[g->access_count++] = (struct gaccess){ a, len, write };
+}
+
+/* The accesses that translating g will make, in their order. */
+static void find_accesses(const struct trans *t, struct ginsn *g)
+{
+    unsigned w = t->bits / 8, acc;
+    const ZydisDecodedOperand *mem = mem_operand(t);
+    struct gaddr sp = { .base = R_SP, .index = -1, .scale = 1, .width = t->bits };
+    if (g->way == WAY_GENERIC || g->way == WAY_VECTOR) {
+        if (mem && g->in.mnemonic != ZYDIS_MNEMONIC_LEA) {
+            unsigned n = generic_access(t, mem, &acc);
+            add_access(g, gaddr_of(t, mem), n, acc != MMU_SLOW_R);
+        }
+        return;
+    }
+    if (g->way != WAY_FLOW)
+        return;
+    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+        add_access(g, gaddr_of(t, mem), w, false);
+    switch (g->in.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH:
+    case ZYDIS_MNEMONIC_CALL:
+        sp.disp = -(int64_t)w;
+        add_access(g, sp, w, true);
+        break;
+    case ZYDIS_MNEMONIC_LEAVE: sp.base = R_BP; /* fall through */
+    case ZYDIS_MNEMONIC_POP:
+    case ZYDIS_MNEMONIC_RET: add_access(g, sp, w, false); break;
+    default: break;
+    }
+}
+
+/* Fills what looking ahead needs. Returns whether the block goes on behind g. */
+static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoch)
+{
+    unsigned special = SPECIAL_UD;
+    g->access_count = 0;
+    g->sp_before = *sp;
+    g->sp_epoch = *epoch;
+    if (!g->decoded) {
+        g->way = WAY_INTERP;
+        g->barrier = true;
+        return false;
+    }
+    g->way = (uint8_t)classify(t, &special);
+    g->special = (uint8_t)special;
+    g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL;
+    g->writes = written_regs(g);
+    find_accesses(t, g);
+    int32_t by;
+    if (sp_change(t, g, &by)) {
+        *sp += by;
+        g->writes &= (uint16_t)~(1u << R_SP);
+    } else if (g->writes & 1u << R_SP) {
+        *sp = 0;
+        (*epoch)++;
+    }
+    if (g->in.meta.category == ZYDIS_CATEGORY_COND_BR && g->way == WAY_FLOW)
+        return ++t->branches < TRANS_MAX_BRANCHES;
+    return g->in.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE || g->in.meta.category == ZYDIS_CATEGORY_COND_BR;
+}
+
+static void look_at_block(struct trans *t)
+{
+    unsigned max = t->mode & MODE_ONE ? 1 : TRANS_MAX_INSNS, off = t->start;
+    int32_t sp = 0;
+    uint16_t epoch = 0;
+    bool more = true;
+    while (more && t->count < max && off < PAGE_SIZE) {
+        struct ginsn *g = &t->g[t->count];
+        decode(t, g, off);
+        if (!g->decoded && g->in.length == 0 && t->count > 0)
+            break; /* runs into the next page: a block of its own */
+        set_current(t, t->count);
+        more = survey(t, g, &sp, &epoch);
+        t->count++;
+        off += g->in.length;
+    }
+    t->end = off;
+}
+
+/* ---- the block ---- */
 
 static void translate_one(struct trans *t)
 {
     t->polled = false;
-    if (!decode(t)) {
-        if (t->in.length == 0 && t->insns > 0) { /* runs into the next page: a block of its own */
-            fl_save(t, &t->h);
-            e_load(&t->h, 1, T0, GS(vpage));
-            e_lea(&t->h, t->bits == 64, T0, hm_base(T0, (int32_t)t->off));
-            flow_exit_indirect(t);
-            t->done = true;
-            return;
-        }
+    if (!t->g[t->cur].decoded) {
         flow_interp(t); /* raises what is due: #UD, #GP, or the page fault of the second page */
         flow_exit_direct(t, next_off(t));
     } else {
         translate_insn(t);
     }
+    group_after_insn(t);
     t->insns++;
-    t->off += t->in.length;
-    if (t->off > t->end)
-        t->end = t->off;
 }
 
 static void translate_loop(struct trans *t)
 {
-    unsigned max = t->mode & MODE_ONE ? 1 : TRANS_MAX_INSNS;
-    while (!t->done) {
+    look_at_block(t);
+    for (unsigned i = 0; i < t->count && !t->done && t->side_count + 4 <= TRANS_MAX_SIDE; i++) {
+        set_current(t, i);
         translate_one(t);
-        if (t->done)
-            break;
-        if (t->insns >= max || t->branches >= TRANS_MAX_BRANCHES || t->off >= PAGE_SIZE ||
-            t->side_count + 4 > TRANS_MAX_SIDE)
-            flow_exit_direct(t, t->off);
     }
+    if (t->done)
+        return;
+    unsigned next = next_off(t);
+    t->end = next;
+    struct ginsn *g = &t->g[t->count];
+    if (next < PAGE_SIZE && next + 15 > PAGE_SIZE && t->count < TRANS_MAX_INSNS && !g->decoded && g->in.length == 0)
+        flow_exit_far(t, next); /* the next instruction crosses the page: only the dispatcher finds it */
+    else
+        flow_exit_direct(t, next);
+}
+
+size_t translate_scratch_size(void)
+{
+    return (TRANS_MAX_INSNS + 1) * sizeof(struct ginsn);
 }
 
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode)
@@ -616,6 +893,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     struct trans t = { .vm = vm, .c = c, .cc = cc, .gpage = gpage, .gpage2 = gpage2, .start = off, .off = off, .end = off,
                        .mode = mode, .idx = mode & MODE_IDX, .bits = mode & MODE_BITS ? 32 : 64 };
     t.page = tvm_hva(vm, gpage);
+    t.g = cc->scratch;
     size_t hot = align_up(cc->hot_pos, 16);
     t.h = (struct emit){ rw + hot, rw + cc->hot_end, rx, false };
     t.k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };

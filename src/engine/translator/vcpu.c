@@ -107,6 +107,12 @@ unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
     return a;
 }
 
+/* One check for a group of accesses: all or nothing, and never an exception. */
+unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
+{
+    return !mmu_group(c, lin, desc, out);
+}
+
 unsigned helper_commit(struct tcpu *c, uint32_t desc)
 {
     if (!mmu_commit(c) || (desc & COMMIT_NO_EXIT))
@@ -165,8 +171,12 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     enum special what = desc >> 16;
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
-    if (what == SPECIAL_VEC_MEM)
+    if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
         return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
+    if (what == SPECIAL_GP) {
+        cpu_raise_gp(c, 0);
+        return 1 + XIT_EXC;
+    }
     switch (what) {
     case SPECIAL_FPU_X87: ud = false; ts = ts || em; break;
     case SPECIAL_FPU_MMX: ud = em; break;
@@ -249,8 +259,11 @@ static struct tb *find_block(struct tcpu *c, uint32_t mode)
     unsigned off = (unsigned)(c->rip & ~PAGE_MASK);
     if (c->code_bits == 64 && !cpu_canonical(c->rip))
         return cpu_raise_gp(c, 0), NULL;
-    if (!mmu_code_page(c, vpage, &gpage))
+    if (!mmu_code_page(c, vpage, &gpage)) {
+        if (c->exc.pending && c->exc.vector == EXC_PF)
+            c->exc.cr2 = c->rip;
         return NULL;
+    }
     struct tb *tb = cache_find(c->vm->cache, gpage, off, mode);
     c->counters[TC_LOOKUPS]++;
     if (tb && tb->gpage2 == ~0ull)
@@ -315,6 +328,18 @@ static enum exit_reason take_signal(struct tcpu *c)
     }
 }
 
+/* An indirect branch that the jump cache does not know. One to an address that is not canonical faults at the branch itself,
+ * which has changed nothing but RSP so far. */
+static enum exit_reason take_branch(struct tcpu *c, uint32_t desc)
+{
+    if (c->code_bits != 64 || cpu_canonical(c->rip))
+        return XIT_LOOKUP;
+    c->rip = code_address(c, BRANCH_DESC_OFF(desc));
+    c->gpr[R_SP] -= BRANCH_DESC_POP(desc);
+    cpu_raise_gp(c, 0);
+    return XIT_EXC;
+}
+
 /* Runs blocks from rip until something other than finding the next block is to be done. */
 enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
 {
@@ -344,23 +369,25 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         uint64_t arg = c->exit_arg;
         if (why == XIT_SIGNAL)
             return take_signal(c);
+        if (why == XIT_BRANCH)
+            return take_branch(c, (uint32_t)arg);
         if (why != XIT_LINK && why != XIT_STALE)
             return why;
-        bool host_flags = arg >> 48 & 1;
+        uint32_t bits = (uint32_t)(arg >> 48);
         if (why == XIT_STALE) {
             const struct tb_side *side;
             tvm_code_lock(c->vm);
             dead = cache_by_host(cc, (uint32_t)(arg - 5 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
             tvm_code_unlock(c->vm);
-            host_flags = dead->mode & MODE_HOST_FLAGS;
+            bits = dead->mode & (MODE_HOST_FLAGS | MODE_NO_GROUP);
             arg = (uint64_t)dead->off << 32;
         }
         c->rip = code_address(c, (unsigned)(arg >> 32) & 0xffff);
-        if (host_flags)
+        if (bits & MODE_HOST_FLAGS)
             c->fl = c->exit_fl;
         if (atomic_load(&c->exit_request))
             return XIT_LOOKUP;
-        tb = find_block(c, mode | (host_flags ? MODE_HOST_FLAGS : 0));
+        tb = find_block(c, mode | bits);
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
         if (dead)

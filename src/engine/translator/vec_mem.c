@@ -178,6 +178,11 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
         src = read_vec(c, a);
         mask = read_vec(c, b);
     }
+    /* AMD checks the whole operand whatever the mask; Intel only what is stored. */
+    if (c->vm->cpuid.is_amd) {
+        if (!mmu_probe(c, operand_address(c, v, mem, 0), mmx ? 8 : 16, MMU_WRITE, MMU_AS_CPL))
+            return false;
+    }
     return mask_store(c, v, mem, &mask, src.b, 1, mmx ? 8 : 16);
 }
 
@@ -217,5 +222,11 @@ bool heavy_vec_mem(struct tcpu *c)
                      m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, got, &v.in, v.ops)))
         return cpu_raise(c, EXC_UD);
-    return execute(c, &v);
+    if (execute(c, &v))
+        return true;
+    for (unsigned i = 0; i < v.in.operand_count; i++) {
+        if (v.ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && v.ops[i].mem.segment == ZYDIS_REGISTER_SS && c->exc.vector == EXC_GP)
+            c->exc.vector = EXC_SS;
+    }
+    return false;
 }

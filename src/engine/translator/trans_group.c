@@ -1,0 +1,193 @@
+/* Groups: one check for several accesses near the same address.
+ *
+ * Theory of operation. Within a block, accesses through the same registers (same base, index, scale, segment) differ only in
+ * their displacement as long as none of the registers changes; for RSP, changes by known constants (PUSH, POP, ADD RSP) are
+ * followed. When the first of them comes, the rest of the block is searched for others; if there are any, one check covers
+ * the whole stretch [lo, hi) and the page's delta is kept, in the DC register or in a slot of struct tcpu, for the later ones,
+ * which then cost nothing or one load, and leave EFLAGS alone.
+ *
+ * The check must not fault early and must not touch the guest: if the stretch is not plain RAM of one page with the right rights
+ * (it crosses a page, is MMIO, is write protected, holds code), the block is left before the current instruction for one
+ * translated under MODE_NO_GROUP, where each access is checked by itself and faults at its own place. A read group ends
+ * before the first write, which begins a group of its own, so a page is never asked for writing before it is written.
+ *
+ * A delta stays right until the block ends: this vCPU changes its own translations only in instructions that go to C (barriers
+ * drop all groups), and another that wants a write tag back first waits until this one has left its block. */
+#include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
+
+#define GROUP_SPAN_MAX 2048
+
+static bool same_key(const struct gaddr *a, const struct gaddr *b)
+{
+    return a->base == b->base && a->index == b->index && (a->index < 0 || a->scale == b->scale) && a->rip == b->rip &&
+           a->seg_base == b->seg_base && a->width == b->width;
+}
+
+static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
+{
+    return a->disp + (a->base == R_SP ? g->sp_before : 0);
+}
+
+static uint16_t key_regs(const struct gaddr *a)
+{
+    return (uint16_t)((a->base >= 0 ? 1u << a->base : 0) | (a->index >= 0 ? 1u << a->index : 0));
+}
+
+struct scan {
+    int64_t lo, hi;
+    unsigned members, last;
+};
+
+/* Looks for accesses behind the current one that can share its check. */
+static void look_ahead(struct trans *t, const struct gaddr *a, bool write, struct scan *s)
+{
+    uint16_t epoch = t->g[t->cur].sp_epoch;
+    for (unsigned j = t->cur; j < t->count; j++) {
+        const struct ginsn *g = &t->g[j];
+        if (g->barrier)
+            return;
+        for (unsigned i = 0; i < g->access_count; i++) {
+            const struct gaccess *x = &g->access[i];
+            if (!same_key(a, &x->a) || (a->base == R_SP && g->sp_epoch != epoch))
+                continue;
+            if (x->write && !write)
+                return;
+            int64_t d = sym_disp(g, &x->a), lo = d < s->lo ? d : s->lo, hi = d + x->len > s->hi ? d + x->len : s->hi;
+            if (hi - lo > GROUP_SPAN_MAX)
+                continue;
+            s->lo = lo;
+            s->hi = hi;
+            s->last = j;
+            s->members += j > t->cur;
+        }
+        if (g->writes & key_regs(a))
+            return;
+    }
+}
+
+static struct hmem hm_tlb(unsigned idx, size_t field)
+{
+    return (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, field) };
+}
+
+static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    unsigned span = (unsigned)(g->hi - g->lo);
+    size_t tag = g->write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    int dst = g->slot < 0 ? DC : T1;
+    fl_clobber(t, h);
+    emit_tlb_index(t, at);
+    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - span));
+    e_jcc(h, CC_A, e_rx(k));
+    e_load(h, 1, dst, hm_tlb(t->idx, offsetof(struct tlb_entry, delta)));
+    uint8_t *hit = h->p;
+    if (g->slot >= 0)
+        e_store(h, 1, GS(group_delta[g->slot]), T1);
+
+    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    e_mov_ri32(k, T1, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
+    e_call(k, t->cc->stubs.group);
+    uint8_t *fail = e_jcc_fwd(k, CC_NE);
+    if (dst != T1)
+        e_mov_rr(k, 1, dst, T1);
+    e_jmp(k, hit + h->rx_off);
+    e_patch(fail, k->p);
+    flow_no_group(t);
+}
+
+static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, bool write)
+{
+    const struct ginsn *gi = &t->g[t->cur];
+    int64_t d = sym_disp(gi, a);
+    struct scan s = { .lo = d, .hi = d + n, .members = 1, .last = t->cur };
+    look_ahead(t, a, write, &s);
+    if (s.members < 2)
+        return NULL;
+    struct group *g = NULL;
+    bool dc_free = true;
+    for (unsigned i = 0; i < TRANS_GROUPS; i++) {
+        if (!t->groups[i].live)
+            g = &t->groups[i];
+        else if (t->groups[i].slot < 0)
+            dc_free = false;
+    }
+    if (!g)
+        return NULL;
+    *g = (struct group){ .live = true, .write = write, .key = *a, .sp_epoch = gi->sp_epoch, .lo = s.lo, .hi = s.hi,
+                         .last = s.last, .slot = dc_free ? -1 : (int)(g - t->groups) };
+    g->key.disp = 0;
+    struct gaddr at = *a;
+    at.disp = s.lo - (a->base == R_SP ? gi->sp_before : 0);
+    emit_check(t, g, &at);
+    return g;
+}
+
+/* base + disp + delta without computing the address, where the encoding allows it. */
+static bool plain_base(const struct gaddr *a)
+{
+    return a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 && a->disp == (int32_t)a->disp;
+}
+
+bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref)
+{
+    if (t->mode & (MODE_NO_GROUP | MODE_ONE))
+        return false;
+    const struct ginsn *gi = &t->g[t->cur];
+    int64_t d = sym_disp(gi, a);
+    struct group *g = NULL;
+    for (unsigned i = 0; i < TRANS_GROUPS && !g; i++) {
+        struct group *x = &t->groups[i];
+        if (x->live && same_key(&x->key, a) && (a->base != R_SP || x->sp_epoch == gi->sp_epoch) && x->lo <= d &&
+            d + n <= x->hi && (!write || x->write))
+            g = x;
+    }
+    if (!g)
+        g = begin(t, a, n, write);
+    if (!g)
+        return false;
+    struct emit *h = &t->h;
+    int delta = DC;
+    bool plain = plain_base(a);
+    if (!plain)
+        lea_guest(t, h, T0, a);
+    if (g->slot >= 0) {
+        e_load(h, 1, T1, GS(group_delta[g->slot]));
+        delta = T1;
+    }
+    if (!plain) {
+        *ref = hm_index(T0, delta, 1, 0);
+    } else if (is_slot((unsigned)a->base)) {
+        e_load(h, 1, T0, gs_gpr((unsigned)a->base));
+        *ref = hm_index(T0, delta, 1, (int32_t)a->disp);
+    } else {
+        *ref = hm_index(host_reg((unsigned)a->base), delta, 1, (int32_t)a->disp);
+    }
+    return true;
+}
+
+void group_after_insn(struct trans *t)
+{
+    const struct ginsn *gi = &t->g[t->cur];
+    for (unsigned i = 0; i < TRANS_GROUPS; i++) {
+        struct group *g = &t->groups[i];
+        if (gi->barrier || g->last <= t->cur || (gi->writes & key_regs(&g->key)))
+            g->live = false;
+    }
+}
+
+void group_drop_all(struct trans *t)
+{
+    for (unsigned i = 0; i < TRANS_GROUPS; i++)
+        t->groups[i].live = false;
+}
+
+void group_take_dc(struct trans *t)
+{
+    for (unsigned i = 0; i < TRANS_GROUPS; i++) {
+        if (t->groups[i].slot < 0)
+            t->groups[i].live = false;
+    }
+}
