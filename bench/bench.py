@@ -76,9 +76,12 @@ def report(what, results, unit):
     """Prints the table; returns the figures for JSON."""
     medians = {engine: statistics.median(values) for engine, values in results.items() if values}
     for engine, values in results.items():
+        if not values:
+            print(f'{engine:5} no run ended well')
+            continue
         print(f'{engine:5} median {medians[engine]:9.1f} {unit}   of ' + ', '.join(f'{v:.1f}' for v in values))
     figures = {'runs': results, 'median': medians, 'unit': unit}
-    if 'qemu' in medians:
+    if 'qemu' in medians and 'yado' in medians:
         ratio = medians['qemu'] / medians['yado'] if what == 'login' else medians['yado'] / medians['qemu']
         figures['times_faster_than_qemu_tcg'] = ratio
         print(f'yado is {ratio:.2f} times as fast as QEMU TCG')
@@ -106,11 +109,17 @@ def main():
     if what == 'sysbench':
         print(f'in the guest: {SYSBENCH}')
     results = {engine: [] for engine in engines}
+    failures = []
     for i in range(repeats):
         for engine in engines:
-            results[engine].append(run_once(engine, image, what, i == 0))
-            print(f'run {i + 1}, {engine}: {results[engine][-1]:.1f} {unit}', flush=True)
+            try:
+                results[engine].append(run_once(engine, image, what, i == 0))
+                print(f'run {i + 1}, {engine}: {results[engine][-1]:.1f} {unit}', flush=True)
+            except vm.GuestError as e: # a run that failed has no time; it is told, not averaged away
+                failures.append(f'run {i + 1}, {engine}: {e}')
+                print(f'FAILED {failures[-1]}', flush=True)
     figures = report(what, results, unit)
+    figures['failures'] = failures
     if what == 'sysbench':
         figures['native'] = native_sysbench()
         if figures['native']:
@@ -122,7 +131,9 @@ def main():
     with open(path, 'w', encoding='utf-8') as f:
         json.dump(figures, f, indent=2)
     print(f'written to {path}')
-    return 0
+    if failures:
+        print(f'{len(failures)} of {repeats * len(engines)} runs failed')
+    return 1 if failures else 0
 
 
 sys.exit(main())

@@ -86,6 +86,7 @@ static int config_make(struct run *r, struct yado_config *cfg)
     status = disks_add(o, cfg);
     if (status == EXIT_OK)
         status = serial_open(&r->serial, o, cfg);
+    net_options_apply(&o->net, cfg);
     yado_config_add_entropy(cfg, yado_virtio_entropy_new());
     return status;
 }
@@ -114,6 +115,8 @@ static void on_event(void *ctx, const struct yado_event *event)
 {
     struct run *r = ctx;
 
+    if (event->kind == YADO_EVENT_NETWORK_DISCONNECTED)
+        say("network %u is disconnected: %s", event->index, event->error.message);
     if (event->kind == YADO_EVENT_STOPPED_WITH_ERROR)
         r->end_error = event->error;
     if (event->kind == YADO_EVENT_STOPPED_WITH_ERROR || event->kind == YADO_EVENT_GUEST_STOPPED)

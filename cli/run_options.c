@@ -28,6 +28,7 @@ enum option {
     OPT_DISK,
     OPT_SERIAL,
     OPT_TRACE,
+    OPT_NET,
 };
 
 static const char *const names[] = {
@@ -45,7 +46,8 @@ static const char *const names[] = {
     [OPT_DISK] = "--disk",
     [OPT_SERIAL] = "--serial",
     [OPT_TRACE] = "--trace",
-    [OPT_TRACE + 1] = NULL,
+    [OPT_NET] = "--net",
+    [OPT_NET + 1] = NULL,
 };
 
 static char *text_copy(const char *text)
@@ -199,6 +201,7 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_DISK: return disk_set(o, value);
     case OPT_SERIAL: return serial_set(o, value);
     case OPT_TRACE: o->trace = value; return EXIT_OK;
+    case OPT_NET: return net_options_add(&o->net, value);
     }
     return EXIT_USAGE;
 }
@@ -268,6 +271,7 @@ static int options_complete(struct run_options *o, const char *image)
         return usage_error("run: --meta-data and --network-config need --user-data FILE too");
     if (!o->cmdline)
         o->cmdline = default_cmdline;
+    net_options_complete(&o->net);
     if (!o->serial_count)
         o->serials[o->serial_count++] = (struct run_serial){ .kind = RUN_SERIAL_STDIO };
     return EXIT_OK;
@@ -302,6 +306,7 @@ void run_options_free(struct run_options *o)
 {
     free(o->kernel);
     free(o->initrd);
+    net_options_free(&o->net);
     for (unsigned i = 0; i < o->disk_count; i++)
         free(o->disks[i].path);
 }

@@ -3,6 +3,7 @@
 #define CLI_RUN_OPTIONS_H
 
 #include "cli.h"
+#include "net_options.h"
 #include "seed.h"
 
 #define RUN_SERIAL_MAX 8
@@ -31,6 +32,7 @@ struct run_options {
     unsigned disk_count;
     struct run_serial serials[RUN_SERIAL_MAX];
     unsigned serial_count;
+    struct net_options net;
     struct seed_options seed;
     bool has_seed;
     const char *trace;

@@ -7,6 +7,7 @@
 #include <yado/boot.h>
 #include <yado/console.h>
 #include <yado/entropy.h>
+#include <yado/network.h>
 #include <yado/storage.h>
 
 #ifdef __cplusplus
@@ -18,7 +19,7 @@ extern "C" {
 #define YADO_MEMORY_SIZE_STEP (1ull << 20)  /* memory is a multiple of this ... */
 #define YADO_MEMORY_SIZE_MIN (16ull << 20)  /* ... at least this ... */
 #define YADO_MEMORY_SIZE_MAX (256ull << 30) /* ... and at most this, or what the host can give */
-#define YADO_DEVICE_COUNT_MAX 24u           /* storage, serial ports and entropy devices together */
+#define YADO_DEVICE_COUNT_MAX 24u           /* all kinds together */
 
 struct yado_config;
 
@@ -40,6 +41,7 @@ void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_lo
 void yado_config_add_storage(struct yado_config *config, struct yado_storage *storage);
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port);
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy);
+void yado_config_add_network(struct yado_config *config, struct yado_network *network);
 
 /* Whether a machine could be made of it, as far as can be known without making one: ranges, files that are
  * missing, unreadable or of the wrong kind, what no engine can do. The message names the field, as in

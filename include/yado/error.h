@@ -30,11 +30,17 @@ enum yado_error_code {
  * freely. Every function that takes one accepts NULL. */
 struct yado_error {
     enum yado_error_code code;
-    int os_errno; /* errno of the failing system call, or 0 */
+    int os_errno;                         /* errno of the failing system call, or 0 */
     char message[YADO_ERROR_MESSAGE_MAX]; /* "field or file: what is wrong; what to do", no newline */
 };
 
-#define YADO_ERROR_INIT { YADO_OK, 0, { 0 } }
+#define YADO_ERROR_INIT                                                                                      \
+    {                                                                                                        \
+        YADO_OK, 0,                                                                                          \
+        {                                                                                                    \
+            0                                                                                                \
+        }                                                                                                    \
+    }
 
 /* A fixed word for a code ("file", "in use" ...). Any thread; never NULL. */
 const char *yado_error_code_name(enum yado_error_code code);

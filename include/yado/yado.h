@@ -10,6 +10,7 @@
 #include <yado/error.h>
 #include <yado/host.h>
 #include <yado/machine.h>
+#include <yado/network.h>
 #include <yado/seed.h>
 #include <yado/storage.h>
 

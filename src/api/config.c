@@ -231,7 +231,7 @@ static bool device_fits(struct yado_config *c)
 {
     struct spec *s = &c->spec;
 
-    if (s->disk_count + s->serial_count + s->entropy_count < SPEC_DEVICE_MAX)
+    if (s->disk_count + s->serial_count + s->entropy_count + s->net_count < SPEC_DEVICE_MAX)
         return true;
     c->devices_over++;
     return false;
@@ -269,4 +269,17 @@ void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *en
     else if (device_fits(config))
         config->spec.entropy_count++;
     yado_entropy_free(entropy);
+}
+
+void yado_config_add_network(struct yado_config *config, struct yado_network *network)
+{
+    if (!network || network->out_of_memory) {
+        config->out_of_memory = true;
+        yado_network_free(network);
+    } else if (!device_fits(config)) {
+        yado_network_free(network);
+    } else {
+        config->spec.nets[config->spec.net_count++] = network->net; /* moved */
+        free(network);
+    }
 }

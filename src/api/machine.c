@@ -116,6 +116,24 @@ static void attention(void *ctx)
     pthread_mutex_unlock(&m->lock);
 }
 
+static void net_lost(void *ctx, unsigned index, const struct yado_error *why)
+{
+    struct yado_machine *m = ctx;
+    struct callback *c = m->queue.on_event ? calloc(1, sizeof(*c)) : NULL;
+
+    if (!c)
+        return;
+    pthread_mutex_lock(&m->lock);
+    c->event = (struct yado_event){ .kind = YADO_EVENT_NETWORK_DISCONNECTED,
+                                    .old_state = m->state,
+                                    .state = m->state,
+                                    .reason = m->reason,
+                                    .error = *why,
+                                    .index = index };
+    queue_push(&m->queue, c);
+    pthread_mutex_unlock(&m->lock);
+}
+
 static void backend_publish(struct yado_machine *m, struct backend *b)
 {
     pthread_mutex_lock(&m->live_lock);
@@ -387,7 +405,7 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     m->commands_tail = &m->commands;
     spec_init(&m->spec);
     m->host = (struct backend_host){
-        .attention = attention, .ctx = m, .log = &m->log, .stop_on_reset = m->options.stop_on_reset
+        .attention = attention, .net_lost = net_lost, .ctx = m, .log = &m->log, .stop_on_reset = m->options.stop_on_reset
     };
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->live_lock, NULL);
@@ -616,6 +634,59 @@ void yado_machine_set_console_size(struct yado_machine *machine, unsigned index,
     if (machine->backend)
         machine->ops->console_size(machine->backend, index, columns, rows);
     pthread_mutex_unlock(&machine->live_lock);
+}
+
+/* Whether it runs; else says so. live_lock held. */
+static bool net_changeable(struct yado_machine *m, struct yado_error *err)
+{
+    if (!m->backend)
+        return err_set(err, YADO_ERR_STATE, "the network can be changed while the machine runs or is paused");
+    if (!m->ops->net_forward || !m->ops->net_attach)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "this backend cannot change the network of a running machine");
+    return true;
+}
+
+static bool forward_change(struct yado_machine *m, unsigned index, const struct yado_forward *forward, bool add,
+                           struct yado_error *err)
+{
+    struct net_forward f = forward_of(forward);
+    bool ok;
+
+    if (!forward_check(&f, err))
+        return err_prepend(err, "network[%u]", index);
+    pthread_mutex_lock(&m->live_lock);
+    ok = net_changeable(m, err) && m->ops->net_forward(m->backend, index, &f, add, err);
+    pthread_mutex_unlock(&m->live_lock);
+    return ok;
+}
+
+bool yado_machine_add_forward(struct yado_machine *machine, unsigned index, const struct yado_forward *forward,
+                              struct yado_error *err)
+{
+    return forward_change(machine, index, forward, true, err);
+}
+
+bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index, const struct yado_forward *forward,
+                                 struct yado_error *err)
+{
+    return forward_change(machine, index, forward, false, err);
+}
+
+bool yado_machine_set_network_attachment(struct yado_machine *machine, unsigned index,
+                                         struct yado_network_attachment *attachment, struct yado_error *err)
+{
+    struct spec_net *net = attachment ? &attachment->net : NULL;
+    bool ok = true;
+
+    if (attachment && attachment->out_of_memory)
+        ok = err_set(err, YADO_ERR_HOST, "network[%u]: out of memory", index);
+    ok = ok && (!net || attachment_check(net, index, err));
+    pthread_mutex_lock(&machine->live_lock);
+    ok = ok && net_changeable(machine, err) &&
+         machine->ops->net_attach(machine->backend, index, net ? &net->config : NULL, err);
+    pthread_mutex_unlock(&machine->live_lock);
+    yado_network_attachment_free(attachment);
+    return ok;
 }
 
 void yado_machine_each_counter(struct yado_machine *machine,

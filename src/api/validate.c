@@ -80,7 +80,7 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "devices: %u are configured, at most %u are possible",
                        YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);
     return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
-           disks_check(&config->spec, err) && serials_check(&config->spec, err);
+           disks_check(&config->spec, err) && serials_check(&config->spec, err) && networks_check(&config->spec, err);
 }
 
 bool yado_config_validate(const struct yado_config *config, struct yado_error *err)

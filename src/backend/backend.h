@@ -26,6 +26,8 @@ struct backend_host {
     /* Something happened that service() must see to. Any thread of the backend, with no lock of the backend
      * held; does not block. */
     void (*attention)(void *ctx);
+    /* The attachment of a network device is gone for good. As attention. May be NULL. */
+    void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
     void *ctx;
     const struct log *log; /* lives as long as the backend */
     bool stop_on_reset;
@@ -53,6 +55,11 @@ struct backend_ops {
 
     bool (*request_stop)(struct backend *b, struct yado_error *err); /* power button. Does not block */
     void (*console_size)(struct backend *b, unsigned index, uint16_t columns, uint16_t rows);
+    /* While it runs, from any thread but the backend's own; they wait for its event loop. */
+    bool (*net_forward)(struct backend *b, unsigned index, const struct net_forward *f, bool add,
+                        struct yado_error *err);
+    /* cfg NULL: unplugs. After a failure nothing is attached. */
+    bool (*net_attach)(struct backend *b, unsigned index, const struct net_config *cfg, struct yado_error *err);
     void (*counters)(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 };
 

@@ -213,6 +213,11 @@ static void devices_fill(struct backend *b)
         };
     }
     d->entropy_count = s->entropy_count;
+    d->net_count = s->net_count;
+    for (unsigned i = 0; i < s->net_count; i++) {
+        d->nets[i].config = s->nets[i].config;
+        memcpy(d->nets[i].mac, s->nets[i].mac, sizeof(d->nets[i].mac));
+    }
 }
 
 static void native_stop(struct backend *b)
@@ -245,6 +250,7 @@ static bool machine_make(struct backend *b, const struct backend_host *host, str
         .log = host->log,
         .stop_on_reset = host->stop_on_reset,
         .attention = host->attention,
+        .net_lost = host->net_lost,
         .ctx = host->ctx,
     };
 
@@ -322,6 +328,17 @@ static void native_console_size(struct backend *b, unsigned index, uint16_t colu
     machine_console_size(b->machine, index, columns, rows);
 }
 
+static bool native_net_forward(struct backend *b, unsigned index, const struct net_forward *f, bool add,
+                               struct yado_error *err)
+{
+    return machine_net_forward(b->machine, index, f, add, err);
+}
+
+static bool native_net_attach(struct backend *b, unsigned index, const struct net_config *cfg, struct yado_error *err)
+{
+    return machine_net_attach(b->machine, index, cfg, err);
+}
+
 static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),
                             void *ctx)
 {
@@ -338,5 +355,7 @@ const struct backend_ops backend_native = {
     .service = native_service,
     .request_stop = native_request_stop,
     .console_size = native_console_size,
+    .net_forward = native_net_forward,
+    .net_attach = native_net_attach,
     .counters = native_counters,
 };

@@ -41,6 +41,27 @@ void spec_boot_clear(struct spec_boot *b)
     *b = (struct spec_boot){ 0 };
 }
 
+void spec_net_clear(struct spec_net *n)
+{
+    if (!n->has_attachment)
+        return;
+    fd_close(&n->config.fd);
+    free(n->config.name);
+    free(n->config.forwards);
+    *n = (struct spec_net){ .has_attachment = false };
+}
+
+bool spec_forward_add(struct net_config *c, const struct net_forward *f)
+{
+    struct net_forward *more = realloc(c->forwards, (c->forward_count + 1) * sizeof(*more));
+
+    if (!more)
+        return false;
+    c->forwards = more;
+    c->forwards[c->forward_count++] = *f;
+    return true;
+}
+
 void spec_clear(struct spec *s)
 {
     spec_boot_clear(&s->boot);
@@ -48,6 +69,8 @@ void spec_clear(struct spec *s)
         spec_disk_clear(&s->disks[i]);
     for (unsigned i = 0; i < s->serial_count; i++)
         spec_serial_clear(&s->serials[i]);
+    for (unsigned i = 0; i < s->net_count; i++)
+        spec_net_clear(&s->nets[i]);
     spec_init(s);
 }
 
@@ -78,6 +101,22 @@ static bool serial_copy(struct spec_serial *to, const struct spec_serial *from)
     return spec_fd_dup(from->read_fd, &to->read_fd) && spec_fd_dup(from->write_fd, &to->write_fd);
 }
 
+static bool net_copy(struct spec_net *to, const struct spec_net *from)
+{
+    *to = *from;
+    to->config.name = NULL;
+    to->config.forwards = NULL;
+    to->config.forward_count = 0;
+    to->config.fd = -1;
+    if (!from->has_attachment)
+        return true;
+    for (unsigned i = 0; i < from->config.forward_count; i++) {
+        if (!spec_forward_add(&to->config, &from->config.forwards[i]))
+            return false;
+    }
+    return spec_fd_dup(from->config.fd, &to->config.fd) && string_copy(&to->config.name, from->config.name);
+}
+
 bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
 {
     bool ok;
@@ -94,6 +133,8 @@ bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
         ok = disk_copy(&to->disks[to->disk_count++], &from->disks[i]);
     for (unsigned i = 0; ok && i < from->serial_count; i++)
         ok = serial_copy(&to->serials[to->serial_count++], &from->serials[i]);
+    for (unsigned i = 0; ok && i < from->net_count; i++)
+        ok = net_copy(&to->nets[to->net_count++], &from->nets[i]);
     if (!ok) {
         int e = errno;
 

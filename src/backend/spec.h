@@ -3,6 +3,7 @@
 #ifndef BACKEND_SPEC_H
 #define BACKEND_SPEC_H
 
+#include "net/net.h"
 #include "util/err.h"
 
 #define SPEC_DEVICE_MAX 24     /* of each kind, and of all kinds together: they share PCI bus 0 */
@@ -28,6 +29,13 @@ struct spec_serial {
     uint16_t columns, rows; /* of the terminal; 0: not known */
 };
 
+struct spec_net {
+    bool has_attachment;
+    struct net_config config; /* owns what it points to */
+    bool mtu_unfit, forwards_unfit; /* set on an attachment that has none; reported by validation */
+    uint8_t mac[6];
+};
+
 struct spec_boot {
     char *kernel; /* NULL: no boot loader */
     char *initrd; /* NULL: none */
@@ -44,6 +52,8 @@ struct spec {
     struct spec_serial serials[SPEC_DEVICE_MAX];
     unsigned serial_count;
     unsigned entropy_count;
+    struct spec_net nets[SPEC_DEVICE_MAX];
+    unsigned net_count;
 };
 
 /* All are empty, with no descriptors. */
@@ -55,6 +65,10 @@ void spec_clear(struct spec *s); /* frees and closes what it owns; empty afterwa
 void spec_disk_clear(struct spec_disk *d);
 void spec_serial_clear(struct spec_serial *s);
 void spec_boot_clear(struct spec_boot *b);
+void spec_net_clear(struct spec_net *n);
+
+/* Adds a copy. False: out of memory. */
+bool spec_forward_add(struct net_config *c, const struct net_forward *f);
 
 /* A duplicate of fd that is closed on exec, -1 stays -1. False: no descriptor. */
 bool spec_fd_dup(int fd, int *out);

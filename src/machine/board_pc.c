@@ -30,6 +30,7 @@
 #include "chip/rtc.h"
 #include "chip/uart16550.h"
 #include "host/loop.h"
+#include "machine/nets.h"
 #include "machine/pc_layout.h"
 #include "machine/pump.h"
 #include "machine/reset_watch.h"
@@ -92,6 +93,7 @@ struct board {
     struct board_blk disks[BOARD_DEVICE_MAX];
     struct board_rng rngs[BOARD_DEVICE_MAX];
     unsigned console_count, disk_count, rng_count;
+    struct nets *nets;
 };
 
 struct part {
@@ -604,6 +606,46 @@ static void rngs_destroy(struct board *b)
     }
 }
 
+/* ---- network ---- */
+
+static void net_lost(void *ctx, unsigned index, const struct yado_error *why)
+{
+    struct board *b = ctx;
+
+    if (b->cfg.net_lost)
+        b->cfg.net_lost(b->cfg.ctx, index, why);
+}
+
+static bool nets_build(struct board *b, struct yado_error *err)
+{
+    struct nets_config cfg = {
+        .nets = b->cfg.devices->nets,
+        .count = b->cfg.devices->net_count,
+        .vcpu_count = b->cfg.vcpu_count,
+        .pci = b->pci,
+        .mem = b->cfg.mem,
+        .loop = b->loop,
+        .log = b->cfg.log,
+        .lost = net_lost,
+        .ctx = b,
+    };
+
+    b->nets = nets_new(&cfg, err);
+    return b->nets != NULL;
+}
+
+static bool nets_part_reset(struct board *b, struct yado_error *err)
+{
+    (void)err;
+    nets_reset(b->nets);
+    return true;
+}
+
+static void nets_destroy(struct board *b)
+{
+    nets_free(b->nets);
+}
+
 /* ---- PCI addresses: what firmware would do, and the end of the bridge ---- */
 
 static bool addresses_assign(struct board *b, struct yado_error *err)
@@ -632,6 +674,7 @@ static const struct part parts[] = {
     { "consoles", consoles_build, consoles_reset, NULL, consoles_destroy },
     { "disks", disks_build, disks_reset, NULL, disks_destroy },
     { "entropy", rngs_build, rngs_reset, NULL, rngs_destroy },
+    { "network", nets_build, nets_part_reset, NULL, nets_destroy },
     { "pci addresses", addresses_assign, addresses_assign, NULL, bridge_destroy },
 };
 
@@ -779,4 +822,14 @@ void board_console_size(struct board *b, unsigned index, uint16_t columns, uint1
 {
     if (index < b->console_count)
         vconsole_resize(b->consoles[index].console, columns, rows);
+}
+
+bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add, struct yado_error *err)
+{
+    return nets_forward(b->nets, index, f, add, err);
+}
+
+bool board_net_attach(struct board *b, unsigned index, const struct net_config *cfg, struct yado_error *err)
+{
+    return nets_attach(b->nets, index, cfg, err);
 }

@@ -94,6 +94,14 @@ static void on_memory_written(void *ctx, uint64_t gpa, uint64_t len)
     m->cfg.engine->memory_written(m->vm, gpa, len);
 }
 
+static void on_net_lost(void *ctx, unsigned index, const struct yado_error *why)
+{
+    struct machine *m = ctx;
+
+    if (m->cfg.net_lost)
+        m->cfg.net_lost(m->cfg.ctx, index, why);
+}
+
 /* ---- making ---- */
 
 static bool board_make(struct machine *m, struct yado_error *err)
@@ -106,6 +114,7 @@ static bool board_make(struct machine *m, struct yado_error *err)
         .log = m->cfg.log,
         .devices = m->cfg.devices,
         .request = on_board_request,
+        .net_lost = on_net_lost,
         .ctx = m,
     };
 
@@ -296,6 +305,17 @@ void machine_press_power_button(struct machine *m)
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows)
 {
     board_console_size(m->board, index, columns, rows);
+}
+
+bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,
+                         struct yado_error *err)
+{
+    return board_net_forward(m->board, index, f, add, err);
+}
+
+bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg, struct yado_error *err)
+{
+    return board_net_attach(m->board, index, cfg, err);
 }
 
 void machine_counters(struct machine *m, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)

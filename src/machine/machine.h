@@ -29,6 +29,8 @@ struct machine_config {
     bool stop_on_reset;
     /* machine_service shall be called. Any thread of the machine, no lock held; does not block. */
     void (*attention)(void *ctx);
+    /* A network attachment is gone for good. As attention. May be NULL. */
+    void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
     void *ctx;
 };
 
@@ -53,6 +55,9 @@ void machine_service(struct machine *m, struct machine_status *out);
 /* Any thread, while the machine exists. */
 void machine_press_power_button(struct machine *m);
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows);
+bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,
+                         struct yado_error *err);
+bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg, struct yado_error *err);
 void machine_counters(struct machine *m, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 
 #endif

@@ -43,7 +43,7 @@ static bool device_build(struct nets *n, const struct nets_config *cfg, unsigned
     const struct board_net *from = &cfg->nets[index];
     struct net_device *d = &n->devices[n->count++];
     struct net_backend *backend = net_open(&from->config, cfg->loop, err);
-    char label[8];
+    char label[12];
     struct vnet_config vc = {
         .mtu = backend ? backend->mtu : 0,
         .queue_pairs = pairs_for(&from->config, cfg->vcpu_count),

@@ -22,7 +22,8 @@ static struct net_backend *fd_open(const struct net_config *cfg, struct loop *lo
     }
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
         type = -1; /* refused as a datagram socket would be */
-    return type == SOCK_STREAM ? stream_open(fd, cfg->mtu, loop, err) : dgram_open(fd, cfg->mtu, loop, err);
+    return type == SOCK_STREAM ? stream_open(fd, (uint16_t)cfg->mtu, loop, err)
+                               : dgram_open(fd, (uint16_t)cfg->mtu, loop, err);
 }
 
 struct net_backend *net_open(const struct net_config *cfg, struct loop *loop, struct yado_error *err)

@@ -95,7 +95,7 @@ struct net_config {
     enum net_kind kind;
     char *name; /* TAP: of the interface. Others: NULL */
     int fd;     /* FD: a connected datagram or stream socket; -1 for others */
-    uint16_t mtu;
+    unsigned mtu; /* FD: NET_MTU_MIN to NET_MTU_MAX */
     struct net_forward *forwards; /* NAT */
     unsigned forward_count;
 };

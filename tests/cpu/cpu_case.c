@@ -1,7 +1,7 @@
-/* Theory of operation: a case gets a fresh VM with CASE_RAM of memory, the blob of its group, page tables, GDT and IDT as case.h
- * says, and a thread per vCPU. vCPU 0 starts at the case in the mode that it wants, the others wait for INIT and SIPI with their
- * trampoline in place. It is over when a vCPU writes to DONE_PORT, shuts down, the engine fails, or time is up;
- * then every vCPU is kicked out. */
+/* Theory of operation: a case gets a fresh VM with CASE_RAM of memory, the blob of its group, page tables,
+ * GDT and IDT as case.h says, and a thread per vCPU. vCPU 0 starts at the case in the mode that it wants, the
+ * others wait for INIT and SIPI with their trampoline in place. It is over when a vCPU writes to DONE_PORT,
+ * shuts down, the engine fails, or time is up; then every vCPU is kicked out. */
 #include "cpu_case.h"
 
 #include <errno.h>
@@ -44,8 +44,8 @@ struct run {
     pthread_mutex_t lock; /* guards what follows and dev; a leaf */
     pthread_cond_t over;
     enum outcome outcome;
-    uint32_t value;  /* OUT_DONE: what was written */
-    uint64_t rip;    /* OUT_SHUTDOWN, OUT_FAULT */
+    uint32_t value; /* OUT_DONE: what was written */
+    uint64_t rip;   /* OUT_SHUTDOWN, OUT_FAULT */
     char message[YADO_ERROR_MESSAGE_MAX];
 };
 
@@ -240,7 +240,8 @@ static bool load_states(struct run *r, const struct cpu_case *c, struct yado_err
     return ok;
 }
 
-static bool open_vm(struct run *r, const struct cpu_group *group, const struct cpu_case *c, struct yado_error *err)
+static bool open_vm(struct run *r, const struct cpu_group *group, const struct cpu_case *c,
+                    struct yado_error *err)
 {
     struct engine_config cfg = { .vcpu_count = c->cpus, .host = { .io = on_io, .eoi = on_eoi, .ctx = r } };
     struct engine_memslot slot = { .gpa = 0, .len = CASE_RAM };
@@ -309,8 +310,8 @@ static bool judge(struct run *r, const struct cpu_case *c, char *why, size_t siz
     return false;
 }
 
-bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c, char *why,
-                  size_t why_size)
+bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,
+                  char *why, size_t why_size)
 {
     struct run *r = calloc(1, sizeof(*r));
     struct yado_error err = YADO_ERROR_INIT;

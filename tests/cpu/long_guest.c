@@ -27,7 +27,8 @@ void long_guest_init(struct long_guest *g, uint8_t *ram, uint64_t ram_size, uint
 {
     uint64_t tss = kva + LG_TSS_AT;
 
-    *g = (struct long_guest){ .ram = ram, .ram_size = ram_size, .next_table = LG_TABLES + 0x1000, .kva = kva };
+    *g =
+        (struct long_guest){ .ram = ram, .ram_size = ram_size, .next_table = LG_TABLES + 0x1000, .kva = kva };
     put_gdt(g, LG_CODE32, 0x00cf9b000000ffff);
     put_gdt(g, LG_CODE64, 0x00af9b000000ffff);
     put_gdt(g, LG_DATA, 0x00cf93000000ffff);
@@ -36,12 +37,11 @@ void long_guest_init(struct long_guest *g, uint8_t *ram, uint64_t ram_size, uint
     put_gdt(g, LG_USER_CODE64, 0x00affb000000ffff);
     put_gdt(g, LG_CODE16, 0x00009b000000ffff);
     put_gdt(g, LG_USER_CODE16, 0x0000fb000000ffff);
-    put_gdt(g, LG_TSS,
-            0x67 | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
+    put_gdt(g, LG_TSS, 0x67 | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
     put64(g, LG_GDT + LG_TSS + 8, tss >> 32);
-    put64(g, LG_TSS_AT + 4, kva + LG_STACK0);  /* RSP0 */
-    put64(g, LG_TSS_AT + 36, kva + LG_IST1);   /* IST1 */
-    ram[LG_TSS_AT + 102] = 0x68;               /* no I/O permission map */
+    put64(g, LG_TSS_AT + 4, kva + LG_STACK0); /* RSP0 */
+    put64(g, LG_TSS_AT + 36, kva + LG_IST1);  /* IST1 */
+    ram[LG_TSS_AT + 102] = 0x68;              /* no I/O permission map */
 }
 
 static uint64_t *entry(struct long_guest *g, uint64_t va, bool make)
@@ -81,8 +81,9 @@ void long_guest_gate(struct long_guest *g, unsigned vector, uint64_t handler, un
 {
     uint64_t at = LG_IDT + vector * 16;
 
-    put64(g, at, (handler & 0xffff) | (uint64_t)LG_CODE64 << 16 | (uint64_t)ist << 32 | 0x8eull << 40 |
-                     (uint64_t)dpl << 45 | (handler >> 16 & 0xffff) << 48);
+    put64(g, at,
+          (handler & 0xffff) | (uint64_t)LG_CODE64 << 16 | (uint64_t)ist << 32 | 0x8eull << 40 |
+              (uint64_t)dpl << 45 | (handler >> 16 & 0xffff) << 48);
     put64(g, at + 8, handler >> 32);
 }
 
@@ -104,7 +105,8 @@ struct x86_segment long_guest_segment(const struct long_guest *g, uint16_t sel)
     return s;
 }
 
-void long_guest_state(const struct long_guest *g, struct x86_state *s, unsigned ring, uint64_t rip, uint64_t rsp)
+void long_guest_state(const struct long_guest *g, struct x86_state *s, unsigned ring, uint64_t rip,
+                      uint64_t rsp)
 {
     s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
     s->cr3 = LG_TABLES;

@@ -1,4 +1,5 @@
-/* Guest memory and first state of a small 64-bit guest: page tables, GDT, IDT, TSS. Used by the CPU cases and by cpufuzz.
+/* Guest memory and first state of a small 64-bit guest: page tables, GDT, IDT, TSS. Used by the CPU cases and
+ * by cpufuzz.
  *
  * Selectors are those of Linux, so that code which reads them sees the same as a Linux process does. */
 #ifndef TESTS_CPU_LONG_GUEST_H
@@ -53,7 +54,8 @@ uint64_t *long_guest_pte(struct long_guest *g, uint64_t va);
 /* 64-bit interrupt gate to `handler`. */
 void long_guest_gate(struct long_guest *g, unsigned vector, uint64_t handler, unsigned dpl, unsigned ist);
 /* Turns the state of a vCPU after reset into: long mode, ring 0 or 3, at rip with rsp, interrupts off. */
-void long_guest_state(const struct long_guest *g, struct x86_state *s, unsigned ring, uint64_t rip, uint64_t rsp);
+void long_guest_state(const struct long_guest *g, struct x86_state *s, unsigned ring, uint64_t rip,
+                      uint64_t rsp);
 /* A segment register as loading `sel` from the GDT would make it. */
 struct x86_segment long_guest_segment(const struct long_guest *g, uint16_t sel);
 

@@ -1,5 +1,19 @@
 /* Included by each file with 64-bit cases after CASES(): exception entries and what the macros of case.h need.
  * Entries 0 to 31 of the IDT lead here, 16 bytes apart; then 0x30 (back from ring 3), 0x40 to 0x4f (interrupts). */
+    /* Page table entry of page n of PAGES = physical frame | bits */
+    .macro set_page n, value
+    mov rax, [CASE_PARAM + P_PAGES_PT]
+    movabs rcx, \value
+    mov [rax + \n * 8], rcx
+    invlpg [PAGES + \n * 4096]
+    .endm
+#define RW_S 0x063
+#define RO_S 0x061
+#define RW_U 0x067
+#define RO_U 0x065
+#define NX 0x8000000000000000
+#define FRAME (CASE_DATA + 0x10000)
+
     .set vector, 0
     .rept 32
     .p2align 4

@@ -10,7 +10,8 @@
 #include "cpu_case.h"
 
 static const struct engine_ops *const engines[] = { &engine_translator };
-static const struct cpu_group *const groups[] = { &cpu_group_long, &cpu_group_smp, &cpu_group_legacy };
+static const struct cpu_group *const groups[] = { &cpu_group_long, &cpu_group_system, &cpu_group_smp,
+                                                  &cpu_group_legacy };
 
 struct plan {
     const struct engine_ops *engine;
@@ -37,7 +38,8 @@ static bool is_wanted(const char *name, int argc, char **argv)
 }
 
 /* Adds the cases of all groups to plans and tests (if not NULL) and returns their number. */
-static size_t collect(const struct engine_ops *engine, struct plan *plans, struct CMUnitTest *tests, int argc, char **argv)
+static size_t collect(const struct engine_ops *engine, struct plan *plans, struct CMUnitTest *tests, int argc,
+                      char **argv)
 {
     size_t n = 0;
 

@@ -97,11 +97,14 @@ GUEST(interrupts)
 GUEST_END_OF(interrupts)
 
 /* Handlers, 16 bytes apart, vectors 0x60 up: tells the vector, ends the interrupt. */
+    .p2align 4
+    .set vector, 0x60
 GUEST(handlers)
     .rept 64
     .p2align 4
     push rax
-    mov eax, 0x60 + (. - 6 - code_handlers + 5) / 16
+    mov eax, vector
+    .set vector, vector + 1
     jmp handler_tail
     .endr
     .p2align 4

@@ -1,6 +1,7 @@
 #include "kvm_guest.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -142,6 +143,10 @@ static bool wait_for(struct guest *g, const unsigned *count, unsigned n)
     while (*count < n && rc != ETIMEDOUT)
         rc = pthread_cond_timedwait(&g->told_more, &g->lock, &limit);
     pthread_mutex_unlock(&g->lock);
+    for (unsigned i = 0; rc == ETIMEDOUT && i < g->cpus; i++) {
+        if (g->errors[i].code)
+            printf("# vCPU %u: %s\n", i, g->errors[i].message);
+    }
     return rc != ETIMEDOUT;
 }
 

@@ -1,5 +1,5 @@
-/* Register scripts for the local APIC with a fake clock and a fake machine. Sections are of Intel SDM volume 3
- * (2023-12), chapter 11. */
+/* Register scripts for the local APIC with a fake clock and a fake machine. Sections are of Intel SDM volume
+ * 3 (2023-12), chapter 11. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,12 +17,12 @@
 /* One fake machine; cpu_request and the env calls leave their traces here. */
 struct bench {
     struct tcpu *cpu[CPUS];
-    struct lapic *l;      /* cpu[0]'s */
-    uint64_t now, tsc;    /* fake clocks */
-    uint64_t armed;       /* last arm(), ~0: disarmed */
+    struct lapic *l;   /* cpu[0]'s */
+    uint64_t now, tsc; /* fake clocks */
+    uint64_t armed;    /* last arm(), ~0: disarmed */
     unsigned arms, wakes;
-    int eoi;              /* last level EOI, -1 */
-    uint64_t icr;         /* last ipi() */
+    int eoi;      /* last level EOI, -1 */
+    uint64_t icr; /* last ipi() */
     unsigned ipis;
     uint32_t requests[CPUS];
 };
@@ -224,7 +224,8 @@ static void test_tpr(void **state)
     assert_int_equal(lapic_pending(l), -1);
 }
 
-/* 11.8.5: level-triggered vectors are broadcast at EOI; the trigger mode register follows each acceptance (11.8.4) */
+/* 11.8.5: level-triggered vectors are broadcast at EOI; the trigger mode register follows each acceptance
+ * (11.8.4) */
 static void test_level_eoi(void **state)
 {
     struct bench *b = *state;
@@ -315,14 +316,16 @@ static void test_x2_ldr(void **state)
 /* 11.12.1.3, table 11-6: which MSRs can be read and written, and reserved bits */
 static void test_x2_msr_rules(void **state)
 {
-    static const uint16_t write_bad[] = { 0x802, 0x803, 0x80a, 0x80d, 0x80e, 0x810, 0x818, 0x820, 0x82f, 0x831, 0x839, 0x800 };
+    static const uint16_t write_bad[] = { 0x802, 0x803, 0x80a, 0x80d, 0x80e, 0x810,
+                                          0x818, 0x820, 0x82f, 0x831, 0x839, 0x800 };
     static const uint16_t read_bad[] = { 0x800, 0x809, 0x80b, 0x80c, 0x80e, 0x82f, 0x831, 0x83f, 0x83a };
     static const struct {
         uint16_t msr;
         uint64_t v;
     } reserved[] = {
-        { 0x808, 0x100 }, { 0x80b, 1 }, { 0x828, 1 }, { 0x80f, 0x1000 }, { 0x832, 1u << 11 }, { 0x837, 1u << 8 },
-        { 0x838, 1ull << 32 }, { 0x83e, 4 }, { 0x83f, 0x100 }, { 0x830, 1u << 13 }, { 0x830, 1u << 20 },
+        { 0x808, 0x100 },    { 0x80b, 1 },        { 0x828, 1 },          { 0x80f, 0x1000 },
+        { 0x832, 1u << 11 }, { 0x837, 1u << 8 },  { 0x838, 1ull << 32 }, { 0x83e, 4 },
+        { 0x83f, 0x100 },    { 0x830, 1u << 13 }, { 0x830, 1u << 20 },
     };
     struct bench *b = *state;
     struct lapic *l = b->l;
@@ -613,7 +616,8 @@ static void test_icr_modes(void **state)
         assert_int_equal(b->requests[i], 0);
         assert_int_equal(lapic_pending(b->cpu[i]->lapic), -1);
     }
-    /* 11.4.7.2: NMI, INIT and SIPI are taken while disabled by software; 11.4.3: not while disabled altogether */
+    /* 11.4.7.2: NMI, INIT and SIPI are taken while disabled by software; 11.4.3: not while disabled
+     * altogether */
     lapic_mmio_write(b->cpu[1]->lapic, 0xf0, 0xff);
     set_mode(b->cpu[2]->lapic, 0);
     lapic_route_icr(vm, 0, 0x80000 | 0x4400, false);
@@ -782,27 +786,13 @@ static void test_post_from_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_reset),
-        CASE(test_priorities),
-        CASE(test_tpr),
-        CASE(test_level_eoi),
-        CASE(test_software_disable),
-        CASE(test_mode_changes),
-        CASE(test_x2_ldr),
-        CASE(test_x2_msr_rules),
-        CASE(test_errors),
-        CASE(test_timer_one_shot),
-        CASE(test_timer_periodic),
-        CASE(test_timer_storm),
-        CASE(test_timer_deadline),
-        CASE(test_xapic_destinations),
-        CASE(test_x2apic_destinations),
-        CASE(test_icr_modes),
-        CASE(test_lowest_priority),
-        CASE(test_icr_registers),
-        CASE(test_init),
-        CASE(test_save_load),
-        CASE(test_post_from_threads),
+        CASE(test_reset),          CASE(test_priorities),         CASE(test_tpr),
+        CASE(test_level_eoi),      CASE(test_software_disable),   CASE(test_mode_changes),
+        CASE(test_x2_ldr),         CASE(test_x2_msr_rules),       CASE(test_errors),
+        CASE(test_timer_one_shot), CASE(test_timer_periodic),     CASE(test_timer_storm),
+        CASE(test_timer_deadline), CASE(test_xapic_destinations), CASE(test_x2apic_destinations),
+        CASE(test_icr_modes),      CASE(test_lowest_priority),    CASE(test_icr_registers),
+        CASE(test_init),           CASE(test_save_load),          CASE(test_post_from_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

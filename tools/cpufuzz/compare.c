@@ -33,8 +33,8 @@ static uint64_t get(const uint8_t *p, unsigned n)
     return v;
 }
 
-/* Intel SDM volume 1 (2023-12), 13.6: a component whose XSTATE_BV bit is clear has its initial value, whatever the
- * area holds. */
+/* Intel SDM volume 1 (2023-12), 13.6: a component whose XSTATE_BV bit is clear has its initial value,
+ * whatever the area holds. */
 static void normalise(uint8_t *to, const uint8_t *from)
 {
     uint64_t bv = get(from + 512, 8);
@@ -96,7 +96,8 @@ static void compare_fault(struct diff *d, const struct fuzz_regs *a, const struc
     check(d, "error", a->error & mask, b->error & mask);
 }
 
-bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags, FILE *f)
+bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags,
+                  FILE *f)
 {
     struct diff d = { .f = f };
     const struct fuzz_regs *a = &native->r, *b = &guest->r;

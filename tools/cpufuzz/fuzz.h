@@ -1,9 +1,10 @@
 /* cpufuzz: random user-mode instructions, run by the host CPU and by the engine, compared.
  *
- * Both sides run the same driver (driver.S) over a batch of sequences, in memory that is laid out alike: the native side in a
- * forked child with fixed mappings, the engine side at ring 3 of a small 64-bit guest. For every sequence the driver resets the
- * data window, loads all registers from an input record, jumps to the code, and at its end or fault
- * writes registers and memory to an output record. Output records are compared. */
+ * Both sides run the same driver (driver.S) over a batch of sequences, in memory that is laid out alike: the
+ * native side in a forked child with fixed mappings, the engine side at ring 3 of a small 64-bit guest. For
+ * every sequence the driver resets the data window, loads all registers from an input record, jumps to the
+ * code, and at its end or fault writes registers and memory to an output record. Output records are compared.
+ */
 #ifndef CPUFUZZ_FUZZ_H
 #define CPUFUZZ_FUZZ_H
 
@@ -19,8 +20,8 @@
 struct fuzz_regs {
     uint64_t gpr[16]; /* by encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 ... */
     uint64_t rflags, fs_base, gs_base;
-    uint64_t target;              /* input: address of the code */
-    uint64_t error, cr2, rip;     /* output, when vector is not FUZZ_NO_FAULT */
+    uint64_t target;          /* input: address of the code */
+    uint64_t error, cr2, rip; /* output, when vector is not FUZZ_NO_FAULT */
     uint64_t vector;
 };
 
@@ -45,9 +46,9 @@ _Static_assert(offsetof(struct fuzz_regs, rip) == FUZZ_R_RIP, "driver.S");
 struct fuzz_insn {
     uint8_t bytes[16];
     uint8_t len;
-    uint8_t fix_at;    /* offset of a displacement that is relative to the end of the instruction, 0: none */
-    uint8_t fix_size;  /* 1 or 4 */
-    int16_t to_insn;   /* branch: index of the target instruction, -1: fix_target is an address */
+    uint8_t fix_at;   /* offset of a displacement that is relative to the end of the instruction, 0: none */
+    uint8_t fix_size; /* 1 or 4 */
+    int16_t to_insn;  /* branch: index of the target instruction, -1: fix_target is an address */
     uint64_t fix_target;
 };
 
@@ -59,7 +60,17 @@ struct fuzz_seq {
 };
 
 enum fuzz_class {
-    FC_INT, FC_STRING, FC_BRANCH, FC_STACK, FC_X87, FC_MMX, FC_SSE, FC_AVX, FC_PRIV, FC_RAW, FC_COUNT,
+    FC_INT,
+    FC_STRING,
+    FC_BRANCH,
+    FC_STACK,
+    FC_X87,
+    FC_MMX,
+    FC_SSE,
+    FC_AVX,
+    FC_PRIV,
+    FC_RAW,
+    FC_COUNT,
 };
 
 struct fuzz_gen;
@@ -103,7 +114,8 @@ void fuzz_guest_code_written(struct fuzz_guest *g, uint64_t off, uint64_t len);
 bool fuzz_guest_run(struct fuzz_guest *g, unsigned count, struct yado_error *err);
 
 /* Whether two outputs agree. With `f`, prints what differs. */
-bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags, FILE *f);
+bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags,
+                  FILE *f);
 
 static inline uint64_t fuzz_mix(uint64_t x) /* splitmix64 finalizer */
 {

@@ -1,9 +1,9 @@
 /* Making random sequences.
  *
- * A sequence is made from its seed alone, so that the seed is enough to see it again. The generator keeps track of which
- * general registers still hold a value that it knows; from those it forms addresses that lie in the data window
- * most of the time, on page borders and outside of it some of the time. When too few known registers are left
- * it loads one anew. Control flow only goes forward. */
+ * A sequence is made from its seed alone, so that the seed is enough to see it again. The generator keeps
+ * track of which general registers still hold a value that it knows; from those it forms addresses that lie
+ * in the data window most of the time, on page borders and outside of it some of the time. When too few known
+ * registers are left it loads one anew. Control flow only goes forward. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,9 +26,10 @@ static const struct {
     const char *name;
     unsigned weight;
 } classes[FC_COUNT] = {
-    [FC_INT] = { "int", 40 }, [FC_STRING] = { "string", 4 }, [FC_BRANCH] = { "branch", 10 }, [FC_STACK] = { "stack", 6 },
-    [FC_X87] = { "x87", 8 },  [FC_MMX] = { "mmx", 4 },       [FC_SSE] = { "sse", 14 },       [FC_AVX] = { "avx", 12 },
-    [FC_PRIV] = { "priv", 1 }, [FC_RAW] = { "raw", 2 },
+    [FC_INT] = { "int", 40 },    [FC_STRING] = { "string", 4 }, [FC_BRANCH] = { "branch", 10 },
+    [FC_STACK] = { "stack", 6 }, [FC_X87] = { "x87", 8 },       [FC_MMX] = { "mmx", 4 },
+    [FC_SSE] = { "sse", 14 },    [FC_AVX] = { "avx", 12 },      [FC_PRIV] = { "priv", 1 },
+    [FC_RAW] = { "raw", 2 },
 };
 
 static uint64_t rnd(struct fuzz_gen *g)
@@ -91,8 +92,27 @@ unsigned fuzz_gen_templates(const struct fuzz_gen *g, unsigned fc)
 static uint64_t interesting(struct fuzz_gen *g)
 {
     static const uint64_t v[] = {
-        0, 1, 2, ~0ull, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff,
-        0x7fffffffffffffff, 0x8000000000000000, 0x5555555555555555, 0xaaaaaaaaaaaaaaaa, 31, 32, 63, 64,
+        0,
+        1,
+        2,
+        ~0ull,
+        0x7f,
+        0x80,
+        0xff,
+        0x7fff,
+        0x8000,
+        0xffff,
+        0x7fffffff,
+        0x80000000,
+        0xffffffff,
+        0x7fffffffffffffff,
+        0x8000000000000000,
+        0x5555555555555555,
+        0xaaaaaaaaaaaaaaaa,
+        31,
+        32,
+        63,
+        64,
     };
 
     return v[below(g, array_size(v))];
@@ -141,12 +161,27 @@ static uint64_t start_value(struct fuzz_gen *g, unsigned reg)
 static uint64_t lane(struct fuzz_gen *g)
 {
     static const uint64_t doubles[] = {
-        0, 0x8000000000000000, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000, 0xfff0000000000000,
-        0x7ff8000000000000, 0x7ff0000000000001, 1, 0x000fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff,
-        0x4330000000000000, 0x41dfffffffc00000, 0xc1e0000000000000, 0x43e0000000000000, 0x3ca0000000000000,
+        0,
+        0x8000000000000000,
+        0x3ff0000000000000,
+        0xbff0000000000000,
+        0x7ff0000000000000,
+        0xfff0000000000000,
+        0x7ff8000000000000,
+        0x7ff0000000000001,
+        1,
+        0x000fffffffffffff,
+        0x0010000000000000,
+        0x7fefffffffffffff,
+        0x4330000000000000,
+        0x41dfffffffc00000,
+        0xc1e0000000000000,
+        0x43e0000000000000,
+        0x3ca0000000000000,
     };
-    static const uint32_t floats[] = { 0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000,
-                                       0x7f800001, 1, 0x007fffff, 0x00800000, 0x7f7fffff, 0x4b000000, 0x4f000000 };
+    static const uint32_t floats[] = { 0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000,
+                                       0xff800000, 0x7fc00000, 0x7f800001, 1,          0x007fffff,
+                                       0x00800000, 0x7f7fffff, 0x4b000000, 0x4f000000 };
     unsigned kind = below(g, 10);
 
     if (kind < 3)
@@ -170,7 +205,7 @@ static void start_vectors(struct fuzz_gen *g, uint8_t *x)
 {
     memset(x, 0, FUZZ_XSAVE);
     put(x, chance(g, 85) ? 0x37f : 0x040u | (rnd(g) & 0xf3f), 2);
-    put(x + 2, (uint64_t)below(g, 8) << 11, 2);        /* TOP */
+    put(x + 2, (uint64_t)below(g, 8) << 11, 2);                 /* TOP */
     put(x + 4, chance(g, 50) ? rnd(g) : below(g, 2) * 0xff, 1); /* tags, a bit each */
     put(x + 24, chance(g, 85) ? 0x1f80 : 0x1f80 ^ (rnd(g) & 0xffc0 & ~(chance(g, 50) ? 0x1f80u : 0u)), 4);
     for (unsigned i = 0; i < 8; i++) {
@@ -227,7 +262,7 @@ struct operand {
     uint8_t bytes[6];
     uint8_t len, rex; /* rex: X and B bits */
     uint8_t prefixes[2], prefix_count;
-    bool rip;         /* displacement is relative: bytes[1..4] */
+    bool rip; /* displacement is relative: bytes[1..4] */
     uint64_t target;
 };
 
@@ -316,7 +351,8 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
         return;
     }
     if (kind < 19) { /* anything */
-        encode_sib(o, (int)below(g, 16), chance(g, 50) ? -1 : 5, below(g, 4), (int32_t)rnd(g) >> below(g, 24));
+        encode_sib(o, (int)below(g, 16), chance(g, 50) ? -1 : 5, below(g, 4),
+                   (int32_t)rnd(g) >> below(g, 24));
         return;
     }
     if (kind < 22) { /* stack */
@@ -341,7 +377,7 @@ struct shape {
     uint8_t pre[4], pre_count; /* 66, F0 */
     uint8_t rex;               /* W and R, 0x40 if a bare REX is wanted */
     uint8_t vvvv;
-    uint8_t reg;               /* 3 bits */
+    uint8_t reg; /* 3 bits */
 };
 
 static unsigned encode(const struct shape *s, const struct operand *o, uint8_t *b, unsigned *modrm_at)
@@ -379,7 +415,8 @@ static unsigned encode(const struct shape *s, const struct operand *o, uint8_t *
     return n;
 }
 
-static bool decode(struct fuzz_gen *g, const uint8_t *b, unsigned len, ZydisDecodedInstruction *insn, ZydisDecodedOperand *op)
+static bool decode(struct fuzz_gen *g, const uint8_t *b, unsigned len, ZydisDecodedInstruction *insn,
+                   ZydisDecodedOperand *op)
 {
     return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, b, len, insn, op));
 }
@@ -406,7 +443,8 @@ static bool track(struct fuzz_gen *g, const ZydisDecodedInstruction *insn, const
 
 static void choose_shape(struct fuzz_gen *g, const struct template *t, struct shape *s)
 {
-    *s = (struct shape){ .t = t, .reg = t->fixed_reg || t->fixed_modrm ? t->modrm >> 3 & 7 : (uint8_t)below(g, 8) };
+    *s = (struct shape){ .t = t,
+                         .reg = t->fixed_reg || t->fixed_modrm ? t->modrm >> 3 & 7 : (uint8_t)below(g, 8) };
     if (t->vex) {
         s->vvvv = chance(g, 70) ? (uint8_t)below(g, 16) : 0;
         s->rex = (uint8_t)(below(g, 2) << 2);
@@ -544,7 +582,8 @@ static bool gen_string(struct fuzz_gen *g)
     return true;
 }
 
-static struct fuzz_insn *append_branch(struct fuzz_gen *g, const void *bytes, unsigned n, unsigned size, unsigned skip)
+static struct fuzz_insn *append_branch(struct fuzz_gen *g, const void *bytes, unsigned n, unsigned size,
+                                       unsigned skip)
 {
     struct fuzz_insn *i = append(g);
 
@@ -616,8 +655,7 @@ static void append_indirect(struct fuzz_gen *g)
         append_bytes(g, "\x58", 1);
         g->known[0] = false;
         break;
-    default: /* the address itself, for whoever uses the register */
-        append_bytes(g, "\x90", 1);
+    default: /* the address itself, for whoever uses the register */ append_bytes(g, "\x90", 1);
     }
 }
 
@@ -678,7 +716,9 @@ static bool gen_int(struct fuzz_gen *g)
     unsigned kind = below(g, 100);
 
     if (kind < 2 && g->s->count + 2 <= FUZZ_INSNS) { /* a division that can go well */
-        static const uint8_t div[][3] = { { 0x48, 0xf7, 0xf1 }, { 0x48, 0xf7, 0xf9 }, { 0x40, 0xf7, 0xf1 }, { 0x40, 0xf6, 0xf1 } };
+        static const uint8_t div[][3] = {
+            { 0x48, 0xf7, 0xf1 }, { 0x48, 0xf7, 0xf9 }, { 0x40, 0xf7, 0xf1 }, { 0x40, 0xf6, 0xf1 }
+        };
 
         append_bytes(g, "\x31\xd2", 2);
         append_bytes(g, div[below(g, 4)], 3);
@@ -694,11 +734,27 @@ static bool gen_priv(struct fuzz_gen *g)
     static const struct {
         uint8_t n, b[4];
     } v[] = {
-        { 1, { 0xf4 } }, { 1, { 0xfa } }, { 1, { 0xfb } }, { 1, { 0xec } }, { 1, { 0xef } }, { 2, { 0xe4, 0x80 } },
-        { 2, { 0x0f, 0x06 } }, { 2, { 0x0f, 0x30 } }, { 2, { 0x0f, 0x32 } }, { 2, { 0x0f, 0x09 } },
-        { 3, { 0x0f, 0x20, 0xc0 } }, { 3, { 0x0f, 0x22, 0xd8 } }, { 3, { 0x0f, 0x23, 0xc0 } },
-        { 3, { 0x0f, 0x01, 0xf8 } }, { 3, { 0x0f, 0x01, 0x10 } }, { 3, { 0x0f, 0x01, 0x38 } }, { 1, { 0x6c } },
-        { 2, { 0x0f, 0x0b } }, { 1, { 0x06 } }, { 1, { 0x27 } }, { 1, { 0xcc } },
+        { 1, { 0xf4 } },
+        { 1, { 0xfa } },
+        { 1, { 0xfb } },
+        { 1, { 0xec } },
+        { 1, { 0xef } },
+        { 2, { 0xe4, 0x80 } },
+        { 2, { 0x0f, 0x06 } },
+        { 2, { 0x0f, 0x30 } },
+        { 2, { 0x0f, 0x32 } },
+        { 2, { 0x0f, 0x09 } },
+        { 3, { 0x0f, 0x20, 0xc0 } },
+        { 3, { 0x0f, 0x22, 0xd8 } },
+        { 3, { 0x0f, 0x23, 0xc0 } },
+        { 3, { 0x0f, 0x01, 0xf8 } },
+        { 3, { 0x0f, 0x01, 0x10 } },
+        { 3, { 0x0f, 0x01, 0x38 } },
+        { 1, { 0x6c } },
+        { 2, { 0x0f, 0x0b } },
+        { 1, { 0x06 } },
+        { 1, { 0x27 } },
+        { 1, { 0xcc } },
     };
     unsigned i = below(g, array_size(v));
 
@@ -756,7 +812,9 @@ static void refresh(struct fuzz_gen *g)
     for (unsigned i = 0; i < 16; i++)
         known += g->known[i];
     if (!g->known[4] && chance(g, 20))
-        append_mov(g, 4, FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 + 32 * g->s->count); /* upwards: no old return address */
+        append_mov(g, 4,
+                   FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 +
+                       32 * g->s->count); /* upwards: no old return address */
     else if (known < 6 && reg != 4 && chance(g, 60))
         append_mov(g, reg, chance(g, 70) ? place(g, 64, true) : below(g, 64));
 }

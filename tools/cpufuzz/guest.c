@@ -110,8 +110,8 @@ static void build_memory(struct fuzz_guest *g)
     memcpy(g->ram + DRIVER_AT, fuzz_driver_start, (size_t)(fuzz_driver_end - fuzz_driver_start));
     for (unsigned v = 0; v < 32; v++)
         long_guest_gate(&lg, v, FUZZ_KERNEL_VA + KERNEL_AT + v * 16, v == 3 || v == 4 ? 3 : 0, 0);
-    long_guest_gate(&lg, VECTOR_DONE, FUZZ_KERNEL_VA + KERNEL_AT + (uint64_t)(fuzz_kernel_done - fuzz_kernel_start),
-                    3, 0);
+    long_guest_gate(&lg, VECTOR_DONE,
+                    FUZZ_KERNEL_VA + KERNEL_AT + (uint64_t)(fuzz_kernel_done - fuzz_kernel_start), 3, 0);
     g->world = (struct fuzz_world){
         .driver_data = g->ram + HIGH_AT,
         .input = g->ram + HIGH_AT + (FUZZ_INPUT_VA - FUZZ_HIGH_VA),
@@ -225,6 +225,6 @@ bool fuzz_guest_run(struct fuzz_guest *g, unsigned count, struct yado_error *err
     if (g->report)
         return err_set(err, YADO_ERR_ENGINE, "exception %u of the guest's kernel in sequence %u of the batch",
                        (unsigned)data[FUZZ_R_VECTOR / 8], (unsigned)data[FUZZ_P_INDEX / 8]);
-    return err_set(err, YADO_ERR_ENGINE, "engine left with exit %d at %#llx in sequence %u of the batch", (int)e.kind,
-                   (unsigned long long)e.rip, (unsigned)data[FUZZ_P_INDEX / 8]);
+    return err_set(err, YADO_ERR_ENGINE, "engine left with exit %d at %#llx in sequence %u of the batch",
+                   (int)e.kind, (unsigned long long)e.rip, (unsigned)data[FUZZ_P_INDEX / 8]);
 }

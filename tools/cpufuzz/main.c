@@ -40,7 +40,7 @@ struct run {
     struct fuzz_output *first; /* native_only: the outputs of the first run */
     uint64_t code_off;
     uint64_t va_first; /* code_off where the last whole batch began */
-    uint64_t place; /* not 0: where the code of a batch of one goes */
+    uint64_t place;    /* not 0: where the code of a batch of one goes */
     uint64_t executed, sequences, differences;
     uint64_t faults[32]; /* by vector */
 };
@@ -164,8 +164,8 @@ static void print_input(const struct fuzz_seq *s)
     memcpy(&fcw, s->in.xsave, 2);
     for (unsigned i = 0; i < 16; i++)
         printf("    %-3s %016" PRIx64 "%s", names[i], s->in.r.gpr[i], i % 4 == 3 ? "\n" : "");
-    printf("    rflags %05" PRIx64 "  fs %08" PRIx64 "  gs %08" PRIx64 "  fcw %04x  mxcsr %04x\n", s->in.r.rflags,
-           s->in.r.fs_base, s->in.r.gs_base, fcw, mxcsr);
+    printf("    rflags %05" PRIx64 "  fs %08" PRIx64 "  gs %08" PRIx64 "  fcw %04x  mxcsr %04x\n",
+           s->in.r.rflags, s->in.r.fs_base, s->in.r.gs_base, fcw, mxcsr);
 }
 
 /* A batch did not come to its end: shows where each world is. */
@@ -176,8 +176,8 @@ static void print_stopped(struct run *r, const struct fuzz_seq *seq, unsigned co
 
         if (at >= count)
             continue;
-        printf("%s stopped in sequence %" PRIu64 " of the batch (--replay %" PRIu64 "):\n", w ? "engine" : "host", at,
-               seq[at].seed);
+        printf("%s stopped in sequence %" PRIu64 " of the batch (--replay %" PRIu64 "):\n",
+               w ? "engine" : "host", at, seq[at].seed);
         fuzz_seq_print(stdout, &seq[at], r->va[at]);
         print_input(&seq[at]);
     }
@@ -188,8 +188,8 @@ static void print_end(const char *who, const struct fuzz_output *o)
     if (o->r.vector == FUZZ_NO_FAULT)
         printf("  %s: ran to the end\n", who);
     else
-        printf("  %s: vector %" PRIu64 " error %#" PRIx64 " cr2 %#" PRIx64 " at %#" PRIx64 "\n", who, o->r.vector,
-               o->r.error, o->r.cr2, o->r.rip);
+        printf("  %s: vector %" PRIu64 " error %#" PRIx64 " cr2 %#" PRIx64 " at %#" PRIx64 "\n", who,
+               o->r.vector, o->r.error, o->r.cr2, o->r.rip);
 }
 
 static void report(struct run *r, const struct fuzz_seq *s, unsigned i)
@@ -208,14 +208,15 @@ static bool on_difference(struct run *r, unsigned i, struct yado_error *err)
     bool ok = true;
 
     r->differences++;
-    printf("DIFFERENCE %" PRIu64 " (repeat with --replay %" PRIu64 " --at %#" PRIx64 ")\n", r->differences, r->seq[i].seed,
-           r->va[i]);
+    printf("DIFFERENCE %" PRIu64 " (repeat with --replay %" PRIu64 " --at %#" PRIx64 ")\n", r->differences,
+           r->seq[i].seed, r->va[i]);
     if (!s)
         return false;
     *s = r->seq[i];
     if (r->o.replay_given)
         report(r, s, i);
-    r->place = r->va[i] - FUZZ_CODE_VA; /* what is on the stack and in registers depends on where the code is */
+    r->place =
+        r->va[i] - FUZZ_CODE_VA; /* what is on the stack and in registers depends on where the code is */
     ok = run_batch(r, s, 1, err);
     if (ok && is_equal(r, 0, NULL)) {
         printf("does not show when run alone; ");
@@ -267,7 +268,8 @@ static double now_seconds(void)
 
 static void print_summary(const struct run *r, double seconds)
 {
-    printf("%" PRIu64 " instructions in %" PRIu64 " sequences, %" PRIu64 " differences, %.1f s, %.0f instructions/s\n",
+    printf("%" PRIu64 " instructions in %" PRIu64 " sequences, %" PRIu64
+           " differences, %.1f s, %.0f instructions/s\n",
            r->executed, r->sequences, r->differences, seconds, (double)r->executed / seconds);
     printf("sequences ended by a fault, by vector:");
     for (unsigned i = 0; i < 32; i++) {
@@ -279,7 +281,7 @@ static void print_summary(const struct run *r, double seconds)
 
 static bool fuzz_all(struct run *r, struct yado_error *err)
 {
-    uint64_t next = r->o.seed;
+    uint64_t next = fuzz_mix(r->o.seed);
     double start = now_seconds(), end = r->o.seconds ? start + r->o.seconds : 0;
 
     while (r->executed < r->o.count && r->differences < r->o.differences && !(end && now_seconds() > end)) {
@@ -342,19 +344,24 @@ static bool parse_number(const char *name, const char *text, uint64_t *out)
     return false;
 }
 
+enum { SEED = 1, COUNT, TIME, CLASSES, REPLAY, DIFFERENCES, NO_FAULT_FLAGS, NATIVE_ONLY, LIST, DUMP, PLACE };
+static const struct option longs[] = {
+    { "seed", 1, NULL, SEED },
+    { "count", 1, NULL, COUNT },
+    { "time", 1, NULL, TIME },
+    { "classes", 1, NULL, CLASSES },
+    { "replay", 1, NULL, REPLAY },
+    { "differences", 1, NULL, DIFFERENCES },
+    { "no-fault-flags", 0, NULL, NO_FAULT_FLAGS },
+    { "native-only", 0, NULL, NATIVE_ONLY },
+    { "list", 0, NULL, LIST },
+    { "dump", 0, NULL, DUMP },
+    { "at", 1, NULL, PLACE },
+    { NULL, 0, NULL, 0 },
+};
+
 static bool parse(int argc, char **argv, struct options *o)
 {
-    enum { SEED = 1, COUNT, TIME, CLASSES, REPLAY, DIFFERENCES, NO_FAULT_FLAGS, NATIVE_ONLY, LIST, DUMP, PLACE };
-    static const struct option longs[] = {
-        { "seed", 1, NULL, SEED },         { "count", 1, NULL, COUNT },
-        { "time", 1, NULL, TIME },         { "classes", 1, NULL, CLASSES },
-        { "replay", 1, NULL, REPLAY },     { "differences", 1, NULL, DIFFERENCES },
-        { "no-fault-flags", 0, NULL, NO_FAULT_FLAGS },
-        { "native-only", 0, NULL, NATIVE_ONLY },
-        { "list", 0, NULL, LIST },         { "dump", 0, NULL, DUMP },
-        { "at", 1, NULL, PLACE },
-        { NULL, 0, NULL, 0 },
-    };
     uint64_t n;
     int c, at = 0;
 
@@ -431,7 +438,9 @@ static void finish(struct run *r)
 
 int main(int argc, char **argv)
 {
-    struct run r = { .o = { .count = 1000000, .differences = 1, .classes = (1u << FC_COUNT) - 1, .fault_flags = true } };
+    struct run r = {
+        .o = { .count = 1000000, .differences = 1, .classes = (1u << FC_COUNT) - 1, .fault_flags = true }
+    };
     struct yado_error err = YADO_ERROR_INIT;
     struct timespec t;
     bool ok;

@@ -1,7 +1,8 @@
 /* The host CPU's side: a child process with the fixed layout that runs batches on request.
  *
- * The child only ever runs the driver and a signal handler. The handler may be entered with any FS base, so it uses nothing of
- * libc: it notes the fault in the save area and lets the interrupted context go on at the driver's exit. */
+ * The child only ever runs the driver and a signal handler. The handler may be entered with any FS base, so
+ * it uses nothing of libc: it notes the fault in the save area and lets the interrupted context go on at the
+ * driver's exit. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,6 +22,7 @@
 #define SHARED_RO (SHARED_CODE + FUZZ_CODE_SIZE)
 #define SHARED_DRIVER (SHARED_RO + FUZZ_PAGE)
 #define SHARED_SIZE (SHARED_DRIVER + FUZZ_DRIVER_SIZE)
+#define DRIVER_EXIT (FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit - fuzz_driver_start))
 #define BATCH_TIMEOUT_MS 20000
 
 struct fuzz_native {
@@ -38,23 +40,26 @@ __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *inf
 
     (void)sig;
     (void)info;
-    if (rip - FUZZ_DRIVER_VA < FUZZ_DRIVER_SIZE) { /* the driver itself: nothing can be trusted */
+    /* In the driver itself nothing can be trusted, but a single step may end at its exit. */
+    if (rip - FUZZ_DRIVER_VA < FUZZ_DRIVER_SIZE && (r[REG_TRAPNO] != 1 || rip != DRIVER_EXIT)) {
+        r[REG_EFL] = 2;
         r[REG_RIP] = (greg_t)&_exit;
         r[REG_RDI] = 99;
         r[REG_RSP] = FUZZ_DATA_PAGE_VA + FUZZ_PAGE - 8;
         return;
     }
-    /* Alignment checks (17) are not compared: engines need not offer them, and no compiler makes code that has them on. */
+    /* Alignment checks (17) are not compared: engines need not offer them, and no compiler makes code that
+     * has them on. */
     save->vector = r[REG_TRAPNO] == 17 ? FUZZ_SKIP : (uint64_t)r[REG_TRAPNO];
     save->error = (uint64_t)r[REG_ERR];
     save->cr2 = r[REG_TRAPNO] == 14 ? (uint64_t)r[REG_CR2] : 0;
     save->rip = rip;
     r[REG_EFL] &= ~(greg_t)0x40100; /* TF, AC: a POPF of the sequence may have set them */
-    r[REG_RIP] = (greg_t)(FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit - fuzz_driver_start));
+    r[REG_RIP] = (greg_t)DRIVER_EXIT;
 }
 
-/* Every 10 ms of the child's own time. A sequence that two ticks find going on goes round in circles (a return address
- * that it stored somewhere can take it back): it is ended and not compared. */
+/* Every 10 ms of the child's own time. A sequence that two ticks find going on goes round in circles (a
+ * return address that it stored somewhere can take it back): it is ended and not compared. */
 __attribute__((no_stack_protector)) static void on_tick(int sig, siginfo_t *info, void *context)
 {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -70,7 +75,7 @@ __attribute__((no_stack_protector)) static void on_tick(int sig, siginfo_t *info
     }
     data[FUZZ_R_VECTOR / 8] = FUZZ_SKIP;
     r[REG_EFL] &= ~(greg_t)0x40100;
-    r[REG_RIP] = (greg_t)(FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit - fuzz_driver_start));
+    r[REG_RIP] = (greg_t)DRIVER_EXIT;
 }
 
 static bool map_at(uint64_t va, uint64_t len, int prot, int fd, uint64_t off)
@@ -214,6 +219,6 @@ bool fuzz_native_run(struct fuzz_native *n, unsigned count, struct yado_error *e
         return true;
     waitpid(n->child, &status, 0);
     n->child = 0;
-    return err_set(err, YADO_ERR_HOST, "native child died with status %#x in sequence %u of the batch", status,
-                   (unsigned)data[FUZZ_P_INDEX / 8]);
+    return err_set(err, YADO_ERR_HOST, "native child died with status %#x in sequence %u of the batch",
+                   status, (unsigned)data[FUZZ_P_INDEX / 8]);
 }

@@ -48,7 +48,8 @@ void fuzz_seq_print(FILE *f, const struct fuzz_seq *s, uint64_t va)
             fprintf(f, "%02x ", code[at + j]);
         if (s->insn[i].len < 12)
             fprintf(f, "%*s", (12 - s->insn[i].len) * 3, "");
-        if (ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, va + at, code + at, s->insn[i].len, &d)))
+        if (ZYAN_SUCCESS(
+                ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, va + at, code + at, s->insn[i].len, &d)))
             fprintf(f, " %s", d.text);
         else
             fprintf(f, " (invalid)");

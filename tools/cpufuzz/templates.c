@@ -156,7 +156,8 @@ static bool add(struct template_list *list, const struct template *t)
 }
 
 /* A legacy opcode whose prefix changes nothing but the operand size is not an instruction of its own. */
-static bool is_duplicate(const ZydisDecoder *decoder, const struct template *t, uint8_t modrm, const struct probe *p)
+static bool is_duplicate(const ZydisDecoder *decoder, const struct template *t, uint8_t modrm,
+                         const struct probe *p)
 {
     struct template plain = *t;
     struct probe q;
@@ -167,8 +168,8 @@ static bool is_duplicate(const ZydisDecoder *decoder, const struct template *t, 
     return probe(decoder, &plain, modrm, &q) && q.insn.mnemonic == p->insn.mnemonic;
 }
 
-/* One template per value of the reg field: for opcodes that are groups this tells the members apart, for others it
- * costs nothing but memory. The reg field of a non-group is drawn by the generator. */
+/* One template per value of the reg field: for opcodes that are groups this tells the members apart, for
+ * others it costs nothing but memory. The reg field of a non-group is drawn by the generator. */
 static bool find_opcode(const ZydisDecoder *decoder, struct template t, struct template_list lists[FC_COUNT])
 {
     ZydisMnemonic first = ZYDIS_MNEMONIC_INVALID;
@@ -231,7 +232,9 @@ static bool find_x87(const ZydisDecoder *decoder, struct template_list lists[FC_
 {
     for (unsigned op = 0xd8; op <= 0xdf; op++) {
         for (unsigned modrm = 0; modrm < 0x100; modrm++) {
-            struct template t = { .opcode = (uint8_t)op, .has_modrm = true, .modrm = (uint8_t)modrm, .fc = FC_X87 };
+            struct template t = {
+                .opcode = (uint8_t)op, .has_modrm = true, .modrm = (uint8_t)modrm, .fc = FC_X87
+            };
             struct probe p;
 
             if (modrm < 0xc0 && (modrm & 0xc7) != 3)
@@ -255,8 +258,9 @@ static bool is_prefix(unsigned map, unsigned op)
 {
     if (map)
         return map == 1 && (op == 0x38 || op == 0x3a);
-    return op == 0x0f || (op & 0xe7) == 0x26 || (op & 0xf0) == 0x40 || (op >= 0x62 && op <= 0x67 && op != 0x63) ||
-           op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 || op == 0xf3 || (op & 0xf8) == 0xd8;
+    return op == 0x0f || (op & 0xe7) == 0x26 || (op & 0xf0) == 0x40 ||
+           (op >= 0x62 && op <= 0x67 && op != 0x63) || op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 ||
+           op == 0xf3 || (op & 0xf8) == 0xd8;
 }
 
 bool templates_find(const ZydisDecoder *decoder, struct template_list lists[FC_COUNT])
@@ -271,8 +275,12 @@ bool templates_find(const ZydisDecoder *decoder, struct template_list lists[FC_C
     }
     for (unsigned map = 1; map < 4; map++) {
         for (unsigned n = 0; n < 16 * 256; n++) {
-            struct template t = { .vex = 1, .map = (uint8_t)map, .pp = n >> 8 & 3, .opcode = (uint8_t)n,
-                                  .w = n >> 10 & 1, .l = n >> 11 & 1 };
+            struct template t = { .vex = 1,
+                                  .map = (uint8_t)map,
+                                  .pp = n >> 8 & 3,
+                                  .opcode = (uint8_t)n,
+                                  .w = n >> 10 & 1,
+                                  .l = n >> 11 & 1 };
 
             if (!find_opcode(decoder, t, lists))
                 return false;

@@ -117,7 +117,8 @@ static bool read_msrs(int fd, kvm_query_fn query, struct kvm_caps *caps, struct 
     }
     for (size_t i = 0; i < array_size(state_msrs); i++) {
         for (unsigned j = 0; j < list->nmsrs; j++) {
-            if (list->indices[j] == state_msrs[i]) {
+            /* The type registers of memory ranges came to the list late (Linux 6.6), but can be had without. */
+            if (list->indices[j] == state_msrs[i] || state_msrs[i] == MSR_MTRR_DEF_TYPE) {
                 caps->msrs[caps->msr_count++] = state_msrs[i];
                 break;
             }

@@ -2,29 +2,31 @@
  *
  * Theory of operation
  *
- * An interrupt vector makes three steps. Posting (any thread, lapic_post) sets a bit in one of two incoming sets, edge or
- * level, then the flag `came`, then asks the owner to look. Merging (owner) moves incoming bits to IRR, and
- * writes TMR. Taking (owner, lapic_ack) moves the highest one from IRR to ISR when it is above the processor priority.
- * EOI ends it. The incoming sets are apart for edge and level so that a second post of a level vector can
- * never meet a half-taken first one and lose its kind, which would lose its EOI broadcast too.
+ * An interrupt vector makes three steps. Posting (any thread, lapic_post) sets a bit in one of two incoming
+ * sets, edge or level, then the flag `came`, then asks the owner to look. Merging (owner) moves incoming bits
+ * to IRR, and writes TMR. Taking (owner, lapic_ack) moves the highest one from IRR to ISR when it is above
+ * the processor priority. EOI ends it. The incoming sets are apart for edge and level so that a second post
+ * of a level vector can never meet a half-taken first one and lose its kind, which would lose its EOI
+ * broadcast too.
  *
- * `best` holds the vector that lapic_pending would return. It is worked out again whenever IRR, ISR or TPR change, so
- * that lapic_pending costs two loads when nothing happened. When an act of the owner itself (EOI, lower TPR, timer, IPI to
- * itself) makes a vector deliverable, the owner is woken like by anyone else: it may be in the middle of a translated
- * block and has to poll.
+ * `best` holds the vector that lapic_pending would return. It is worked out again whenever IRR, ISR or TPR
+ * change, so that lapic_pending costs two loads when nothing happened. When an act of the owner itself (EOI,
+ * lower TPR, timer, IPI to itself) makes a vector deliverable, the owner is woken like by anyone else: it may
+ * be in the middle of a translated block and has to poll.
  *
- * Registers are 32-bit atomics with relaxed order. Only the owner writes them. Others read base, LDR, DFR, SVR and PPR to
- * find out whether a message is for this APIC.
+ * Registers are 32-bit atomics with relaxed order. Only the owner writes them. Others read base, LDR, DFR,
+ * SVR and PPR to find out whether a message is for this APIC.
  *
- * The count-down timer runs at 1 GHz before the divider: one tick of divide-by-1 is one nanosecond, as under KVM. It is
- * not stored as a count but as the time when it ends and the length of a full count, so reading the
- * current count is a subtraction and a periodic timer does not drift. A deadline is a guest TSC value.
- * The host timer is only a hint to call lapic_timer_expired, which looks at the clock again; early, late or lost calls do no
- * harm but delay. A periodic timer that is late by several periods gives one interrupt, and two host timers are at
- * least PERIODIC_MIN_NS apart whatever the guest asks for.
+ * The count-down timer runs at 1 GHz before the divider: one tick of divide-by-1 is one nanosecond, as under
+ * KVM. It is not stored as a count but as the time when it ends and the length of a full count, so reading
+ * the current count is a subtraction and a periodic timer does not drift. A deadline is a guest TSC value.
+ * The host timer is only a hint to call lapic_timer_expired, which looks at the clock again; early, late or
+ * lost calls do no harm but delay. A periodic timer that is late by several periods gives one interrupt, and
+ * two host timers are at least PERIODIC_MIN_NS apart whatever the guest asks for.
  *
- * Not here, and told so by the version register: CMCI, suppressed EOI broadcast, extended LVT of AMD. SMI and ExtINT
- * messages are dropped: there is no SMM and no 8259. LINT, thermal and performance entries are registers without a source. */
+ * Not here, and told so by the version register: CMCI, suppressed EOI broadcast, extended LVT of AMD. SMI and
+ * ExtINT messages are dropped: there is no SMM and no 8259. LINT, thermal and performance entries are
+ * registers without a source. */
 #include "engine/translator/lapic_priv.h"
 
 #define VERSION_VALUE 0x00050014u /* 6 LVT entries, integrated APIC; 11.4.8 */
@@ -32,8 +34,8 @@
 #define ARM_MAX_NS 600000000000ull /* the host timer asks again after this */
 
 #define ICR_BUSY (1u << 12)
-#define ICR_LOW_VALID 0x000ccfffu      /* xAPIC; 11.6.1 */
-#define X2_ICR_RESERVED 0xfff32000u    /* 11.12.9 */
+#define ICR_LOW_VALID 0x000ccfffu   /* xAPIC; 11.6.1 */
+#define X2_ICR_RESERVED 0xfff32000u /* 11.12.9 */
 
 enum timer_mode { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_DEADLINE, TIMER_RESERVED };
 
@@ -491,7 +493,8 @@ uint32_t lapic_mmio_read(struct lapic *l, unsigned off)
         return 0xffffffff;
     if (off & 0xf)
         return 0; /* 11.4.1: undefined */
-    if (!is_readable(reg) && reg != LR_APR && reg != LR_DFR && reg != LR_ICR2 && reg != LR_RRD && reg != LR_EOI) {
+    if (!is_readable(reg) && reg != LR_APR && reg != LR_DFR && reg != LR_ICR2 && reg != LR_RRD &&
+        reg != LR_EOI) {
         note_error(l, LAPIC_ESR_REGISTER);
         update_and_wake(l);
         return 0;
@@ -624,7 +627,7 @@ uint64_t lapic_base(const struct lapic *l)
 bool lapic_set_base(struct lapic *l, uint64_t v) /* 11.4.3, 11.4.4, 11.12.5 */
 {
     const uint64_t mode = LAPIC_BASE_EN | LAPIC_BASE_EXTD;
-    uint64_t old = lapic_base_get(l) & mode, new = v & mode;
+    uint64_t old = lapic_base_get(l) & mode, new = v &mode;
 
     if (v & ~(LAPIC_BASE_ADDR | mode | LAPIC_BASE_BSP))
         return false;

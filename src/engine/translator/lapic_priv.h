@@ -4,7 +4,8 @@
 
 #include "engine/translator/lapic.h"
 
-/* Register numbers: page offset / 0x10, which is the x2APIC MSR number - 0x800 too. SDM 11.4.1, table 11-1. */
+/* Register numbers: page offset / 0x10, which is the x2APIC MSR number - 0x800 too. SDM 11.4.1, table 11-1.
+ */
 enum lapic_reg {
     LR_ID = 0x02,
     LR_VERSION = 0x03,
@@ -53,23 +54,23 @@ enum lapic_reg {
 enum lapic_mode { LM_FIXED, LM_LOWEST, LM_SMI, LM_RESERVED, LM_NMI, LM_INIT, LM_SIPI, LM_EXTINT };
 
 struct lapic {
-    /* Written by the owner, read by any thread that routes an interrupt. No ordering is needed: a guest that changes
-     * its APIC while interrupts are under way gets either the old or the new behaviour. */
+    /* Written by the owner, read by any thread that routes an interrupt. No ordering is needed: a guest that
+     * changes its APIC while interrupts are under way gets either the old or the new behaviour. */
     _Atomic uint64_t base;
     _Atomic uint32_t regs[LR_COUNT];
     uint32_t id; /* x2APIC id, fixed */
 
     /* Owner only. */
-    int best;             /* highest vector above PPR, -1: none; current when nothing is incoming */
-    uint32_t esr_errors;  /* collected since the last write to ESR */
+    int best;            /* highest vector above PPR, -1: none; current when nothing is incoming */
+    uint32_t esr_errors; /* collected since the last write to ESR */
     uint64_t tsc_deadline;
     uint64_t timer_due_ns, timer_period_ns; /* count-down timer; period 0: stopped */
-    uint64_t timer_last_ns;                 /* last expiry of the periodic timer: the next host timer keeps a distance */
-    bool armed;                             /* env.arm was last called with a real delay */
+    uint64_t timer_last_ns; /* last expiry of the periodic timer: the next host timer keeps a distance */
+    bool armed;             /* env.arm was last called with a real delay */
     struct lapic_env env;
 
-    /* Posted by any thread, taken by the owner. `came` is stored after the bits and cleared before they are taken, so
-     * a set bit is never left with `came` clear. */
+    /* Posted by any thread, taken by the owner. `came` is stored after the bits and cleared before they are
+     * taken, so a set bit is never left with `came` clear. */
     _Alignas(64) _Atomic uint32_t came;
     _Atomic uint32_t in_errors;
     _Atomic uint64_t in_edge[4], in_level[4];

@@ -10,7 +10,7 @@ struct message {
     uint8_t vector;
     uint8_t mode; /* enum lapic_mode */
     bool level;
-    bool lowest;  /* one of the addressed, the least busy */
+    bool lowest; /* one of the addressed, the least busy */
 };
 
 static bool matches_logical(const struct lapic *l, uint32_t dest)
@@ -59,8 +59,8 @@ static void deliver(struct tcpu *c, const struct message *m)
     }
 }
 
-/* 11.6.2.4: the one with the lowest processor priority; among equals the vector decides, so that different interrupts
- * go to different vCPUs. */
+/* 11.6.2.4: the one with the lowest processor priority; among equals the vector decides, so that different
+ * interrupts go to different vCPUs. */
 static void deliver_lowest(struct tvm *vm, const struct message *m)
 {
     unsigned count = tvm_vcpu_count(vm), ties = 0, nth;
@@ -115,7 +115,8 @@ static void deliver_all(struct tvm *vm, const struct message *m, int skip)
 void lapic_route_msi(struct tvm *vm, uint64_t addr, uint32_t data) /* 11.11 */
 {
     struct message m = {
-        /* Bits 11:5 are the high part of the destination for guests with more than 255 APICs, as KVM defines. */
+        /* Bits 11:5 are the high part of the destination for guests with more than 255 APICs, as KVM defines.
+         */
         .to = { .dest = (uint32_t)(addr >> 12 & 0xff) | (uint32_t)(addr >> 5 & 0x7f) << 8,
                 .logical = (addr >> 2 & 1) != 0 },
         .vector = (uint8_t)data,
@@ -140,7 +141,8 @@ void lapic_route_icr(struct tvm *vm, int source, uint64_t icr, bool x2apic) /* 1
     unsigned shorthand = icr >> 18 & 3;
     bool trigger_level = (icr >> 15 & 1) != 0, asserted = (icr >> 14 & 1) != 0;
     struct message m = {
-        .to = { .dest = x2apic ? (uint32_t)(icr >> 32) : (uint32_t)(icr >> 56), .logical = (icr >> 11 & 1) != 0 },
+        .to = { .dest = x2apic ? (uint32_t)(icr >> 32) : (uint32_t)(icr >> 56),
+                .logical = (icr >> 11 & 1) != 0 },
         .vector = (uint8_t)icr,
         .mode = icr >> 8 & 7,
         /* 11.6.1: the trigger mode of an IPI counts only for INIT level de-assert; all others are edges */
