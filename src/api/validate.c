@@ -16,10 +16,14 @@ static bool numbers_check(const struct spec *s, struct yado_error *err)
     if (s->memory_size % YADO_MEMORY_SIZE_STEP)
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "memory_size: %" PRIu64 " bytes is not a multiple of 1 MiB", s->memory_size);
-    if (s->memory_size < YADO_MEMORY_SIZE_MIN || s->memory_size > YADO_MEMORY_SIZE_MAX)
+    if (s->memory_size < YADO_MEMORY_SIZE_MIN)
         return err_set(err, YADO_ERR_INVALID_CONFIG,
-                       "memory_size: %" PRIu64 " MiB is not from %llu MiB to %llu MiB", s->memory_size >> 20,
-                       YADO_MEMORY_SIZE_MIN >> 20, YADO_MEMORY_SIZE_MAX >> 20);
+                       "memory_size: %" PRIu64 " MiB is less than the %llu MiB that a machine needs",
+                       s->memory_size >> 20, YADO_MEMORY_SIZE_MIN >> 20);
+    if (s->memory_size > YADO_MEMORY_SIZE_MAX)
+        return err_set(err, YADO_ERR_MEMORY,
+                       "memory_size: %" PRIu64 " MiB is more than the %llu MiB that a machine can have",
+                       s->memory_size >> 20, YADO_MEMORY_SIZE_MAX >> 20);
     return true;
 }
 
@@ -80,7 +84,8 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "devices: %u are configured, at most %u are possible",
                        YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);
     return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
-           disks_check(&config->spec, err) && serials_check(&config->spec, err) && networks_check(&config->spec, err);
+           disks_check(&config->spec, err) && serials_check(&config->spec, err) &&
+           networks_check(&config->spec, err);
 }
 
 bool yado_config_validate(const struct yado_config *config, struct yado_error *err)

@@ -18,7 +18,7 @@ struct exit {
     uint64_t data;   /* value written, or read (filled by the handler) */
     uint8_t width;   /* bytes: PORT 1, 2, 4; MMIO 1, 2, 4, 8 */
     bool is_write;
-    uint64_t rip;    /* SHUTDOWN and FAULT: where the guest was */
+    uint64_t rip;    /* SHUTDOWN and FAULT: where the guest was (AMD's hardware does not tell it of a SHUTDOWN) */
 };
 
 #endif

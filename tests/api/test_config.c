@@ -81,7 +81,7 @@ static void test_numbers(void **state)
         { 64, 64 << 20, YADO_OK, "" },
         { 1, (64 << 20) + 4096, YADO_ERR_INVALID_CONFIG, "memory_size: " },
         { 1, 0, YADO_ERR_INVALID_CONFIG, "memory_size: 0 MiB" },
-        { 1, 300ull << 30, YADO_ERR_INVALID_CONFIG, "memory_size: 307200 MiB" },
+        { 1, 300ull << 30, YADO_ERR_MEMORY, "memory_size: 307200 MiB" },
     };
 
     (void)state;

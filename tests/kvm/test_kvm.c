@@ -116,7 +116,8 @@ static void test_triple_fault(void **state)
     LONG(&g, triple);
     x = guest_run(&g);
     assert_int_equal(x.kind, EXIT_SHUTDOWN);
-    assert_true(x.rip >= GUEST_CODE && x.rip <= GUEST_CODE + LEN(triple));
+    /* AMD's hardware does not tell where it was; the kernel resets the vCPU then. */
+    assert_true((x.rip >= GUEST_CODE && x.rip <= GUEST_CODE + LEN(triple)) || x.rip == 0xfff0);
     /* The vCPU can be given a new state and runs again, as after a reset. */
     REAL(&g, ports);
     assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
@@ -509,8 +510,8 @@ static void state_fill(const struct guest *g, struct x86_state *s)
     s->fmask = 0x47700;
     s->kernel_gs_base = 0xffff888000001000;
     s->sysenter_cs = 0x10;
-    s->sysenter_esp = 0xffffffff83000000;
-    s->sysenter_eip = 0xffffffff84000000;
+    s->sysenter_esp = 0x83000000; /* 32 bits is what AMD's have */
+    s->sysenter_eip = 0x84000000;
     s->pat = 0x0407010600070106;
     for (unsigned i = 0; i < 4; i++)
         s->dr[i] = 0x1000 * (i + 1);
@@ -700,7 +701,8 @@ static void test_dirty_pages(void **state)
     assert_true(g.ops->dirty_take(g.vm, 0, bits, &err));
     assert_int_equal(bits[0], 0x1full << 16);
     assert_int_equal(bits[1], 3ull << 2);
-    assert_int_equal(bits[2] | bits[3], 0);
+    /* The page of the code, 0x80, may count as written on emulated hardware. */
+    assert_int_equal((bits[2] & ~1ull) | bits[3], 0);
     memset(bits, 0, sizeof(bits));
     assert_true(g.ops->dirty_take(g.vm, 0, bits, &err)); /* forgotten */
     assert_int_equal(bits[0] | bits[1], 0);

@@ -7,7 +7,7 @@
 
 /* What a block was translated under. Two blocks of the same code under different modes are different blocks. */
 #define MODE_IDX 0x3u        /* enum mmu_index */
-#define MODE_BITS_SHIFT 2    /* code size: 0 64-bit, 1 32-bit */
+#define MODE_BITS_SHIFT 2    /* code: 0 64-bit, 1 32-bit with flat segments, 2 what only the interpreter runs */
 #define MODE_BITS 0xcu
 #define MODE_HOST_FLAGS 0x10u /* status flags are in EFLAGS at entry; else in tcpu.fl */
 #define MODE_ONE 0x20u        /* one instruction only */

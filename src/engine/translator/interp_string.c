@@ -24,6 +24,7 @@ struct string_op {
     unsigned seg;  /* of the source */
     unsigned adsize;
     bool down;
+    bool repe;
     bool repne; /* CMPS, SCAS: repeat while not equal */
 };
 
@@ -57,7 +58,14 @@ static bool one_movs(struct tcpu *c, const struct string_op *s, uint64_t si, uin
 static bool one_cmps(struct tcpu *c, const struct string_op *s, uint64_t si, uint64_t di)
 {
     uint64_t a, b;
-    if (!mem_read(c, s->seg, si, s->size, &a) || !mem_read(c, S_ES, di, s->size, &b))
+    /* Which operand's fault comes first is the CPU's own affair: AMD's look at rDI first, but for REPE CMPSB, which has
+     * microcode of its own. */
+    bool di_first = tvm_cpuid(c->vm)->is_amd && !(s->repe && s->size == 1);
+    if (di_first && !mem_read(c, S_ES, di, s->size, &b))
+        return false;
+    if (!mem_read(c, s->seg, si, s->size, &a))
+        return false;
+    if (!di_first && !mem_read(c, S_ES, di, s->size, &b))
         return false;
     alu_binary(ALU_CMP, s->size, a, b, &c->fl);
     return true;
@@ -282,7 +290,8 @@ static uint64_t string_chunk(struct tcpu *c, const struct string_op *s, uint64_t
     case STR_SCAS: n = chunk_compare(c, s, si, di, n); break;
     default: return 0;
     }
-    advance_both(c, s, n);
+    if (n) /* moving by nothing would still cut the registers to the address size */
+        advance_both(c, s, n);
     return n;
 }
 
@@ -327,6 +336,7 @@ enum step op_string(struct tcpu *c, struct insn *i)
         .seg = i->seg_over == SEG_NONE ? S_DS : i->seg_over,
         .adsize = i->adsize,
         .down = (c->rflags & FL_DF) != 0,
+        .repe = i->rep == 0xf3,
         .repne = i->rep == 0xf2,
     };
     if ((s.kind == STR_INS || s.kind == STR_OUTS) && s.size == 8)

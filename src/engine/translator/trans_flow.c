@@ -253,7 +253,7 @@ static void translate_push(struct trans *t)
         p.value = (int32_t)op->imm.value.s;
     } else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
-        load_word(t, &a, T0, 0);
+        load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
         e_store(&t->h, 1, GS(scratch), T0);
     } else {
         p.gpr = ZydisRegisterGetId(op->reg.value);
@@ -283,7 +283,7 @@ static void translate_call(struct trans *t)
     }
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
-        load_word(t, &a, T0, 0);
+        load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
         fl_clobber(t, &t->h);
@@ -312,7 +312,7 @@ static void translate_jmp(struct trans *t)
     }
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
-        load_word(t, &a, T0, 0);
+        load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
         fl_clobber(t, &t->h);

@@ -41,6 +41,7 @@ struct plan {
     bool reads_flags, writes_flags;
     int swap;  /* register whose two low bytes are exchanged around the instruction, or -1 */
     bool mask; /* XSAVE family: EDX:EAX is limited to the guest's XCR0 */
+    bool restore; /* XRSTOR: the header must name no more than that either */
 };
 
 #define ACT_READ ZYDIS_OPERAND_ACTION_MASK_READ
@@ -192,6 +193,24 @@ static void assign_slots(struct trans *t, struct emit *e, struct plan *p)
         p->slots[i].tmp = free[i];
 }
 
+/* The host's XCR0 may hold more than the guest's, so the host would not refuse what the guest's CPU must: bits of XSTATE_BV
+ * outside XCR0, and the compacted form, which CPUID denies (SDM volume 1, 13.8.1). Uses RDX, which is put away. */
+static void check_restore(struct trans *t, struct emit *e, struct hmem m)
+{
+    struct emit *k = &t->k;
+    m.disp += 512;
+    e_load(e, 1, H_DX, m);
+    e_alu_rm(e, 1, ALU_OR, H_DX, GS(xcr0));
+    e_alu_rm(e, 1, ALU_XOR, H_DX, GS(xcr0));
+    m.disp += 8;
+    e_alu_rm(e, 1, ALU_OR, H_DX, m);
+    e_jcc(e, CC_NE, e_rx(k));
+    e_load(k, 1, H_AX, GS(scratch));
+    e_load(k, 1, H_DX, GS(scratch[1]));
+    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_GP << 16);
+    e_call(k, t->cc->stubs.special);
+}
+
 static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
 {
     struct plan p = *(struct plan *)arg;
@@ -207,6 +226,10 @@ static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void 
     }
     if (p.mask)
         mask_begin(t, e);
+    if (p.restore) {
+        check_restore(t, e, p.r.mem);
+        e_mov_ri32(e, H_DX, 0);
+    }
     if (p.swap >= 0)
         swap_bytes(e, p.swap);
     recode(t, e, &p.r);
@@ -282,6 +305,32 @@ static bool is_moffs(const struct trans *t)
            t->in->opcode <= 0xa3;
 }
 
+static bool has_class(const struct trans *t, ZydisRegisterClass cls)
+{
+    for (unsigned i = 0; i < t->in->operand_count; i++) {
+        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
+            return true;
+    }
+    return false;
+}
+
+static bool is_x87(const struct trans *t) /* FISTTP counts as SSE3 elsewhere */
+{
+    return t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in->meta.category == ZYDIS_CATEGORY_X87_ALU;
+}
+
+/* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
+static bool waits_for_fpu(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSTSW: return false;
+    default: return is_x87(t) || has_class(t, ZYDIS_REGCLASS_MMX);
+    }
+}
+
 /* Length and kind of the memory access of a generic instruction. */
 static unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc)
 {
@@ -296,28 +345,11 @@ static unsigned generic_access(const struct trans *t, const ZydisDecodedOperand 
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */
-    default: return mem->size / 8u;
-    }
-}
-
-static bool has_class(const struct trans *t, ZydisRegisterClass cls)
-{
-    for (unsigned i = 0; i < t->in->operand_count; i++) {
-        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
-            return true;
-    }
-    return false;
-}
-
-/* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
-static bool waits_for_fpu(const struct trans *t)
-{
-    switch (t->in->mnemonic) {
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FNSTCW:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSTSW: return false;
-    default: return t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || has_class(t, ZYDIS_REGCLASS_MMX);
+    default:
+        /* with an unmasked exception an x87 store stores nothing: a staged one must find the old bytes */
+        if (is_x87(t) && *acc == MMU_SLOW_W)
+            *acc = MMU_SLOW_RMW;
+        return mem->size / 8u;
     }
 }
 
@@ -407,6 +439,7 @@ static void generic(struct trans *t, bool vector)
     case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64:
         p.mask = true;
+        p.restore = t->in->mnemonic == ZYDIS_MNEMONIC_XRSTOR || t->in->mnemonic == ZYDIS_MNEMONIC_XRSTOR64;
         break;
     default: break;
     }
@@ -495,7 +528,7 @@ static enum way fpu_way(const struct trans *t, unsigned *special)
         *special = SPECIAL_FPU_SSE;
         return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
     }
-    if (t->in->meta.category == ZYDIS_CATEGORY_X87_ALU || t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87) {
+    if (is_x87(t)) {
         *special = SPECIAL_FPU_X87;
         return m & (MODE_TS | MODE_EM) ? WAY_SPECIAL : WAY_VECTOR;
     }

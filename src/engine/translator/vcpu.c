@@ -123,9 +123,26 @@ unsigned helper_commit(struct tcpu *c, uint32_t desc)
     return 1 + XIT_STEP;
 }
 
+static bool flat_segment(const struct x86_segment *s)
+{
+    return s->base == 0 && s->limit == 0xffffffffu && (s->attr & SEG_P);
+}
+
+/* Whether blocks can be made for the present code: 64-bit, or 32-bit with flat segments. */
+static bool translatable(const struct tcpu *c)
+{
+    if (c->code_bits == 64)
+        return true;
+    if (c->code_bits != 32 || cpu_v86(c))
+        return false;
+    const struct x86_segment *ss = &c->seg[S_SS];
+    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) && flat_segment(ss) &&
+           (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) && !(c->seg[S_DS].attr & SEG_CODE);
+}
+
 uint32_t vcpu_mode(const struct tcpu *c)
 {
-    uint32_t m = c->mmu_idx | (c->code_bits == 64 ? 0u : c->code_bits == 32 ? 1u << MODE_BITS_SHIFT : 2u << MODE_BITS_SHIFT);
+    uint32_t m = c->mmu_idx | (c->code_bits == 64 ? 0u : translatable(c) ? 1u << MODE_BITS_SHIFT : 2u << MODE_BITS_SHIFT);
     if (c->cr0 & CR0_TS)
         m |= MODE_TS;
     if (c->cr0 & CR0_EM)
@@ -190,23 +207,6 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
 }
 
 /* ---- one instruction at a time ---- */
-
-static bool flat_segment(const struct x86_segment *s)
-{
-    return s->base == 0 && s->limit == 0xffffffffu && (s->attr & SEG_P);
-}
-
-/* Whether blocks can be made for the present code: 64-bit, or 32-bit with flat segments. */
-static bool translatable(const struct tcpu *c)
-{
-    if (c->code_bits == 64)
-        return true;
-    if (c->code_bits != 32 || cpu_v86(c))
-        return false;
-    const struct x86_segment *ss = &c->seg[S_SS];
-    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) && flat_segment(ss) &&
-           (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) && !(c->seg[S_DS].attr & SEG_CODE);
-}
 
 /* A single-step trap is due if TF was set before the instruction (SDM volume 3, 18.3.1.4). */
 static void after_step(struct tcpu *c, bool tf, enum step st)
