@@ -88,6 +88,19 @@ static void place_batch(struct run *r, const struct fuzz_seq *seq, unsigned coun
         fuzz_guest_code_written(r->guest, start, r->code_off - start);
 }
 
+/* A spoilt return address can lead into the middle of another sequence's bytes, where instructions stand that no
+ * template makes (far transfers, system calls). What ends there says nothing. */
+static void skip_strays(struct run *r, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct fuzz_output *o = (struct fuzz_output *)(void *)world_of(r, 0)->output + i;
+        uint64_t end = i + 1 < count ? r->va[i + 1] : FUZZ_CODE_VA + r->code_off;
+
+        if (o->r.vector < 32 && o->r.rip - FUZZ_CODE_VA < FUZZ_CODE_SIZE && (o->r.rip < r->va[i] || o->r.rip > end))
+            o->r.vector = FUZZ_SKIP;
+    }
+}
+
 /* Sequences that are not compared (some have no end) become empty for the engine. */
 static void drop_skipped(struct run *r, unsigned count)
 {
@@ -104,6 +117,7 @@ static bool run_batch(struct run *r, const struct fuzz_seq *seq, unsigned count,
     place_batch(r, seq, count);
     if (!fuzz_native_run(r->native, count, err))
         return false;
+    skip_strays(r, count);
     if (!r->o.native_only) {
         drop_skipped(r, count);
         return fuzz_guest_run(r->guest, count, err);
