@@ -76,9 +76,9 @@ static inline void tiny_kernel_write(char path[64], const uint8_t *code, size_t 
 #define TINY_POWER_OFF TINY_OUTW(0x604, 0x3400)
 #define TINY_RESET TINY_OUTB(0xcf9, 0x06)
 #define TINY_HALT 0xfa, 0xf4, 0xeb, 0xfd /* cli; hlt; jmp back */
-/* lidt of an empty table at the stack's place, then int3 */
+/* lidt of an empty table at the stack's place, then ud2 */
 #define TINY_TRIPLE_FAULT                                                                                    \
-    TINY_STORE(0x8000u, 0u), TINY_STORE(0x8004u, 0u), 0x0f, 0x01, 0x1d, TINY_BYTES32(0x8000u), 0xcc
+    TINY_STORE(0x8000u, 0u), TINY_STORE(0x8004u, 0u), 0x0f, 0x01, 0x1d, TINY_BYTES32(0x8000u), 0x0f, 0x0b
 /* opens pin 4 of the I/O APIC, masked again by TINY_MASK */
 #define TINY_UNMASK TINY_STORE(0xfec00000u, 0x18u), TINY_STORE(0xfec00010u, 0x00000030u)
 #define TINY_MASK TINY_STORE(0xfec00000u, 0x18u), TINY_STORE(0xfec00010u, 0x00010000u)

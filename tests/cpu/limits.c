@@ -1,0 +1,87 @@
+#include "limits.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct limit {
+    const char *name, *reason;
+};
+
+/* ---- any KVM ---- */
+
+static const struct limit kvm_limits[] = {
+    { "mmio_sse", "the kernel's emulator, which does accesses outside RAM, knows moves of SSE but no arithmetic" },
+};
+
+/* ---- a /dev/kvm that interprets guest code (engine_kvm.good says so) ---- */
+
+static const struct limit interpreting_limits[] = {
+    { "fault_user", "it has no INT n, which ends ring 3 code" },
+    { "smep_smap", "it has no STAC and CLAC" },
+    { "page_crossing", "it has no SSE compares" },
+    { "rep_movs_fault", "it counts an element that faulted as done" },
+    { "exceptions", "it has no PXOR" },
+    { "exceptions_traps", "it has no INT3" },
+    { "int_and_iret", "it has no INT n" },
+    { "syscall_sysret", "it has no INT n" },
+    { "syscall_rules", "it has no INT n" },
+    { "ring3_io_map", "it has no INT n" },
+    { "x87_and_mmx", "it has no x87 loads and stores" },
+    { "sse_exceptions", "it has no LDMXCSR" },
+    { "fxsave_xsave", "it has no FLDPI" },
+    { "xcr0", "it has no XGETBV" },
+    { "cpuid_leaves", "it shows the guest most of the host's CPUID, whatever it is told" },
+    { "msr_access", "it gives the guest no TSC_AUX" },
+    { "rdtsc_monotonic", "it has no RDTSCP" },
+    { "self_ipi", "it has no vectors above the task priority rule that the case looks at" },
+    { "compatibility_mode", "it has no AAA, AAS, DAA and DAS" },
+    { "lock_cmpxchg16b", "it has no CMPXCHG16B" },
+    { "cross_modifying_loop", "it has no coherent instruction fetch" },
+    { "real_interrupts", "it does not deliver #UD in real mode" },
+    { "prot_decimal", "it has no AAA, AAS, DAA and DAS" },
+    { "prot_exceptions", "it has no IRET in protected mode" },
+    { "prot_limits", "it has no IRET in protected mode" },
+    { "prot_ring3", "it has no IRET in protected mode" },
+    { "prot_paging", "it has no 32-bit paging" },
+    { "prot_pae", "it has no 32-bit paging" },
+};
+
+/* ---- KVM on the CPU that QEMU 7.2 emulates (YADO_KVM_NESTED) ---- */
+
+static const struct limit nested_limits[] = {
+    { "fault_not_present", "it reads before it writes: INC of an absent page faults as a read" },
+    { "fault_reserved_bit", "it does not look at reserved bits of page tables" },
+    { "fault_no_execute", "it does not look at reserved bits of page tables" },
+    { "large_page", "it does not look at reserved bits of page tables" },
+    { "non_canonical", "it does not tell #SS from #GP for addresses that are not canonical" },
+    { "page_crossing", "it reads before it writes: XADD of an absent page faults as a read" },
+    { "exceptions_traps", "the error code for a vector without a gate is 16 * vector + 2 in 64-bit mode" },
+    { "int_and_iret", "the error code for a gate that is not for ring 3 is 16 * vector + 2 in 64-bit mode" },
+    { "sse_exceptions", "it raises no SIMD exceptions" },
+    { "xcr0", "AVX stays usable when XCR0 takes it away" },
+    { "msr_access", "it lets reserved bits of CR0 be set" },
+    { "prot_limits", "it does not check segment limits" },
+};
+
+static const char *find(const struct limit *limits, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!strcmp(limits[i].name, name))
+            return limits[i].reason;
+    }
+    return NULL;
+}
+
+const char *cpu_limit(const struct engine_ops *engine, const char *case_name)
+{
+    const char *reason;
+
+    if (engine != &engine_kvm)
+        return NULL;
+    reason = find(kvm_limits, array_size(kvm_limits), case_name);
+    if (!reason && getenv("YADO_KVM_NESTED"))
+        reason = find(nested_limits, array_size(nested_limits), case_name);
+    else if (!reason && !engine->good(NULL))
+        reason = find(interpreting_limits, array_size(interpreting_limits), case_name);
+    return reason;
+}

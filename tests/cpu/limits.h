@@ -1,0 +1,10 @@
+/* Cases that an engine cannot do for a reason that is not ours: the host's. */
+#ifndef TESTS_CPU_LIMITS_H
+#define TESTS_CPU_LIMITS_H
+
+#include "engine/engine.h"
+
+/* The reason why this case may fail on this engine on this host, NULL if there is none. A listed case is run all the same. */
+const char *cpu_limit(const struct engine_ops *engine, const char *case_name);
+
+#endif
