@@ -16,6 +16,7 @@
 #define MODE_NO_SSE 0x100u    /* CR4.OSFXSR clear */
 #define MODE_NO_AVX 0x200u    /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
+#define MODE_SMAP 0x1000u     /* CR4.SMAP */
 #define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
@@ -138,6 +139,7 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);
 #define COMMIT_HOST_FLAGS 0x2000u
 #define COMMIT_NO_EXIT 0x4000u
-enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM, SPECIAL_MMX_MEM, SPECIAL_GP };
+enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM, SPECIAL_MMX_MEM, SPECIAL_GP,
+               SPECIAL_SYSCALL, SPECIAL_SYSRET64, SPECIAL_SYSRET32, SPECIAL_IRETQ };
 
 #endif

@@ -106,7 +106,8 @@ struct tcpu {
     uint64_t scratch[8];
     uint64_t group_delta[8]; /* deltas of access groups (trans_group.c) */
     uint64_t dc_home;        /* DC while C runs */
-    uint32_t staged, staged_pad; /* the last slow access was staged */
+    uint32_t staged;         /* the last slow access was staged */
+    uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */
     uint64_t host_rsp;
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_seg_changed */
     struct x86_segment seg[S_COUNT];
@@ -149,6 +150,7 @@ struct tcpu {
     _Atomic uint8_t sleeping;   /* in a futex wait on wake_seq */
     uint32_t jc_mode[MMU_COUNT]; /* the mode that the jump cache's entries were made under */
     uint32_t flush_gen;         /* counts changes of this vCPU's translations */
+    uint32_t translate_gen;     /* the code cache's flush_gen when the last block was made */
     uint8_t need_exclusive;     /* the instruction must run while all other vCPUs stand still (split LOCK) */
     uint8_t jc_dirty[MMU_COUNT];
     uint8_t nonglobal_super_code;

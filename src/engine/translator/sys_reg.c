@@ -37,6 +37,7 @@ void sys_mode_changed(struct tcpu *c)
         c->mmu_idx = (c->cr4 & CR4_SMAP) && (c->rflags & FL_AC) ? MMU_SU : MMU_S; /* 4.6.1 */
     c->seg_base_fs = c->seg[S_FS].base;
     c->seg_base_gs = c->seg[S_GS].base;
+    c->user_tsc_denied = (c->cr4 & CR4_TSD) != 0;
 }
 
 /* ---- control registers: 2.5 ---- */

@@ -24,7 +24,7 @@ static inline struct hmem gs_gpr(unsigned r)
 #define TRANS_MAX_SIDE 128
 
 /* What an instruction is translated by (translate.c). */
-enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FLOW };
+enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FLOW, WAY_SYS };
 
 /* A guest memory operand. */
 struct gaddr {
@@ -35,6 +35,8 @@ struct gaddr {
     size_t seg_base;   /* offset in tcpu of a segment base to add, or 0 */
     unsigned width;    /* address size in bits: 32 or 64 */
 };
+
+#define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */
 
 /* One access that an instruction will make, for looking ahead. */
 struct gaccess {
@@ -166,6 +168,10 @@ struct recode {
     uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
 };
 void recode(struct trans *t, struct emit *e, const struct recode *r);
+
+/* ---- system instructions in place (trans_sys.c) ---- */
+bool sysinsn_can(const struct trans *t);
+void sysinsn_translate(struct trans *t);
 
 /* ---- control flow (trans_flow.c) ---- */
 bool flow_can(const struct trans *t);    /* whether the current instruction is one that flow_translate does */

@@ -77,6 +77,10 @@ struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
 /* A guest register as a host register, loading a slot into `tmp`. */
 static int take_reg(struct emit *e, int gpr, int tmp)
 {
+    if (gpr == BASE_SCRATCH) {
+        e_load(e, 1, tmp, GS(scratch[2]));
+        return tmp;
+    }
     if (!is_slot((unsigned)gpr))
         return host_reg((unsigned)gpr);
     e_load(e, 1, tmp, gs_gpr((unsigned)gpr));

@@ -694,6 +694,8 @@ static enum way classify(struct trans *t, unsigned *special)
     }
     if (way == WAY_INTERP && flow_can(t))
         way = WAY_FLOW;
+    if (way == WAY_INTERP && sysinsn_can(t))
+        way = WAY_SYS;
     /* one-byte INC and DEC of 32-bit code have no 64-bit encoding */
     if (t->bits == 32 && (t->in->opcode & 0xf0) == 0x40 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
         way = WAY_INTERP;
@@ -722,6 +724,7 @@ static void translate_insn(struct trans *t)
             generic(t, g->way == WAY_VECTOR);
         break;
     case WAY_FLOW: flow_translate(t); break;
+    case WAY_SYS: sysinsn_translate(t); break;
     case WAY_INTERP:
         flow_interp(t);
         if (t->in->meta.category != ZYDIS_CATEGORY_COND_BR && t->in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
@@ -842,7 +845,7 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
     }
     g->way = (uint8_t)classify(t, &special);
     g->special = (uint8_t)special;
-    g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL;
+    g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL || g->way == WAY_SYS;
     g->writes = written_regs(g);
     find_accesses(t, g);
     int32_t by;

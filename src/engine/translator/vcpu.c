@@ -147,6 +147,8 @@ uint32_t vcpu_mode(const struct tcpu *c)
         m |= MODE_TS;
     if (c->cr0 & CR0_EM)
         m |= MODE_EM;
+    if (c->cr4 & CR4_SMAP)
+        m |= MODE_SMAP;
     if (!(c->cr4 & CR4_OSFXSR))
         m |= MODE_NO_SSE;
     if (!(c->cr4 & CR4_OSXSAVE))
@@ -182,12 +184,31 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     return 1 + (unsigned)reason_of(c, st);
 }
 
+/* Transfers between privilege levels, without decoding again. */
+static unsigned transfer(struct tcpu *c, enum special what)
+{
+    enum step st;
+    switch (what) {
+    case SPECIAL_SYSCALL: st = sys_syscall(c, c->rip + 2); break;
+    case SPECIAL_IRETQ: st = sys_iret(c, 8); break;
+    default:
+        if (c->cpl) {
+            cpu_raise_gp(c, 0);
+            return 1 + XIT_EXC;
+        }
+        st = sys_sysret(c, what == SPECIAL_SYSRET64 ? 8 : 4);
+    }
+    return 1 + (unsigned)reason_of(c, st);
+}
+
 /* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 for VEX), or #UD. */
 unsigned helper_special(struct tcpu *c, uint32_t desc)
 {
     enum special what = desc >> 16;
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
+    if (what >= SPECIAL_SYSCALL)
+        return transfer(c, what);
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
         return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
     if (what == SPECIAL_GP) {
@@ -347,7 +368,8 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
     uint32_t key = mode & ~(uint32_t)(MODE_IDX | MODE_HOST_FLAGS | MODE_ONE);
     if (c->jc_mode[c->mmu_idx] != key) {
         mmu_flush_jump_cache(c);
-        c->jc_mode[c->mmu_idx] = key;
+        for (unsigned i = 0; i < MMU_COUNT; i++)
+            c->jc_mode[i] = key;
     }
     struct jc_entry *known = &c->jc[c->mmu_idx][jc_hash(c->rip)];
     const void *host = (const void *)(uintptr_t)known->host;

@@ -65,6 +65,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_
         bool marked = atomic_load(&tvm_page(vm, gpage)->code) &&
                       (gpage2 == ~0ull || atomic_load(&tvm_page(vm, gpage2)->code));
         uint32_t gen = atomic_load(&vm->cache->flush_gen);
+        c->translate_gen = gen;
         bool full = false;
         if (!tb && marked) {
             tb = translate_block(vm, c, gpage, off, gpage2, mode);

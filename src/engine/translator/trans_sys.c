@@ -1,0 +1,223 @@
+/* System instructions that are frequent enough to be translated in place: the interrupt flag, SMAP's AC flag, SWAPGS, the time-stamp
+ * counter, PUSHF, bit tests in memory; and direct calls, without decoding again, for system calls and returns. */
+#include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
+
+static bool is_user(const struct trans *t)
+{
+    return t->idx == MMU_U;
+}
+
+static bool has_rex_w(const struct trans *t)
+{
+    return (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.W;
+}
+
+static bool is_bit_test(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        return t->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+               t->in->operand_width >= 32;
+    default: return false;
+    }
+}
+
+bool sysinsn_can(const struct trans *t)
+{
+    if (t->bits != 64 || t->in->address_width != 64)
+        return false;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_SWAPGS:
+    case ZYDIS_MNEMONIC_CLAC:
+    case ZYDIS_MNEMONIC_STAC: return !is_user(t) && !(t->mode & MODE_ONE);
+    case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP:
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET:
+    case ZYDIS_MNEMONIC_IRETQ: return !(t->mode & MODE_ONE);
+    case ZYDIS_MNEMONIC_PUSHFQ: return t->in->operand_width == 64;
+    default: return is_bit_test(t);
+    }
+}
+
+static void swap_gs(struct trans *t)
+{
+    struct emit *h = &t->h;
+    e_load(h, 1, T0, GS(seg_base_gs));
+    e_load(h, 1, T1, GS(kernel_gs_base));
+    e_store(h, 1, GS(kernel_gs_base), T0);
+    e_store(h, 1, GS(seg_base_gs), T1);
+    e_store(h, 1, GS(seg[S_GS].base), T1);
+}
+
+/* An interrupt that is there already is taken behind the next instruction: the dispatcher knows how. (The next poll would be too
+ * late if CLI follows.) */
+static void set_if(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    fl_clobber(t, h);
+    e_alu_mi(h, 0, ALU_OR, GS(rflags), FL_IF);
+    e_load(h, 0, T0, GS(intr_deferred));
+    e_alu_rm(h, 0, ALU_OR, T0, GS(exit_request));
+    e_jcc(h, CC_NE, e_rx(k));
+    e_rm(k, 0, 0xc6, 0, GS(int_shadow));
+    e_byte(k, 1);
+    e_mov_ri32(k, H_10, next_off(t));
+    e_jmp(k, t->cc->stubs.exit_poll);
+}
+
+static void set_ac(struct trans *t, bool on)
+{
+    struct emit *h = &t->h;
+    fl_clobber(t, h);
+    if (on)
+        e_alu_mi(h, 0, ALU_OR, GS(rflags), FL_AC);
+    else
+        e_alu_mi(h, 0, ALU_AND, GS(rflags), ~(int32_t)FL_AC);
+    if (!(t->mode & MODE_SMAP))
+        return;
+    t->idx = on ? MMU_SU : MMU_S;
+    t->mode = (t->mode & ~MODE_IDX) | t->idx;
+    e_rm(h, 0, 0xc6, 0, GS(mmu_idx));
+    e_byte(h, t->idx);
+}
+
+static void read_tsc(struct trans *t, bool with_aux)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    uint8_t *back = NULL;
+    fl_clobber(t, h);
+    if (is_user(t)) { /* CR4.TSD */
+        e_alu_mi(h, 0, ALU_CMP, GS(user_tsc_denied), 0);
+        e_jcc(h, CC_NE, e_rx(k));
+        e_mov_ri32(k, H_10, t->off | (uint32_t)t->in->length << 16);
+        e_call(k, t->cc->stubs.interp);
+        back = e_jmp_fwd(k);
+    }
+    e_byte(h, 0x0f);
+    if (with_aux)
+        e_byte(h, 0x01), e_byte(h, 0xf9);
+    else
+        e_byte(h, 0x31);
+    e_shl_ri(h, 1, H_DX, 32);
+    e_alu_rr(h, 1, ALU_OR, H_AX, H_DX);
+    e_alu_rm(h, 1, ALU_ADD, H_AX, GS(tsc_offset));
+    e_mov_rr(h, 1, H_DX, H_AX);
+    e_shr_ri(h, 1, H_DX, 32);
+    e_mov_rr(h, 0, H_AX, H_AX);
+    if (with_aux)
+        e_load(h, 0, H_CX, GS(tsc_aux));
+    if (back)
+        e_patch(back, h->p);
+}
+
+static void store_scratch(struct trans *t, struct emit *e, struct hmem ref, void *arg)
+{
+    (void)t;
+    (void)arg;
+    int tmp = body_tmp(e, &ref);
+    e_load(e, 1, tmp, GS(scratch));
+    e_store(e, 1, ref, tmp);
+}
+
+static void push_flags(struct trans *t)
+{
+    struct emit *h = &t->h;
+    struct gaddr a = { .base = R_SP, .index = -1, .scale = 1, .disp = -8, .width = 64 };
+    fl_clobber(t, h);
+    e_rm0f(h, 0, 0xb7, T0, GS(fl));
+    e_mov_rr(h, 0, T1, T0);
+    e_alu_ri(h, 0, ALU_AND, T1, 1);
+    e_shl_ri(h, 0, T1, 11);
+    e_shr_ri(h, 0, T0, 8);
+    e_alu_ri(h, 0, ALU_AND, T0, 0xd5);
+    e_alu_rr(h, 0, ALU_OR, T0, T1);
+    e_load(h, 0, T1, GS(rflags));
+    e_alu_ri(h, 0, ALU_AND, T1, ~(int32_t)(FL_RF | FL_VM));
+    e_alu_rr(h, 0, ALU_OR, T0, T1);
+    e_store(h, 1, GS(scratch), T0);
+    mem_access(t, &a, 8, MMU_SLOW_W, MEM_STACK, store_scratch, NULL);
+    e_lea(h, 1, H_GUEST_SP, hm_base(H_GUEST_SP, -8));
+}
+
+/* The bit's place inside its word is in scratch[3]. */
+static void bit_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
+{
+    (void)arg;
+    int tmp = body_tmp(e, &ref);
+    fl_need(t, e, tmp);
+    e_load(e, 1, tmp, GS(scratch[3]));
+    struct recode r = { .reg = tmp, .rm = -1, .vvvv = -1, .opreg = -1, .has_mem = true, .mem = ref, .subst_reg = 0xff };
+    recode(t, e, &r);
+    fl_written(t);
+}
+
+/* BT and the like with a register: the bit string goes on beyond the operand in both directions (SDM volume 2, BT). */
+static void bit_test(struct trans *t)
+{
+    struct emit *h = &t->h;
+    unsigned w = t->in->operand_width == 64, reg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value), flags = 0;
+    struct gaddr a = gaddr_of(t, &t->ops[0]);
+    fl_clobber(t, h);
+    lea_guest(t, h, T0, &a);
+    if (is_slot(reg))
+        e_load(h, w, T1, gs_gpr(reg));
+    else
+        e_mov_rr(h, w, T1, host_reg(reg));
+    e_store(h, 1, GS(scratch[2]), T0);
+    e_mov_rr(h, 0, T0, T1);
+    e_alu_ri(h, 0, ALU_AND, T0, w ? 63 : 31);
+    e_store(h, 1, GS(scratch[3]), T0);
+    if (!w) { /* MOVSXD */
+        e_rr(h, 1, 0x63, T1, T1);
+    }
+    e_rr(h, 1, 0xc1, 7, T1); /* SAR: which word */
+    e_byte(h, w ? 6 : 5);
+    e_load(h, 1, T0, GS(scratch[2]));
+    e_lea(h, 1, T0, hm_index(T0, T1, w ? 8 : 4, 0));
+    e_store(h, 1, GS(scratch[2]), T0);
+    if (t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK)
+        flags |= MEM_LOCKED;
+    if (t->ops[0].mem.segment == ZYDIS_REGISTER_SS)
+        flags |= MEM_STACK;
+    struct gaddr at = { .base = BASE_SCRATCH, .index = -1, .scale = 1, .width = 64 };
+    unsigned acc = t->in->mnemonic == ZYDIS_MNEMONIC_BT ? MMU_SLOW_R : MMU_SLOW_RMW;
+    mem_access(t, &at, w ? 8 : 4, acc, flags | MEM_NO_GROUP | MEM_NO_DELTA, bit_body, NULL);
+}
+
+void sysinsn_translate(struct trans *t)
+{
+    struct emit *h = &t->h;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_CLI:
+        fl_clobber(t, h);
+        e_alu_mi(h, 0, ALU_AND, GS(rflags), ~(int32_t)FL_IF);
+        break;
+    case ZYDIS_MNEMONIC_STI: set_if(t); break;
+    case ZYDIS_MNEMONIC_SWAPGS: swap_gs(t); break;
+    case ZYDIS_MNEMONIC_CLAC: set_ac(t, false); break;
+    case ZYDIS_MNEMONIC_STAC: set_ac(t, true); break;
+    case ZYDIS_MNEMONIC_RDTSC: read_tsc(t, false); break;
+    case ZYDIS_MNEMONIC_RDTSCP: read_tsc(t, true); break;
+    case ZYDIS_MNEMONIC_PUSHFQ: push_flags(t); break;
+    case ZYDIS_MNEMONIC_SYSCALL:
+        flow_special(t, SPECIAL_SYSCALL);
+        flow_exit_direct(t, next_off(t));
+        break;
+    case ZYDIS_MNEMONIC_SYSRET:
+        flow_special(t, has_rex_w(t) ? SPECIAL_SYSRET64 : SPECIAL_SYSRET32);
+        flow_exit_direct(t, next_off(t));
+        break;
+    case ZYDIS_MNEMONIC_IRETQ:
+        flow_special(t, SPECIAL_IRETQ);
+        flow_exit_direct(t, next_off(t));
+        break;
+    default: bit_test(t);
+    }
+}
