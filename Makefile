@@ -6,9 +6,10 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 IMAGE := $(BUILD)/image
+TIMES ?= 1
 export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA KEEP FORCE MIRROR
 
-.PHONY: all image run test check check-style bench install clean distclean sanitize help
+.PHONY: all image run test test-nested check check-style bench install clean distclean sanitize help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -18,6 +19,7 @@ help:
 	@echo 'make run           boots a Debian guest to its login on this terminal (makes the image first)'
 	@echo 'make image         build/image/{vmlinuz,initrd.img,disk.img}; FORCE=1 makes it anew'
 	@echo 'make test          every test; make check: those that need no guest image (a minute or two)'
+	@echo 'make test-nested   guests and CPU cases on real KVM semantics under QEMU (half an hour); TIMES=10 for each'
 	@echo 'make sanitize      the tests that need no guest image, under ASan and UBSan, in build-asan/'
 	@echo 'make check-style   include levels, headers, formatting'
 	@echo 'make bench         start-to-login and sysbench against QEMU, when that is installed'
@@ -38,6 +40,10 @@ run: all image
 
 test: all image
 	@tools/run-tests
+
+test-nested: all image
+	@tools/install-packages nested
+	@tests/nested/nested.py --times $(TIMES)
 
 check: all
 	@tools/run-tests --no-suite guest

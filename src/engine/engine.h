@@ -1,8 +1,8 @@
 /* The engine seam: what runs vCPUs and their memory for our own machine. Implementations: kvm, translator.
  *
- * Interrupts enter as MSI messages only; the engine owns the local APICs. Halted vCPUs (HLT, wait for SIPI) wait inside
- * run(). Port and memory-mapped accesses call engine_host.io in place, on the vCPU's thread, with no engine lock
- * held. Unless said otherwise a call is for the machine's thread while no vCPU runs. */
+ * Interrupts enter as MSI messages only; the engine owns the local APICs. Halted vCPUs (HLT, wait for SIPI)
+ * wait inside run(). Port and memory-mapped accesses call engine_host.io in place, on the vCPU's thread, with
+ * no engine lock held. Unless said otherwise a call is for the machine's thread while no vCPU runs. */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
@@ -16,16 +16,17 @@ struct engine_vcpu;
 
 struct engine_host {
     void (*io)(void *ctx, unsigned vcpu, struct exit *access); /* PORT and MMIO; fills data for reads */
-    /* The guest signalled end of interrupt for a level-triggered vector (for the IO-APIC). Any vCPU thread. */
+    /* The guest signalled end of interrupt for a level-triggered vector (for the IO-APIC). Any vCPU thread.
+     */
     void (*eoi)(void *ctx, unsigned vector);
     void *ctx;
 };
 
 struct engine_config {
-    unsigned vcpu_count;         /* APIC ids 0 .. vcpu_count - 1 */
+    unsigned vcpu_count; /* APIC ids 0 .. vcpu_count - 1 */
     struct engine_host host;
     const struct log *log;
-    uint64_t code_cache_size;    /* translator: bytes of translated code, 0: default */
+    uint64_t code_cache_size; /* translator: bytes of translated code, 0: default */
 };
 
 struct engine_memslot {
@@ -35,20 +36,20 @@ struct engine_memslot {
 
 /* A place that the guest writes to in order to wake a device. */
 struct engine_doorbell {
-    uint64_t addr;   /* port number or guest physical address */
-    uint8_t width;   /* bytes: 1, 2, 4 or 8 */
+    uint64_t addr; /* port number or guest physical address */
+    uint8_t width; /* bytes: 1, 2, 4 or 8 */
     bool is_port;
     bool match_data; /* only writes of `data`; otherwise any value */
     uint64_t data;
-    int fd;          /* eventfd; the caller's, open until the doorbell is dropped */
+    int fd; /* eventfd; the caller's, open until the doorbell is dropped */
 };
 
 struct engine_ops {
     const char *name;
     /* Whether this host can run it, with the reason if not. */
     bool (*available)(struct yado_error *err);
-    /* Whether an engine that is available should be taken by itself, with the reason if not. NULL: always. May take some
-     * milliseconds. */
+    /* Whether an engine that is available should be taken by itself, with the reason if not. NULL: always.
+     * May take some milliseconds. */
     bool (*good)(struct yado_error *why);
     bool (*open)(struct engine_vm **out, const struct engine_config *cfg, struct yado_error *err);
     void (*close)(struct engine_vm *vm); /* no vCPU runs; NULL is fine */
@@ -57,7 +58,8 @@ struct engine_ops {
 
     /* Runs until an exit that io cannot handle. Only on the one thread that the vCPU belongs to. */
     void (*run)(struct engine_vcpu *cpu, struct exit *out, struct yado_error *err);
-    /* Makes run() return EXIT_KICKED soon, also if it is called just before run(). Any thread, signal safe. */
+    /* Makes run() return EXIT_KICKED soon, also if it is called just before run(). Any thread, signal safe.
+     */
     void (*kick)(struct engine_vcpu *cpu);
 
     void (*get_state)(struct engine_vcpu *cpu, struct x86_state *out);
@@ -67,12 +69,15 @@ struct engine_ops {
     void (*memory_written)(struct engine_vm *vm, uint64_t gpa, uint64_t len);
     uint64_t (*tsc_khz)(struct engine_vm *vm);
     /* Counters for --trace / doctor: calls fn once per counter. Any thread. */
-    void (*counters)(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+    void (*counters)(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value),
+                     void *ctx);
 
-    /* ---- optional: NULL where an engine has no such thing, so that whoever uses one has another way too ---- */
+    /* ---- optional: NULL where an engine has no such thing, so that whoever uses one has another way too
+     * ---- */
 
-    /* From now on a write to eventfd `fd` sends this message, without a turn through the process. With an fd that is set
-     * already: it sends another message. The fd stays the caller's, open until it is dropped. Any thread. */
+    /* From now on a write to eventfd `fd` sends this message, without a turn through the process. With an fd
+     * that is set already: it sends another message. The fd stays the caller's, open until it is dropped. Any
+     * thread. */
     bool (*irqfd_set)(struct engine_vm *vm, int fd, uint64_t addr, uint32_t data, struct yado_error *err);
     void (*irqfd_drop)(struct engine_vm *vm, int fd);
     /* A guest's write to the doorbell signals its fd instead of calling engine_host.io. Any thread. */
@@ -80,8 +85,9 @@ struct engine_ops {
     void (*doorbell_drop)(struct engine_vm *vm, const struct engine_doorbell *bell);
     /* Begins or ends recording which pages of RAM are written. vCPUs may run. */
     bool (*dirty_track)(struct engine_vm *vm, bool on, struct yado_error *err);
-    /* Ors the pages that were written since the last call into bits, one per 4 KiB page of the slot that begins at gpa, lowest
-     * first, in words of 64, and forgets them. Writes of devices count (memory_written). vCPUs may run. */
+    /* Ors the pages that were written since the last call into bits, one per 4 KiB page of the slot that
+     * begins at gpa, lowest first, in words of 64, and forgets them. Writes of devices count
+     * (memory_written). vCPUs may run. */
     bool (*dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bits, struct yado_error *err);
     /* The paravirtual clock's time in ns, for saving and restoring. It runs on while the vCPUs do not. */
     uint64_t (*clock_get)(struct engine_vm *vm);

@@ -25,9 +25,10 @@
  * libslirp send them.
  *
  * Limits. libslirp has no window scaling. It keeps a little state for the whole process (the clock in milliseconds, the name
- * server's address), which several instances share without harm. Urgent data arrives in line. */
+ * server's address), which several instances share without harm. Urgent data that comes alone waits for other data. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <slirp/libslirp.h>
 #include <stdlib.h>
@@ -51,7 +52,7 @@ struct user_watch {
     struct user *user;
     int fd;
     unsigned events; /* LOOP_*, as set */
-    int ready;       /* SLIRP_POLL_*, reported by the loop, not yet by us */
+    bool is_ready;   /* reported by the loop, not yet by us */
     unsigned round;  /* of the last fill that named it */
 };
 
@@ -222,8 +223,8 @@ static void fd_ready(void *ctx, unsigned events)
 {
     struct user_watch *w = ctx;
 
-    w->ready |= (events & LOOP_READ ? SLIRP_POLL_IN : 0) | (events & LOOP_WRITE ? SLIRP_POLL_OUT : 0) |
-                (events & LOOP_HANGUP ? SLIRP_POLL_HUP : 0);
+    (void)events;
+    w->is_ready = true;
     service_ask(w->user);
 }
 
@@ -241,8 +242,11 @@ static struct user_watch *watch_at(struct user *u, int fd)
     }
     if (!u->watches[fd]) {
         u->watches[fd] = calloc(1, sizeof(struct user_watch));
-        if (u->watches[fd])
-            *u->watches[fd] = (struct user_watch){ .user = u, .fd = fd };
+        if (!u->watches[fd])
+            return NULL;
+        *u->watches[fd] = (struct user_watch){ .user = u, .fd = fd };
+        /* libslirp's own descriptor; it leaves listeners blocking, and a connection may be gone before accept(). */
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     }
     return u->watches[fd];
 }
@@ -266,15 +270,23 @@ static int on_add_poll(int fd, int events, void *ctx)
     return fd;
 }
 
+/* What the loop reported may be over by now (it reports what was so before the last service), and libslirp acts on it
+ * without looking. So the descriptor is asked once more. */
 static int on_get_ready(int fd, void *ctx)
 {
     struct user *u = ctx;
     struct user_watch *w = fd >= 0 && (unsigned)fd < u->watch_room ? u->watches[fd] : NULL;
-    int ready = w ? w->ready : 0;
+    struct pollfd p = { .fd = fd };
 
-    if (w)
-        w->ready = 0;
-    return ready;
+    if (!w || !w->is_ready)
+        return 0;
+    w->is_ready = false;
+    p.events = (short)((w->events & LOOP_READ ? POLLIN | POLLPRI : 0) | (w->events & LOOP_WRITE ? POLLOUT : 0));
+    if (poll(&p, 1, 0) <= 0)
+        return 0;
+    return (p.revents & POLLIN ? SLIRP_POLL_IN : 0) | (p.revents & POLLOUT ? SLIRP_POLL_OUT : 0) |
+           (p.revents & POLLPRI ? SLIRP_POLL_PRI : 0) | (p.revents & POLLERR ? SLIRP_POLL_ERR : 0) |
+           (p.revents & POLLHUP ? SLIRP_POLL_HUP : 0);
 }
 
 static void timer_set(struct user *u, uint32_t ms)
@@ -307,7 +319,7 @@ static void watches_set(struct user *u)
 
         if (!w || w->round == u->round)
             continue;
-        w->ready = 0;
+        w->is_ready = false;
         if (w->w && w->events)
             loop_fd_events(w->w, 0);
         w->events = 0;

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -345,6 +346,199 @@ static void gives_long_marked_segments(void **state)
     peer_end(&p);
 }
 
+/* ---- back-pressure ---- */
+
+static void waits_for_a_slow_guest(void **state)
+{
+    static const uint8_t nobody[6];
+    struct peer p;
+    uint8_t buf[60];
+
+    (void)state;
+    nat_start(&p, NULL, 0);
+    p.refuse = true;
+    for (unsigned i = 0; i < 5; i++)
+        peer_send_bytes(&p, buf, arp_make(buf, 1, nobody, host_ip));
+    assert_false(peer_has(&p, 100));
+    assert_true(p.refused >= 1);
+    peer_resume(&p);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(get16(next(&p)->data + 12), 0x0806);
+    peer_end(&p);
+}
+
+/* ---- UDP ---- */
+
+static void datagrams_go_and_come(void **state)
+{
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof(a);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    struct packet k = { .udp = true, .sport = 5000, .payload = "ping", .len = 4 };
+    struct net_frame *f;
+    struct peer p;
+    uint8_t buf[100], got[10];
+
+    (void)state;
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    getsockname(fd, (struct sockaddr *)&a, &len);
+    nat_start(&p, NULL, 0);
+    memcpy(k.src, guest_ip, 4);
+    memcpy(k.dst, host_ip, 4);
+    k.dport = ntohs(a.sin_port);
+    peer_send_bytes(&p, buf, packet_make(buf, &k));
+    assert_int_equal(recvfrom(fd, got, sizeof(got), 0, (struct sockaddr *)&a, &len), 4);
+    assert_memory_equal(got, "ping", 4);
+    assert_int_equal(sendto(fd, "pong!", 5, 0, (struct sockaddr *)&a, len), 5);
+    do {
+        f = next(&p);
+    } while (f->data[23] != 17);
+    assert_int_equal(packet_csum(f->data, f->len), 0);
+    assert_int_equal(get16(f->data + 36), 5000);
+    assert_memory_equal(f->data + 42, "pong!", 5);
+    close(fd);
+    peer_end(&p);
+}
+
+/* ---- forwards ---- */
+
+static uint16_t free_port(void)
+{
+    uint16_t port;
+
+    close(listener_make(&port));
+    return port;
+}
+
+static int connect_to(uint16_t port)
+{
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port) };
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    if (connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* A connection to `port` of the host arrives at the guest's port 22, is answered, and carries bytes. */
+static void expect_forwarded(struct peer *p, uint16_t port)
+{
+    struct tcp t = { .peer = p, .local = 22, .seq = 5000 };
+    int fd = connect_to(port);
+    struct net_frame *f;
+    uint8_t got[4];
+
+    assert_true(fd >= 0);
+    do {
+        f = tcp_next(&t);
+    } while ((f->data[47] & (SYN | ACK)) != SYN);
+    memcpy(t.remote, f->data + 26, 4);
+    t.port = (uint16_t)get16(f->data + 34);
+    t.ack = get32(f->data + 38) + 1;
+    tcp_send(&t, SYN | ACK, NULL, 0, 1460);
+    tcp_send(&t, PSH | ACK, "hey", 3, 0);
+    read_all(fd, got, 3);
+    assert_memory_equal(got, "hey", 3);
+    close(fd);
+}
+
+struct forward_call {
+    struct peer *peer;
+    struct net_forward forward;
+    bool add, ok;
+    struct yado_error err;
+};
+
+static void forward_run(void *ctx)
+{
+    struct forward_call *c = ctx;
+
+    c->ok = c->peer->backend->ops->forward(c->peer->backend, &c->forward, c->add, &c->err);
+}
+
+static void forwards_come_and_go(void **state)
+{
+    uint16_t one = free_port(), two = free_port();
+    struct net_forward first = { .host = "127.0.0.1", .host_port = one, .guest_port = 22 };
+    struct forward_call c = { .forward = { .host = "127.0.0.1", .host_port = two, .guest_port = 22 }, .add = true };
+    struct peer p;
+
+    (void)state;
+    nat_start(&p, &first, 1);
+    dhcp_step(&p, 1, 2);
+    expect_forwarded(&p, one);
+
+    c.peer = &p;
+    assert_int_equal(connect_to(two), -1);
+    peer_call(&p, forward_run, &c);
+    assert_true(c.ok);
+    expect_forwarded(&p, two);
+
+    c.add = false;
+    peer_call(&p, forward_run, &c);
+    assert_true(c.ok);
+    assert_int_equal(connect_to(two), -1);
+    peer_call(&p, forward_run, &c); /* there is none any more */
+    assert_false(c.ok);
+    assert_int_equal(c.err.code, YADO_ERR_INVALID_CONFIG);
+    expect_forwarded(&p, one);
+    peer_end(&p);
+}
+
+static void a_port_that_is_taken_is_named(void **state)
+{
+    struct net_forward f = { .host = "127.0.0.1", .guest_port = 22 };
+    struct net_config cfg = { .kind = NET_NAT, .fd = -1, .forwards = &f, .forward_count = 1 };
+    struct yado_error err = YADO_ERROR_INIT;
+    int server = listener_make(&f.host_port);
+    char port[16];
+    struct peer p;
+
+    (void)state;
+    peer_init(&p);
+    assert_null(net_open(&cfg, p.loop, &err));
+    assert_int_equal(err.code, YADO_ERR_IN_USE);
+    snprintf(port, sizeof(port), "port %u", f.host_port);
+    assert_non_null(strstr(err.message, port));
+    close(server);
+    peer_end(&p);
+}
+
+/* Frames of any bytes, and of good ones with some changed: whatever the guest sends, the process lives and goes on. */
+static void any_frame_is_survived(void **state)
+{
+    static uint8_t buf[NET_FRAME_MAX];
+    uint8_t data[400] = { 0 };
+    struct packet k = { .sport = 1, .dport = 2, .payload = data, .len = sizeof(data), .mss = 100 };
+    struct peer p;
+    unsigned seed = 7;
+
+    (void)state;
+    nat_start(&p, NULL, 0);
+    p.refuse = true;
+    memcpy(k.src, guest_ip, 4);
+    memcpy(k.dst, host_ip, 4);
+    for (unsigned i = 0; i < 3000; i++) {
+        struct net_frame f = { .data = buf };
+
+        k.udp = i & 1;
+        k.flags = (uint8_t)rand_r(&seed);
+        f.len = packet_make(buf, &k);
+        for (unsigned j = 0; j < i % 5; j++)
+            buf[(unsigned)rand_r(&seed) % (i % 3 ? 60 : f.len)] = (uint8_t)rand_r(&seed);
+        if (i % 7 == 0)
+            f.len = NET_ETH_LEN + (unsigned)rand_r(&seed) % (f.len - NET_ETH_LEN);
+        f.off = (struct net_offload){ .flags = i % 4 == 0,
+                                      .gso_type = (uint8_t)(i % 11 ? 0 : (unsigned)rand_r(&seed) % 8),
+                                      .gso_size = (uint16_t)((unsigned)rand_r(&seed) % 200),
+                                      .csum_start = 34,
+                                      .csum_offset = 16 };
+        peer_send(&p, &f);
+    }
+    peer_end(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -353,6 +547,11 @@ int main(void)
         cmocka_unit_test(connects_and_talks),
         cmocka_unit_test(takes_long_unfinished_segments),
         cmocka_unit_test(gives_long_marked_segments),
+        cmocka_unit_test(waits_for_a_slow_guest),
+        cmocka_unit_test(datagrams_go_and_come),
+        cmocka_unit_test(forwards_come_and_go),
+        cmocka_unit_test(a_port_that_is_taken_is_named),
+        cmocka_unit_test(any_frame_is_survived),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

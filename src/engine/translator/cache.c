@@ -1,19 +1,22 @@
 /* The code cache.
  *
- * Theory of operation. One stretch of executable memory, mapped twice (writable and executable), is cut into a hot part,
- * where blocks follow each other in order of translation, and a cold part for their slow paths. A block is guest code of
- * one physical page translated under one mode (MODE_*): it does not know its linear address (tcpu.vpage does), so that
- * all processes share the translation of a library's page. Blocks are found by physical page, offset and mode in a hash
- * table that is read without lock; the jump cache of each vCPU answers indirect branches by linear address before that.
+ * Theory of operation. One stretch of executable memory, mapped twice (writable and executable), is cut into
+ * a hot part, where blocks follow each other in order of translation, and a cold part for their slow paths. A
+ * block is guest code of one physical page translated under one mode (MODE_*): it does not know its linear
+ * address (tcpu.vpage does), so that all processes share the translation of a library's page. Blocks are
+ * found by physical page, offset and mode in a hash table that is read without lock; the jump cache of each
+ * vCPU answers indirect branches by linear address before that.
  *
- * Blocks never move and their memory is reused only when everything is thrown away (cache_flush) inside an exclusive section,
- * when no vCPU is in translated code. A block dies when its guest bytes change: it leaves the hash table and the page lists
- * and the five-byte NOP at its entry is overwritten, with one aligned store, by a call of the stale stub. So nobody has to
- * find the jumps and jump-cache entries that lead to it: who follows one ends in the dispatcher, which patches the
- * entry once more into a jump to the new translation.
+ * Blocks never move and their memory is reused only when everything is thrown away (cache_flush) inside an
+ * exclusive section, when no vCPU is in translated code. A block dies when its guest bytes change: it leaves
+ * the hash table and the page lists and the five-byte NOP at its entry is overwritten, with one aligned
+ * store, by a call of the stale stub. So nobody has to find the jumps and jump-cache entries that lead to it:
+ * who follows one ends in the dispatcher, which patches the entry once more into a jump to the new
+ * translation.
  *
- * code_lock covers everything that changes: hash, lists, side table, positions, patching. Guest bytes are read for translation
- * and written by stores to code pages under the same lock, so a block either saw the new bytes or is killed. */
+ * code_lock covers everything that changes: hash, lists, side table, positions, patching. Guest bytes are
+ * read for translation and written by stores to code pages under the same lock, so a block either saw the new
+ * bytes or is killed. */
 #include "engine/translator/cache.h"
 
 #include <stdlib.h>

@@ -1,13 +1,16 @@
-/* Translated code: blocks, where they are, which guest pages they came from, and how they die. Theory in cache.c. */
+/* Translated code: blocks, where they are, which guest pages they came from, and how they die. Theory in
+ * cache.c. */
 #ifndef TRANSLATOR_CACHE_H
 #define TRANSLATOR_CACHE_H
 
 #include "engine/translator/emit.h"
 #include "engine/translator/tvm.h"
 
-/* What a block was translated under. Two blocks of the same code under different modes are different blocks. */
-#define MODE_IDX 0x3u        /* enum mmu_index */
-#define MODE_BITS_SHIFT 2    /* code: 0 64-bit, 1 32-bit with flat segments, 2 what only the interpreter runs */
+/* What a block was translated under. Two blocks of the same code under different modes are different blocks.
+ */
+#define MODE_IDX 0x3u     /* enum mmu_index */
+#define MODE_BITS_SHIFT 2 /* code: 0 64-bit, 1 32-bit with flat segments, 2 what only the interpreter runs   \
+                           */
 #define MODE_BITS 0xcu
 #define MODE_HOST_FLAGS 0x10u /* status flags are in EFLAGS at entry; else in tcpu.fl */
 #define MODE_ONE 0x20u        /* one instruction only */
@@ -21,22 +24,23 @@
 
 /* Why translated code came back. */
 enum exit_reason {
-    XIT_EXC,       /* c->exc is pending */
-    XIT_LOOKUP,    /* go on at c->rip */
-    XIT_LINK,      /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 | MODE bits << 48 */
+    XIT_EXC,    /* c->exc is pending */
+    XIT_LOOKUP, /* go on at c->rip */
+    XIT_LINK, /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 |
+                 MODE bits << 48 */
     XIT_EXCLUSIVE, /* the instruction at c->rip must run alone */
     XIT_BRANCH,    /* as XIT_LOOKUP, from an indirect branch: exit_arg = BRANCH_DESC */
     XIT_POLL,      /* exit_request was seen */
     XIT_STEP,      /* an interpreted instruction changed the course */
     XIT_SHUTDOWN,
-    XIT_SIGNAL,    /* a host signal at c->fault_rip */
-    XIT_NOCODE,    /* the code at c->rip is not in RAM */
-    XIT_STALE,     /* entered a block that is no more: exit_arg = address after its call */
+    XIT_SIGNAL, /* a host signal at c->fault_rip */
+    XIT_NOCODE, /* the code at c->rip is not in RAM */
+    XIT_STALE,  /* entered a block that is no more: exit_arg = address after its call */
 };
 
 /* Where an indirect branch stands in its page and what it has added to RSP. */
 #define BRANCH_DESC(off, pop) ((uint32_t)(off) | (uint32_t)(pop) << 13)
-#define BRANCH_DESC_OFF(d) ((d) & 0x1fffu)
+#define BRANCH_DESC_OFF(d) ((d)&0x1fffu)
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
 struct tb {
@@ -46,17 +50,17 @@ struct tb {
     uint32_t hot, cold;      /* offsets in the cache */
     uint32_t hot_len, cold_len;
     uint32_t mode;
-    uint32_t side;           /* first entry in the side table */
+    uint32_t side; /* first entry in the side table */
     uint16_t side_count;
-    uint16_t off, len;       /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
     uint16_t insns;
     _Atomic bool dead;
 };
 
 /* Where host instructions that may raise a host signal stand. */
 struct tb_side {
-    uint32_t host;  /* offset in the cache of the instruction's body */
-    uint16_t off;   /* guest offset in the page */
+    uint32_t host;       /* offset in the cache of the instruction's body */
+    uint16_t off;        /* guest offset in the page */
     uint16_t host_flags; /* flags were in EFLAGS */
 };
 
@@ -107,14 +111,15 @@ static inline bool cache_contains(const struct code_cache *cc, uint64_t rip)
 /* code_lock held. */
 struct tb *cache_alloc(struct code_cache *cc); /* NULL: full */
 void cache_insert(struct tvm *vm, struct tb *tb);
-/* Moves the positions up. Pages of the writable alias that are full are given back (the code stays: it is one file), so
- * that translated code counts once in the process's resident memory. */
+/* Moves the positions up. Pages of the writable alias that are full are given back (the code stays: it is one
+ * file), so that translated code counts once in the process's resident memory. */
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos);
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
 
 /* Marks the page as holding code and takes write tags for it away. Heavy, no lock held, c is RUN_OUT. */
 void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage);
-/* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be NULL. */
+/* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be
+ * NULL. */
 void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const void *buf, unsigned n);
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
@@ -126,9 +131,10 @@ void cache_flush(struct tvm *vm);
 /* stubs.c: writes the stubs at the start of the cache. */
 void stubs_emit(struct code_cache *cc);
 
-/* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked. NULL: cache full.
- * gpage2 is the next code page or ~0 if it is not known to be there. */
-struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode);
+/* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked.
+ * NULL: cache full. gpage2 is the next code page or ~0 if it is not known to be there. */
+struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
+                           uint32_t mode);
 size_t translate_scratch_size(void);
 
 /* Called from stubs (vcpu.c). */
@@ -139,7 +145,20 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);
 #define COMMIT_HOST_FLAGS 0x2000u
 #define COMMIT_NO_EXIT 0x4000u
-enum special { SPECIAL_FPU_X87, SPECIAL_FPU_MMX, SPECIAL_FPU_SSE, SPECIAL_FPU_AVX, SPECIAL_FPU_XSAVE, SPECIAL_UD, SPECIAL_VEC_MEM, SPECIAL_MMX_MEM, SPECIAL_GP,
-               SPECIAL_SYSCALL, SPECIAL_SYSRET64, SPECIAL_SYSRET32, SPECIAL_IRETQ };
+enum special {
+    SPECIAL_FPU_X87,
+    SPECIAL_FPU_MMX,
+    SPECIAL_FPU_SSE,
+    SPECIAL_FPU_AVX,
+    SPECIAL_FPU_XSAVE,
+    SPECIAL_UD,
+    SPECIAL_VEC_MEM,
+    SPECIAL_MMX_MEM,
+    SPECIAL_GP,
+    SPECIAL_SYSCALL,
+    SPECIAL_SYSRET64,
+    SPECIAL_SYSRET32,
+    SPECIAL_IRETQ
+};
 
 #endif

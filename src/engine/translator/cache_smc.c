@@ -12,7 +12,8 @@ struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint3
     return NULL;
 }
 
-/* Blocks stand in the table in order of their places, hot and cold alike, so both can be searched by halving. */
+/* Blocks stand in the table in order of their places, hot and cold alike, so both can be searched by halving.
+ */
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side)
 {
     bool cold = off >= cc->hot_end;
@@ -64,7 +65,8 @@ void cache_kill(struct tvm *vm, struct tb *tb)
     while (atomic_load(link) && atomic_load(link) != tb)
         link = &atomic_load(link)->hash_next;
     if (atomic_load(link) == tb)
-        atomic_store(link, atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
+        atomic_store(link,
+                     atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
     list_remove(tvm_page(vm, tb->gpage), tb, tb->gpage);
     if (tb->gpage2 != ~0ull)
         list_remove(tvm_page(vm, tb->gpage2), tb, tb->gpage2);

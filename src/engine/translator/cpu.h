@@ -1,17 +1,17 @@
 /* The vCPU of the translator: one struct, at the host's GS base while its thread runs translated code.
  *
  * Two kinds of C code touch it:
- *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the guest's x87/SSE/AVX
- *    state is live in the host's registers. It is built with -mgeneral-regs-only and calls no libc function at all
- *    (libc's memcpy uses vector registers); light_copy() and light_zero() stand in. It may take mutexes only through
- *    cpu_heavy_begin().
- *  - HEAVY code is everything else. A light function that must call heavy code brackets the call with cpu_heavy_begin /
- *    cpu_heavy_end, which put the guest's vector state away and back.
+ *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the
+ * guest's x87/SSE/AVX state is live in the host's registers. It is built with -mgeneral-regs-only and calls
+ * no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand in. It
+ * may take mutexes only through cpu_heavy_begin().
+ *  - HEAVY code is everything else. A light function that must call heavy code brackets the call with
+ * cpu_heavy_begin / cpu_heavy_end, which put the guest's vector state away and back.
  *
- * Conventions in C: gpr[], rip, rflags/fl, seg[] are current. A function that can raise a guest exception returns bool (or enum
- * step); false means that the exception is noted in cpu->exc and that no architectural state was changed; the
- * dispatcher delivers it. All linear addresses are uint64_t; in 32-bit and 16-bit modes the caller has already
- * wrapped them to 32 bits. */
+ * Conventions in C: gpr[], rip, rflags/fl, seg[] are current. A function that can raise a guest exception
+ * returns bool (or enum step); false means that the exception is noted in cpu->exc and that no architectural
+ * state was changed; the dispatcher delivers it. All linear addresses are uint64_t; in 32-bit and 16-bit
+ * modes the caller has already wrapped them to 32 bits. */
 #ifndef TRANSLATOR_CPU_H
 #define TRANSLATOR_CPU_H
 
@@ -35,7 +35,12 @@ struct tlb_entry {
     uint64_t hpage; /* host address of the page */
 };
 
-enum mmu_index { MMU_S, MMU_U, MMU_SU, MMU_COUNT }; /* supervisor; user; supervisor with EFLAGS.AC set (SMAP) */
+enum mmu_index {
+    MMU_S,
+    MMU_U,
+    MMU_SU,
+    MMU_COUNT
+}; /* supervisor; user; supervisor with EFLAGS.AC set (SMAP) */
 
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
@@ -52,9 +57,28 @@ struct jc_entry {
 #define ITLB_SIZE 256u
 
 enum tcounter {
-    TC_BLOCKS, TC_BLOCK_INSNS, TC_LOOKUPS, TC_LINKS, TC_INTERP, TC_TLB_FILL, TC_STAGED, TC_MMIO, TC_CODE_WRITES, TC_INVALIDATED,
-    TC_FLUSH_CACHE, TC_FLUSH_ALL, TC_FLUSH_NONGLOBAL, TC_FLUSH_PAGE, TC_EXCEPTIONS, TC_INTERRUPTS, TC_HALTS, TC_SIGNALS,
-    TC_EXCLUSIVE, TC_POLL_EXITS, TC_COUNTER_END, TCOUNTER_COUNT = 32,
+    TC_BLOCKS,
+    TC_BLOCK_INSNS,
+    TC_LOOKUPS,
+    TC_LINKS,
+    TC_INTERP,
+    TC_TLB_FILL,
+    TC_STAGED,
+    TC_MMIO,
+    TC_CODE_WRITES,
+    TC_INVALIDATED,
+    TC_FLUSH_CACHE,
+    TC_FLUSH_ALL,
+    TC_FLUSH_NONGLOBAL,
+    TC_FLUSH_PAGE,
+    TC_EXCEPTIONS,
+    TC_INTERRUPTS,
+    TC_HALTS,
+    TC_SIGNALS,
+    TC_EXCLUSIVE,
+    TC_POLL_EXITS,
+    TC_COUNTER_END,
+    TCOUNTER_COUNT = 32,
 };
 
 /* ---- pending exception ---- */
@@ -62,27 +86,28 @@ struct tcpu_exception {
     uint8_t pending;
     uint8_t vector;
     uint8_t has_error;
-    uint8_t soft;     /* INT n, INT3, INTO, ICEBP: return address is after the instruction */
+    uint8_t soft; /* INT n, INT3, INTO, ICEBP: return address is after the instruction */
     uint32_t error;
-    uint64_t cr2;     /* for #PF */
-    uint64_t dr6;     /* for #DB: bits to set */
+    uint64_t cr2; /* for #PF */
+    uint64_t dr6; /* for #DB: bits to set */
 };
 
 /* What happened to one instruction or one stretch of code. */
 enum step {
-    STEP_NEXT,   /* done; rip is updated */
-    STEP_FAULT,  /* cpu->exc is pending, nothing else changed */
-    STEP_HALT,   /* HLT executed; rip is after it */
-    STEP_AGAIN,  /* a repeated string instruction stopped half way; rip is still at it */
+    STEP_NEXT,     /* done; rip is updated */
+    STEP_FAULT,    /* cpu->exc is pending, nothing else changed */
+    STEP_HALT,     /* HLT executed; rip is after it */
+    STEP_AGAIN,    /* a repeated string instruction stopped half way; rip is still at it */
     STEP_SHUTDOWN, /* triple fault */
-    STEP_UNKNOWN,  /* interp only: not an integer or system instruction (x87, MMX, SSE, AVX): the translator runs it */
+    STEP_UNKNOWN,  /* interp only: not an integer or system instruction (x87, MMX, SSE, AVX): the translator
+                      runs it */
 };
 
 /* Reasons in cpu->exit_request (any nonzero value makes translated code leave at the next poll). */
-#define XR_INTR 1u   /* the local APIC may have something to deliver */
-#define XR_KICK 2u   /* engine_kick */
-#define XR_WORK 4u   /* another vCPU or a device asks for something (exclusive section, TLB or code flush) */
-#define XR_TIMER 8u  /* the local APIC timer's host timer expired */
+#define XR_INTR 1u  /* the local APIC may have something to deliver */
+#define XR_KICK 2u  /* engine_kick */
+#define XR_WORK 4u  /* another vCPU or a device asks for something (exclusive section, TLB or code flush) */
+#define XR_TIMER 8u /* the local APIC timer's host timer expired */
 #define XR_NMI 16u
 #define XR_INIT 32u
 #define XR_SIPI 64u
@@ -92,38 +117,40 @@ struct lapic; /* lapic.h */
 struct tcpu {
     /* -- touched by translated code -- */
     struct tcpu *self;
-    uint64_t gpr[16];      /* homes; current when in C */
-    uint64_t vpage;        /* linear page address of the code that runs */
-    uint64_t rip;          /* current when in C */
-    uint32_t rflags;       /* everything but the status flags; bit 1 set */
-    uint16_t fl;           /* status flags: high byte as LAHF gives (SF ZF AF PF CF), low byte 1 if OF */
+    uint64_t gpr[16]; /* homes; current when in C */
+    uint64_t vpage;   /* linear page address of the code that runs */
+    uint64_t rip;     /* current when in C */
+    uint32_t rflags;  /* everything but the status flags; bit 1 set */
+    uint16_t fl;      /* status flags: high byte as LAHF gives (SF ZF AF PF CF), low byte 1 if OF */
     uint16_t fl_pad;
-    _Atomic uint32_t exit_request; /* XR_*, set by any thread */
+    _Atomic uint32_t exit_request;  /* XR_*, set by any thread */
     _Atomic uint32_t intr_deferred; /* XR_INTR arrived while IF was clear: look again when IF is set */
-    uint32_t exit_reason;  /* enum exit_reason: why translated code came back */
+    uint32_t exit_reason;           /* enum exit_reason: why translated code came back */
     uint32_t exit_pad;
     uint64_t exit_arg;
     uint64_t scratch[8];
-    uint64_t group_delta[8]; /* deltas of access groups (trans_group.c) */
-    uint64_t dc_home;        /* DC while C runs */
-    uint32_t staged;         /* the last slow access was staged */
+    uint64_t group_delta[8];  /* deltas of access groups (trans_group.c) */
+    uint64_t dc_home;         /* DC while C runs */
+    uint32_t staged;          /* the last slow access was staged */
     uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */
     uint64_t host_rsp;
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_seg_changed */
     struct x86_segment seg[S_COUNT];
 
     /* -- C only -- */
-    uint8_t cpl;           /* 0 or 3 mostly; equals SS.DPL */
-    uint8_t mmu_idx;       /* enum mmu_index for the present cpl and AC; kept by sys_mode_changed */
-    uint8_t code_bits;     /* 16, 32, 64: kept by sys_mode_changed */
-    uint8_t int_shadow;    /* 1: no interrupts before the next instruction ends (STI, MOV SS) */
+    uint8_t cpl;        /* 0 or 3 mostly; equals SS.DPL */
+    uint8_t mmu_idx;    /* enum mmu_index for the present cpl and AC; kept by sys_mode_changed */
+    uint8_t code_bits;  /* 16, 32, 64: kept by sys_mode_changed */
+    uint8_t int_shadow; /* 1: no interrupts before the next instruction ends (STI, MOV SS) */
     uint8_t nmi_masked, nmi_pending;
     uint8_t halted;
-    uint8_t wait_sipi;     /* 1: parked after INIT (or never started) */
+    uint8_t wait_sipi; /* 1: parked after INIT (or never started) */
     uint8_t sipi_vector;
-    _Atomic uint8_t pv_unhalted; /* KVM_HC_KICK_CPU came: the next or present HLT ends, whatever IF is; HLT clears it */
-    uint8_t heavy_depth;   /* > 0: guest vector state is in xsave_area, not in the registers */
-    uint8_t delivering;    /* an event is being delivered (double-fault logic): 0 none, 1 benign, 2 contributory, 3 #PF, 4 #DF */
+    _Atomic uint8_t
+        pv_unhalted; /* KVM_HC_KICK_CPU came: the next or present HLT ends, whatever IF is; HLT clears it */
+    uint8_t heavy_depth; /* > 0: guest vector state is in xsave_area, not in the registers */
+    uint8_t delivering; /* an event is being delivered (double-fault logic): 0 none, 1 benign, 2 contributory,
+                           3 #PF, 4 #DF */
     uint8_t exc_in_helper;
     struct tcpu_exception exc;
     uint64_t stage_gva; /* staged access (mmu.c) */
@@ -133,30 +160,30 @@ struct tcpu {
     uint64_t dr[8];
     uint64_t star, lstar, cstar, fmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t tsc_offset;   /* guest TSC = host TSC + tsc_offset */
+    uint64_t tsc_offset; /* guest TSC = host TSC + tsc_offset */
     uint64_t tsc_aux, pat, misc_enable, spec_ctrl, tsc_adjust;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi;
-    unsigned index;        /* = APIC id */
+    unsigned index; /* = APIC id */
     struct tvm *vm;
     struct lapic *lapic;
 
     /* -- dispatcher and MMU (vcpu.c, mmu.c) -- */
     _Atomic uint32_t run_state; /* enum run_state */
-    _Atomic uint32_t wake_seq;   /* futex word for halted vCPUs */
+    _Atomic uint32_t wake_seq;  /* futex word for halted vCPUs */
     int tid;                    /* host thread, for the timer signal */
     int timer;                  /* kernel timer id */
     uint8_t timer_made;
-    _Atomic uint8_t sleeping;   /* in a futex wait on wake_seq */
+    _Atomic uint8_t sleeping;    /* in a futex wait on wake_seq */
     uint32_t jc_mode[MMU_COUNT]; /* the mode that the jump cache's entries were made under */
-    uint32_t flush_gen;         /* counts changes of this vCPU's translations */
-    uint32_t translate_gen;     /* the code cache's flush_gen when the last block was made */
-    uint8_t need_exclusive;     /* the instruction must run while all other vCPUs stand still (split LOCK) */
+    uint32_t flush_gen;          /* counts changes of this vCPU's translations */
+    uint32_t translate_gen;      /* the code cache's flush_gen when the last block was made */
+    uint8_t need_exclusive;      /* the instruction must run while all other vCPUs stand still (split LOCK) */
     uint8_t jc_dirty[MMU_COUNT];
     uint8_t nonglobal_super_code;
-    uint8_t huge_seen;          /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;       /* which 1 GiB stretches (hashed) have large pages in the TLB */
-    uint64_t exec_bloom[64];    /* pages with jump cache or itlb entries, hashed by page number */
+    uint8_t huge_seen;       /* a 1 GiB page is in the TLB */
+    uint64_t large_bloom;    /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    uint64_t exec_bloom[64]; /* pages with jump cache or itlb entries, hashed by page number */
     struct itlb_entry {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
@@ -164,7 +191,7 @@ struct tcpu {
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];
     uint32_t tlb_log_len[MMU_COUNT];
     uint16_t tlb_log[MMU_COUNT][TLB_SIZE]; /* indices that were filled with pages that are not global */
-    uint64_t fault_rip;         /* host signal inside translated code (fault_linux.c) */
+    uint64_t fault_rip;                    /* host signal inside translated code (fault_linux.c) */
     uint64_t fault_eflags;
     uint16_t exit_fl, exit_fl_pad[3]; /* flags in the form of fl, as the host had them at the last raw exit */
     uint32_t fault_trap, fault_error;
@@ -200,7 +227,8 @@ static inline bool cpu_raise(struct tcpu *c, unsigned vector)
 }
 static inline bool cpu_raise_error(struct tcpu *c, unsigned vector, uint32_t error)
 {
-    c->exc = (struct tcpu_exception){ .pending = 1, .vector = (uint8_t)vector, .has_error = 1, .error = error };
+    c->exc =
+        (struct tcpu_exception){ .pending = 1, .vector = (uint8_t)vector, .has_error = 1, .error = error };
     return false;
 }
 static inline bool cpu_raise_gp(struct tcpu *c, uint32_t error)
@@ -258,7 +286,8 @@ struct tcpu *tvm_vcpu(struct tvm *vm, unsigned index); /* NULL past the end */
 unsigned tvm_vcpu_count(const struct tvm *vm);
 const struct cpuid_model *tvm_cpuid(const struct tvm *vm);
 uint64_t tvm_tsc_khz(const struct tvm *vm);
-void tvm_eoi(struct tvm *vm, unsigned vector); /* level-triggered EOI to the IO-APIC; heavy, called under cpu_heavy */
+void tvm_eoi(struct tvm *vm,
+             unsigned vector); /* level-triggered EOI to the IO-APIC; heavy, called under cpu_heavy */
 uint64_t cpu_host_tsc(void);
 uint64_t cpu_now_ns(void); /* CLOCK_MONOTONIC from the TSC or the vDSO; light */
 

@@ -1,7 +1,8 @@
 /* Machine-code emitter: typed functions that append one host instruction each.
  *
- * The buffer is the writable alias of executable memory; code addresses in relative operands are computed for the
- * executable alias (rx = rw + rx_off). On overflow `full` is set and bytes are dropped; the caller checks it once per block. */
+ * The buffer is the writable alias of executable memory; code addresses in relative operands are computed for
+ * the executable alias (rx = rw + rx_off). On overflow `full` is set and bytes are dropped; the caller checks
+ * it once per block. */
 #ifndef TRANSLATOR_EMIT_H
 #define TRANSLATOR_EMIT_H
 
@@ -14,7 +15,25 @@ struct emit {
 };
 
 /* Host registers by encoding. */
-enum { H_AX, H_CX, H_DX, H_BX, H_SP, H_BP, H_SI, H_DI, H_8, H_9, H_10, H_11, H_12, H_13, H_14, H_15, H_NONE = -1 };
+enum {
+    H_AX,
+    H_CX,
+    H_DX,
+    H_BX,
+    H_SP,
+    H_BP,
+    H_SI,
+    H_DI,
+    H_8,
+    H_9,
+    H_10,
+    H_11,
+    H_12,
+    H_13,
+    H_14,
+    H_15,
+    H_NONE = -1
+};
 
 struct hmem {
     int8_t base, index; /* H_NONE: absent */
@@ -211,8 +230,8 @@ static inline void e_shl_ri(struct emit *e, unsigned w, int dst, unsigned n)
     e_byte(e, n);
 }
 
-/* Branches. Relative targets are addresses in the executable alias; the _fwd forms return the place of a 32-bit
- * displacement to be given to e_patch when the target is known. */
+/* Branches. Relative targets are addresses in the executable alias; the _fwd forms return the place of a
+ * 32-bit displacement to be given to e_patch when the target is known. */
 static inline void e_rel32(struct emit *e, const void *target_rx)
 {
     ptrdiff_t d = (const uint8_t *)target_rx - (e_rx(e) + 4);
@@ -234,7 +253,24 @@ static inline uint8_t *e_jmp_fwd(struct emit *e)
     e_u32(e, 0);
     return e->p - 4;
 }
-enum { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_S, CC_NS, CC_P, CC_NP, CC_L, CC_GE, CC_LE, CC_G };
+enum {
+    CC_O,
+    CC_NO,
+    CC_B,
+    CC_AE,
+    CC_E,
+    CC_NE,
+    CC_BE,
+    CC_A,
+    CC_S,
+    CC_NS,
+    CC_P,
+    CC_NP,
+    CC_L,
+    CC_GE,
+    CC_LE,
+    CC_G
+};
 static inline uint8_t *e_jcc_fwd(struct emit *e, unsigned cc)
 {
     e_byte(e, 0x0f);

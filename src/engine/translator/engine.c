@@ -32,7 +32,8 @@ static bool translator_available(struct yado_error *err)
     host_cpuid(1, 0, &r1);
     host_cpuid(0x80000001, 0, &r81);
     if (!(r1.ecx & (1u << 27)))
-        return err_set(err, YADO_ERR_UNSUPPORTED, "translator: the host CPU or its system does not offer XSAVE");
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "translator: the host CPU or its system does not offer XSAVE");
     if (!(r81.ecx & 1))
         return err_set(err, YADO_ERR_UNSUPPORTED, "translator: the host CPU lacks LAHF in 64-bit mode");
     return true;
@@ -61,7 +62,8 @@ static void read_pair(uint64_t *tsc, uint64_t *ns)
     }
 }
 
-/* The host's TSC frequency: told by CPUID where it is, else measured against the monotonic clock for 10 ms. */
+/* The host's TSC frequency: told by CPUID where it is, else measured against the monotonic clock for 10 ms.
+ */
 static uint64_t measure_tsc_khz(void)
 {
     struct cpuid_regs r;
@@ -105,7 +107,8 @@ static void translator_close(struct engine_vm *evm)
 
 static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
 {
-    struct tcpu *c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct tcpu *c =
+        mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (c == MAP_FAILED)
         return NULL;
     c->self = c;
@@ -132,8 +135,8 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     if (!translator_available(err))
         return false;
     if (cfg->vcpu_count == 0 || cfg->vcpu_count > TVM_VCPUS_MAX)
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "translator: %u vCPUs; 1 to %d are possible", cfg->vcpu_count,
-                       TVM_VCPUS_MAX);
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "translator: %u vCPUs; 1 to %d are possible",
+                       cfg->vcpu_count, TVM_VCPUS_MAX);
     struct engine_vm *evm = calloc(1, sizeof *evm);
     if (!evm)
         return err_set(err, YADO_ERR_MEMORY, "translator: out of memory");
@@ -206,7 +209,8 @@ static void translator_run(struct engine_vcpu *cpu, struct exit *out, struct yad
     *out = (struct exit){ .kind = kind, .rip = c->rip };
     if (kind == EXIT_FAULT)
         err_set(err, YADO_ERR_ENGINE,
-                "translator: host fault %u (error %#x) at %#llx in translated code, guest rip %#llx: guest memory could not be "
+                "translator: host fault %u (error %#x) at %#llx in translated code, guest rip %#llx: guest "
+                "memory could not be "
                 "reached (is the host out of memory?)",
                 c->fault_trap, c->fault_error, (unsigned long long)c->fault_rip, (unsigned long long)c->rip);
     fault_thread_end(c);
@@ -252,7 +256,8 @@ static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
     s->tsc = cpu_host_tsc() + c->tsc_offset;
     s->tsc_aux = c->tsc_aux, s->pat = c->pat, s->misc_enable = c->misc_enable, s->spec_ctrl = c->spec_ctrl;
     s->mtrr_def_type = c->mtrr_def_type;
-    s->kvm_system_time = c->kvm_system_time, s->kvm_wall_clock = c->kvm_wall_clock, s->kvm_pv_eoi = c->kvm_pv_eoi;
+    s->kvm_system_time = c->kvm_system_time, s->kvm_wall_clock = c->kvm_wall_clock,
+    s->kvm_pv_eoi = c->kvm_pv_eoi;
     s->mp_state = c->wait_sipi ? X86_MP_WAIT_SIPI : c->halted ? X86_MP_HALTED : X86_MP_RUNNING;
     s->sipi_vector = c->sipi_vector;
     s->nmi_pending = c->nmi_pending, s->nmi_masked = c->nmi_masked, s->int_shadow = c->int_shadow;
@@ -262,7 +267,8 @@ static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
     memcpy(s->xsave, c->xsave_area, sizeof s->xsave);
 }
 
-/* All vCPUs that are set to the same TSC value get the same offset, so that the guest finds them synchronous. */
+/* All vCPUs that are set to the same TSC value get the same offset, so that the guest finds them synchronous.
+ */
 static void set_tsc(struct tcpu *c, uint64_t tsc)
 {
     struct tvm *vm = c->vm;
@@ -294,12 +300,15 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     set_tsc(c, s->tsc);
     c->tsc_aux = s->tsc_aux, c->pat = s->pat, c->misc_enable = s->misc_enable, c->spec_ctrl = s->spec_ctrl;
     c->mtrr_def_type = s->mtrr_def_type;
-    c->kvm_system_time = s->kvm_system_time, c->kvm_wall_clock = s->kvm_wall_clock, c->kvm_pv_eoi = s->kvm_pv_eoi;
+    c->kvm_system_time = s->kvm_system_time, c->kvm_wall_clock = s->kvm_wall_clock,
+    c->kvm_pv_eoi = s->kvm_pv_eoi;
     c->wait_sipi = s->mp_state == X86_MP_WAIT_SIPI || s->mp_state == X86_MP_WAIT_INIT;
     c->halted = s->mp_state == X86_MP_HALTED;
     c->sipi_vector = s->sipi_vector;
     c->nmi_pending = s->nmi_pending, c->nmi_masked = s->nmi_masked, c->int_shadow = s->int_shadow;
-    c->exc = (struct tcpu_exception){ .pending = s->exc_pending, .vector = s->exc_vector, .has_error = s->exc_has_error,
+    c->exc = (struct tcpu_exception){ .pending = s->exc_pending,
+                                      .vector = s->exc_vector,
+                                      .has_error = s->exc_has_error,
                                       .error = s->exc_error };
     lapic_load(c->lapic, &s->lapic);
     lapic_set_cr8(c->lapic, (uint8_t)s->cr8);
@@ -316,12 +325,14 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     return true;
 }
 
-static void translator_counters(struct engine_vm *evm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+static void translator_counters(struct engine_vm *evm,
+                                void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
     static const char *const names[TC_COUNTER_END] = {
-        "blocks", "block_insns", "lookups", "links", "interp", "tlb_fill", "staged", "mmio", "code_writes", "invalidated",
-        "flush_cache", "flush_all", "flush_nonglobal", "flush_page", "exceptions", "interrupts", "halts", "signals",
-        "exclusive", "poll_exits",
+        "blocks",          "block_insns", "lookups",     "links",       "interp",      "tlb_fill",
+        "staged",          "mmio",        "code_writes", "invalidated", "flush_cache", "flush_all",
+        "flush_nonglobal", "flush_page",  "exceptions",  "interrupts",  "halts",       "signals",
+        "exclusive",       "poll_exits",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {

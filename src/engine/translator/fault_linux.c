@@ -1,14 +1,15 @@
 /* Host signals of vCPU threads.
  *
- * Theory of operation. Translated code can make the host CPU fault in ways that belong to the guest: divide errors, x87 and SIMD
- * exceptions, misaligned SSE operands, opcodes that this host lacks. The handler, if the fault is inside this thread's
- * code cache, notes it in struct tcpu and lets the thread go on at the `signal` stub, which leaves to the dispatcher. Every
- * other fault goes to the handler that was there before. The local APIC's timer of each vCPU is a POSIX timer
- * whose signal is sent to the vCPU's thread; its handler only sets a request bit.
+ * Theory of operation. Translated code can make the host CPU fault in ways that belong to the guest: divide
+ * errors, x87 and SIMD exceptions, misaligned SSE operands, opcodes that this host lacks. The handler, if the
+ * fault is inside this thread's code cache, notes it in struct tcpu and lets the thread go on at the `signal`
+ * stub, which leaves to the dispatcher. Every other fault goes to the handler that was there before. The
+ * local APIC's timer of each vCPU is a POSIX timer whose signal is sent to the vCPU's thread; its handler
+ * only sets a request bit.
  *
- * A handler is process-wide and needs to find the vCPU of its thread, so this file has the library's only mutable file-scope
- * state: the previous handlers with a user count, and a thread-local pointer. Functions called from the handlers:
- * cpu_request (atomics and a futex call). */
+ * A handler is process-wide and needs to find the vCPU of its thread, so this file has the library's only
+ * mutable file-scope state: the previous handlers with a user count, and a thread-local pointer. Functions
+ * called from the handlers: cpu_request (atomics and a futex call). */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,6 +1,7 @@
-/* Where light code meets the host and heavy code: the brackets that put the guest's vector state away, calls through
- * them, the timer behind the local APIC, and what the local APIC asks of its vCPU. Light: nothing here may touch a vector register
- * before cpu_heavy_begin or after cpu_heavy_end, so all of it is built without them. */
+/* Where light code meets the host and heavy code: the brackets that put the guest's vector state away, calls
+ * through them, the timer behind the local APIC, and what the local APIC asks of its vCPU. Light: nothing
+ * here may touch a vector register before cpu_heavy_begin or after cpu_heavy_end, so all of it is built
+ * without them. */
 #include "engine/translator/lapic.h"
 #include "engine/translator/light_sys.h"
 #include "engine/translator/sys.h"
@@ -47,7 +48,10 @@ void cpu_heavy_begin(struct tcpu *c)
         return;
     uint64_t mask = c->vm->cpuid.xcr0_mask;
     uint32_t mxcsr = MXCSR_DEFAULT;
-    __asm__ volatile("xsave64 %0" : "+m"(c->xsave_area) : "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
+    __asm__ volatile("xsave64 %0"
+                     : "+m"(c->xsave_area)
+                     : "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+                     : "memory");
     if (mask & 4)
         __asm__ volatile("vzeroupper");
     __asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr));
@@ -59,7 +63,10 @@ void cpu_heavy_end(struct tcpu *c)
     if (--c->heavy_depth)
         return;
     uint64_t mask = c->vm->cpuid.xcr0_mask;
-    __asm__ volatile("xrstor64 %0" : : "m"(c->xsave_area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
+    __asm__ volatile("xrstor64 %0"
+                     :
+                     : "m"(c->xsave_area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+                     : "memory");
 }
 
 /* ---- calls through them ---- */
@@ -80,7 +87,8 @@ void cpu_io_write(struct tcpu *c, bool port, uint64_t addr, unsigned width, uint
     cpu_heavy_end(c);
 }
 
-struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace)
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+                          struct tb *replace)
 {
     struct tb *tb;
     cpu_heavy_begin(c);
@@ -156,6 +164,12 @@ static void env_ipi(void *ctx, uint64_t icr)
 
 struct lapic_env vcpu_lapic_env(struct tcpu *c)
 {
-    return (struct lapic_env){ .ctx = c, .now_ns = env_now, .guest_tsc = env_tsc, .arm = env_arm, .wake = env_wake,
-                               .eoi = env_eoi, .ipi = env_ipi, .tsc_khz = c->vm->host_tsc_khz };
+    return (struct lapic_env){ .ctx = c,
+                               .now_ns = env_now,
+                               .guest_tsc = env_tsc,
+                               .arm = env_arm,
+                               .wake = env_wake,
+                               .eoi = env_eoi,
+                               .ipi = env_ipi,
+                               .tsc_khz = c->vm->host_tsc_khz };
 }

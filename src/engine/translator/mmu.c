@@ -1,20 +1,23 @@
 /* Linear memory of a vCPU.
  *
  * Theory of operation. Guest RAM is mapped once into the process, so an access needs only a linear-to-host
- * translation. A direct-mapped software TLB per mmu index (supervisor, user, supervisor with EFLAGS.AC) answers in line
- * in translated code: it compares the page with tag_r or tag_w and adds `delta`. Everything else comes here, to
- * mmu_slow, which has three answers: the page is plain RAM (the entry was filled, go on), or the access is staged:
- * its bytes were copied to a buffer, the instruction runs on the buffer and mmu_commit writes it back (MMIO, accesses that
- * cross a page, pages that hold translated code), or it faults.
+ * translation. A direct-mapped software TLB per mmu index (supervisor, user, supervisor with EFLAGS.AC)
+ * answers in line in translated code: it compares the page with tag_r or tag_w and adds `delta`. Everything
+ * else comes here, to mmu_slow, which has three answers: the page is plain RAM (the entry was filled, go on),
+ * or the access is staged: its bytes were copied to a buffer, the instruction runs on the buffer and
+ * mmu_commit writes it back (MMIO, accesses that cross a page, pages that hold translated code), or it
+ * faults.
  *
- * A page that holds translated code (page_info.code) never gets tag_w, so each store to it comes here and invalidates
- * the blocks that it hits. page_info.w_owner remembers which vCPU may hold a write tag; marking a page as code
- * (cache.c) first takes those tags away. Filling a tag and marking a page race; both sides write, fence, then read:
- *   fill: w_owner = me; fence; if (code) no tag        mark: code = 1; fence; if (w_owner) take the tags away
+ * A page that holds translated code (page_info.code) never gets tag_w, so each store to it comes here and
+ * invalidates the blocks that it hits. page_info.w_owner remembers which vCPU may hold a write tag; marking a
+ * page as code (cache.c) first takes those tags away. Filling a tag and marking a page race; both sides
+ * write, fence, then read: fill: w_owner = me; fence; if (code) no tag        mark: code = 1; fence; if
+ * (w_owner) take the tags away
  *
- * Invalid tags: the entry with index i holds a page whose index would be ~i, so no lookup can match it. Fills of pages that are not
- * global are logged, so that a CR3 load touches only those. Dirty and accessed bits are set in guest page tables by
- * compare and exchange at the time of the walk; tag_w is given only once the dirty bit is set.
+ * Invalid tags: the entry with index i holds a page whose index would be ~i, so no lookup can match it. Fills
+ * of pages that are not global are logged, so that a CR3 load touches only those. Dirty and accessed bits are
+ * set in guest page tables by compare and exchange at the time of the walk; tag_w is given only once the
+ * dirty bit is set.
  *
  * Sources: Intel SDM volume 3 chapter 4 (2023-12); AMD APM volume 2 chapter 5. */
 #include "engine/translator/mmu.h"
@@ -36,10 +39,10 @@
 #define PTE_ADDR 0x000ffffffffff000ull
 
 struct walk {
-    uint64_t gpa;     /* of the byte */
-    bool writable;    /* may be written through this index and the dirty bit is set */
+    uint64_t gpa;  /* of the byte */
+    bool writable; /* may be written through this index and the dirty bit is set */
     bool global;
-    unsigned shift;   /* log2 of the page size */
+    unsigned shift; /* log2 of the page size */
 };
 
 static bool page_fault(struct tcpu *c, uint64_t lin, uint32_t error)
@@ -100,8 +103,8 @@ struct level {
 /* Walks tables of 8-byte entries from `top` (4: IA-32e, 2: PAE below its pointer table). */
 enum walk_result { WALK_OK, WALK_FAULT, WALK_AGAIN };
 
-static enum walk_result walk_finish(struct tcpu *c, const struct level *lv, unsigned count, enum mmu_acc acc, bool w_ok,
-                                    bool wide, struct walk *out)
+static enum walk_result walk_finish(struct tcpu *c, const struct level *lv, unsigned count, enum mmu_acc acc,
+                                    bool w_ok, bool wide, struct walk *out)
 {
     for (unsigned i = 0; i + 1 < count; i++) {
         if (!(lv[i].pte & PTE_A) && !pte_set(c, lv[i].slot, lv[i].pte, PTE_A, wide))
@@ -116,7 +119,8 @@ static enum walk_result walk_finish(struct tcpu *c, const struct level *lv, unsi
     return WALK_OK;
 }
 
-static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, struct walk *out)
+static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
+                                  struct walk *out)
 {
     struct tvm *vm = c->vm;
     bool ia32e = cpu_long_mode(c);
@@ -162,7 +166,8 @@ static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc
     }
 }
 
-static enum walk_result walk_narrow(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, struct walk *out)
+static enum walk_result walk_narrow(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
+                                    struct walk *out)
 {
     struct tvm *vm = c->vm;
     uint32_t err = fault_code(c, idx, acc);
@@ -203,7 +208,8 @@ static bool walk(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, s
     if (cpu_long_mode(c) && !cpu_canonical(lin))
         return cpu_raise_gp(c, 0);
     for (;;) {
-        enum walk_result r = c->cr4 & CR4_PAE ? walk_wide(c, lin, acc, idx, out) : walk_narrow(c, lin, acc, idx, out);
+        enum walk_result r =
+            c->cr4 & CR4_PAE ? walk_wide(c, lin, acc, idx, out) : walk_narrow(c, lin, acc, idx, out);
         if (r != WALK_AGAIN)
             return r == WALK_OK;
     }
@@ -257,7 +263,8 @@ static bool claim_write(struct tcpu *c, struct page_info *p)
     return !atomic_load(&p->code);
 }
 
-static struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w, struct tvm_slot *slot)
+static struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
+                                  struct tvm_slot *slot)
 {
     unsigned i = tlb_slot(lin);
     struct tlb_entry *e = &c->tlb[idx][i];
@@ -337,8 +344,8 @@ void mmu_flush_nonglobal(struct tcpu *c)
         }
         c->tlb_log_len[idx] = 0;
     }
-    /* Kernel text is global; user code is not. Jump caches have no global bit, but the index separates the two except for
-     * supervisor code in pages that are not global, which itlb entries tell apart. */
+    /* Kernel text is global; user code is not. Jump caches have no global bit, but the index separates the
+     * two except for supervisor code in pages that are not global, which itlb entries tell apart. */
     bool super_nonglobal = false;
     for (unsigned i = 0; i < ITLB_SIZE; i++) {
         struct itlb_entry *e = &c->itlb[i];
@@ -358,7 +365,8 @@ void mmu_flush_nonglobal(struct tcpu *c)
     c->counters[TC_FLUSH_NONGLOBAL]++;
 }
 
-/* A large page sits in the TLB as fragments of 4 KiB, but INVLPG anywhere in it drops it whole (SDM 4.10.4.1). */
+/* A large page sits in the TLB as fragments of 4 KiB, but INVLPG anywhere in it drops it whole
+ * (SDM 4.10.4.1). */
 static void flush_large_page(struct tcpu *c, uint64_t lin)
 {
     if (c->huge_seen) {
@@ -425,8 +433,10 @@ static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
     return as == MMU_AS_CPL ? c->mmu_idx : MMU_S;
 }
 
-/* Host pointer for [lin, lin+n) inside one page, filling the TLB. NULL with *gpa set: not RAM, or a write to a code page. */
-static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_acc acc, bool *fault, uint64_t *gpa)
+/* Host pointer for [lin, lin+n) inside one page, filling the TLB. NULL with *gpa set: not RAM, or a write to
+ * a code page. */
+static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_acc acc, bool *fault,
+                         uint64_t *gpa)
 {
     struct tlb_entry *e = &c->tlb[idx][tlb_slot(lin)];
     uint64_t page = lin & PAGE_MASK;
@@ -649,13 +659,17 @@ static bool cas_host(void *p, unsigned n, void *expected, const void *desired)
 {
     switch (n) {
     case 1:
-        return __atomic_compare_exchange_n((uint8_t *)p, (uint8_t *)expected, *(const uint8_t *)desired, false, 5, 5);
+        return __atomic_compare_exchange_n((uint8_t *)p, (uint8_t *)expected, *(const uint8_t *)desired,
+                                           false, 5, 5);
     case 2:
-        return __atomic_compare_exchange_n((uint16_t *)p, (uint16_t *)expected, *(const uint16_t *)desired, false, 5, 5);
+        return __atomic_compare_exchange_n((uint16_t *)p, (uint16_t *)expected, *(const uint16_t *)desired,
+                                           false, 5, 5);
     case 4:
-        return __atomic_compare_exchange_n((uint32_t *)p, (uint32_t *)expected, *(const uint32_t *)desired, false, 5, 5);
+        return __atomic_compare_exchange_n((uint32_t *)p, (uint32_t *)expected, *(const uint32_t *)desired,
+                                           false, 5, 5);
     case 8:
-        return __atomic_compare_exchange_n((uint64_t *)p, (uint64_t *)expected, *(const uint64_t *)desired, false, 5, 5);
+        return __atomic_compare_exchange_n((uint64_t *)p, (uint64_t *)expected, *(const uint64_t *)desired,
+                                           false, 5, 5);
     default: return cas_16(p, expected, desired);
     }
 }
@@ -768,8 +782,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     }
     if (ans == MMU_ANS_FAULT && c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
         c->exc.vector = EXC_SS;
-    if (ans == MMU_ANS_FAULT && MMU_DESC_ALIGN(desc) &&
-        (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1)))
+    if (ans == MMU_ANS_FAULT && MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1)))
         cpu_raise_gp(c, 0);
     return ans;
 }
@@ -796,8 +809,9 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
 bool mmu_commit(struct tcpu *c)
 {
     uint64_t before = c->counters[TC_INVALIDATED];
-    /* The probe in stage() succeeded and only this vCPU changes its own translation state, so this cannot fault unless another
-     * vCPU changed the page tables in between; then the store is to the old page or lost, as on hardware. */
+    /* The probe in stage() succeeded and only this vCPU changes its own translation state, so this cannot
+     * fault unless another vCPU changed the page tables in between; then the store is to the old page or
+     * lost, as on hardware. */
     if (!mmu_write(c, c->stage_gva, c->stage + (c->stage_gva & 63), c->stage_len, MMU_AS_CPL))
         c->exc.pending = 0;
     return c->counters[TC_INVALIDATED] != before;

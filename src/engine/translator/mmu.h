@@ -6,26 +6,30 @@
 
 enum mmu_acc { MMU_READ, MMU_WRITE, MMU_EXEC };
 
-/* Access as the current CPL would (c->mmu_idx), or as a system access (descriptor tables, TSS: always supervisor). */
+/* Access as the current CPL would (c->mmu_idx), or as a system access (descriptor tables, TSS: always
+ * supervisor). */
 enum mmu_as { MMU_AS_CPL, MMU_AS_SYSTEM };
 
-/* Copies n bytes (any n up to 4096, may cross pages and may touch MMIO). Atomic for naturally aligned n of 1, 2, 4, 8 in RAM.
- * False: #PF (or #GP for a non-canonical address; #SS if `stack`) is pending and nothing was transferred. */
+/* Copies n bytes (any n up to 4096, may cross pages and may touch MMIO). Atomic for naturally aligned n of 1,
+ * 2, 4, 8 in RAM. False: #PF (or #GP for a non-canonical address; #SS if `stack`) is pending and nothing was
+ * transferred. */
 bool mmu_read(struct tcpu *c, uint64_t lin, void *buf, unsigned n, enum mmu_as as);
 bool mmu_write(struct tcpu *c, uint64_t lin, const void *buf, unsigned n, enum mmu_as as);
-/* Instruction bytes. Reads as many of n as can be read (at least 1), *got says how many; false: fault at lin itself. */
+/* Instruction bytes. Reads as many of n as can be read (at least 1), *got says how many; false: fault at lin
+ * itself. */
 bool mmu_fetch(struct tcpu *c, uint64_t lin, void *buf, unsigned n, unsigned *got);
 /* Checks that [lin, lin+n) could be accessed, transferring nothing. */
 bool mmu_probe(struct tcpu *c, uint64_t lin, unsigned n, enum mmu_acc acc, enum mmu_as as);
 
-/* Host pointer for a plain RAM access that stays in one page and needs no care (not MMIO; for writes not a page that
- * holds translated code), else NULL (no exception is raised: fall back to mmu_read/mmu_write). */
+/* Host pointer for a plain RAM access that stays in one page and needs no care (not MMIO; for writes not a
+ * page that holds translated code), else NULL (no exception is raised: fall back to mmu_read/mmu_write). */
 void *mmu_fast_ptr(struct tcpu *c, uint64_t lin, unsigned n, enum mmu_acc acc, enum mmu_as as);
 
-/* Atomic compare and exchange of n = 1, 2, 4, 8 bytes (16: *expected and *desired are 16-byte buffers). Returns false on
- * fault. *swapped says whether it stored; *expected gets the old value when it did not. Always needs write access. Works
- * atomically with respect to other vCPUs, page-crossing included. */
-bool mmu_cmpxchg(struct tcpu *c, uint64_t lin, unsigned n, void *expected, const void *desired, bool *swapped);
+/* Atomic compare and exchange of n = 1, 2, 4, 8 bytes (16: *expected and *desired are 16-byte buffers).
+ * Returns false on fault. *swapped says whether it stored; *expected gets the old value when it did not.
+ * Always needs write access. Works atomically with respect to other vCPUs, page-crossing included. */
+bool mmu_cmpxchg(struct tcpu *c, uint64_t lin, unsigned n, void *expected, const void *desired,
+                 bool *swapped);
 
 static inline bool mmu_read_u8(struct tcpu *c, uint64_t lin, uint8_t *v, enum mmu_as as)
 {
@@ -51,42 +55,48 @@ uint8_t *mmu_phys_ptr(struct tcpu *c, uint64_t gpa, unsigned n); /* RAM in one p
 
 /* ---- for the translator itself ---- */
 
-/* Page walk for an access to `lin` through mmu index idx. True: *gpa is the guest physical address. False: exception pending. */
+/* Page walk for an access to `lin` through mmu index idx. True: *gpa is the guest physical address. False:
+ * exception pending. */
 bool mmu_translate(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx, uint64_t *gpa);
 /* Guest physical page (4 KiB aligned) of the code at `vpage`, which must be RAM. False: exception pending, or
  * none pending if the page is not RAM. */
 bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage);
 
-/* What translated code asks when a TLB check failed (see trans_mem.c). desc is an mmu_desc. The answer says where to go on. */
+/* What translated code asks when a TLB check failed (see trans_mem.c). desc is an mmu_desc. The answer says
+ * where to go on. */
 enum mmu_answer { MMU_ANS_FAULT, MMU_ANS_DIRECT, MMU_ANS_STAGED, MMU_ANS_EXCLUSIVE };
 struct mmu_slow {
     uint64_t offset; /* in the page, or 0 when staged */
     uint64_t hpage;  /* host page, or the staging buffer */
     uint64_t delta;
 };
-/* align: log2 of the alignment that an SSE operand must have, coded 0 none, 1 16 bytes, 2 32, 3 64: then #GP goes before #PF */
+/* align: log2 of the alignment that an SSE operand must have, coded 0 none, 1 16 bytes, 2 32, 3 64: then #GP
+ * goes before #PF */
 #define MMU_DESC_ALIGN(d) ((d) >> 30)
-#define MMU_DESC(off, n, acc, locked, stack) \
-    ((uint32_t)(off) | (uint32_t)(n) << 13 | (uint32_t)(acc) << 26 | (uint32_t)(locked) << 28 | (uint32_t)(stack) << 29)
-#define MMU_DESC_OFF(d) ((d) & 0x1fffu)
+#define MMU_DESC(off, n, acc, locked, stack)                                                                 \
+    ((uint32_t)(off) | (uint32_t)(n) << 13 | (uint32_t)(acc) << 26 | (uint32_t)(locked) << 28 |              \
+     (uint32_t)(stack) << 29)
+#define MMU_DESC_OFF(d) ((d)&0x1fffu)
 #define MMU_DESC_LEN(d) (((d) >> 13) & 0x1fffu)
 #define MMU_DESC_ACC(d) (((d) >> 26) & 3u)
 #define MMU_DESC_LOCKED(d) (((d) >> 28) & 1u)
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)
 enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
-/* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights. Raises nothing. */
+/* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights.
+ * Raises nothing. */
 bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
 /* Writes the staging buffer back. True: translated code of the page that now runs may have changed. */
 bool mmu_commit(struct tcpu *c);
 
-/* Takes every write tag for the RAM page at host address `hpage` out of c's TLB. c is the caller or stands still. */
+/* Takes every write tag for the RAM page at host address `hpage` out of c's TLB. c is the caller or stands
+ * still. */
 void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage);
 void mmu_init(struct tcpu *c);
 void mmu_flush_jump_cache(struct tcpu *c);
 
 /* TLB maintenance of this vCPU (jump caches and fetch state included). */
-void mmu_flush_all(struct tcpu *c);            /* with global pages */
+void mmu_flush_all(struct tcpu *c); /* with global pages */
 void mmu_flush_nonglobal(struct tcpu *c);
 void mmu_flush_page(struct tcpu *c, uint64_t lin);
 

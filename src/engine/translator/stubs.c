@@ -1,17 +1,16 @@
 /* Hand-made code at the start of the cache: the way in, the ways out, and calls of C from translated code.
  *
- * In translated code the guest's registers are in the host registers of the same number, except: guest RSP is in r15; guest r9, r10, r11
- * and r15 are in their homes in struct tcpu (GS base); r9, r10, r11 are scratch. RSP is the thread's C stack, 16-byte
- * aligned between instructions. Guest x87/SSE/AVX state is in the registers; the C functions called here are light.
- * DF is always clear.
+ * In translated code the guest's registers are in the host registers of the same number, except: guest RSP is
+ * in r15; guest r9, r10, r11 and r15 are in their homes in struct tcpu (GS base); r9, r10, r11 are scratch.
+ * RSP is the thread's C stack, 16-byte aligned between instructions. Guest x87/SSE/AVX state is in the
+ * registers; the C functions called here are light. DF is always clear.
  *
- *   mem_slow_h/d  call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: r9 = offset, r10 = host page (_h) or
- *                 r10 = delta (_d); tcpu.staged says whether it is the staging buffer.
- *   group         call; r9 = address, r10d = MMU_DESC. Flags are saved. Back: ZF and r10 = delta, or not ZF.
- *   commit        call; r10d = offset of the next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes.
- *   interp        call; r10d = offset | length << 16. Flags are saved. One instruction in C.
- *   special       call; r10d = offset | enum special << 16. Flags are saved.
- *   exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
+ *   mem_slow_h/d  call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: r9 = offset, r10 = host
+ * page (_h) or r10 = delta (_d); tcpu.staged says whether it is the staging buffer. group         call; r9 =
+ * address, r10d = MMU_DESC. Flags are saved. Back: ZF and r10 = delta, or not ZF. commit        call; r10d =
+ * offset of the next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d
+ * = offset | length << 16. Flags are saved. One instruction in C. special       call; r10d = offset | enum
+ * special << 16. Flags are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
  *   exit_branch   the same, and r10d = BRANCH_DESC.
  *   exit_poll     jump; r10d = offset. Flags are saved.
  *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them. */
@@ -121,7 +120,8 @@ static void emit_mem_slow(struct emit *e, bool delta)
     e_alu_ri(e, 0, ALU_CMP, H_CX, 1);
     uint8_t *out = e_jcc_fwd(e, CC_A);
     e_load(e, 1, H_9, hm_base(H_SP, offsetof(struct mmu_slow, offset)));
-    e_load(e, 1, H_10, hm_base(H_SP, delta ? offsetof(struct mmu_slow, delta) : offsetof(struct mmu_slow, hpage)));
+    e_load(e, 1, H_10,
+           hm_base(H_SP, delta ? offsetof(struct mmu_slow, delta) : offsetof(struct mmu_slow, hpage)));
     e_load(e, 1, DC, GS(dc_home));
     fill_caller(e);
     e_alu_ri(e, 1, ALU_ADD, H_SP, 40);
@@ -186,7 +186,8 @@ static const uint8_t *start(struct emit *e)
 
 void stubs_emit(struct code_cache *cc)
 {
-    struct emit em = { .p = cc->mem.rw, .end = (uint8_t *)cc->mem.rw + PAGE_SIZE,
+    struct emit em = { .p = cc->mem.rw,
+                       .end = (uint8_t *)cc->mem.rw + PAGE_SIZE,
                        .rx_off = (uint8_t *)cc->mem.rx - (uint8_t *)cc->mem.rw };
     struct emit *e = &em;
     struct stubs *s = &cc->stubs;

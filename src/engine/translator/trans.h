@@ -1,4 +1,5 @@
-/* Inside of the block translator (translate.c, trans_mem.c, trans_flow.c, trans_encode.c). Theory in translate.c. */
+/* Inside of the block translator (translate.c, trans_mem.c, trans_flow.c, trans_encode.c). Theory in
+ * translate.c. */
 #ifndef TRANSLATOR_TRANS_H
 #define TRANSLATOR_TRANS_H
 
@@ -28,12 +29,12 @@ enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FL
 
 /* A guest memory operand. */
 struct gaddr {
-    int base, index;   /* guest register numbers, or -1 */
+    int base, index; /* guest register numbers, or -1 */
     unsigned scale;
     int64_t disp;
-    bool rip;          /* disp is relative to the start of the code page (tcpu.vpage) */
-    size_t seg_base;   /* offset in tcpu of a segment base to add, or 0 */
-    unsigned width;    /* address size in bits: 32 or 64 */
+    bool rip;        /* disp is relative to the start of the code page (tcpu.vpage) */
+    size_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
+    unsigned width;  /* address size in bits: 32 or 64 */
 };
 
 #define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */
@@ -51,10 +52,10 @@ struct ginsn {
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     uint8_t bytes[16];
     uint16_t off;
-    bool decoded;      /* false: no instruction (in.length 1), or it runs into a page that is not there (0) */
-    bool barrier;      /* goes to C, where anything may change */
-    uint8_t way;       /* enum way */
-    uint8_t special;   /* enum special, for WAY_SPECIAL */
+    bool decoded;    /* false: no instruction (in.length 1), or it runs into a page that is not there (0) */
+    bool barrier;    /* goes to C, where anything may change */
+    uint8_t way;     /* enum way */
+    uint8_t special; /* enum special, for WAY_SPECIAL */
     uint8_t access_count;
     uint16_t writes;   /* general registers it changes, RSP only if not by a known constant */
     uint16_t sp_epoch; /* RSP offsets of the same epoch can be compared */
@@ -65,11 +66,11 @@ struct ginsn {
 /* Accesses near one address that share a check (trans_group.c). */
 struct group {
     bool live, write;
-    struct gaddr key;  /* disp is 0 */
+    struct gaddr key; /* disp is 0 */
     uint16_t sp_epoch;
-    int64_t lo, hi;    /* bytes [lo, hi) around the key's address; around the epoch's RSP if the base is RSP */
-    unsigned last;     /* index of the last instruction that will use it */
-    int slot;          /* tcpu.group_delta[slot] holds the delta; -1: DC does */
+    int64_t lo, hi; /* bytes [lo, hi) around the key's address; around the epoch's RSP if the base is RSP */
+    unsigned last;  /* index of the last instruction that will use it */
+    int slot;       /* tcpu.group_delta[slot] holds the delta; -1: DC does */
 };
 #define TRANS_GROUPS 8
 
@@ -77,29 +78,29 @@ struct trans {
     struct tvm *vm;
     struct tcpu *c;
     struct code_cache *cc;
-    struct emit h, k;        /* hot and cold */
+    struct emit h, k; /* hot and cold */
     ZydisDecoder decoder;
     uint64_t gpage;
-    uint64_t gpage2;         /* ~0: not there */
+    uint64_t gpage2; /* ~0: not there */
     const uint8_t *page;
-    unsigned start, off;     /* guest offsets in the page: of the block, of the current instruction */
-    unsigned end;            /* guest bytes read so far end here */
+    unsigned start, off; /* guest offsets in the page: of the block, of the current instruction */
+    unsigned end;        /* guest bytes read so far end here */
     uint32_t mode;
-    unsigned idx;            /* enum mmu_index */
-    unsigned bits;           /* 32 or 64 */
+    unsigned idx;  /* enum mmu_index */
+    unsigned bits; /* 32 or 64 */
     unsigned insns, branches;
-    bool host_flags;         /* EFLAGS holds the guest's status flags */
-    bool saved_flags;        /* tcpu.fl holds them (both may be true) */
-    bool polled;             /* this instruction has looked at exit_request */
+    bool host_flags;  /* EFLAGS holds the guest's status flags */
+    bool saved_flags; /* tcpu.fl holds them (both may be true) */
+    bool polled;      /* this instruction has looked at exit_request */
     bool done;
-    unsigned count, cur;     /* decoded instructions; the current one */
+    unsigned count, cur; /* decoded instructions; the current one */
     struct group groups[TRANS_GROUPS];
-    ZydisDecodedInstruction *in;  /* the current one's */
+    ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
     uint8_t *bytes;
     struct tb_side side[TRANS_MAX_SIDE];
     unsigned side_count;
-    struct ginsn *g;         /* TRANS_MAX_INSNS + 1 of them */
+    struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
 };
 
 static inline bool is_slot(unsigned gpr) /* guest registers that live in memory */
@@ -116,10 +117,10 @@ static inline unsigned next_off(const struct trans *t)
 }
 
 /* ---- flags (trans_mem.c) ---- */
-void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid; uses T1 */
-void fl_clobber(struct trans *t, struct emit *e); /* saves, then EFLAGS are free */
+void fl_save(struct trans *t, struct emit *e);          /* makes tcpu.fl valid; uses T1 */
+void fl_clobber(struct trans *t, struct emit *e);       /* saves, then EFLAGS are free */
 void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
-static inline void fl_written(struct trans *t)    /* the guest's flags were just written in EFLAGS */
+static inline void fl_written(struct trans *t)          /* the guest's flags were just written in EFLAGS */
 {
     t->host_flags = true;
     t->saved_flags = false;
@@ -136,21 +137,29 @@ int body_tmp(struct emit *e, struct hmem *ref);
 
 /* Emits `body` behind a check of n bytes at a; for writes once more in cold code for staged accesses. */
 typedef void body_fn(struct trans *t, struct emit *e, struct hmem ref, void *arg);
-void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg);
-enum { MEM_LOCKED = 1, MEM_STACK = 2, MEM_NO_DELTA = 4, MEM_NO_EXIT = 8, MEM_SIDE = 16, MEM_NO_GROUP = 32,
-       MEM_FPU_WAIT = 64, /* x87 or MMX: a pending #MF goes before the faults of the operand */
-       MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */ };
+void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
+                body_fn *body, void *arg);
+enum {
+    MEM_LOCKED = 1,
+    MEM_STACK = 2,
+    MEM_NO_DELTA = 4,
+    MEM_NO_EXIT = 8,
+    MEM_SIDE = 16,
+    MEM_NO_GROUP = 32,
+    MEM_FPU_WAIT = 64,  /* x87 or MMX: a pending #MF goes before the faults of the operand */
+    MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */
+};
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
 
 /* ---- groups (trans_group.c) ---- */
 
-/* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed (the check, the loading of
- * the delta), sets *ref and returns true. */
+/* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
+ * (the check, the loading of the delta), sets *ref and returns true. */
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
-void group_after_insn(struct trans *t);  /* drops groups whose registers the current instruction changed */
+void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
 void group_drop_all(struct trans *t);
-void group_take_dc(struct trans *t);     /* DC is needed as a scratch register */
+void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
 size_t tlb_field(unsigned idx, size_t field);
 void emit_tlb_index(struct trans *t, const struct gaddr *a);
 
@@ -164,24 +173,43 @@ struct recode {
     int opreg; /* register in the opcode byte, else -1 */
     bool has_mem;
     struct hmem mem;
-    bool addr32; /* keep an address-size prefix (LEA) */
+    bool addr32;       /* keep an address-size prefix (LEA) */
     uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
 };
 void recode(struct trans *t, struct emit *e, const struct recode *r);
+
+/* ---- generic instructions (trans_generic.c) ---- */
+#define ACT_READ ZYDIS_OPERAND_ACTION_MASK_READ
+#define ACT_WRITE ZYDIS_OPERAND_ACTION_MASK_WRITE
+
+int insn_gpr_id(ZydisRegister r); /* number of a general register, or -1 for others */
+bool insn_has_class(const struct trans *t, ZydisRegisterClass cls);
+bool insn_is_x87(const struct trans *t);
+const ZydisDecodedOperand *
+insn_mem_operand(const struct trans *t); /* what it really accesses (not LEA's), or NULL */
+unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc);
+bool generic_can(
+    const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */
+void generic_translate(struct trans *t, bool vector);
+void generic_lea(struct trans *t);
+
+/* ---- which way (trans_classify.c) ---- */
+enum way classify_insn(struct trans *t, unsigned *special);
 
 /* ---- system instructions in place (trans_sys.c) ---- */
 bool sysinsn_can(const struct trans *t);
 void sysinsn_translate(struct trans *t);
 
 /* ---- control flow (trans_flow.c) ---- */
-bool flow_can(const struct trans *t);    /* whether the current instruction is one that flow_translate does */
-void flow_translate(struct trans *t);   /* jumps, calls, returns, push, pop, leave */
-void flow_exit_far(struct trans *t, int64_t target); /* as flow_exit_direct, through the jump cache in any case */
-void flow_exit_direct(struct trans *t, int64_t target); /* target relative to the page start */
+bool flow_can(const struct trans *t); /* whether the current instruction is one that flow_translate does */
+void flow_translate(struct trans *t); /* jumps, calls, returns, push, pop, leave */
+void flow_exit_far(struct trans *t,
+                   int64_t target); /* as flow_exit_direct, through the jump cache in any case */
+void flow_exit_direct(struct trans *t, int64_t target);    /* target relative to the page start */
 void flow_exit_indirect(struct trans *t, unsigned popped); /* T0 = linear address; popped: added to RSP */
 void flow_no_group(struct trans *t);
 void flow_poll(struct trans *t);
-void flow_interp(struct trans *t);      /* the current instruction in C */
+void flow_interp(struct trans *t); /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);
 
 #endif

@@ -16,7 +16,8 @@ static void tail(struct trans *t, struct emit *e, const struct recode *r, unsign
 
 static unsigned mem_xb(const struct recode *r)
 {
-    return (r->mem.index != H_NONE && r->mem.index > 7 ? 2u : 0u) | (r->mem.base != H_NONE && r->mem.base > 7 ? 1u : 0u);
+    return (r->mem.index != H_NONE && r->mem.index > 7 ? 2u : 0u) |
+           (r->mem.base != H_NONE && r->mem.base > 7 ? 1u : 0u);
 }
 
 static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)

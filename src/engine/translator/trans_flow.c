@@ -1,8 +1,8 @@
 /* Control flow and the stack: how blocks end and how they reach each other.
  *
- * Inside one page a jump goes straight to the other block (patched once that exists). Everything else has a linear
- * address in T0 and goes through the vCPU's jump cache. Host interrupts, kicks and requests of other vCPUs are seen by polls
- * of tcpu.exit_request at backward jumps and at every jump-cache transfer. */
+ * Inside one page a jump goes straight to the other block (patched once that exists). Everything else has a
+ * linear address in T0 and goes through the vCPU's jump cache. Host interrupts, kicks and requests of other
+ * vCPUs are seen by polls of tcpu.exit_request at backward jumps and at every jump-cache transfer. */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -37,7 +37,8 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
     e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
     e_shl_ri(e, 0, T1, 4);
-    e_alu_rm(e, 1, ALU_CMP, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
+    e_alu_rm(e, 1, ALU_CMP, T0,
+             (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
     e_jcc(e, CC_NE, miss);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
@@ -75,8 +76,8 @@ static void check_canonical(struct trans *t)
     e_call(k, t->cc->stubs.special);
 }
 
-/* The host address for a jump inside the page, and in cold code, if the target is not there yet, the way to it. `disp` is where
- * the displacement will stand. */
+/* The host address for a jump inside the page, and in cold code, if the target is not there yet, the way to
+ * it. `disp` is where the displacement will stand. */
 static const uint8_t *local_target(struct trans *t, unsigned target, const uint8_t *disp, uint32_t extra)
 {
     bool host_only = t->host_flags && !t->saved_flags;
@@ -86,7 +87,8 @@ static const uint8_t *local_target(struct trans *t, unsigned target, const uint8
     if (tb && tb->gpage2 == ~0ull)
         return cache_rx(t->cc, tb->hot);
     const uint8_t *way = e_rx(&t->k);
-    uint64_t arg = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)target << 32 | (uint64_t)bits << 48;
+    uint64_t arg =
+        (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)target << 32 | (uint64_t)bits << 48;
     e_mov_ri64(&t->k, H_10, arg);
     e_jmp(&t->k, t->cc->stubs.exit_link);
     return way;
@@ -135,7 +137,8 @@ void flow_no_group(struct trans *t)
     uint8_t *disp = k->p + 1;
     const uint8_t *to = tb && tb->gpage2 == ~0ull ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off;
     e_jmp(k, to);
-    uint64_t arg = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)t->off << 32 | (uint64_t)MODE_NO_GROUP << 48;
+    uint64_t arg =
+        (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)t->off << 32 | (uint64_t)MODE_NO_GROUP << 48;
     e_mov_ri64(k, H_10, arg);
     e_jmp(k, t->cc->stubs.exit_link);
 }
@@ -348,13 +351,15 @@ bool flow_can(const struct trans *t)
     const ZydisDecodedOperand *op = &t->ops[0];
     bool word_size = t->in->operand_width == t->bits && t->in->address_width >= 32;
     bool near = t->in->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
-    bool segment = op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+    bool segment = op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                   ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT;
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_PUSH: return word_size && !segment;
     case ZYDIS_MNEMONIC_POP: return word_size && !segment && op->type == ZYDIS_OPERAND_TYPE_REGISTER;
     case ZYDIS_MNEMONIC_CALL:
     case ZYDIS_MNEMONIC_RET: return word_size && near;
-    case ZYDIS_MNEMONIC_JMP: return near && t->in->address_width >= 32 && (t->bits == 64 || t->in->operand_width == 32);
+    case ZYDIS_MNEMONIC_JMP:
+        return near && t->in->address_width >= 32 && (t->bits == 64 || t->in->operand_width == 32);
     case ZYDIS_MNEMONIC_LEAVE: return word_size;
     case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_JECXZ:
@@ -363,7 +368,8 @@ bool flow_can(const struct trans *t)
     case ZYDIS_MNEMONIC_LOOPE:
     case ZYDIS_MNEMONIC_LOOPNE: return false;
     default:
-        return t->in->meta.category == ZYDIS_CATEGORY_COND_BR && (t->bits == 64 || t->in->operand_width == 32);
+        return t->in->meta.category == ZYDIS_CATEGORY_COND_BR &&
+               (t->bits == 64 || t->in->operand_width == 32);
     }
 }
 

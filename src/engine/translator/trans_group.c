@@ -1,18 +1,21 @@
 /* Groups: one check for several accesses near the same address.
  *
- * Theory of operation. Within a block, accesses through the same registers (same base, index, scale, segment) differ only in
- * their displacement as long as none of the registers changes; for RSP, changes by known constants (PUSH, POP, ADD RSP) are
- * followed. When the first of them comes, the rest of the block is searched for others; if there are any, one check covers
- * the whole stretch [lo, hi) and the page's delta is kept, in the DC register or in a slot of struct tcpu, for the later ones,
- * which then cost nothing or one load, and leave EFLAGS alone.
+ * Theory of operation. Within a block, accesses through the same registers (same base, index, scale, segment)
+ * differ only in their displacement as long as none of the registers changes; for RSP, changes by known
+ * constants (PUSH, POP, ADD RSP) are followed. When the first of them comes, the rest of the block is
+ * searched for others; if there are any, one check covers the whole stretch [lo, hi) and the page's delta is
+ * kept, in the DC register or in a slot of struct tcpu, for the later ones, which then cost nothing or one
+ * load, and leave EFLAGS alone.
  *
- * The check must not fault early and must not touch the guest: if the stretch is not plain RAM of one page with the right rights
- * (it crosses a page, is MMIO, is write protected, holds code), the block is left before the current instruction for one
- * translated under MODE_NO_GROUP, where each access is checked by itself and faults at its own place. A read group ends
- * before the first write, which begins a group of its own, so a page is never asked for writing before it is written.
+ * The check must not fault early and must not touch the guest: if the stretch is not plain RAM of one page
+ * with the right rights (it crosses a page, is MMIO, is write protected, holds code), the block is left
+ * before the current instruction for one translated under MODE_NO_GROUP, where each access is checked by
+ * itself and faults at its own place. A read group ends before the first write, which begins a group of its
+ * own, so a page is never asked for writing before it is written.
  *
- * A delta stays right until the block ends: this vCPU changes its own translations only in instructions that go to C (barriers
- * drop all groups), and another that wants a write tag back first waits until this one has left its block. */
+ * A delta stays right until the block ends: this vCPU changes its own translations only in instructions that
+ * go to C (barriers drop all groups), and another that wants a write tag back first waits until this one has
+ * left its block. */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -20,8 +23,8 @@
 
 static bool same_key(const struct gaddr *a, const struct gaddr *b)
 {
-    return a->base == b->base && a->index == b->index && (a->index < 0 || a->scale == b->scale) && a->rip == b->rip &&
-           a->seg_base == b->seg_base && a->width == b->width;
+    return a->base == b->base && a->index == b->index && (a->index < 0 || a->scale == b->scale) &&
+           a->rip == b->rip && a->seg_base == b->seg_base && a->width == b->width;
 }
 
 static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
@@ -53,7 +56,8 @@ static void look_ahead(struct trans *t, const struct gaddr *a, bool write, struc
                 continue;
             if (x->write && !write)
                 return;
-            int64_t d = sym_disp(g, &x->a), lo = d < s->lo ? d : s->lo, hi = d + x->len > s->hi ? d + x->len : s->hi;
+            int64_t d = sym_disp(g, &x->a), lo = d < s->lo ? d : s->lo,
+                    hi = d + x->len > s->hi ? d + x->len : s->hi;
             if (hi - lo > GROUP_SPAN_MAX)
                 continue;
             s->lo = lo;
@@ -116,8 +120,14 @@ static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, b
     }
     if (!g)
         return NULL;
-    *g = (struct group){ .live = true, .write = write, .key = *a, .sp_epoch = gi->sp_epoch, .lo = s.lo, .hi = s.hi,
-                         .last = s.last, .slot = dc_free ? -1 : (int)(g - t->groups) };
+    *g = (struct group){ .live = true,
+                         .write = write,
+                         .key = *a,
+                         .sp_epoch = gi->sp_epoch,
+                         .lo = s.lo,
+                         .hi = s.hi,
+                         .last = s.last,
+                         .slot = dc_free ? -1 : (int)(g - t->groups) };
     g->key.disp = 0;
     struct gaddr at = *a;
     at.disp = s.lo - (a->base == R_SP ? gi->sp_before : 0);
@@ -128,7 +138,8 @@ static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, b
 /* base + disp + delta without computing the address, where the encoding allows it. */
 static bool plain_base(const struct gaddr *a)
 {
-    return a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 && a->disp == (int32_t)a->disp;
+    return a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 &&
+           a->disp == (int32_t)a->disp;
 }
 
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref)
@@ -140,8 +151,8 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
     struct group *g = NULL;
     for (unsigned i = 0; i < TRANS_GROUPS && !g; i++) {
         struct group *x = &t->groups[i];
-        if (x->live && same_key(&x->key, a) && (a->base != R_SP || x->sp_epoch == gi->sp_epoch) && x->lo <= d &&
-            d + n <= x->hi && (!write || x->write))
+        if (x->live && same_key(&x->key, a) && (a->base != R_SP || x->sp_epoch == gi->sp_epoch) &&
+            x->lo <= d && d + n <= x->hi && (!write || x->write))
             g = x;
     }
     if (!g)

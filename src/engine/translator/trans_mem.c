@@ -1,14 +1,14 @@
 /* Flags and memory: what stands between a guest memory operand and the host access.
  *
- * Flags. Guest status flags live in EFLAGS while translated code runs. The TLB check destroys EFLAGS, so before the first
- * check behind an instruction that wrote flags they are put into tcpu.fl (LAHF + SETO, five instructions); they are
- * taken back only when an instruction reads them. struct trans knows at each point which of the two copies is valid.
- * So flags are exact at every fault, and checks in a row save once.
+ * Flags. Guest status flags live in EFLAGS while translated code runs. The TLB check destroys EFLAGS, so
+ * before the first check behind an instruction that wrote flags they are put into tcpu.fl (LAHF + SETO, five
+ * instructions); they are taken back only when an instruction reads them. struct trans knows at each point
+ * which of the two copies is valid. So flags are exact at every fault, and checks in a row save once.
  *
- * The check. T0 = linear address; T1 = offset of its TLB entry; T0 ^= tag: if the page matches, T0 is now the offset in the page,
- * else something large. One unsigned compare against 4096 - n then answers both whether the page is there and whether the
- * access stays inside it. Behind it, either T1 = delta and the operand keeps its form base + disp + T1, or T1 = host page
- * and the operand is T0 + T1. */
+ * The check. T0 = linear address; T1 = offset of its TLB entry; T0 ^= tag: if the page matches, T0 is now the
+ * offset in the page, else something large. One unsigned compare against 4096 - n then answers both whether
+ * the page is there and whether the access stays inside it. Behind it, either T1 = delta and the operand
+ * keeps its form base + disp + T1, or T1 = host page and the operand is T0 + T1. */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -56,7 +56,9 @@ void side_note(struct trans *t, struct emit *e)
 
 struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
 {
-    struct gaddr a = { .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in->address_width };
+    struct gaddr a = {
+        .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in->address_width
+    };
     if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
         a.rip = true;
         a.disp += next_off(t);
@@ -154,8 +156,10 @@ int body_tmp(struct emit *e, struct hmem *ref)
     return T1;
 }
 
-/* The staged copy of a writing instruction: it works on the buffer, then the buffer is written to the guest. */
-static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_fn *body, void *arg, const uint8_t *hit)
+/* The staged copy of a writing instruction: it works on the buffer, then the buffer is written to the guest.
+ */
+static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_fn *body, void *arg,
+                        const uint8_t *hit)
 {
     struct emit *k = &t->k;
     e_alu_mi(k, 0, ALU_CMP, GS(staged), 0);
@@ -164,13 +168,16 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
     if (flags & MEM_SIDE)
         side_note(t, k);
     body(t, k, ref, arg);
-    e_mov_ri32(k, T1, next_off(t) | (t->saved_flags ? 0 : COMMIT_HOST_FLAGS) | (flags & MEM_NO_EXIT ? COMMIT_NO_EXIT : 0));
+    e_mov_ri32(k, T1,
+               next_off(t) | (t->saved_flags ? 0 : COMMIT_HOST_FLAGS) |
+                   (flags & MEM_NO_EXIT ? COMMIT_NO_EXIT : 0));
     e_call(k, t->cc->stubs.commit);
     t->host_flags = host;
     t->saved_flags = saved;
 }
 
-void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags, body_fn *body, void *arg)
+void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
+                body_fn *body, void *arg)
 {
     struct emit *h = &t->h, *k = &t->k;
     struct hmem ref;
@@ -180,15 +187,16 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
         body(t, h, ref, arg);
         return;
     }
-    bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base && a->width == 64 &&
-                 !is_slot((unsigned)a->base);
+    bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
+                 a->width == 64 && !is_slot((unsigned)a->base);
     size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
     fl_clobber(t, h);
     emit_tlb_index(t, a);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
     e_jcc(h, CC_A, e_rx(k));
-    e_load(h, 1, T1, hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
+    e_load(h, 1, T1,
+           hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     uint8_t *hit = h->p;
     ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
 
@@ -198,7 +206,9 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
         side_note(t, k);
         e_byte(k, 0x9b); /* FWAIT */
     }
-    e_mov_ri32(k, T1, MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) | flags >> MEM_ALIGN_SHIFT << 30);
+    e_mov_ri32(k, T1,
+               MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
+                   flags >> MEM_ALIGN_SHIFT << 30);
     e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
     uint8_t *back = NULL;
     if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {

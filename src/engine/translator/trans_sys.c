@@ -1,5 +1,6 @@
-/* System instructions that are frequent enough to be translated in place: the interrupt flag, SMAP's AC flag, SWAPGS, the time-stamp
- * counter, PUSHF, bit tests in memory; and direct calls, without decoding again, for system calls and returns. */
+/* System instructions that are frequent enough to be translated in place: the interrupt flag, SMAP's AC flag,
+ * SWAPGS, the time-stamp counter, PUSHF, bit tests in memory; and direct calls, without decoding again, for
+ * system calls and returns. */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -56,8 +57,8 @@ static void swap_gs(struct trans *t)
     e_store(h, 1, GS(seg[S_GS].base), T1);
 }
 
-/* An interrupt that is there already is taken behind the next instruction: the dispatcher knows how. (The next poll would be too
- * late if CLI follows.) */
+/* An interrupt that is there already is taken behind the next instruction: the dispatcher knows how. (The
+ * next poll would be too late if CLI follows.) */
 static void set_if(struct trans *t)
 {
     struct emit *h = &t->h, *k = &t->k;
@@ -153,16 +154,20 @@ static void bit_body(struct trans *t, struct emit *e, struct hmem ref, void *arg
     int tmp = body_tmp(e, &ref);
     fl_need(t, e, tmp);
     e_load(e, 1, tmp, GS(scratch[3]));
-    struct recode r = { .reg = tmp, .rm = -1, .vvvv = -1, .opreg = -1, .has_mem = true, .mem = ref, .subst_reg = 0xff };
+    struct recode r = {
+        .reg = tmp, .rm = -1, .vvvv = -1, .opreg = -1, .has_mem = true, .mem = ref, .subst_reg = 0xff
+    };
     recode(t, e, &r);
     fl_written(t);
 }
 
-/* BT and the like with a register: the bit string goes on beyond the operand in both directions (SDM volume 2, BT). */
+/* BT and the like with a register: the bit string goes on beyond the operand in both directions (SDM volume
+ * 2, BT). */
 static void bit_test(struct trans *t)
 {
     struct emit *h = &t->h;
-    unsigned w = t->in->operand_width == 64, reg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value), flags = 0;
+    unsigned w = t->in->operand_width == 64, reg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value),
+             flags = 0;
     struct gaddr a = gaddr_of(t, &t->ops[0]);
     fl_clobber(t, h);
     lea_guest(t, h, T0, &a);

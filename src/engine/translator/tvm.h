@@ -1,10 +1,11 @@
-/* The translator's view of one machine: RAM, pages that hold translated code, the code cache, exclusive sections.
+/* The translator's view of one machine: RAM, pages that hold translated code, the code cache, exclusive
+ * sections.
  *
- * Locks, in this order: excl_lock, then code_lock. code_lock is a spin lock that light code may take; its holder never
- * waits for another vCPU. run_state says whether a vCPU may be between a TLB check and the access that it guards:
- * RUN_IN from before the first guest-visible step until the vCPU halts, translates, waits for an exclusive section or
- * leaves run(). Who wants to change another vCPU's TLB or throw the code cache away first makes everybody RUN_OUT
- * (tvm_exclusive_begin). */
+ * Locks, in this order: excl_lock, then code_lock. code_lock is a spin lock that light code may take; its
+ * holder never waits for another vCPU. run_state says whether a vCPU may be between a TLB check and the
+ * access that it guards: RUN_IN from before the first guest-visible step until the vCPU halts, translates,
+ * waits for an exclusive section or leaves run(). Who wants to change another vCPU's TLB or throw the code
+ * cache away first makes everybody RUN_OUT (tvm_exclusive_begin). */
 #ifndef TRANSLATOR_TVM_H
 #define TRANSLATOR_TVM_H
 
@@ -23,9 +24,9 @@ enum run_state { RUN_OUT, RUN_IN };
 struct tb; /* cache.h */
 
 struct page_info {
-    struct tb *_Atomic tbs;   /* blocks with guest code in this page */
-    _Atomic uint8_t code;     /* 1: never gets a write tag in any TLB */
-    _Atomic uint8_t w_owner;  /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
+    struct tb *_Atomic tbs;  /* blocks with guest code in this page */
+    _Atomic uint8_t code;    /* 1: never gets a write tag in any TLB */
+    _Atomic uint8_t w_owner; /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
 };
 
 struct tvm_slot {
@@ -40,9 +41,9 @@ struct tvm {
     struct engine_config cfg;
     struct cpuid_model cpuid;
     uint64_t host_tsc_khz;
-    uint64_t tsc_base;    /* host TSC when the VM was opened */
-    uint64_t tsc_offset;  /* of all vCPUs, once one has been given a state */
-    uint64_t tsc_first;   /* the TSC value that came with it */
+    uint64_t tsc_base;   /* host TSC when the VM was opened */
+    uint64_t tsc_offset; /* of all vCPUs, once one has been given a state */
+    uint64_t tsc_first;  /* the TSC value that came with it */
     bool tsc_set;
     uint64_t tsc_ns_mult; /* ns = (tsc * mult) >> 32 */
     struct tvm_slot slots[TVM_SLOTS];
@@ -79,7 +80,8 @@ static inline struct page_info *tvm_page(struct tvm *vm, uint64_t gpa)
 void tvm_code_lock(struct tvm *vm);   /* light */
 void tvm_code_unlock(struct tvm *vm); /* light */
 
-/* Heavy. Returns with every other vCPU RUN_OUT and held there. `c` is the calling vCPU, which must be RUN_OUT itself. */
+/* Heavy. Returns with every other vCPU RUN_OUT and held there. `c` is the calling vCPU, which must be RUN_OUT
+ * itself. */
 void tvm_exclusive_begin(struct tvm *vm, struct tcpu *c);
 void tvm_exclusive_end(struct tvm *vm, struct tcpu *c);
 

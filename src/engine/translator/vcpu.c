@@ -1,15 +1,17 @@
 /* The dispatcher: one vCPU's life between translated blocks. Light.
  *
- * Theory of operation. vcpu_loop runs with the guest's vector state in the registers. Each turn: see to requests
- * (exit_request), deliver what is pending, find the block for rip (jump cache, hash table, else translate) and enter it.
- * Translated code comes back with an exit_reason. Instructions that translated code cannot run in place (16-bit code,
- * single-stepped code, the instruction after STI or MOV SS) go through the interpreter one at a time.
+ * Theory of operation. vcpu_loop runs with the guest's vector state in the registers. Each turn: see to
+ * requests (exit_request), deliver what is pending, find the block for rip (jump cache, hash table, else
+ * translate) and enter it. Translated code comes back with an exit_reason. Instructions that translated code
+ * cannot run in place (16-bit code, single-stepped code, the instruction after STI or MOV SS) go through the
+ * interpreter one at a time.
  *
- * exit_request is the only thing that other threads set. XR_INTR means that the local APIC may have something; if IF is clear
- * the fact moves to intr_deferred, so that translated code is not made to leave at every poll, and comes back when IF is set.
+ * exit_request is the only thing that other threads set. XR_INTR means that the local APIC may have
+ * something; if IF is clear the fact moves to intr_deferred, so that translated code is not made to leave at
+ * every poll, and comes back when IF is set.
  *
- * A halted vCPU sleeps on a futex (wake_seq); cpu_request wakes it. The local APIC's timer is a kernel timer whose signal
- * goes to this thread (fault_linux.c), so a halted vCPU needs no time-out. */
+ * A halted vCPU sleeps on a futex (wake_seq); cpu_request wakes it. The local APIC's timer is a kernel timer
+ * whose signal goes to this thread (fault_linux.c), so a halted vCPU needs no time-out. */
 #include "engine/translator/vcpu.h"
 
 #include "engine/translator/cache.h"
@@ -136,13 +138,16 @@ static bool translatable(const struct tcpu *c)
     if (c->code_bits != 32 || cpu_v86(c))
         return false;
     const struct x86_segment *ss = &c->seg[S_SS];
-    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) && flat_segment(ss) &&
-           (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) && !(c->seg[S_DS].attr & SEG_CODE);
+    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) &&
+           flat_segment(ss) && (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) &&
+           !(c->seg[S_DS].attr & SEG_CODE);
 }
 
 uint32_t vcpu_mode(const struct tcpu *c)
 {
-    uint32_t m = c->mmu_idx | (c->code_bits == 64 ? 0u : translatable(c) ? 1u << MODE_BITS_SHIFT : 2u << MODE_BITS_SHIFT);
+    uint32_t m = c->mmu_idx | (c->code_bits == 64 ? 0u
+                               : translatable(c)  ? 1u << MODE_BITS_SHIFT
+                                                  : 2u << MODE_BITS_SHIFT);
     if (c->cr0 & CR0_TS)
         m |= MODE_TS;
     if (c->cr0 & CR0_EM)
@@ -177,9 +182,9 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     c->rip = code_address(c, off);
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
-    if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) && gen == c->flush_gen &&
-        !c->int_shadow && !(c->rflags & FL_TF) && invalidated == c->counters[TC_INVALIDATED] &&
-        !(c->intr_deferred && (c->rflags & FL_IF)))
+    if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
+        gen == c->flush_gen && !c->int_shadow && !(c->rflags & FL_TF) &&
+        invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
         return 0;
     return 1 + (unsigned)reason_of(c, st);
 }
@@ -201,7 +206,8 @@ static unsigned transfer(struct tcpu *c, enum special what)
     return 1 + (unsigned)reason_of(c, st);
 }
 
-/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 for VEX), or #UD. */
+/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 for VEX),
+ * or #UD. */
 unsigned helper_special(struct tcpu *c, uint32_t desc)
 {
     enum special what = desc >> 16;
@@ -216,7 +222,10 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
         return 1 + XIT_EXC;
     }
     switch (what) {
-    case SPECIAL_FPU_X87: ud = false; ts = ts || em; break;
+    case SPECIAL_FPU_X87:
+        ud = false;
+        ts = ts || em;
+        break;
     case SPECIAL_FPU_MMX: ud = em; break;
     case SPECIAL_FPU_SSE: ud = em || !(c->cr4 & CR4_OSFXSR); break;
     case SPECIAL_FPU_AVX: ud = !(c->cr4 & CR4_OSXSAVE) || (c->xcr0 & 6) != 6; break;
@@ -316,15 +325,18 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
 {
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
-    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->gpage2 == ~0ull && !atomic_load(&tb->dead)) {
+    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->gpage2 == ~0ull &&
+        !atomic_load(&tb->dead)) {
         uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
-        uint64_t word = (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
+        uint64_t word =
+            (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
         __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
     }
     tvm_code_unlock(c->vm);
 }
 
-/* Host signal inside a block (SDM volume 3, chapter 6 for the vectors; the host's trap number is the guest's vector). */
+/* Host signal inside a block (SDM volume 3, chapter 6 for the vectors; the host's trap number is the guest's
+ * vector). */
 static enum exit_reason take_signal(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
@@ -349,8 +361,8 @@ static enum exit_reason take_signal(struct tcpu *c)
     }
 }
 
-/* An indirect branch that the jump cache does not know. One to an address that is not canonical faults at the branch itself,
- * which has changed nothing but RSP so far. */
+/* An indirect branch that the jump cache does not know. One to an address that is not canonical faults at the
+ * branch itself, which has changed nothing but RSP so far. */
 static enum exit_reason take_branch(struct tcpu *c, uint32_t desc)
 {
     if (c->code_bits != 64 || cpu_canonical(c->rip))
@@ -509,9 +521,7 @@ static bool handle(struct tcpu *c, enum exit_reason why, enum exit_kind *kind)
     switch (why) {
     case XIT_SHUTDOWN: *kind = EXIT_SHUTDOWN; return false;
     case XIT_SIGNAL: *kind = EXIT_FAULT; return false;
-    case XIT_EXCLUSIVE:
-        c->need_exclusive = 0;
-        return handle(c, vcpu_step_exclusive(c), kind);
+    case XIT_EXCLUSIVE: c->need_exclusive = 0; return handle(c, vcpu_step_exclusive(c), kind);
     case XIT_POLL: c->counters[TC_POLL_EXITS]++; return true;
     default: return true;
     }

@@ -1,4 +1,5 @@
-/* Pieces of one vCPU's dispatcher that stand in different files: vcpu.c (light), vcpu_heavy.c, fault_linux.c. */
+/* Pieces of one vCPU's dispatcher that stand in different files: vcpu.c (light), vcpu_heavy.c, fault_linux.c.
+ */
 #ifndef TRANSLATOR_VCPU_H
 #define TRANSLATOR_VCPU_H
 
@@ -12,16 +13,19 @@ enum exit_reason vcpu_single_step(struct tcpu *c);
 uint32_t vcpu_mode(const struct tcpu *c);
 
 /* light_host.c; called from light code, they bracket themselves. */
-struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace);
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+                          struct tb *replace);
 enum exit_reason vcpu_step_exclusive(struct tcpu *c); /* one instruction while everybody else stands still */
 bool vcpu_vec_mem(struct tcpu *c);
-bool vcpu_native_insn(struct tcpu *c); /* x87/SSE instruction of 16-bit or segmented code; false: #UD is due */
+bool vcpu_native_insn(
+    struct tcpu *c); /* x87/SSE instruction of 16-bit or segmented code; false: #UD is due */
 
 struct lapic_env vcpu_lapic_env(struct tcpu *c);
 
 /* vcpu_heavy.c, inside the brackets */
 void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value);
-struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace);
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+                           struct tb *replace);
 
 /* vec_mem.c: gathers and masked moves at c->rip; false: an exception is pending. Heavy */
 bool heavy_vec_mem(struct tcpu *c);

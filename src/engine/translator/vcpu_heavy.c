@@ -1,13 +1,17 @@
-/* The heavy side of a vCPU: what calls libc or the machine while a guest runs. Light code calls these functions inside
- * cpu_heavy_begin and cpu_heavy_end (light_host.c). */
+/* The heavy side of a vCPU: what calls libc or the machine while a guest runs. Light code calls these
+ * functions inside cpu_heavy_begin and cpu_heavy_end (light_host.c). */
 #include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 
 void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value)
 {
-    struct exit x = { .kind = port ? EXIT_PORT : EXIT_MMIO, .addr = addr, .data = write ? *value : 0,
-                      .width = (uint8_t)width, .is_write = write, .rip = c->rip };
+    struct exit x = { .kind = port ? EXIT_PORT : EXIT_MMIO,
+                      .addr = addr,
+                      .data = write ? *value : 0,
+                      .width = (uint8_t)width,
+                      .is_write = write,
+                      .rip = c->rip };
     c->vm->cfg.host.io(c->vm->cfg.host.ctx, c->index, &x);
     *value = width < 8 ? x.data & ((1ull << (width * 8)) - 1) : x.data;
 }
@@ -48,7 +52,8 @@ void tvm_exclusive_end(struct tvm *vm, struct tcpu *c)
 }
 
 /* Makes the block, throwing the whole cache away if it is full. */
-struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode, struct tb *replace)
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+                           struct tb *replace)
 {
     struct tvm *vm = c->vm;
     struct tb *tb = NULL;

@@ -1,8 +1,9 @@
 /* Vector instructions whose memory operand is not one stretch of bytes: gathers, masked moves. Heavy.
  *
- * They touch each element by itself: an element that the mask leaves out must not fault, and a gather that faults keeps what it
- * has loaded and the mask bits still to do (Intel SDM volume 2, VGATHERDPS: elements go in order from the lowest). The
- * guest's vector registers are in xsave_area in the standard format while this runs. */
+ * They touch each element by itself: an element that the mask leaves out must not fault, and a gather that
+ * faults keeps what it has loaded and the mask bits still to do (Intel SDM volume 2, VGATHERDPS: elements go
+ * in order from the lowest). The guest's vector registers are in xsave_area in the standard format while this
+ * runs. */
 #include <string.h>
 
 #include <Zydis/Zydis.h>
@@ -63,7 +64,8 @@ static uint64_t gpr_value(const struct tcpu *c, ZydisRegister r)
 }
 
 /* Base, displacement and segment of a memory operand; the index (general register) is added if it is one. */
-static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op, int64_t add)
+static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op,
+                                int64_t add)
 {
     uint64_t a = (uint64_t)op->mem.disp.value + (uint64_t)add;
     if (op->mem.base == ZYDIS_REGISTER_RIP)
@@ -88,7 +90,8 @@ static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
 
 static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
 {
-    unsigned rd = (unsigned)ZydisRegisterGetId(v->ops[0].reg.value), rm = (unsigned)ZydisRegisterGetId(v->ops[2].reg.value);
+    unsigned rd = (unsigned)ZydisRegisterGetId(v->ops[0].reg.value),
+             rm = (unsigned)ZydisRegisterGetId(v->ops[2].reg.value);
     unsigned ri = (unsigned)ZydisRegisterGetId(v->ops[1].mem.index), vl = v->in.avx.vector_length / 8u;
     if (rd == rm || rd == ri || rm == ri)
         return cpu_raise(c, EXC_UD);
@@ -101,12 +104,13 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
         if (mask_bit(&mask, i, elem)) {
             int64_t x = 0;
             if (idx_size == 4)
-                x = (int32_t)((uint32_t)idx.b[i * 4] | (uint32_t)idx.b[i * 4 + 1] << 8 | (uint32_t)idx.b[i * 4 + 2] << 16 |
-                              (uint32_t)idx.b[i * 4 + 3] << 24);
+                x = (int32_t)((uint32_t)idx.b[i * 4] | (uint32_t)idx.b[i * 4 + 1] << 8 |
+                              (uint32_t)idx.b[i * 4 + 2] << 16 | (uint32_t)idx.b[i * 4 + 3] << 24);
             else
                 memcpy(&x, idx.b + i * 8, 8);
             unsigned scale = v->ops[1].mem.scale ? v->ops[1].mem.scale : 1;
-            ok = mmu_read(c, operand_address(c, v, &v->ops[1], x * (int64_t)scale), dst.b + i * elem, elem, MMU_AS_CPL);
+            ok = mmu_read(c, operand_address(c, v, &v->ops[1], x * (int64_t)scale), dst.b + i * elem, elem,
+                          MMU_AS_CPL);
         }
         if (ok)
             memset(mask.b + i * elem, 0, elem);
@@ -132,16 +136,16 @@ static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
     return true;
 }
 
-static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *mem, const struct vec *mask,
-                       const uint8_t *src, unsigned elem, unsigned bytes)
+static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *mem,
+                       const struct vec *mask, const uint8_t *src, unsigned elem, unsigned bytes)
 {
     for (unsigned pass = 0; pass < 2; pass++) {
         for (unsigned i = 0; i < bytes / elem; i++) {
             uint64_t a = operand_address(c, v, mem, i * elem);
             if (!mask_bit(mask, i, elem))
                 continue;
-            if (!(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL) :
-                         mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL)))
+            if (!(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL)
+                       : mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL)))
                 return false;
         }
     }
@@ -170,7 +174,8 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
     }
     if (!mem || regs < 2)
         return cpu_raise(c, EXC_UD);
-    unsigned a = (unsigned)ZydisRegisterGetId(reg[0]->reg.value), b = (unsigned)ZydisRegisterGetId(reg[1]->reg.value);
+    unsigned a = (unsigned)ZydisRegisterGetId(reg[0]->reg.value),
+             b = (unsigned)ZydisRegisterGetId(reg[1]->reg.value);
     if (mmx) {
         memcpy(src.b, c->xsave_area + XSAVE_ST + (a & 7) * 16, 8);
         memcpy(mask.b, c->xsave_area + XSAVE_ST + (b & 7) * 16, 8);
@@ -225,7 +230,8 @@ bool heavy_vec_mem(struct tcpu *c)
     if (execute(c, &v))
         return true;
     for (unsigned i = 0; i < v.in.operand_count; i++) {
-        if (v.ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && v.ops[i].mem.segment == ZYDIS_REGISTER_SS && c->exc.vector == EXC_GP)
+        if (v.ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && v.ops[i].mem.segment == ZYDIS_REGISTER_SS &&
+            c->exc.vector == EXC_GP)
             c->exc.vector = EXC_SS;
     }
     return false;
