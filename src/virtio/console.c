@@ -116,10 +116,13 @@ static bool console_process(struct vdev *vd, unsigned queue)
     return false;
 }
 
-/* The core processes the queues next, which asks for kicks again if somebody waits. */
+/* The core processes the queues next, which asks for kicks again if somebody waits. Linux looks at the size only when
+ * told that it changed, so it is told at once. */
 static void console_activate(struct vdev *vd)
 {
     virtq_kicks_off(&vd->queues[QUEUE_RECEIVE]);
+    if (vd->accepted & F_SIZE)
+        vdev_config_changed(vd);
 }
 
 static void console_reset(struct vdev *vd)
