@@ -143,6 +143,7 @@ int main(void)
     signals = signalfd(-1, &child, SFD_CLOEXEC);
     setenv("PATH", "/", 1);
     setenv("YADO_KVM_NESTED", "1", 1);
+    setenv("YADO_TEST_ENGINE", "kvm", 1);
     jobs = fopen("/job", "re");
     if (!jobs)
         end("/job");

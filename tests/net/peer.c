@@ -164,6 +164,23 @@ static void resume_run(void *ctx)
     p->backend->ops->resume(p->backend);
 }
 
+void peer_refuse(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->refuse = true;
+    pthread_mutex_unlock(&p->lock);
+}
+
+unsigned peer_refused(struct peer *p)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&p->lock);
+    n = p->refused;
+    pthread_mutex_unlock(&p->lock);
+    return n;
+}
+
 void peer_resume(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);

@@ -34,6 +34,9 @@ void peer_call(struct peer *p, void (*fn)(void *ctx), void *ctx);
 /* net_send on the loop thread of a copy of f, then net_sent. Its result. */
 bool peer_send(struct peer *p, const struct net_frame *f);
 bool peer_send_bytes(struct peer *p, const void *data, size_t len);
+/* The device takes no frames from now on. */
+void peer_refuse(struct peer *p);
+unsigned peer_refused(struct peer *p); /* how often it did not */
 /* Lets the device take frames again and tells the back end. */
 void peer_resume(struct peer *p);
 

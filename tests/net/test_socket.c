@@ -162,11 +162,11 @@ static void inside_is_slow(int type)
     struct peer p;
     int fd = pair_start(&p, type);
 
-    p.refuse = true;
+    peer_refuse(&p);
     for (unsigned i = 0; i < 8; i++)
         outside_send(fd, type, 1000 + i, i);
     assert_false(peer_has(&p, 100));
-    assert_int_equal(p.refused, 1); /* it asks once and then waits to be told */
+    assert_int_equal(peer_refused(&p), 1); /* it asks once and then waits to be told */
     peer_resume(&p);
     for (unsigned i = 0; i < 8; i++)
         inside_expect(&p, 1000 + i, i);

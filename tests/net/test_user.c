@@ -356,11 +356,11 @@ static void waits_for_a_slow_guest(void **state)
 
     (void)state;
     nat_start(&p, NULL, 0);
-    p.refuse = true;
+    peer_refuse(&p);
     for (unsigned i = 0; i < 5; i++)
         peer_send_bytes(&p, buf, arp_make(buf, 1, nobody, host_ip));
     assert_false(peer_has(&p, 100));
-    assert_true(p.refused >= 1);
+    assert_true(peer_refused(&p) >= 1);
     peer_resume(&p);
     for (unsigned i = 0; i < 5; i++)
         assert_int_equal(get16(next(&p)->data + 12), 0x0806);
@@ -516,7 +516,7 @@ static void any_frame_is_survived(void **state)
 
     (void)state;
     nat_start(&p, NULL, 0);
-    p.refuse = true;
+    peer_refuse(&p);
     memcpy(k.src, guest_ip, 4);
     memcpy(k.dst, host_ip, 4);
     for (unsigned i = 0; i < 3000; i++) {

@@ -93,7 +93,7 @@ static struct kvm_segment segment_to(const struct x86_segment *s)
 
     return (struct kvm_segment){
         .base = s->base, .limit = s->limit, .selector = s->sel,
-        .type = attr & SEG_TYPE, .s = !!(attr & SEG_S), .dpl = (attr & SEG_DPL) >> SEG_DPL_SHIFT,
+        .type = attr & SEG_TYPE, .s = !!(attr & SEG_S), .dpl = (uint8_t)((attr & SEG_DPL) >> SEG_DPL_SHIFT),
         .present = !!(attr & SEG_P), .unusable = !(attr & SEG_P), .avl = !!(attr & SEG_AVL), .l = !!(attr & SEG_L),
         .db = !!(attr & SEG_DB), .g = !!(attr & SEG_G),
     };
