@@ -27,6 +27,21 @@ static bool is_bit_test(const struct trans *t)
     }
 }
 
+/* REP MOVS and REP STOS with plain operands. Size of one element, 0 if it is something else. */
+static unsigned string_size(const struct trans *t)
+{
+    if (!(t->in->attributes & ZYDIS_ATTRIB_HAS_REP) || (t->in->attributes & ZYDIS_ATTRIB_HAS_SEGMENT) ||
+        t->in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+        return 0;
+    switch (t->in->opcode) {
+    case 0xa4:
+    case 0xaa: return 1;
+    case 0xa5:
+    case 0xab: return t->in->operand_width / 8;
+    default: return 0;
+    }
+}
+
 bool sysinsn_can(const struct trans *t)
 {
     if (t->bits != 64 || t->in->address_width != 64)
@@ -43,7 +58,7 @@ bool sysinsn_can(const struct trans *t)
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ: return !(t->mode & MODE_ONE);
     case ZYDIS_MNEMONIC_PUSHFQ: return t->in->operand_width == 64;
-    default: return is_bit_test(t);
+    default: return is_bit_test(t) || (string_size(t) && !(t->mode & MODE_ONE));
     }
 }
 
@@ -196,6 +211,58 @@ static void bit_test(struct trans *t)
     mem_access(t, &at, w ? 8 : 4, acc, flags | MEM_NO_GROUP | MEM_NO_DELTA, bit_body, NULL);
 }
 
+/* dst = delta of the page at the guest register, if all of RCX elements are in it; else to the cold path. */
+static void string_page(struct trans *t, int gpr, bool write, unsigned size, int dst)
+{
+    struct emit *h = &t->h;
+    struct gaddr a = { .base = gpr, .index = -1, .scale = 1, .width = 64 };
+    size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    emit_tlb_index(t, &a);
+    e_alu_rm(h, 1, ALU_XOR, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(t->idx, tag) });
+    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)PAGE_SIZE - 1);
+    e_jcc(h, CC_A, e_rx(&t->k));
+    e_lea(h, 1, T0, hm_index(T0, H_CX, size, 0));
+    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)PAGE_SIZE);
+    e_jcc(h, CC_A, e_rx(&t->k));
+    e_load(
+        h, 1, dst,
+        (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(t->idx, offsetof(struct tlb_entry, delta)) });
+}
+
+/* A string that stays in one page (two for MOVS) and goes upwards is the host's own; everything else the
+ * interpreter's. */
+static void rep_string(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    unsigned size = string_size(t);
+    bool movs = t->in->opcode < 0xa8;
+    fl_clobber(t, h);
+    e_rm(h, 0, 0xf7, 0, GS(rflags)); /* TEST */
+    e_u32(h, FL_DF);
+    e_jcc(h, CC_NE, e_rx(k));
+    e_alu_ri(h, 1, ALU_CMP, H_CX, (int32_t)PAGE_SIZE);
+    e_jcc(h, CC_A, e_rx(k));
+    group_take_dc(t);
+    string_page(t, R_DI, true, size, DC);
+    if (movs) {
+        string_page(t, R_SI, false, size, T1);
+        e_alu_rr(h, 1, ALU_ADD, H_SI, T1);
+    }
+    e_alu_rr(h, 1, ALU_ADD, H_DI, DC);
+    if (size == 2)
+        e_byte(h, 0x66);
+    e_byte(h, 0xf3);
+    if (size == 8)
+        e_byte(h, 0x48);
+    e_byte(h, t->in->opcode);
+    e_alu_rr(h, 1, ALU_SUB, H_DI, DC);
+    if (movs)
+        e_alu_rr(h, 1, ALU_SUB, H_SI, T1);
+    e_mov_ri32(k, H_10, t->off | (uint32_t)t->in->length << 16);
+    e_call(k, t->cc->stubs.interp);
+    e_jmp(k, h->p + h->rx_off);
+}
+
 void sysinsn_translate(struct trans *t)
 {
     struct emit *h = &t->h;
@@ -223,6 +290,10 @@ void sysinsn_translate(struct trans *t)
         flow_special(t, SPECIAL_IRETQ);
         flow_exit_direct(t, next_off(t));
         break;
-    default: bit_test(t);
+    default:
+        if (string_size(t))
+            rep_string(t);
+        else
+            bit_test(t);
     }
 }
