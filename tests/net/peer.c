@@ -239,6 +239,11 @@ void peer_wait_lost(struct peer *p)
         fail_msg("the loss was not told");
 }
 
+bool peer_is_writable(struct peer *p)
+{
+    return wait_for(p, has_writable, 0);
+}
+
 void peer_wait_writable(struct peer *p)
 {
     if (!wait_for(p, has_writable, 10000))

@@ -45,6 +45,7 @@ struct net_frame *peer_next(struct peer *p);
 /* Whether one comes within ms milliseconds. */
 bool peer_has(struct peer *p, unsigned ms);
 void peer_wait_lost(struct peer *p);
+bool peer_is_writable(struct peer *p); /* it was told so */
 void peer_wait_writable(struct peer *p);
 
 /* Big-endian fields. */

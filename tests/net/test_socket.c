@@ -139,7 +139,7 @@ static void outside_is_slow(int type)
         if (taken > 100000)
             fail_msg("it takes frames for ever");
     }
-    assert_false(p.writable);
+    assert_false(peer_is_writable(&p));
     for (unsigned i = 0; i < taken; i++)
         outside_expect(fd, type, sizeof(frame), i);
     peer_wait_writable(&p);
