@@ -27,11 +27,11 @@ bool yado_engine_from_name(const char *name, enum yado_engine *engine);
 /* Whether this host can run it (for AUTO: any), and if not, why (YADO_ERR_UNSUPPORTED). Any thread; may take
  * some milliseconds. */
 bool yado_engine_usable(enum yado_engine engine, struct yado_error *err);
-/* Whether it is fit to be taken when nobody names an engine: usable, and fast and complete as far as a quick test can
- * tell. If not, why. Any thread; may take some milliseconds. */
+/* Whether it is fit to be taken when nobody names an engine: usable, and fast and complete as far as a quick
+ * test can tell. If not, why. Any thread; may take some milliseconds. */
 bool yado_engine_good(enum yado_engine engine, struct yado_error *why);
-/* The engine that YADO_ENGINE_AUTO stands for here: the first good one, else the first usable one; YADO_ENGINE_AUTO and
- * err if there is none. */
+/* The engine that YADO_ENGINE_AUTO stands for here: the first good one, else the first usable one;
+ * YADO_ENGINE_AUTO and err if there is none. */
 enum yado_engine yado_engine_choose(struct yado_error *err);
 
 #ifdef __cplusplus

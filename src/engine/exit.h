@@ -14,11 +14,12 @@ enum exit_kind {
 
 struct exit {
     enum exit_kind kind;
-    uint64_t addr;   /* PORT: port number. MMIO: guest physical address */
-    uint64_t data;   /* value written, or read (filled by the handler) */
-    uint8_t width;   /* bytes: PORT 1, 2, 4; MMIO 1, 2, 4, 8 */
+    uint64_t addr; /* PORT: port number. MMIO: guest physical address */
+    uint64_t data; /* value written, or read (filled by the handler) */
+    uint8_t width; /* bytes: PORT 1, 2, 4; MMIO 1, 2, 4, 8 */
     bool is_write;
-    uint64_t rip;    /* SHUTDOWN and FAULT: where the guest was (AMD's hardware does not tell it of a SHUTDOWN) */
+    uint64_t
+        rip; /* SHUTDOWN and FAULT: where the guest was (AMD's hardware does not tell it of a SHUTDOWN) */
 };
 
 #endif

@@ -10,7 +10,8 @@ struct limit {
 /* ---- any KVM ---- */
 
 static const struct limit kvm_limits[] = {
-    { "mmio_sse", "the kernel's emulator, which does accesses outside RAM, knows moves of SSE but no arithmetic" },
+    { "mmio_sse",
+      "the kernel's emulator, which does accesses outside RAM, knows moves of SSE but no arithmetic" },
 };
 
 /* ---- a /dev/kvm that interprets guest code (engine_kvm.good says so) ---- */

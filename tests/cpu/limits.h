@@ -4,7 +4,8 @@
 
 #include "engine/engine.h"
 
-/* The reason why this case may fail on this engine on this host, NULL if there is none. A listed case is run all the same. */
+/* The reason why this case may fail on this engine on this host, NULL if there is none. A listed case is run
+ * all the same. */
 const char *cpu_limit(const struct engine_ops *engine, const char *case_name);
 
 #endif

@@ -78,7 +78,8 @@ void guest_real(struct guest *g, const uint8_t *code, size_t len)
     x86_state_reset(&s, 0);
     for (unsigned i = S_ES; i <= S_GS; i++)
         s.seg[i] = (struct x86_segment){ .limit = 0xffff, .attr = 0x93 };
-    s.seg[S_CS] = (struct x86_segment){ .base = GUEST_CODE, .sel = GUEST_CODE >> 4, .limit = 0xffff, .attr = 0x9b };
+    s.seg[S_CS] =
+        (struct x86_segment){ .base = GUEST_CODE, .sel = GUEST_CODE >> 4, .limit = 0xffff, .attr = 0x9b };
     s.rip = 0;
     s.gpr[R_SP] = 0x7000;
     state_put(g, &s);

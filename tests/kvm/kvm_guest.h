@@ -8,12 +8,12 @@
 #include "long_guest.h"
 
 #define GUEST_RAM 0x200000u
-#define GUEST_CODE 0x80000u  /* real mode: segment 0x8000; long mode: flat */
-#define GUEST_AP 0x90000u    /* start of further vCPUs: SIPI vector 0x90 */
+#define GUEST_CODE 0x80000u /* real mode: segment 0x8000; long mode: flat */
+#define GUEST_AP 0x90000u   /* start of further vCPUs: SIPI vector 0x90 */
 #define GUEST_STACK 0x70000u
 #define GUEST_MMIO 0xd0000000u
-#define GUEST_TELL 0xf4      /* port: a value for the log */
-#define GUEST_END 0xf5       /* port: the writing vCPU is kicked out */
+#define GUEST_TELL 0xf4 /* port: a value for the log */
+#define GUEST_END 0xf5  /* port: the writing vCPU is kicked out */
 #define GUEST_LOG 512
 
 struct guest;
@@ -49,8 +49,8 @@ void guest_real(struct guest *g, const uint8_t *code, size_t len);
 /* The same in 64-bit mode, ring 0, RAM mapped one to one, also GUEST_MMIO and the local APIC's page. */
 void guest_long(struct guest *g, const uint8_t *code, size_t len);
 
-struct exit guest_run(struct guest *g);                /* vCPU 0, on this thread */
-void guest_start(struct guest *g, unsigned cpu);       /* in a thread, until its run() returns */
+struct exit guest_run(struct guest *g);          /* vCPU 0, on this thread */
+void guest_start(struct guest *g, unsigned cpu); /* in a thread, until its run() returns */
 struct exit guest_join(struct guest *g, unsigned cpu);
 /* Waits up to 10 s for n accesses (or EOIs) in the log. False: they did not come. */
 bool guest_wait_log(struct guest *g, unsigned n);

@@ -43,8 +43,8 @@ CODE(doorbells);
 
 /* ---- exits ---- */
 
-static void check_access(const struct exit *x, enum exit_kind kind, uint64_t addr, unsigned width, bool is_write,
-                         uint64_t data)
+static void check_access(const struct exit *x, enum exit_kind kind, uint64_t addr, unsigned width,
+                         bool is_write, uint64_t data)
 {
     assert_int_equal(x->kind, kind);
     assert_int_equal(x->addr, addr);
@@ -69,7 +69,7 @@ static void test_ports(void **state)
     check_access(&g.log[2], EXIT_PORT, GUEST_TELL, 4, true, 0xbeef);
     check_access(&g.log[3], EXIT_PORT, 0x510, 4, true, 0x12345678);
     for (unsigned i = 0; i < 3; i++)
-        check_access(&g.log[4 + i], EXIT_PORT, 0x510, 1, true, (uint64_t)"abc"[i]);
+        check_access(&g.log[4 + i], EXIT_PORT, 0x510, 1, true, (uint64_t) "abc"[i]);
     assert_true(guest_counter(&g, "exit_port") >= 6);
     assert_int_equal(guest_counter(&g, "exit_kick"), 1);
     guest_close(&g);
@@ -93,7 +93,8 @@ static void test_mmio(void **state)
     assert_int_equal(guest_told(&g, 0), 0x88);
     assert_int_equal(guest_told(&g, 1), 0x55667788);
     assert_int_equal(guest_told(&g, 2), 0x11223344);
-    /* The write across a page: whatever the pieces are, each has a lawful width and together they are the bytes. */
+    /* The write across a page: whatever the pieces are, each has a lawful width and together they are the
+     * bytes. */
     for (unsigned i = 9; i < g.log_count - 1; i++) {
         const struct exit *x = &g.log[i];
 
@@ -380,8 +381,8 @@ static void test_deadline_timer(void **state)
     end_of_interrupts(&g);
 }
 
-/* Level-triggered messages report their end, the first time and after; more different ones than the kernel's table has
- * places reserved for them. */
+/* Level-triggered messages report their end, the first time and after; more different ones than the kernel's
+ * table has places reserved for them. */
 static void test_level_eoi(void **state)
 {
     const unsigned messages = KVM_LEVEL_ROUTES + 40;
@@ -391,7 +392,8 @@ static void test_level_eoi(void **state)
     open_for_interrupts(&g, code_interrupts, LEN(interrupts));
     assert_true(guest_wait_log(&g, 1));
     for (unsigned i = 0; i < messages; i++) {
-        /* Messages that differ and mean the same to one CPU: delivery to the lowest priority, and the redirection hint. */
+        /* Messages that differ and mean the same to one CPU: delivery to the lowest priority, and the
+         * redirection hint. */
         uint64_t addr = MSI_ADDR | (i / 64 == 2 ? 8 : 0);
         uint32_t data = 0xc000 | (i / 64 == 1 ? 0x100 : 0) | (VECTOR + i % 64);
 
@@ -458,7 +460,9 @@ static void test_irqfd_errors(void **state)
 static void test_doorbells(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
-    struct engine_doorbell port = { .addr = 0x600, .width = 2, .is_port = true, .match_data = true, .data = 5 };
+    struct engine_doorbell port = {
+        .addr = 0x600, .width = 2, .is_port = true, .match_data = true, .data = 5
+    };
     struct engine_doorbell memory = { .addr = GUEST_MMIO + 0x1000, .width = 4 };
     eventfd_t n = 0;
     struct guest g;
@@ -579,10 +583,11 @@ static void check_same(const struct x86_state *a, const struct x86_state *b)
     assert_int_equal(a->exc_error, b->exc_error);
     assert_int_equal(a->lapic.apic_base, b->lapic.apic_base);
     for (unsigned i = 0; i < 64; i++) {
-        if (i != 3 && i != 0x0a && i != 0x39 && a->lapic.regs[i] != b->lapic.regs[i]) /* version, PPR, current count */
+        if (i != 3 && i != 0x0a && i != 0x39 &&
+            a->lapic.regs[i] != b->lapic.regs[i]) /* version, PPR, current count */
             fail_msg("local APIC register %#x: %#x, was %#x", i * 16, b->lapic.regs[i], a->lapic.regs[i]);
     }
-    assert_memory_equal(a->xsave, b->xsave, 28);                /* up to MXCSR */
+    assert_memory_equal(a->xsave, b->xsave, 28);                 /* up to MXCSR */
     assert_memory_equal(a->xsave + 32, b->xsave + 32, 480 - 64); /* x87 and XMM registers */
 }
 
@@ -720,7 +725,9 @@ static void test_slots_run_out(void **state)
     (void)state;
     guest_open(&g, 1);
     for (;; n++) {
-        struct engine_memslot slot = { .gpa = 0x10000000ull + n * 0x1000, .len = 0x1000, .hva = g.ram + n * 0x1000 };
+        struct engine_memslot slot = { .gpa = 0x10000000ull + n * 0x1000,
+                                       .len = 0x1000,
+                                       .hva = g.ram + n * 0x1000 };
 
         if (!g.ops->map(g.vm, &slot, &err))
             break;
@@ -779,10 +786,12 @@ static void test_probe(void **state)
         cpu_ms = t < cpu_ms ? t : cpu_ms;
     }
     close(fd);
-    printf("# probe: %s%s, at best %.2f ms, %.2f ms of CPU time\n", good ? "good" : "passed over: ", why.message, ms, cpu_ms);
+    printf("# probe: %s%s, at best %.2f ms, %.2f ms of CPU time\n",
+           good ? "good" : "passed over: ", why.message, ms, cpu_ms);
     assert_true(good == (why.code == YADO_OK));
     assert_true(good || why.code == YADO_ERR_UNSUPPORTED);
-    /* CPU time, because others use this machine too; not nested, where an exit alone costs a tenth of that. */
+    /* CPU time, because others use this machine too; not nested, where an exit alone costs a tenth of that.
+     */
     if (cpu_ms > 5 && !getenv("YADO_KVM_NESTED"))
         fail_msg("the probe takes %.2f ms", cpu_ms);
 }

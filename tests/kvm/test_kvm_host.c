@@ -135,8 +135,9 @@ static void test_old_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_device),   cmocka_unit_test(test_no_permission), cmocka_unit_test(test_not_kvm),
-        cmocka_unit_test(test_whole_kernel), cmocka_unit_test(test_old_kernels),
+        cmocka_unit_test(test_no_device),   cmocka_unit_test(test_no_permission),
+        cmocka_unit_test(test_not_kvm),     cmocka_unit_test(test_whole_kernel),
+        cmocka_unit_test(test_old_kernels),
     };
 
     return cmocka_run_group_tests_name("kvm host", tests, NULL, NULL);

@@ -1,9 +1,11 @@
-/* The first and only program of the machine in the middle: a small Linux under QEMU's emulation that has a /dev/kvm of its own.
+/* The first and only program of the machine in the middle: a small Linux under QEMU's emulation that has a
+ * /dev/kvm of its own.
  *
- * It loads the modules named in /modules, then runs the lines of /job one after another, arguments separated by tabs, with the
- * virtio port "job" as standard input, output and error. On the port "control" it reports "start", "exit STATUS" for each line
- * (128 + n for signal n) and "done"; a byte T that comes in there is passed to the running program as SIGTERM. Then it switches
- * the machine off. Whatever goes wrong is said on the kernel's console. */
+ * It loads the modules named in /modules, then runs the lines of /job one after another, arguments separated
+ * by tabs, with the virtio port "job" as standard input, output and error. On the port "control" it reports
+ * "start", "exit STATUS" for each line (128 + n for signal n) and "done"; a byte T that comes in there is
+ * passed to the running program as SIGTERM. Then it switches the machine off. Whatever goes wrong is said on
+ * the kernel's console. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

@@ -10,7 +10,7 @@
 #define FUZZ_INSNS 48
 #define FUZZ_CODE_MAX 1024
 
-#define FUZZ_DRIVER_VA 0x08000000       /* r-x */
+#define FUZZ_DRIVER_VA 0x2b6d0000 /* no shift or rotation of a code address */
 #define FUZZ_DRIVER_SIZE 4096
 #define FUZZ_CODE_VA 0x10000000         /* r-x */
 #define FUZZ_CODE_SIZE 0x40000          /* so no code address has bit 18, AC, when it gets into RFLAGS */

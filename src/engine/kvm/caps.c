@@ -1,4 +1,5 @@
-/* Finding out what this host's KVM is. Linux Documentation/virt/kvm/api.rst, 4.1 (API version) and 4.4 (extensions). */
+/* Finding out what this host's KVM is. Linux Documentation/virt/kvm/api.rst, KVM_GET_API_VERSION and
+ * KVM_CHECK_EXTENSION. */
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,24 +16,33 @@ static const struct {
     unsigned long cap;
     const char *name;
 } needed[] = {
-    { KVM_CAP_USER_MEMORY, "memory slots" },
-    { KVM_CAP_SET_TSS_ADDR, "TSS address" },
-    { KVM_CAP_EXT_CPUID, "CPUID tables" },
-    { KVM_CAP_IRQ_ROUTING, "interrupt routing" },
-    { KVM_CAP_SIGNAL_MSI, "interrupt messages" },
-    { KVM_CAP_SPLIT_IRQCHIP, "a split interrupt controller" },
-    { KVM_CAP_MP_STATE, "processor states" },
-    { KVM_CAP_VCPU_EVENTS, "processor events" },
-    { KVM_CAP_DEBUGREGS, "debug registers" },
-    { KVM_CAP_XSAVE, "XSAVE state" },
+    { KVM_CAP_USER_MEMORY, "memory slots" },       { KVM_CAP_SET_TSS_ADDR, "TSS address" },
+    { KVM_CAP_EXT_CPUID, "CPUID tables" },         { KVM_CAP_IRQ_ROUTING, "interrupt routing" },
+    { KVM_CAP_SIGNAL_MSI, "interrupt messages" },  { KVM_CAP_SPLIT_IRQCHIP, "a split interrupt controller" },
+    { KVM_CAP_MP_STATE, "processor states" },      { KVM_CAP_VCPU_EVENTS, "processor events" },
+    { KVM_CAP_DEBUGREGS, "debug registers" },      { KVM_CAP_XSAVE, "XSAVE state" },
     { KVM_CAP_IMMEDIATE_EXIT, "immediate exits" },
 };
 
 /* The model-specific registers of struct x86_state that KVM does not hand out by other calls. */
 static const uint32_t state_msrs[] = {
-    MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_FMASK,
-    MSR_KERNEL_GS_BASE, MSR_TSC, MSR_TSC_AUX, MSR_PAT, MSR_MISC_ENABLE, MSR_SPEC_CTRL, MSR_MTRR_DEF_TYPE,
-    MSR_KVM_SYSTEM_TIME, MSR_KVM_WALL_CLOCK, MSR_KVM_PV_EOI,
+    MSR_SYSENTER_CS,
+    MSR_SYSENTER_ESP,
+    MSR_SYSENTER_EIP,
+    MSR_STAR,
+    MSR_LSTAR,
+    MSR_CSTAR,
+    MSR_FMASK,
+    MSR_KERNEL_GS_BASE,
+    MSR_TSC,
+    MSR_TSC_AUX,
+    MSR_PAT,
+    MSR_MISC_ENABLE,
+    MSR_SPEC_CTRL,
+    MSR_MTRR_DEF_TYPE,
+    MSR_KVM_SYSTEM_TIME,
+    MSR_KVM_WALL_CLOCK,
+    MSR_KVM_PV_EOI,
 };
 _Static_assert(array_size(state_msrs) <= KVM_MSRS_MAX, "room for the state's MSRs");
 
@@ -53,20 +63,28 @@ int kvm_device_open(const char *path, struct yado_error *err)
         return fd;
     if (errno == EACCES || errno == EPERM)
         err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
-                      "%s: no permission; add yourself to its group (sudo usermod -aG kvm \"$USER\", then log in again); in "
-                      "a container, allow the device", path);
+                      "%s: no permission; add yourself to its group (sudo usermod -aG kvm \"$USER\", then "
+                      "log in again); in "
+                      "a container, allow the device",
+                      path);
     else if (errno == ENOENT && cpu_has_virtualization())
-        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
-                      "%s: not there; load the module (sudo modprobe kvm_intel or kvm_amd); in a container, pass the "
-                      "device in (--device %s)", path, path);
+        err_set_errno(
+            err, YADO_ERR_UNSUPPORTED, errno,
+            "%s: not there; load the module (sudo modprobe kvm_intel or kvm_amd); in a container, pass the "
+            "device in (--device %s)",
+            path, path);
     else if (errno == ENOENT)
         err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
-                      "%s: not there, and the CPU does not offer virtualization; switch on VT-x or AMD-V in the firmware, or "
-                      "nested virtualization if this is a virtual machine", path);
+                      "%s: not there, and the CPU does not offer virtualization; switch on VT-x or AMD-V in "
+                      "the firmware, or "
+                      "nested virtualization if this is a virtual machine",
+                      path);
     else if (errno == ENODEV || errno == ENXIO)
-        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
-                      "%s: there is no driver behind it; load the module (sudo modprobe kvm_intel or kvm_amd) and see "
-                      "that VT-x or AMD-V is on in the firmware", path);
+        err_set_errno(
+            err, YADO_ERR_UNSUPPORTED, errno,
+            "%s: there is no driver behind it; load the module (sudo modprobe kvm_intel or kvm_amd) and see "
+            "that VT-x or AMD-V is on in the firmware",
+            path);
     else
         err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "%s: cannot open", path);
     return -1;
@@ -83,13 +101,14 @@ static bool read_numbers(int fd, kvm_query_fn query, struct kvm_caps *caps, stru
     int run = query(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 
     if (run < (int)sizeof(struct kvm_run))
-        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: this kernel's KVM is too old: its vCPU area has %d bytes", run);
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "kvm: this kernel's KVM is too old: its vCPU area has %d bytes", run);
     caps->run_size = (size_t)run;
-    caps->memslots = n > 0 ? (unsigned)n : 32; /* 4.35: 32 where the kernel does not say */
+    caps->memslots = n > 0 ? (unsigned)n : 32; /* api.rst: 32 where the kernel does not say */
     n = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
     if (n <= 0)
         n = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_VCPUS);
-    caps->vcpus_max = n > 0 ? (unsigned)n : 4; /* 4.4: 4 where the kernel does not say */
+    caps->vcpus_max = n > 0 ? (unsigned)n : 4; /* api.rst: 4 where the kernel does not say */
     caps->has_xcrs = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_XCRS) > 0;
     caps->has_tsc_deadline = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     caps->has_irqfd = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_IRQFD) > 0;
@@ -98,7 +117,7 @@ static bool read_numbers(int fd, kvm_query_fn query, struct kvm_caps *caps, stru
     return true;
 }
 
-/* Which of the state's MSRs this kernel can save (4.3). */
+/* Which of the state's MSRs this kernel can save (KVM_GET_MSR_INDEX_LIST). */
 static bool read_msrs(int fd, kvm_query_fn query, struct kvm_caps *caps, struct yado_error *err)
 {
     struct kvm_msr_list head = { .nmsrs = 0 }, *list;
@@ -117,7 +136,8 @@ static bool read_msrs(int fd, kvm_query_fn query, struct kvm_caps *caps, struct 
     }
     for (size_t i = 0; i < array_size(state_msrs); i++) {
         for (unsigned j = 0; j < list->nmsrs; j++) {
-            /* The type registers of memory ranges came to the list late (Linux 6.6), but can be had without. */
+            /* The type registers of memory ranges came to the list late (Linux 6.6), but can be had without.
+             */
             if (list->indices[j] == state_msrs[i] || state_msrs[i] == MSR_MTRR_DEF_TYPE) {
                 caps->msrs[caps->msr_count++] = state_msrs[i];
                 break;
@@ -139,13 +159,15 @@ bool kvm_caps_read(int fd, kvm_query_fn query, struct kvm_caps *caps, struct yad
     if (version < 0)
         return err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "kvm: the device does not answer as KVM does");
     if (version != KVM_API_VERSION)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: the kernel speaks version %d of KVM's interface, not %d", version,
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "kvm: the kernel speaks version %d of KVM's interface, not %d", version,
                        KVM_API_VERSION);
     for (size_t i = 0; i < array_size(needed); i++) {
         if (query(fd, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
-            return err_set(err, YADO_ERR_UNSUPPORTED,
-                           "kvm: this kernel's KVM is too old: it lacks %s; Linux 4.13 or later has what is needed",
-                           needed[i].name);
+            return err_set(
+                err, YADO_ERR_UNSUPPORTED,
+                "kvm: this kernel's KVM is too old: it lacks %s; Linux 4.13 or later has what is needed",
+                needed[i].name);
     }
     return read_numbers(fd, query, caps, err) && read_msrs(fd, query, caps, err);
 }

@@ -1,12 +1,12 @@
-/* What a guest under KVM sees of the CPU. Linux Documentation/virt/kvm/api.rst 4.20 (KVM_SET_CPUID2), 4.46
- * (KVM_GET_SUPPORTED_CPUID).
+/* What a guest under KVM sees of the CPU. Linux Documentation/virt/kvm/api.rst, KVM_SET_CPUID2 and
+ * KVM_GET_SUPPORTED_CPUID.
  *
- * The model (x86/cpuid_model.h) gives identity, topology, caches and the paravirtual leaves, as for every engine. Feature
- * words are another matter: the translator offers what it implements, here the hardware and the kernel implement, so each
- * word is what the kernel says it supports, cut to the list below. What the lists leave out: what struct x86_state
- * does not hold (supervisor states, tile registers, performance counters, debug store, TSX), what the machine has no
- * use for (nested virtualization, MONITOR, SGX, PT), and 57-bit addresses. Speculation bits pass: mitigations mean on
- * this engine what they mean on hardware. */
+ * The model (x86/cpuid_model.h) gives identity, topology, caches and the paravirtual leaves, as for every
+ * engine. Feature words are another matter: the translator offers what it implements, here the hardware and
+ * the kernel implement, so each word is what the kernel says it supports, cut to the list below. What the
+ * lists leave out: what struct x86_state does not hold (supervisor states, tile registers, performance
+ * counters, debug store, TSX), what the machine has no use for (nested virtualization, MONITOR, SGX, PT), and
+ * 57-bit addresses. Speculation bits pass: mitigations mean on this engine what they mean on hardware. */
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -20,39 +20,44 @@
 #define BIT(n) (1u << (n))
 
 #define F1C_PASS                                                                                             \
-    (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(17) | BIT(19) | BIT(20) | BIT(21) | BIT(22) | BIT(23) | \
-     BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30) | BIT(31))
+    (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(17) | BIT(19) | BIT(20) | BIT(21) | BIT(22) |        \
+     BIT(23) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30) | BIT(31))
 #define F1C_TSC_DEADLINE BIT(24)
 #define F1C_HYPERVISOR BIT(31)
 #define F1D_PASS 0x0f8bfbffu /* FPU to PSE-36, CLFSH, MMX, FXSR, SSE, SSE2, self-snoop */
 #define F1D_HTT BIT(28)
-/* FSGSBASE, TSC_ADJUST, BMI1, AVX2, FDP_EXCPTN_ONLY, SMEP, BMI2, ERMS, INVPCID, no FCS/FDS, AVX-512 F DQ, RDSEED, ADX, SMAP, IFMA,
- * CLFLUSHOPT, CLWB, AVX-512 PF ER CD, SHA, AVX-512 BW VL */
-#define F7B_PASS                                                                                               \
-    (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(13) | BIT(16) | BIT(17) | \
-     BIT(18) | BIT(19) | BIT(20) | BIT(21) | BIT(23) | BIT(24) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(30) |  \
-     BIT(31))
-/* VBMI, UMIP, PKU, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID, CLDEMOTE, MOVDIRI, MOVDIR64B */
-#define F7C_PASS                                                                                                \
-    (BIT(1) | BIT(2) | BIT(3) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14) | BIT(22) | BIT(25) | \
-     BIT(27) | BIT(28))
-/* 4VNNIW, 4FMAPS, FSRM, VP2INTERSECT, MD_CLEAR, SERIALIZE, AVX-512 FP16, IBRS, STIBP, L1D flush, ARCH_CAPABILITIES, SSBD */
-#define F7D_PASS                                                                                           \
-    (BIT(2) | BIT(3) | BIT(4) | BIT(8) | BIT(10) | BIT(14) | BIT(23) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31))
-#define F71A_PASS (BIT(4) | BIT(5) | BIT(10) | BIT(11) | BIT(12) | BIT(23)) /* AVX-VNNI, BF16, fast strings, AVX-IFMA */
-#define F72D_PASS 0x3fu /* controls of speculation */
+/* FSGSBASE, TSC_ADJUST, BMI1, AVX2, FDP_EXCPTN_ONLY, SMEP, BMI2, ERMS, INVPCID, no FCS/FDS, AVX-512 F DQ,
+ * RDSEED, ADX, SMAP, IFMA, CLFLUSHOPT, CLWB, AVX-512 PF ER CD, SHA, AVX-512 BW VL */
+#define F7B_PASS                                                                                             \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(13) | BIT(16) |   \
+     BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) | BIT(23) | BIT(24) | BIT(26) | BIT(27) | BIT(28) |     \
+     BIT(29) | BIT(30) | BIT(31))
+/* VBMI, UMIP, PKU, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID, CLDEMOTE, MOVDIRI,
+ * MOVDIR64B */
+#define F7C_PASS                                                                                             \
+    (BIT(1) | BIT(2) | BIT(3) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14) | BIT(22) | \
+     BIT(25) | BIT(27) | BIT(28))
+/* 4VNNIW, 4FMAPS, FSRM, VP2INTERSECT, MD_CLEAR, SERIALIZE, AVX-512 FP16, IBRS, STIBP, L1D flush,
+ * ARCH_CAPABILITIES, SSBD */
+#define F7D_PASS                                                                                             \
+    (BIT(2) | BIT(3) | BIT(4) | BIT(8) | BIT(10) | BIT(14) | BIT(23) | BIT(26) | BIT(27) | BIT(28) |         \
+     BIT(29) | BIT(31))
+#define F71A_PASS                                                                                            \
+    (BIT(4) | BIT(5) | BIT(10) | BIT(11) | BIT(12) | BIT(23)) /* AVX-VNNI, BF16, fast strings, AVX-IFMA */
+#define F72D_PASS 0x3fu                                       /* controls of speculation */
 /* LAHF, CR8 by MOV, ABM, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM, topology */
-#define FXC_PASS \
-    (BIT(0) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(11) | BIT(16) | BIT(21) | BIT(22))
+#define FXC_PASS (BIT(0) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(11) | BIT(16) | BIT(21) | BIT(22))
 #define FXC_CMP_LEGACY BIT(1)
 #define FXD_PASS 0x2fd3fbffu /* as leaf 1, and SYSCALL, NX, MMXEXT, FFXSR, 1 GiB pages, RDTSCP, long mode */
-/* CLZERO, FXRSTOR pointers, WBNOINVD, IBPB, IBRS, STIBP, always on, preferred IBRS, SSBD, SSB_NO, BTC_NO, PSFD, IBPB_RET */
-#define F8B_PASS                                                                                            \
-    (BIT(0) | BIT(2) | BIT(9) | BIT(12) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(24) | BIT(26) | BIT(28) | BIT(29) | \
-     BIT(30))
+/* CLZERO, FXRSTOR pointers, WBNOINVD, IBPB, IBRS, STIBP, always on, preferred IBRS, SSBD, SSB_NO, BTC_NO,
+ * PSFD, IBPB_RET */
+#define F8B_PASS                                                                                             \
+    (BIT(0) | BIT(2) | BIT(9) | BIT(12) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(24) | BIT(26) |        \
+     BIT(28) | BIT(29) | BIT(30))
 #define F21A_PASS (BIT(0) | BIT(2) | BIT(5) | BIT(6) | BIT(8) | BIT(27) | BIT(28) | BIT(29))
 #define F21C_PASS (BIT(1) | BIT(2))
-/* x87, SSE, AVX, the three of AVX-512, protection keys. Their sum is 2,696 bytes: x86_state.xsave has room. */
+/* x87, SSE, AVX, the three of AVX-512, protection keys. Their sum is 2,696 bytes: x86_state.xsave has room.
+ */
 #define XCR0_PASS 0x2e7u
 #define XSAVE1_PASS 7u /* XSAVEOPT, XSAVEC, XGETBV with ECX 1 */
 #define XSAVE_LEGACY 576u
@@ -178,8 +183,13 @@ static void add(struct table *t, const struct engine_vcpu *cpu, uint32_t leaf, u
     cpuid_model_get(&cpu->vm->cpuid, leaf, sub, &dyn, &r);
     override(cpu->vm, leaf, sub, &r);
     t->entries[t->head.nent++] = (struct kvm_cpuid_entry2){
-        .function = leaf, .index = sub, .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-        .eax = r.eax, .ebx = r.ebx, .ecx = r.ecx, .edx = r.edx,
+        .function = leaf,
+        .index = sub,
+        .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+        .eax = r.eax,
+        .ebx = r.ebx,
+        .ecx = r.ecx,
+        .edx = r.edx,
     };
 }
 
@@ -225,7 +235,8 @@ bool kvm_cpuid_set(struct engine_vcpu *cpu, struct yado_error *err)
     add_range(t, cpu, 0x80000000u);
     rc = ioctl(cpu->fd, KVM_SET_CPUID2, t);
     if (rc < 0)
-        err_set_errno(err, YADO_ERR_HOST, errno, "kvm: vCPU %u: the kernel refuses its CPU model", cpu->index);
+        err_set_errno(err, YADO_ERR_HOST, errno, "kvm: vCPU %u: the kernel refuses its CPU model",
+                      cpu->index);
     free(t);
     return rc == 0;
 }

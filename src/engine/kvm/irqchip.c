@@ -1,16 +1,18 @@
-/* Interrupts and doorbells of the KVM engine. Linux Documentation/virt/kvm/api.rst 4.52 (KVM_SET_GSI_ROUTING), 4.70
- * (KVM_SIGNAL_MSI), 4.59 (KVM_IOEVENTFD), 4.75 (KVM_IRQFD), 7.5 (KVM_CAP_SPLIT_IRQCHIP).
+/* Interrupts and doorbells of the KVM engine. Linux Documentation/virt/kvm/api.rst, KVM_SET_GSI_ROUTING,
+ * KVM_SIGNAL_MSI, KVM_IOEVENTFD, KVM_IRQFD, KVM_CAP_SPLIT_IRQCHIP, KVM_EXIT_IOAPIC_EOI.
  *
  * Theory of operation. The local APICs are the kernel's; the I/O APIC is ours and speaks in messages, so
  * KVM_SIGNAL_MSI is all that is needed to interrupt. The way back, the end of a level-triggered interrupt, is
- * reported by the kernel (KVM_EXIT_IOAPIC_EOI) only for vectors that it finds in the routing table, among the first
- * KVM_LEVEL_ROUTES numbers and marked level. So the first time that a level-triggered message is sent, it is put into
- * the table. Nobody sends anything through that entry; it is there to be found. Changing the table makes the kernel
- * wait for all readers, which is why entries stay: a guest sends few different messages. When the places are
- * used up, one whose interrupt is not in service is given up: were it in service, its end would be lost and the pin
- * would be stuck. An I/O APIC has 24 pins, so there is always one that is not.
+ * reported by the kernel (KVM_EXIT_IOAPIC_EOI) only for vectors that it finds in the routing table, among the
+ * first KVM_LEVEL_ROUTES numbers and marked level. So the first time that a level-triggered message is sent,
+ * it is put into the table. Nobody sends anything through that entry; it is there to be found. Changing the
+ * table makes the kernel wait for all readers, which is why entries stay: a guest sends few different
+ * messages. When the places are used up, one whose interrupt is not in service is given up: were it in
+ * service, its end would be lost and the pin would be stuck. An I/O APIC has 24 pins, so there is always one
+ * that is not.
  *
- * An irqfd needs a route too; those have the numbers after the level ones, which the kernel does not look through. */
+ * An irqfd needs a route too; those have the numbers after the level ones, which the kernel does not look
+ * through. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +30,8 @@ bool kvm_irqchip_make(struct engine_vm *vm, struct yado_error *err)
     struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { KVM_LEVEL_ROUTES } };
 
     if (ioctl(vm->fd, KVM_ENABLE_CAP, &cap) < 0)
-        return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: cannot make the local APICs (KVM_CAP_SPLIT_IRQCHIP)");
+        return err_set_errno(err, YADO_ERR_HOST, errno,
+                             "kvm: cannot make the local APICs (KVM_CAP_SPLIT_IRQCHIP)");
     return true;
 }
 
@@ -136,10 +139,11 @@ void kvm_msi_send(struct engine_vm *vm, uint64_t addr, uint32_t data)
     if (data & MSI_DATA_LEVEL)
         level_note(vm, addr, data);
     atomic_fetch_add_explicit(&vm->messages, 1, memory_order_relaxed);
-    /* 0: the guest blocks it, as a real one may be lost. An error: a message that no local APIC takes, the guest's doing. */
+    /* 0: the guest blocks it, as a real one may be lost. An error: a message that no local APIC takes, the
+     * guest's doing. */
     if (ioctl(vm->fd, KVM_SIGNAL_MSI, &msi) < 0)
-        log_line(vm->cfg.log, LOG_IRQ, "kvm: message %#llx data %#x is not taken: %s", (unsigned long long)addr, data,
-                 strerror(errno));
+        log_line(vm->cfg.log, LOG_IRQ, "kvm: message %#llx data %#x is not taken: %s",
+                 (unsigned long long)addr, data, strerror(errno));
 }
 
 /* ---- irqfd ---- */
@@ -153,18 +157,20 @@ static struct kvm_route *irqfd_find(struct kvm_routes *rs, int fd)
     return NULL;
 }
 
-static bool irqfd_change(struct engine_vm *vm, const struct kvm_route *r, uint32_t flags, struct yado_error *err)
+static bool irqfd_change(struct engine_vm *vm, const struct kvm_route *r, uint32_t flags,
+                         struct yado_error *err)
 {
-    struct kvm_irqfd arg = {
-        .fd = (uint32_t)r->fd, .gsi = KVM_LEVEL_ROUTES + (uint32_t)(r - vm->routes.irqfds), .flags = flags
-    };
+    struct kvm_irqfd arg = { .fd = (uint32_t)r->fd,
+                             .gsi = KVM_LEVEL_ROUTES + (uint32_t)(r - vm->routes.irqfds),
+                             .flags = flags };
 
     if (ioctl(vm->fd, KVM_IRQFD, &arg) < 0)
         return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_IRQFD for descriptor %d", r->fd);
     return true;
 }
 
-static bool irqfd_add_locked(struct engine_vm *vm, int fd, uint64_t addr, uint32_t data, struct yado_error *err)
+static bool irqfd_add_locked(struct engine_vm *vm, int fd, uint64_t addr, uint32_t data,
+                             struct yado_error *err)
 {
     struct kvm_routes *rs = &vm->routes;
     struct kvm_route *r = NULL;
@@ -176,7 +182,8 @@ static bool irqfd_add_locked(struct engine_vm *vm, int fd, uint64_t addr, uint32
             r = &rs->irqfds[i];
     }
     if (!r)
-        return err_set(err, YADO_ERR_HOST, "kvm: no room for one more interrupt descriptor (%d at most)", KVM_IRQFD_ROUTES);
+        return err_set(err, YADO_ERR_HOST, "kvm: no room for one more interrupt descriptor (%d at most)",
+                       KVM_IRQFD_ROUTES);
     *r = (struct kvm_route){ .addr = addr, .data = data, .used = true, .fd = fd };
     rs->used++;
     if (table_write(vm, err) && irqfd_change(vm, r, 0, err))
@@ -242,7 +249,8 @@ bool kvm_doorbell_add(struct engine_vm *vm, const struct engine_doorbell *bell, 
     if (!vm->caps.has_ioeventfd)
         return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: this kernel's KVM has no doorbells");
     if (ioctl(vm->fd, KVM_IOEVENTFD, &arg) < 0)
-        return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_IOEVENTFD at %#llx", (unsigned long long)bell->addr);
+        return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_IOEVENTFD at %#llx",
+                             (unsigned long long)bell->addr);
     return true;
 }
 

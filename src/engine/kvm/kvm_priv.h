@@ -1,5 +1,6 @@
-/* The KVM engine's own: the kernel's virtual machine, what it can do, and the parts of the engine. The only folder that knows
- * <linux/kvm.h>. Theory of operation in vm.c. Sections "4.x" and the like are of Linux Documentation/virt/kvm/api.rst. */
+/* The KVM engine's own: the kernel's virtual machine, what it can do, and the parts of the engine. The only
+ * folder that knows <linux/kvm.h>. Theory of operation in vm.c. Names of calls are headings of Linux
+ * Documentation/virt/kvm/api.rst. */
 #ifndef ENGINE_KVM_KVM_PRIV_H
 #define ENGINE_KVM_KVM_PRIV_H
 
@@ -15,13 +16,13 @@
 #define KVM_SLOTS_MAX 32
 #define KVM_MSRS_MAX 24
 
-/* Three pages that VMX needs when it runs real mode by itself (4.18, 4.41), and the identity map of one page below them: in the
- * gap between the local APICs and 4 GiB. */
+/* Three pages that VMX needs when it runs real mode by itself (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR),
+ * and the identity map of one page below them: in the gap between the local APICs and 4 GiB. */
 #define KVM_IDENTITY_MAP_ADDR 0xfeffc000ull
 #define KVM_TSS_ADDR 0xfeffd000ull
 
-/* Global interrupt numbers are only names for routes here. The first ones are those that the kernel looks through for
- * level-triggered vectors whose end it reports (KVM_CAP_SPLIT_IRQCHIP, 7.5). */
+/* Global interrupt numbers are only names for routes here. The first ones are those that the kernel looks
+ * through for level-triggered vectors whose end it reports (KVM_CAP_SPLIT_IRQCHIP). */
 #define KVM_LEVEL_ROUTES 128
 #define KVM_IRQFD_ROUTES 1024
 
@@ -55,17 +56,23 @@ struct kvm_route {
 };
 
 struct kvm_routes {
-    pthread_mutex_t lock; /* a leaf. Held over KVM_SET_GSI_ROUTING, so that tables reach the kernel in order */
+    pthread_mutex_t
+        lock; /* a leaf. Held over KVM_SET_GSI_ROUTING, so that tables reach the kernel in order */
     struct kvm_route level[KVM_LEVEL_ROUTES];
-    unsigned level_next; /* where the search for one to give up begins */
+    unsigned level_next;      /* where the search for one to give up begins */
     struct kvm_route *irqfds; /* KVM_IRQFD_ROUTES, made with the first one */
-    unsigned used;       /* of both */
+    unsigned used;            /* of both */
 };
 
 /* ---- the engine ---- */
 
 enum kvm_counter {
-    KC_PORT, KC_MMIO, KC_EOI, KC_KICK, KC_SIGNAL, KC_OTHER,
+    KC_PORT,
+    KC_MMIO,
+    KC_EOI,
+    KC_KICK,
+    KC_SIGNAL,
+    KC_OTHER,
     KC_COUNT,
 };
 
@@ -80,9 +87,9 @@ struct engine_vcpu {
     unsigned index;
     int fd;
     struct kvm_run *run;
-    _Atomic int tid;          /* of the thread that is inside run(); 0: none */
-    _Atomic unsigned kickers; /* threads that may be about to signal tid */
-    int mask_tid;             /* the thread for which KVM_SET_SIGNAL_MASK was done */
+    _Atomic int tid;                     /* of the thread that is inside run(); 0: none */
+    _Atomic unsigned kickers;            /* threads that may be about to signal tid */
+    int mask_tid;                        /* the thread for which KVM_SET_SIGNAL_MASK was done */
     _Atomic uint64_t counters[KC_COUNT]; /* written by the vCPU's thread */
 };
 

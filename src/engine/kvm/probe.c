@@ -1,14 +1,15 @@
 /* Whether this KVM is worth having: a guest of some hundred instructions, run once.
  *
- * Some clouds give their machines a /dev/kvm that interprets guest code in the kernel, at about a millionth of a second per
- * instruction and without whole groups of instructions. It answers every ioctl as the real one does; only running
- * something tells. The guest, in long mode, (1) times a loop by its own TSC, three times, the best counts, so that the cost of
- * exits and of being scheduled away does not; (2) adds with SSE; (3) does CMPXCHG16B; telling by a port
- * write after each how far it came. A kernel that cannot do one of them ends KVM_RUN with an error. One that does
- * not come back at all is stopped by a timer, whose signal KVM_RUN alone lets in (see vcpu.c).
+ * Some clouds give their machines a /dev/kvm that interprets guest code in the kernel, at about a millionth
+ * of a second per instruction and without whole groups of instructions. It answers every ioctl as the real
+ * one does; only running something tells. The guest, in long mode, (1) times a loop by its own TSC, three
+ * times, the best counts, so that the cost of exits and of being scheduled away does not; (2) adds with SSE;
+ * (3) does CMPXCHG16B; telling by a port write after each how far it came. A kernel that cannot do one of
+ * them ends KVM_RUN with an error. One that does not come back at all is stopped by a timer, whose signal
+ * KVM_RUN alone lets in (see vcpu.c).
  *
- * Hardware does an instruction of the loop in well under a nanosecond, hardware emulated by another monitor's translator (nested
- * tests) in about 3, an interpreter in about 1,000. The limit is between. */
+ * Hardware does an instruction of the loop in well under a nanosecond, hardware emulated by another monitor's
+ * translator (nested tests) in about 3, an interpreter in about 1,000. The limit is between. */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -35,28 +36,28 @@ enum step { STEP_LOOP, STEP_SSE, STEP_CX16, STEP_COUNT };
 
 #define LOOP_TURNS 100u
 #define LOOP_INSTRUCTIONS (2 * LOOP_TURNS) /* dec, jnz */
-#define SLOW_NS 100u     /* per instruction */
+#define SLOW_NS 100u                       /* per instruction */
 #define TIME_LIMIT_NS 20000000
 
 /* The best of three times, in TSC ticks, is in r8d when STEP_LOOP is told. */
 static const uint8_t guest_code[] = {
-    0x41, 0xb8, 0xff, 0xff, 0xff, 0x7f,       /* mov r8d, 0x7fffffff */
-    0x41, 0xb9, 0x03, 0x00, 0x00, 0x00,       /* mov r9d, 3 */
+    0x41, 0xb8, 0xff, 0xff, 0xff, 0x7f, /* mov r8d, 0x7fffffff */
+    0x41, 0xb9, 0x03, 0x00, 0x00, 0x00, /* mov r9d, 3 */
     /* again: */
-    0x0f, 0x31,                               /* rdtsc */
-    0x89, 0xc3,                               /* mov ebx, eax */
-    0xb9, LOOP_TURNS, 0x00, 0x00, 0x00,       /* mov ecx, LOOP_TURNS */
-    0xff, 0xc9,                               /* dec ecx */
-    0x75, 0xfc,                               /* jnz -4 */
-    0x0f, 0x31,                               /* rdtsc */
-    0x29, 0xd8,                               /* sub eax, ebx */
-    0x44, 0x39, 0xc0,                         /* cmp eax, r8d */
-    0x73, 0x03,                               /* jae +3 */
-    0x41, 0x89, 0xc0,                         /* mov r8d, eax */
-    0x41, 0xff, 0xc9,                         /* dec r9d */
-    0x75, 0xe2,                               /* jnz again */
-    0x44, 0x89, 0xc0,                         /* mov eax, r8d */
-    0xe7, STEP_PORT,                          /* out STEP_PORT, eax */
+    0x0f, 0x31,                         /* rdtsc */
+    0x89, 0xc3,                         /* mov ebx, eax */
+    0xb9, LOOP_TURNS, 0x00, 0x00, 0x00, /* mov ecx, LOOP_TURNS */
+    0xff, 0xc9,                         /* dec ecx */
+    0x75, 0xfc,                         /* jnz -4 */
+    0x0f, 0x31,                         /* rdtsc */
+    0x29, 0xd8,                         /* sub eax, ebx */
+    0x44, 0x39, 0xc0,                   /* cmp eax, r8d */
+    0x73, 0x03,                         /* jae +3 */
+    0x41, 0x89, 0xc0,                   /* mov r8d, eax */
+    0x41, 0xff, 0xc9,                   /* dec r9d */
+    0x75, 0xe2,                         /* jnz again */
+    0x44, 0x89, 0xc0,                   /* mov eax, r8d */
+    0xe7, STEP_PORT,                    /* out STEP_PORT, eax */
     /* SSE: the four words of data[1] are added to themselves */
     0x0f, 0x10, 0x04, 0x25, 0x10, 0x10, 0, 0, /* movups xmm0, [0x1010] */
     0x66, 0x0f, 0xfe, 0xc0,                   /* paddd xmm0, xmm0 */
@@ -64,14 +65,14 @@ static const uint8_t guest_code[] = {
     0x8b, 0x04, 0x25, 0x10, 0x10, 0, 0,       /* mov eax, [0x1010] */
     0xe7, STEP_PORT,                          /* out STEP_PORT, eax */
     /* CMPXCHG16B: data[0] is zero and becomes rcx:rbx */
-    0x31, 0xc0,                               /* xor eax, eax */
-    0x31, 0xd2,                               /* xor edx, edx */
-    0xbb, 0x2a, 0, 0, 0,                      /* mov ebx, 42 */
-    0x31, 0xc9,                               /* xor ecx, ecx */
+    0x31, 0xc0,                                     /* xor eax, eax */
+    0x31, 0xd2,                                     /* xor edx, edx */
+    0xbb, 0x2a, 0, 0, 0,                            /* mov ebx, 42 */
+    0x31, 0xc9,                                     /* xor ecx, ecx */
     0x48, 0x0f, 0xc7, 0x0c, 0x25, 0x00, 0x10, 0, 0, /* cmpxchg16b [0x1000] */
-    0x8b, 0x04, 0x25, 0x00, 0x10, 0, 0,       /* mov eax, [0x1000] */
-    0xe7, STEP_PORT,                          /* out STEP_PORT, eax */
-    0xf4,                                     /* hlt: not reached */
+    0x8b, 0x04, 0x25, 0x00, 0x10, 0, 0,             /* mov eax, [0x1000] */
+    0xe7, STEP_PORT,                                /* out STEP_PORT, eax */
+    0xf4,                                           /* hlt: not reached */
 };
 
 struct probe {
@@ -102,8 +103,12 @@ static bool cpu_set(struct probe *p)
 {
     struct kvm_sregs s;
     struct kvm_regs r = { .rip = CODE_AT, .rflags = FL_1 };
-    struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1 };
-    struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1 };
+    struct kvm_segment code = {
+        .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1
+    };
+    struct kvm_segment data = {
+        .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1
+    };
 
     if (ioctl(p->cpu, KVM_GET_SREGS, &s) < 0)
         return false;
@@ -134,7 +139,8 @@ static bool probe_make(struct probe *p, int device_fd)
     p->ram = at;
     memory_fill(p->ram);
     region.userspace_addr = (uint64_t)(uintptr_t)p->ram;
-    if (ioctl(p->vm, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 || ioctl(p->vm, KVM_SET_TSS_ADDR, KVM_TSS_ADDR) < 0 ||
+    if (ioctl(p->vm, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
+        ioctl(p->vm, KVM_SET_TSS_ADDR, KVM_TSS_ADDR) < 0 ||
         ioctl(p->vm, KVM_SET_USER_MEMORY_REGION, &region) < 0)
         return false;
     p->cpu = ioctl(p->vm, KVM_CREATE_VCPU, 0ul);
@@ -170,7 +176,8 @@ static bool say(const struct probe *p, int e, struct yado_error *why)
     const char *hint = "it interprets guest code, as some clouds' does; --engine translator is faster";
 
     if (e == EINTR)
-        return err_set(why, YADO_ERR_UNSUPPORTED, "%s: a test of %s does not come back; %s", KVM_DEVICE, what, hint);
+        return err_set(why, YADO_ERR_UNSUPPORTED, "%s: a test of %s does not come back; %s", KVM_DEVICE, what,
+                       hint);
     if (e)
         return err_set_errno(why, YADO_ERR_UNSUPPORTED, e, "%s: a test of %s fails", KVM_DEVICE, what);
     if (p->run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
@@ -230,8 +237,10 @@ static bool judge(const struct probe *p, struct yado_error *why)
 
     if (ns > SLOW_NS * LOOP_INSTRUCTIONS)
         return err_set(why, YADO_ERR_UNSUPPORTED,
-                       "%s: %" PRIu64 " ns per instruction of a plain loop; it interprets guest code, as some clouds' does; "
-                       "--engine translator is faster", KVM_DEVICE, ns / LOOP_INSTRUCTIONS);
+                       "%s: %" PRIu64
+                       " ns per instruction of a plain loop; it interprets guest code, as some clouds' does; "
+                       "--engine translator is faster",
+                       KVM_DEVICE, ns / LOOP_INSTRUCTIONS);
     if (p->told[STEP_SSE] != 42 || p->told[STEP_CX16] != 42)
         return err_set(why, YADO_ERR_UNSUPPORTED, "%s: computes wrongly: %s", KVM_DEVICE,
                        p->told[STEP_SSE] != 42 ? "SSE" : "CMPXCHG16B");
@@ -244,7 +253,8 @@ bool kvm_probe(int device_fd, struct yado_error *why)
     bool ok;
 
     if (!probe_make(&p, device_fd))
-        ok = err_set_errno(why, YADO_ERR_UNSUPPORTED, errno, "%s: a small virtual machine cannot be made", KVM_DEVICE);
+        ok = err_set_errno(why, YADO_ERR_UNSUPPORTED, errno, "%s: a small virtual machine cannot be made",
+                           KVM_DEVICE);
     else
         ok = guest_run_limited(&p, why);
     /* Slowness is said even of one that fails later on: it is the better reason. */

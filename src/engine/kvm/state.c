@@ -1,10 +1,13 @@
-/* The state of a virtual CPU between the kernel's many structures and our one. Linux Documentation/virt/kvm/api.rst 4.11 to
- * 4.20, 4.31, 4.38, 4.42, 4.57, 4.67.
+/* The state of a virtual CPU between the kernel's many structures and our one. Linux
+ * Documentation/virt/kvm/api.rst, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_MSRS, KVM_GET_LAPIC,
+ * KVM_GET_VCPU_EVENTS, KVM_GET_DEBUGREGS, KVM_GET_XSAVE, KVM_GET_XCRS, KVM_GET_MP_STATE and their
+ * counterparts.
  *
  * Two things that the kernel holds are turned into what struct x86_state has:
- * - an external interrupt that was taken from the local APIC but not yet delivered (its delivery ran into an exit) is put
- *   back: its bit moves from the in-service to the request register, and it will be taken again;
- * - a software interrupt in that situation is forgotten: RIP is still at its instruction, which will run again. */
+ * - an external interrupt that was taken from the local APIC but not yet delivered (its delivery ran into an
+ * exit) is put back: its bit moves from the in-service to the request register, and it will be taken again;
+ * - a software interrupt in that situation is forgotten: RIP is still at its instruction, which will run
+ * again. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +17,14 @@
 #include "engine/kvm/kvm_priv.h"
 
 /* Local APIC registers by offset / 0x10: Intel SDM volume 3 (2023-12), table 11-1. */
-enum { LAPIC_ISR = 0x10, LAPIC_IRR = 0x20, LAPIC_LVT_TIMER = 0x32, LAPIC_INITIAL = 0x38, LAPIC_CURRENT = 0x39,
-       LAPIC_DIVIDE = 0x3e };
+enum {
+    LAPIC_ISR = 0x10,
+    LAPIC_IRR = 0x20,
+    LAPIC_LVT_TIMER = 0x32,
+    LAPIC_INITIAL = 0x38,
+    LAPIC_CURRENT = 0x39,
+    LAPIC_DIVIDE = 0x3e
+};
 #define LVT_TIMER_MODE 0x60000u
 #define LVT_TIMER_DEADLINE 0x40000u
 #define LAPIC_REGS 64
@@ -70,9 +79,24 @@ static struct kvm_regs gprs_to(const struct x86_state *s)
     const uint64_t *g = s->gpr;
 
     return (struct kvm_regs){
-        .rax = g[R_AX], .rcx = g[R_CX], .rdx = g[R_DX], .rbx = g[R_BX], .rsp = g[R_SP], .rbp = g[R_BP],
-        .rsi = g[R_SI], .rdi = g[R_DI], .r8 = g[R_8],   .r9 = g[R_9],   .r10 = g[R_10], .r11 = g[R_11],
-        .r12 = g[R_12], .r13 = g[R_13], .r14 = g[R_14], .r15 = g[R_15], .rip = s->rip,  .rflags = s->rflags | FL_1,
+        .rax = g[R_AX],
+        .rcx = g[R_CX],
+        .rdx = g[R_DX],
+        .rbx = g[R_BX],
+        .rsp = g[R_SP],
+        .rbp = g[R_BP],
+        .rsi = g[R_SI],
+        .rdi = g[R_DI],
+        .r8 = g[R_8],
+        .r9 = g[R_9],
+        .r10 = g[R_10],
+        .r11 = g[R_11],
+        .r12 = g[R_12],
+        .r13 = g[R_13],
+        .r14 = g[R_14],
+        .r15 = g[R_15],
+        .rip = s->rip,
+        .rflags = s->rflags | FL_1,
     };
 }
 
@@ -92,10 +116,18 @@ static struct kvm_segment segment_to(const struct x86_segment *s)
     unsigned attr = s->attr;
 
     return (struct kvm_segment){
-        .base = s->base, .limit = s->limit, .selector = s->sel,
-        .type = attr & SEG_TYPE, .s = !!(attr & SEG_S), .dpl = (uint8_t)((attr & SEG_DPL) >> SEG_DPL_SHIFT),
-        .present = !!(attr & SEG_P), .unusable = !(attr & SEG_P), .avl = !!(attr & SEG_AVL), .l = !!(attr & SEG_L),
-        .db = !!(attr & SEG_DB), .g = !!(attr & SEG_G),
+        .base = s->base,
+        .limit = s->limit,
+        .selector = s->sel,
+        .type = attr & SEG_TYPE,
+        .s = !!(attr & SEG_S),
+        .dpl = (uint8_t)((attr & SEG_DPL) >> SEG_DPL_SHIFT),
+        .present = !!(attr & SEG_P),
+        .unusable = !(attr & SEG_P),
+        .avl = !!(attr & SEG_AVL),
+        .l = !!(attr & SEG_L),
+        .db = !!(attr & SEG_DB),
+        .g = !!(attr & SEG_G),
     };
 }
 
@@ -123,12 +155,22 @@ static void sregs_from(struct x86_state *s, const struct kvm_sregs *k)
 static struct kvm_sregs sregs_to(const struct x86_state *s)
 {
     struct kvm_sregs k = {
-        .es = segment_to(&s->seg[S_ES]), .cs = segment_to(&s->seg[S_CS]), .ss = segment_to(&s->seg[S_SS]),
-        .ds = segment_to(&s->seg[S_DS]), .fs = segment_to(&s->seg[S_FS]), .gs = segment_to(&s->seg[S_GS]),
-        .ldt = segment_to(&s->seg[S_LDTR]), .tr = segment_to(&s->seg[S_TR]),
+        .es = segment_to(&s->seg[S_ES]),
+        .cs = segment_to(&s->seg[S_CS]),
+        .ss = segment_to(&s->seg[S_SS]),
+        .ds = segment_to(&s->seg[S_DS]),
+        .fs = segment_to(&s->seg[S_FS]),
+        .gs = segment_to(&s->seg[S_GS]),
+        .ldt = segment_to(&s->seg[S_LDTR]),
+        .tr = segment_to(&s->seg[S_TR]),
         .gdt = { .base = s->gdt.base, .limit = s->gdt.limit },
         .idt = { .base = s->idt.base, .limit = s->idt.limit },
-        .cr0 = s->cr0, .cr2 = s->cr2, .cr3 = s->cr3, .cr4 = s->cr4, .cr8 = s->cr8, .efer = s->efer,
+        .cr0 = s->cr0,
+        .cr2 = s->cr2,
+        .cr3 = s->cr3,
+        .cr4 = s->cr4,
+        .cr8 = s->cr8,
+        .efer = s->efer,
         .apic_base = s->lapic.apic_base,
     };
 
@@ -216,7 +258,8 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* The kernel's APIC timer counts nanoseconds before the divider (KVM_CAP_X86_APIC_BUS_CYCLES_NS has that default). */
+/* The kernel's APIC timer counts nanoseconds before the divider (KVM_CAP_X86_APIC_BUS_CYCLES_NS has that
+ * default). */
 static void lapic_from(struct x86_lapic_state *l, const struct kvm_lapic_state *k)
 {
     uint64_t period, left;
@@ -250,7 +293,8 @@ static bool msr_get(struct engine_vcpu *cpu, uint32_t index, uint64_t *value)
     return true;
 }
 
-/* All at once; the kernel stops at the first that it does not have for this CPU model, and is asked for the rest. */
+/* All at once; the kernel stops at the first that it does not have for this CPU model, and is asked for the
+ * rest. */
 static void msrs_get(struct engine_vcpu *cpu, struct x86_state *s)
 {
     const struct kvm_caps *caps = &cpu->vm->caps;
@@ -291,7 +335,8 @@ void kvm_state_get(struct engine_vcpu *cpu, struct x86_state *s)
          ioctl(cpu->fd, KVM_GET_LAPIC, &lapic) == 0 && ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events) == 0 &&
          ioctl(cpu->fd, KVM_GET_DEBUGREGS, &dr) == 0 && ioctl(cpu->fd, KVM_GET_XSAVE, s->xsave) == 0;
     if (!ok) {
-        log_line(cpu->vm->cfg.log, LOG_CPU, "kvm: vCPU %u: its state cannot be read: %s", cpu->index, strerror(errno));
+        log_line(cpu->vm->cfg.log, LOG_CPU, "kvm: vCPU %u: its state cannot be read: %s", cpu->index,
+                 strerror(errno));
         return;
     }
     gprs_from(s, &regs);
@@ -320,8 +365,8 @@ static bool part_set(struct engine_vcpu *cpu, unsigned long request, const void 
 {
     if (ioctl(cpu->fd, request, arg) == 0)
         return true;
-    return err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "kvm: vCPU %u: the kernel refuses the state's %s", cpu->index,
-                         what);
+    return err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "kvm: vCPU %u: the kernel refuses the state's %s",
+                         cpu->index, what);
 }
 
 static bool msr_set(struct engine_vcpu *cpu, uint32_t index, uint64_t value)
@@ -352,8 +397,9 @@ static bool msrs_set(struct engine_vcpu *cpu, const struct x86_state *in, struct
         if (done < 0)
             return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_SET_MSRS");
         if ((unsigned)done < n && b.entries[done].data)
-            return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: vCPU %u: the kernel refuses the state's MSR %#x with %#llx",
-                           cpu->index, b.entries[done].index, (unsigned long long)b.entries[done].data);
+            return err_set(err, YADO_ERR_UNSUPPORTED,
+                           "kvm: vCPU %u: the kernel refuses the state's MSR %#x with %#llx", cpu->index,
+                           b.entries[done].index, (unsigned long long)b.entries[done].data);
         at += (unsigned)done + 1;
     }
     return true;
@@ -364,12 +410,14 @@ static bool xcr0_set(struct engine_vcpu *cpu, uint64_t xcr0, struct yado_error *
     struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = xcr0 } } };
 
     if (!cpu->vm->caps.has_xcrs)
-        return xcr0 == 1 || err_set(err, YADO_ERR_UNSUPPORTED, "kvm: state has XCR0 %#llx, this host offers none",
-                                    (unsigned long long)xcr0);
+        return xcr0 == 1 ||
+               err_set(err, YADO_ERR_UNSUPPORTED, "kvm: state has XCR0 %#llx, this host offers none",
+                       (unsigned long long)xcr0);
     if (ioctl(cpu->fd, KVM_SET_XCRS, &xcrs) == 0)
         return true;
-    return err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "kvm: state has XCR0 %#llx, this host offers %#llx",
-                         (unsigned long long)xcr0, (unsigned long long)cpu->vm->cpuid.xcr0_mask);
+    return err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
+                         "kvm: state has XCR0 %#llx, this host offers %#llx", (unsigned long long)xcr0,
+                         (unsigned long long)cpu->vm->cpuid.xcr0_mask);
 }
 
 /* The kernel refuses components that the guest cannot have and reserved bits of the header. */
@@ -381,15 +429,16 @@ static bool xsave_set(struct engine_vcpu *cpu, const struct x86_state *s, struct
 
     memcpy(bytes, s->xsave, X86_XSAVE_MAX);
     memcpy(&header, bytes + 512, sizeof(header));
-    /* A bit that is clear means "as after reset": the legacy parts are taken from the area whatever it says. */
+    /* A bit that is clear means "as after reset": the legacy parts are taken from the area whatever it says.
+     */
     header = (header | 3) & (cpu->vm->cpuid.xcr0_mask | 3);
     memset(bytes + 512, 0, 64);
     memcpy(bytes + 512, &header, sizeof(header));
     return part_set(cpu, KVM_SET_XSAVE, &area, "FPU and vector registers", err);
 }
 
-/* Order: the base of the local APIC (in sregs) before its registers, its timer's mode before the deadline, the TSC before
- * that; events after what clears them. */
+/* Order: the base of the local APIC (in sregs) before its registers, its timer's mode before the deadline,
+ * the TSC before that; events after what clears them. */
 bool kvm_state_set(struct engine_vcpu *cpu, const struct x86_state *s, struct yado_error *err)
 {
     struct kvm_regs regs = gprs_to(s);
@@ -410,6 +459,7 @@ bool kvm_state_set(struct engine_vcpu *cpu, const struct x86_state *s, struct ya
         !part_set(cpu, KVM_SET_VCPU_EVENTS, &events, "pending events", err))
         return false;
     if (!msr_set(cpu, MSR_TSC_DEADLINE, s->lapic.tsc_deadline) && s->lapic.tsc_deadline)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: vCPU %u: the kernel refuses the state's timer deadline", cpu->index);
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "kvm: vCPU %u: the kernel refuses the state's timer deadline", cpu->index);
     return true;
 }

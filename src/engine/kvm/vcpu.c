@@ -1,21 +1,24 @@
-/* One virtual CPU in the kernel: running it, its exits, and taking it out again. Linux Documentation/virt/kvm/api.rst 4.10
- * (KVM_RUN), 4.17 (KVM_SET_SIGNAL_MASK) and section 5 (struct kvm_run).
+/* One virtual CPU in the kernel: running it, its exits, and taking it out again. Linux
+ * Documentation/virt/kvm/api.rst, KVM_RUN, KVM_SET_SIGNAL_MASK, and section 5 (the kvm_run structure).
  *
- * Theory of operation of kicks. A thread in KVM_RUN is taken out by a signal, one that is about to enter it by the
- * immediate_exit byte that the kernel looks at on entry. A kick does both, byte first. The signal is blocked in the vCPU's
- * thread and let in by the kernel only for the time of KVM_RUN (KVM_SET_SIGNAL_MASK), which ends with EINTR
- * while the signal stays pending; the thread takes it away with sigtimedwait. So no handler is ever installed and the
- * program around the library keeps all of its own.
+ * Theory of operation of kicks. A thread in KVM_RUN is taken out by a signal, one that is about to enter it
+ * by the immediate_exit byte that the kernel looks at on entry. A kick does both, byte first. The signal is
+ * blocked in the vCPU's thread and let in by the kernel only for the time of KVM_RUN (KVM_SET_SIGNAL_MASK),
+ * which ends with EINTR while the signal stays pending; the thread takes it away with sigtimedwait. So no
+ * handler is ever installed and the program around the library keeps all of its own.
  *
- * `tid` tells kickers whom to signal. A signal must not arrive when run() has returned, for the thread may have it
- * unblocked then and its default action ends the process: a kicker counts itself in `kickers` before it reads `tid`, and
- * run() clears `tid` before it waits for the count to fall to zero and takes the last signals away. All of that
- * is sequentially consistent; a kick costs a system call, nothing else here is on a hot path.
+ * `tid` tells kickers whom to signal. A signal must not arrive when run() has returned, for the thread may
+ * have it unblocked then and its default action ends the process: a kicker counts itself in `kickers` before
+ * it reads `tid`, and run() clears `tid` before it waits for the count to fall to zero and takes the last
+ * signals away. All of that is sequentially consistent; a kick costs a system call, nothing else here is on a
+ * hot path.
  *
- * The byte falls when run() returns EXIT_KICKED, and only then: with another exit the kick is still to be answered.
+ * The byte falls when run() returns EXIT_KICKED, and only then: with another exit the kick is still to be
+ * answered.
  *
- * A read from a device reaches the guest's register with the next KVM_RUN only, so run() never returns between a device
- * access and that: a kick in between makes the kernel finish the instruction and come straight back. */
+ * A read from a device reaches the guest's register with the next KVM_RUN only, so run() never returns
+ * between a device access and that: a kick in between makes the kernel finish the instruction and come
+ * straight back. */
 #include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
@@ -156,7 +159,9 @@ static void do_port(struct engine_vcpu *cpu)
     count(cpu, KC_PORT);
     for (uint32_t i = 0; i < run->io.count; i++, p += run->io.size) {
         struct exit x = {
-            .kind = EXIT_PORT, .addr = run->io.port, .width = run->io.size,
+            .kind = EXIT_PORT,
+            .addr = run->io.port,
+            .width = run->io.size,
             .is_write = run->io.direction == KVM_EXIT_IO_OUT,
         };
 
@@ -168,8 +173,8 @@ static void do_port(struct engine_vcpu *cpu)
     }
 }
 
-/* The kernel passes an access that crosses a page in two parts, which may have any length: they go on in pieces of the
- * widths that exit.h allows. */
+/* The kernel passes an access that crosses a page in two parts, which may have any length: they go on in
+ * pieces of the widths that exit.h allows. */
 static void do_mmio(struct engine_vcpu *cpu)
 {
     const struct engine_host *host = &cpu->vm->cfg.host;
@@ -180,8 +185,13 @@ static void do_mmio(struct engine_vcpu *cpu)
     while (at < len && at < sizeof(run->mmio.data)) {
         unsigned left = len - at;
         struct exit x = {
-            .kind = EXIT_MMIO, .addr = run->mmio.phys_addr + at, .is_write = run->mmio.is_write,
-            .width = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1,
+            .kind = EXIT_MMIO,
+            .addr = run->mmio.phys_addr + at,
+            .is_write = run->mmio.is_write,
+            .width = left >= 8   ? 8
+                     : left >= 4 ? 4
+                     : left >= 2 ? 2
+                                 : 1,
         };
 
         if (x.is_write)
@@ -235,8 +245,8 @@ static void describe_bytes(struct engine_vcpu *cpu, uint64_t rip, char *out, siz
     unsigned n = 0;
     size_t used;
 
-    if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR && run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
-        run->emulation_failure.ndata >= 3 &&
+    if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+        run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && run->emulation_failure.ndata >= 3 &&
         (run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)) {
         n = (unsigned)min_u64(run->emulation_failure.insn_size, sizeof(bytes));
         memcpy(bytes, run->emulation_failure.insn_bytes, n);
@@ -259,17 +269,20 @@ static void fault_internal(struct engine_vcpu *cpu, uint64_t rip, struct yado_er
     switch (run->internal.suberror) {
     case KVM_INTERNAL_ERROR_EMULATION:
         err_set(err, YADO_ERR_ENGINE,
-                "kvm: the kernel cannot emulate the guest's instruction at %#" PRIx64 "%s; --engine translator may", rip,
-                bytes);
+                "kvm: the kernel cannot emulate the guest's instruction at %#" PRIx64
+                "%s; --engine translator may",
+                rip, bytes);
         return;
     case KVM_INTERNAL_ERROR_DELIVERY_EV:
         err_set(err, YADO_ERR_ENGINE,
-                "kvm: an interrupt or exception cannot be delivered at %#" PRIx64 "%s, data %#llx %#llx %#llx", rip, bytes,
-                (unsigned long long)run->internal.data[0], (unsigned long long)run->internal.data[1],
-                (unsigned long long)run->internal.data[2]);
+                "kvm: an interrupt or exception cannot be delivered at %#" PRIx64
+                "%s, data %#llx %#llx %#llx",
+                rip, bytes, (unsigned long long)run->internal.data[0],
+                (unsigned long long)run->internal.data[1], (unsigned long long)run->internal.data[2]);
         return;
     default:
-        err_set(err, YADO_ERR_ENGINE, "kvm: internal error %u of the kernel at %#" PRIx64 "%s, data %#llx %#llx",
+        err_set(err, YADO_ERR_ENGINE,
+                "kvm: internal error %u of the kernel at %#" PRIx64 "%s, data %#llx %#llx",
                 run->internal.suberror, rip, bytes, (unsigned long long)run->internal.data[0],
                 (unsigned long long)run->internal.data[1]);
     }
@@ -281,7 +294,8 @@ static void fault_other(struct engine_vcpu *cpu, uint64_t rip, struct yado_error
     char bytes[80];
 
     if (run->exit_reason == KVM_EXIT_FAIL_ENTRY) {
-        err_set(err, YADO_ERR_ENGINE, "kvm: the CPU refuses to enter the guest at %#" PRIx64 ", hardware reason %#llx", rip,
+        err_set(err, YADO_ERR_ENGINE,
+                "kvm: the CPU refuses to enter the guest at %#" PRIx64 ", hardware reason %#llx", rip,
                 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
         return;
     }
@@ -310,9 +324,7 @@ static bool handle(struct engine_vcpu *cpu, struct exit *out, struct yado_error 
     case KVM_EXIT_INTR: count(cpu, KC_SIGNAL); return true;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_HLT: count(cpu, KC_OTHER); return true; /* not with local APICs in the kernel; harmless */
-    case KVM_EXIT_SHUTDOWN:
-        *out = (struct exit){ .kind = EXIT_SHUTDOWN, .rip = rip_of(cpu) };
-        return false;
+    case KVM_EXIT_SHUTDOWN: *out = (struct exit){ .kind = EXIT_SHUTDOWN, .rip = rip_of(cpu) }; return false;
     default:
         *out = (struct exit){ .kind = EXIT_FAULT, .rip = rip_of(cpu) };
         if (cpu->run->exit_reason == KVM_EXIT_INTERNAL_ERROR)

@@ -1,20 +1,21 @@
 /* The KVM engine behind the engine seam: opening a VM, its memory, and which function does what.
  *
- * Theory of operation. The kernel runs the vCPUs, and their local APICs with it (split irqchip): interrupts, IPIs, timers,
- * HLT and the wait for SIPI never come out. What comes out of KVM_RUN is the guest's talk with devices (vcpu.c), which goes
- * to engine_host.io in place on the vCPU's thread, the end of level-triggered interrupts (irqchip.c), and failures.
- * The board has no timer chip and no 8259, so none is made.
+ * Theory of operation. The kernel runs the vCPUs, and their local APICs with it (split irqchip): interrupts,
+ * IPIs, timers, HLT and the wait for SIPI never come out. What comes out of KVM_RUN is the guest's talk with
+ * devices (vcpu.c), which goes to engine_host.io in place on the vCPU's thread, the end of level-triggered
+ * interrupts (irqchip.c), and failures. The board has no timer chip and no 8259, so none is made.
  *
- * One vCPU per thread, and the kernel serializes the calls on each vCPU: state calls from another thread wait until KVM_RUN
- * returns, so they are for when no vCPU runs, as engine.h says.
+ * One vCPU per thread, and the kernel serializes the calls on each vCPU: state calls from another thread wait
+ * until KVM_RUN returns, so they are for when no vCPU runs, as engine.h says.
  *
- * Dirty pages come from two sides. The kernel's log (4.8, KVM_GET_DIRTY_LOG) knows what vCPUs wrote; writes by
- * device code through the mapping are unknown to it and are noted by memory_written in a bitmap per slot. dirty_take
- * joins both. A device's note is made after its write, a reader that clears the bit before copying the page sees either the
- * write or, at the next turn, the bit.
+ * Dirty pages come from two sides. The kernel's log (KVM_GET_DIRTY_LOG) knows what vCPUs wrote; writes by
+ * device code through the mapping are unknown to it and are noted by memory_written in a bitmap per slot.
+ * dirty_take joins both. A device's note is made after its write, a reader that clears the bit before copying
+ * the page sees either the write or, at the next turn, the bit.
  *
- * Time. The TSC is the host's with an offset; its frequency is told to the guest. All vCPUs that are set to TSC 0 together
- * get one offset, which is the kernel's way to keep them synchronous. kvmclock is the kernel's. */
+ * Time. The TSC is the host's with an offset; its frequency is told to the guest. All vCPUs that are set to
+ * TSC 0 together get one offset, which is the kernel's way to keep them synchronous. kvmclock is the
+ * kernel's. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,12 +76,13 @@ static bool vm_create(struct engine_vm *vm, struct yado_error *err)
         return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: cannot make a virtual machine%s",
                              errno == EBUSY ? "; another hypervisor holds the CPU's virtualization" : "");
     /* VMX without unrestricted guests needs both; elsewhere they do nothing. */
-    if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 || ioctl(vm->fd, KVM_SET_TSS_ADDR, KVM_TSS_ADDR) < 0)
+    if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
+        ioctl(vm->fd, KVM_SET_TSS_ADDR, KVM_TSS_ADDR) < 0)
         return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: cannot place the kernel's own pages");
     return true;
 }
 
-/* The frequency of the TSC that guests see, 4.56. */
+/* The frequency of the TSC that guests see. */
 static bool tsc_read(struct engine_vm *vm, struct yado_error *err)
 {
     int khz = ioctl(vm->cpus[0].fd, KVM_GET_TSC_KHZ, 0ul);
@@ -124,7 +126,8 @@ static bool kvm_open(struct engine_vm **out, const struct engine_config *cfg, st
 
     *out = NULL;
     if (cfg->vcpu_count == 0 || cfg->vcpu_count > KVM_VCPUS_MAX)
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "kvm: %u vCPUs; 1 to %d are possible", cfg->vcpu_count, KVM_VCPUS_MAX);
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "kvm: %u vCPUs; 1 to %d are possible", cfg->vcpu_count,
+                       KVM_VCPUS_MAX);
     vm = calloc(1, sizeof(*vm) + cfg->vcpu_count * sizeof(vm->cpus[0]));
     if (!vm)
         return err_set(err, YADO_ERR_HOST, "out of memory");
@@ -171,8 +174,8 @@ static bool slot_tell(struct engine_vm *vm, unsigned index, bool tracked, struct
     if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) == 0)
         return true;
     return err_set_errno(err, errno == ENOMEM ? YADO_ERR_MEMORY : YADO_ERR_HOST, errno,
-                         "kvm: the kernel refuses %llu MiB of memory at %#llx", (unsigned long long)(m->len >> 20),
-                         (unsigned long long)m->gpa);
+                         "kvm: the kernel refuses %llu MiB of memory at %#llx",
+                         (unsigned long long)(m->len >> 20), (unsigned long long)m->gpa);
 }
 
 static bool kvm_map(struct engine_vm *vm, const struct engine_memslot *slot, struct yado_error *err)
@@ -198,7 +201,8 @@ unsigned kvm_ram_peek(const struct engine_vm *vm, uint64_t gpa, uint8_t *buf, un
         if (gpa >= m->gpa && gpa - m->gpa < m->len) {
             unsigned n = (unsigned)min_u64(len, m->len - (gpa - m->gpa));
 
-            n = (unsigned)min_u64(n, PAGE - gpa % PAGE); /* what the guest maps behind a page is another one */
+            n = (unsigned)min_u64(n,
+                                  PAGE - gpa % PAGE); /* what the guest maps behind a page is another one */
             memcpy(buf, (const uint8_t *)m->hva + (gpa - m->gpa), n);
             return n;
         }
@@ -264,7 +268,8 @@ static bool kvm_dirty_take(struct engine_vm *vm, uint64_t gpa, uint64_t *bits, s
         if (s->mem.gpa != gpa)
             continue;
         if (!s->tracked)
-            return err_set(err, YADO_ERR_INTERNAL, "kvm: written pages at %#llx are not recorded", (unsigned long long)gpa);
+            return err_set(err, YADO_ERR_INTERNAL, "kvm: written pages at %#llx are not recorded",
+                           (unsigned long long)gpa);
         log = calloc(words, sizeof(*log)); /* the kernel overwrites, the caller wants them added */
         if (!log)
             return err_set(err, YADO_ERR_HOST, "out of memory");
@@ -285,7 +290,6 @@ static uint64_t kvm_tsc_khz(struct engine_vm *vm)
     return vm->tsc_khz;
 }
 
-/* 4.24, 4.25 */
 static uint64_t kvm_clock_get(struct engine_vm *vm)
 {
     struct kvm_clock_data clock = { 0 };
@@ -305,10 +309,11 @@ static bool kvm_clock_set(struct engine_vm *vm, uint64_t ns, struct yado_error *
 
 /* ---- counters ---- */
 
-static void kvm_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
+static void kvm_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value),
+                         void *ctx)
 {
-    static const char *const names[KC_COUNT] = { "exit_port", "exit_mmio", "exit_eoi", "exit_kick", "exit_signal",
-                                                 "exit_other" };
+    static const char *const names[KC_COUNT] = { "exit_port", "exit_mmio",   "exit_eoi",
+                                                 "exit_kick", "exit_signal", "exit_other" };
 
     for (unsigned k = 0; k < KC_COUNT; k++) {
         uint64_t sum = 0;

@@ -32,6 +32,13 @@ static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
     return a->disp + (a->base == R_SP ? g->sp_before : 0);
 }
 
+/* MOV with an absolute 64-bit address has displacements whose differences overflow; and nothing is worth
+ * grouping there. */
+static bool near_disp(const struct gaddr *a)
+{
+    return a->disp == (int32_t)a->disp;
+}
+
 static uint16_t key_regs(const struct gaddr *a)
 {
     return (uint16_t)((a->base >= 0 ? 1u << a->base : 0) | (a->index >= 0 ? 1u << a->index : 0));
@@ -52,7 +59,7 @@ static void look_ahead(struct trans *t, const struct gaddr *a, bool write, struc
             return;
         for (unsigned i = 0; i < g->access_count; i++) {
             const struct gaccess *x = &g->access[i];
-            if (!same_key(a, &x->a) || (a->base == R_SP && g->sp_epoch != epoch))
+            if (!near_disp(&x->a) || !same_key(a, &x->a) || (a->base == R_SP && g->sp_epoch != epoch))
                 continue;
             if (x->write && !write)
                 return;
@@ -144,7 +151,7 @@ static bool plain_base(const struct gaddr *a)
 
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref)
 {
-    if (t->mode & (MODE_NO_GROUP | MODE_ONE))
+    if ((t->mode & (MODE_NO_GROUP | MODE_ONE)) || !near_disp(a))
         return false;
     const struct ginsn *gi = &t->g[t->cur];
     int64_t d = sym_disp(gi, a);
