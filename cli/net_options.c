@@ -79,8 +79,9 @@ static int mac_set(struct run_net *n, const char *word, size_t len)
     char text[32];
 
     n->has_mac = word_copy(text, sizeof(text), word, len) && yado_mac_parse(text, &n->mac);
-    return n->has_mac ? EXIT_OK
-                      : usage_error("--net: mac=%.*s is not an address such as 52:54:00:12:34:56", (int)len, word);
+    return n->has_mac
+               ? EXIT_OK
+               : usage_error("--net: mac=%.*s is not an address such as 52:54:00:12:34:56", (int)len, word);
 }
 
 static int mtu_set(struct run_net *n, const char *value, const char *word, size_t len)
@@ -91,7 +92,8 @@ static int mtu_set(struct run_net *n, const char *value, const char *word, size_
     if (n->kind != RUN_NET_FD)
         return usage_error("--net %s: only fd has an mtu", value);
     if (!word_copy(text, sizeof(text), word, len) || !number_parse(text, YADO_MTU_MIN, YADO_MTU_MAX, &mtu))
-        return usage_error("--net: mtu=%.*s is not a number from %u to %u", (int)len, word, YADO_MTU_MIN, YADO_MTU_MAX);
+        return usage_error("--net: mtu=%.*s is not a number from %u to %u", (int)len, word, YADO_MTU_MIN,
+                           YADO_MTU_MAX);
     n->mtu = (unsigned)mtu;
     return EXIT_OK;
 }
@@ -125,7 +127,8 @@ static int word_read(struct run_net *n, const char *value, const char *word, siz
         return mtu_set(n, value, word + 4, len - 4);
     if (len > 8 && !memcmp(word, "forward=", 8))
         return forward_add(n, value, word + 8, len - 8);
-    return usage_error("--net %s: \"%.*s\" is none of mac=M, mtu=N, forward=%s", value, (int)len, word, forward_form);
+    return usage_error("--net %s: \"%.*s\" is none of mac=M, mtu=N, forward=%s", value, (int)len, word,
+                       forward_form);
 }
 
 int net_options_add(struct net_options *o, const char *value)

@@ -35,31 +35,33 @@ enum yado_protocol { YADO_TCP = 0, YADO_UDP = 1 };
 /* A port of the host whose connections or datagrams go to a port of the guest. */
 struct yado_forward {
     enum yado_protocol protocol;
-    const char *host_address; /* IPv4 or IPv6 in text; NULL: 127.0.0.1, this host alone. "0.0.0.0": everyone */
+    const char
+        *host_address; /* IPv4 or IPv6 in text; NULL: 127.0.0.1, this host alone. "0.0.0.0": everyone */
     uint16_t host_port, guest_port; /* not 0 */
 };
 
-/* A network of the guest's own behind this process: no privileges, nothing of the host's network is changed. The
- * guest is 10.0.2.15 by DHCP, the router and the host itself are 10.0.2.2 (a guest that connects there reaches services that
- * listen on the host's loopback), and 10.0.2.3 asks the host's name servers. IPv6 is fd79:6164:6f::/64 by router
- * advertisement, with ::2 and ::3. The guest's TCP, UDP and ICMP echo become sockets of this process. Returns NULL only
- * when out of memory. */
+/* A network of the guest's own behind this process: no privileges, nothing of the host's network is changed.
+ * The guest is 10.0.2.15 by DHCP, the router and the host itself are 10.0.2.2 (a guest that connects there
+ * reaches services that listen on the host's loopback), and 10.0.2.3 asks the host's name servers. IPv6 is
+ * fd79:6164:6f::/64 by router advertisement, with ::2 and ::3. The guest's TCP, UDP and ICMP echo become
+ * sockets of this process. Returns NULL only when out of memory. */
 struct yado_network_attachment *yado_nat_new(void);
 
-/* Adds a forward, which listens as soon as the machine starts. An IPv6 host address leads to the guest's IPv6 address.
- * Only for NAT. Checked by yado_config_validate; a port that is taken is found out at the start. */
+/* Adds a forward, which listens as soon as the machine starts. An IPv6 host address leads to the guest's IPv6
+ * address. Only for NAT. Checked by yado_config_validate; a port that is taken is found out at the start. */
 void yado_nat_add_forward(struct yado_network_attachment *nat, const struct yado_forward *forward);
 
 /* ---- others ---- */
 
-/* A tap interface of the host (Linux), which exists already and belongs to this user, or can be made (CAP_NET_ADMIN). The
- * MTU is the interface's. Returns NULL only when out of memory. */
+/* A tap interface of the host (Linux), which exists already and belongs to this user, or can be made
+ * (CAP_NET_ADMIN). The MTU is the interface's. Returns NULL only when out of memory. */
 struct yado_network_attachment *yado_tap_new(const char *name);
 
-/* A connected socket. A datagram socket carries one Ethernet frame in each datagram; a stream socket carries each frame behind
- * its length (4 bytes, most significant first), as passt and QEMU speak. The descriptor is duplicated: the caller
- * keeps, and may close, its own. No flags of it are changed. A datagram socket works best with SO_RCVBUF several times
- * SO_SNDBUF. Returns NULL when out of memory or descriptors, or when fd is not open. */
+/* A connected socket. A datagram socket carries one Ethernet frame in each datagram; a stream socket carries
+ * each frame behind its length (4 bytes, most significant first), as passt and QEMU speak. The descriptor is
+ * duplicated: the caller keeps, and may close, its own. No flags of it are changed. A datagram socket works
+ * best with SO_RCVBUF several times SO_SNDBUF. Returns NULL when out of memory or descriptors, or when fd is
+ * not open. */
 struct yado_network_attachment *yado_fd_network_new(int fd);
 
 /* The largest IP packet, YADO_MTU_MIN to YADO_MTU_MAX; default 1500. For yado_fd_network_new alone. */

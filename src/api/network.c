@@ -50,7 +50,7 @@ struct yado_mac yado_mac_random(void)
     do {
         got = getrandom(m.octet, sizeof(m.octet), 0);
     } while (got < 0 && errno == EINTR);
-    BUG_ON(got != (ssize_t)sizeof(m.octet)); /* six bytes are never refused */
+    BUG_ON(got != (ssize_t)sizeof(m.octet));       /* six bytes are never refused */
     m.octet[0] = (uint8_t)((m.octet[0] & ~1) | 2); /* unicast, locally administered */
     return m;
 }
@@ -75,9 +75,9 @@ struct yado_network_attachment *yado_nat_new(void)
 struct net_forward forward_of(const struct yado_forward *f)
 {
     const char *host = f->host_address ? f->host_address : "127.0.0.1";
-    struct net_forward to = {
-        .udp = f->protocol == YADO_UDP, .host_port = f->host_port, .guest_port = f->guest_port
-    };
+    struct net_forward to = { .udp = f->protocol == YADO_UDP,
+                              .host_port = f->host_port,
+                              .guest_port = f->guest_port };
 
     /* What does not fit is no address, cut or not. */
     memcpy(to.host, host, strnlen(host, sizeof(to.host) - 1));
@@ -185,7 +185,8 @@ bool forward_check(const struct net_forward *f, struct yado_error *err)
     uint8_t address[16];
 
     if (inet_pton(AF_INET, f->host, address) != 1 && inet_pton(AF_INET6, f->host, address) != 1)
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "forward: \"%s\" is not an IPv4 or IPv6 address", f->host);
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "forward: \"%s\" is not an IPv4 or IPv6 address",
+                       f->host);
     if (!f->host_port || !f->guest_port)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "forward: ports are from 1 to 65535");
     return true;
@@ -204,8 +205,9 @@ static bool forwards_check(const struct net_config *c, unsigned index, struct ya
         for (unsigned j = 0; j < i; j++) {
             if (same_listener(&c->forwards[i], &c->forwards[j]))
                 return err_set(err, YADO_ERR_INVALID_CONFIG,
-                               "network[%u].forwards[%u]: %s port %u at %s is taken by forwards[%u]", index, i,
-                               c->forwards[i].udp ? "udp" : "tcp", c->forwards[i].host_port, c->forwards[i].host, j);
+                               "network[%u].forwards[%u]: %s port %u at %s is taken by forwards[%u]", index,
+                               i, c->forwards[i].udp ? "udp" : "tcp", c->forwards[i].host_port,
+                               c->forwards[i].host, j);
         }
     }
     return true;
@@ -222,8 +224,8 @@ bool attachment_check(const struct spec_net *n, unsigned index, struct yado_erro
     if (n->mtu_unfit)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mtu: only a socket's can be set", index);
     if (c->mtu < NET_MTU_MIN || c->mtu > NET_MTU_MAX)
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mtu: %u is not from %u to %u", index, c->mtu,
-                       NET_MTU_MIN, NET_MTU_MAX);
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mtu: %u is not from %u to %u", index,
+                       c->mtu, NET_MTU_MIN, NET_MTU_MAX);
     if (c->kind == NET_TAP && (!c->name[0] || strlen(c->name) > INTERFACE_NAME_MAX))
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "network[%u].attachment: \"%.40s\" is not the name of an interface", index, c->name);
@@ -238,10 +240,12 @@ static bool mac_check(const struct spec *s, unsigned index, struct yado_error *e
 
     net_mac_format(mac, text);
     if ((mac[0] & 1) || !memcmp(mac, none, sizeof(none)))
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mac: %s is not a unicast address", index, text);
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mac: %s is not a unicast address", index,
+                       text);
     for (unsigned i = 0; i < index; i++) {
         if (!memcmp(mac, s->nets[i].mac, sizeof(none)))
-            return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mac: %s is that of network[%u]", index, text, i);
+            return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mac: %s is that of network[%u]", index,
+                           text, i);
     }
     return true;
 }
@@ -258,9 +262,9 @@ static bool listeners_check(const struct spec *s, unsigned index, struct yado_er
             for (unsigned k = 0; k < o->forward_count; k++) {
                 if (same_listener(&c->forwards[j], &o->forwards[k]))
                     return err_set(err, YADO_ERR_INVALID_CONFIG,
-                                   "network[%u].forwards[%u]: %s port %u at %s is taken by network[%u]", index, j,
-                                   c->forwards[j].udp ? "udp" : "tcp", c->forwards[j].host_port, c->forwards[j].host,
-                                   i);
+                                   "network[%u].forwards[%u]: %s port %u at %s is taken by network[%u]",
+                                   index, j, c->forwards[j].udp ? "udp" : "tcp", c->forwards[j].host_port,
+                                   c->forwards[j].host, i);
             }
         }
     }

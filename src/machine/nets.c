@@ -32,13 +32,15 @@ static void on_lost(void *ctx, const struct yado_error *why)
         d->all->lost(d->all->ctx, d->index, why);
 }
 
-/* Queues for several CPUs pay where the host's side has several flows to tell apart, and cost interrupts elsewhere. */
+/* Queues for several CPUs pay where the host's side has several flows to tell apart, and cost interrupts
+ * elsewhere. */
 static unsigned pairs_for(const struct net_config *cfg, unsigned vcpu_count)
 {
     return cfg->kind == NET_TAP ? (unsigned)min_u64(vcpu_count, VNET_PAIRS_MAX) : 1;
 }
 
-static bool device_build(struct nets *n, const struct nets_config *cfg, unsigned index, struct yado_error *err)
+static bool device_build(struct nets *n, const struct nets_config *cfg, unsigned index,
+                         struct yado_error *err)
 {
     const struct board_net *from = &cfg->nets[index];
     struct net_device *d = &n->devices[n->count++];
@@ -169,7 +171,8 @@ static bool forward_do(struct errand *e, struct yado_error *err)
     return b->ops->forward(b, e->forward, e->add, err);
 }
 
-bool nets_forward(struct nets *n, unsigned index, const struct net_forward *f, bool add, struct yado_error *err)
+bool nets_forward(struct nets *n, unsigned index, const struct net_forward *f, bool add,
+                  struct yado_error *err)
 {
     struct errand e = { .fn = forward_do, .forward = f, .add = add };
 
@@ -186,10 +189,11 @@ static bool attach_do(struct errand *e, struct yado_error *err)
     return b && vnet_attach(e->device->net, b, err);
 }
 
-/* The old one goes first, all the way: what it holds (a tap, ports that forwards listen on) may be what the new one wants. */
+/* The old one goes first, all the way (the second errand comes after its end): what it holds, a tap or ports
+ * that forwards listen on, may be what the new one or the caller wants. */
 bool nets_attach(struct nets *n, unsigned index, const struct net_config *cfg, struct yado_error *err)
 {
     struct errand off = { .fn = attach_do }, on = { .fn = attach_do, .config = cfg };
 
-    return errand_do(n, index, &off, err) && (!cfg || errand_do(n, index, &on, err));
+    return errand_do(n, index, &off, err) && errand_do(n, index, &on, err);
 }

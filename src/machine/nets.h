@@ -19,13 +19,15 @@ struct nets_config {
     void *ctx;
 };
 
-/* Makes devices and attachments and plugs them in. NULL and err on failure; the message begins with "network[index]". */
+/* Makes devices and attachments and plugs them in. NULL and err on failure; the message begins with
+ * "network[index]". */
 struct nets *nets_new(const struct nets_config *cfg, struct yado_error *err);
 void nets_reset(struct nets *n); /* no vCPU runs */
 void nets_free(struct nets *n);  /* no vCPU runs and the loop has ended; NULL is fine */
 
 /* While the loop runs, from any thread but the loop's; they return when it is done. */
-bool nets_forward(struct nets *n, unsigned index, const struct net_forward *f, bool add, struct yado_error *err);
+bool nets_forward(struct nets *n, unsigned index, const struct net_forward *f, bool add,
+                  struct yado_error *err);
 /* cfg NULL: unplugs. Without an attachment after a failure. */
 bool nets_attach(struct nets *n, unsigned index, const struct net_config *cfg, struct yado_error *err);
 

@@ -1,13 +1,13 @@
 /* A datagram socket that carries one Ethernet frame in each datagram, as virtual switches on Unix sockets do.
  *
- * Theory of operation. The descriptor is the caller's: its flags stay as they are, and every call says MSG_DONTWAIT.
- * Output that the socket does not take waits in a short queue; while there is more than OUT_HOLD bytes of it, the device
- * is refused and told by `writable` when the queue is empty. Input that the device does not take stays in `buf`, and the
- * socket is not read on until `resume`. So a slow guest makes the peer wait, and a slow peer the guest, and nothing is lost
- * that the socket itself does not lose.
+ * Theory of operation. The descriptor is the caller's: its flags stay as they are, and every call says
+ * MSG_DONTWAIT. Output that the socket does not take waits in a short queue; while there is more than
+ * OUT_HOLD bytes of it, the device is refused and told by `writable` when the queue is empty. Input that the
+ * device does not take stays in `buf`, and the socket is not read on until `resume`. So a slow guest makes
+ * the peer wait, and a slow peer the guest, and nothing is lost that the socket itself does not lose.
  *
- * The attachment is lost when the peer of a Unix socket is gone. What a network socket (UDP) says about its peer may be
- * different a moment later and costs a frame only. */
+ * The attachment is lost when the peer of a Unix socket is gone. What a network socket (UDP) says about its
+ * peer may be different a moment later and costs a frame only. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -27,7 +27,7 @@ struct dgram {
     unsigned events;
     struct net_fifo out;
     struct yado_error why;
-    size_t held; /* length of the frame in buf that the device refused; 0: none */
+    size_t held;                    /* length of the frame in buf that the device refused; 0: none */
     uint8_t buf[NET_FRAME_MAX + 1]; /* one more: a longer datagram shows */
 };
 
@@ -66,7 +66,8 @@ static void lose(struct dgram *d, int error)
 
 static bool is_end(const struct dgram *d, int error)
 {
-    return error == EPIPE || error == ENOTCONN || (d->is_unix && (error == ECONNREFUSED || error == ECONNRESET));
+    return error == EPIPE || error == ENOTCONN ||
+           (d->is_unix && (error == ECONNREFUSED || error == ECONNRESET));
 }
 
 /* False: the socket has no room. */
@@ -170,6 +171,14 @@ static bool dgram_start(struct net_backend *b, struct yado_error *err)
     return d->watch != NULL;
 }
 
+static void dgram_stop(struct net_backend *b)
+{
+    struct dgram *d = dgram_of(b);
+
+    d->is_lost = true;
+    watch_set(d);
+}
+
 static void dgram_free(struct net_backend *b)
 {
     struct dgram *d = dgram_of(b);
@@ -185,6 +194,7 @@ static const struct net_backend_ops dgram_ops = {
     .start = dgram_start,
     .send = dgram_send,
     .resume = dgram_resume,
+    .stop = dgram_stop,
     .free = dgram_free,
 };
 

@@ -1,15 +1,16 @@
 /* Long TCP segments to a guest with an ordinary MTU.
  *
- * Theory of operation. The network stack behind NAT ends each TCP connection of the guest in this process. It cuts what
- * it sends by the maximum segment size that the guest announced when the connection was opened (1460 bytes
- * on Ethernet), and each piece costs a pass through that stack, the device and the guest's. But nothing between it and the guest has a
- * size limit: virtio-net can hand over a packet of 64 KiB that stands for many segments (GSO). So the announced size is
- * raised on its way to the stack, and what comes back longer than the guest's own size is marked as GSO with
- * that size, as network hardware marks what it has put together from many packets (large receive offload). The guest sees its own
- * size everywhere: in acknowledgements, in what it forwards to containers, in its statistics.
+ * Theory of operation. The network stack behind NAT ends each TCP connection of the guest in this process. It
+ * cuts what it sends by the maximum segment size that the guest announced when the connection was opened
+ * (1460 bytes on Ethernet), and each piece costs a pass through that stack, the device and the guest's. But
+ * nothing between it and the guest has a size limit: virtio-net can hand over a packet of 64 KiB that stands
+ * for many segments (GSO). So the announced size is raised on its way to the stack, and what comes back
+ * longer than the guest's own size is marked as GSO with that size, as network hardware marks what it has put
+ * together from many packets (large receive offload). The guest sees its own size everywhere: in
+ * acknowledgements, in what it forwards to containers, in its statistics.
  *
- * The sizes are kept in a table by addresses and ports. A flow may be overwritten by another of equal hash, and
- * then has the smallest size that every host must take, which is right and a little slower. */
+ * The sizes are kept in a table by addresses and ports. A flow may be overwritten by another of equal hash,
+ * and then has the smallest size that every host must take, which is right and a little slower. */
 #include "net/mss.h"
 
 #include <string.h>
@@ -18,7 +19,7 @@
 
 enum { TCP_SYN = 2, TCP_FLAGS = 13, TCP_CSUM = 16, TCP_LEN = 20 };
 enum { OPT_END = 0, OPT_NOP = 1, OPT_MSS = 2, OPT_MSS_LEN = 4 };
-#define MSS_LEAST4 536  /* RFC 9293, 3.7.1 */
+#define MSS_LEAST4 536 /* RFC 9293, 3.7.1 */
 #define MSS_LEAST6 1220
 
 static struct mss_flow flow_of(const uint8_t *data, const struct net_layers *l, bool from_guest)
@@ -102,8 +103,8 @@ void mss_raise(struct mss_table *t, struct net_frame *f, uint16_t size)
         option[0] = (uint8_t)(size >> 8);
         option[1] = (uint8_t)size;
         memcpy(now, option - 1, 4);
-        csum = (uint16_t)~net_sum_fold((uint64_t)(uint16_t)~csum + (uint16_t)~old[0] + (uint16_t)~old[1] + now[0] +
-                                       now[1]);
+        csum = (uint16_t)~net_sum_fold((uint64_t)(uint16_t)~csum + (uint16_t)~old[0] + (uint16_t)~old[1] +
+                                       now[0] + now[1]);
     }
     memcpy(tcp + TCP_CSUM, &csum, 2);
 }

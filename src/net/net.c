@@ -43,6 +43,39 @@ bool net_start(struct net_backend *b, const struct net_port *port, struct yado_e
     return b->ops->start(b, err);
 }
 
+/* Stands in for the device from the retirement of a back end to its end. */
+static bool nobody_deliver(void *ctx, struct net_frame *f)
+{
+    (void)ctx;
+    (void)f;
+    return true;
+}
+
+static void nobody(void *ctx)
+{
+    (void)ctx;
+}
+
+static void nobody_lost(void *ctx, const struct yado_error *why)
+{
+    (void)ctx;
+    (void)why;
+}
+
+static void retired_free(void *b)
+{
+    net_free(b);
+}
+
+void net_retire(struct net_backend *b)
+{
+    b->port = (struct net_port){
+        .deliver = nobody_deliver, .flush = nobody, .writable = nobody, .lost = nobody_lost
+    };
+    b->ops->stop(b);
+    loop_post(b->loop, retired_free, b); /* without memory for that it stays for ever, silent */
+}
+
 void net_free(struct net_backend *b)
 {
     if (b)

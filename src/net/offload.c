@@ -1,14 +1,14 @@
 /* Checksums and segmentation in software.
  *
  * Theory of operation. A frame's offload state (net.h) can leave two things undone: the TCP or UDP checksum
- * (NEEDS_CSUM: sum from csum_start to the end and store at csum_offset; the field holds the pseudo header's sum
- * already), and the cutting of a long packet into ones of gso_size bytes of payload. The state comes from the guest and
- * is not trusted: net_offload_valid checks that the checksum lies in the frame and that a GSO type agrees with the
- * headers that are really there. hdr_len is not looked at.
+ * (NEEDS_CSUM: sum from csum_start to the end and store at csum_offset; the field holds the pseudo header's
+ * sum already), and the cutting of a long packet into ones of gso_size bytes of payload. The state comes from
+ * the guest and is not trusted: net_offload_valid checks that the checksum lies in the frame and that a GSO
+ * type agrees with the headers that are really there. hdr_len is not looked at.
  *
- * Cutting copies the headers before each piece and sets what differs: lengths, the IPv4 identification (counted up,
- * as hardware does) and header checksum, the TCP sequence number; FIN and PSH go with the last piece, CWR with the
- * first (RFC 3168, 6.1.2). */
+ * Cutting copies the headers before each piece and sets what differs: lengths, the IPv4 identification
+ * (counted up, as hardware does) and header checksum, the TCP sequence number; FIN and PSH go with the last
+ * piece, CWR with the first (RFC 3168, 6.1.2). */
 #include "net/offload.h"
 
 #include <string.h>
@@ -107,7 +107,8 @@ uint64_t net_sum(uint64_t sum, const void *data, size_t len)
     uint64_t lanes[4] = { 0 };
     uint16_t last = 0;
 
-    /* 2^32 words can be added to a lane before it overflows; the loop has a shape that compilers make vectors of. */
+    /* 2^32 words can be added to a lane before it overflows; the loop has a shape that compilers make vectors
+     * of. */
     for (; len >= 16; p += 16, len -= 16) {
         uint32_t w[4];
 
@@ -213,7 +214,7 @@ static void l4_set(uint8_t *data, const struct net_layers *l, size_t len, size_t
     } else {
         put32(l4 + TCP_SEQ, get32(l4 + TCP_SEQ) + (uint32_t)done);
         if (!last)
-            l4[TCP_FLAGS] &= (uint8_t)~(TCP_FIN | TCP_PSH);
+            l4[TCP_FLAGS] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
         if (!first)
             l4[TCP_FLAGS] &= (uint8_t)~TCP_CWR;
     }
@@ -222,7 +223,8 @@ static void l4_set(uint8_t *data, const struct net_layers *l, size_t len, size_t
     csum_store(l4 + at, csum ? csum : 0xffff);
 }
 
-void net_segment(const struct net_frame *f, uint8_t *buf, bool (*emit)(void *ctx, struct net_frame *f), void *ctx)
+void net_segment(const struct net_frame *f, uint8_t *buf, bool (*emit)(void *ctx, struct net_frame *f),
+                 void *ctx)
 {
     struct net_layers l;
     size_t payload, done = 0;

@@ -1,11 +1,12 @@
-/* A stream socket with each Ethernet frame behind its length, four bytes, most significant first: the framing of QEMU's
- * stream and socket back ends, of passt, and of vde and switch programs that followed them.
+/* A stream socket with each Ethernet frame behind its length, four bytes, most significant first: the framing
+ * of QEMU's stream and socket back ends, of passt, and of vde and switch programs that followed them.
  *
- * Theory of operation. As dgram.c in flags, refusal and hold. Output goes out by sendmsg, length and frame at once; what
- * the socket takes only in part waits in the queue with `out_done` bytes of the first frame (its length included) sent.
- * Input is read in large pieces into `in`; frames are delivered from there in place, and what remains (part of a frame,
- * or frames that the device refused) moves to the front before the next read. A length that no frame has means that the two
- * sides do not speak the same language: the attachment is lost, as it is at the end of the stream. */
+ * Theory of operation. As dgram.c in flags, refusal and hold. Output goes out by sendmsg, length and frame at
+ * once; what the socket takes only in part waits in the queue with `out_done` bytes of the first frame (its
+ * length included) sent. Input is read in large pieces into `in`; frames are delivered from there in place,
+ * and what remains (part of a frame, or frames that the device refused) moves to the front before the next
+ * read. A length that no frame has means that the two sides do not speak the same language: the attachment is
+ * lost, as it is at the end of the stream. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -67,7 +68,8 @@ static void lose(struct stream *s)
     loop_post(s->base.loop, lost_tell, s);
 }
 
-/* Sends a frame's bytes from `done` on. Returns how many of them are sent afterwards; LENGTH + len when it is all. */
+/* Sends a frame's bytes from `done` on. Returns how many of them are sent afterwards; LENGTH + len when it is
+ * all. */
 static size_t frame_out(struct stream *s, const struct net_frame *f, size_t done)
 {
     uint32_t length = htonl((uint32_t)f->len);
@@ -149,8 +151,8 @@ static void frames_in(struct stream *s)
         memcpy(&length, s->in + s->in_start, LENGTH);
         f.len = ntohl(length);
         if (f.len > NET_FRAME_MAX) {
-            err_set(&s->why, YADO_ERR_HOST, "the other side of the socket announces a frame of %zu bytes, which none has",
-                    f.len);
+            err_set(&s->why, YADO_ERR_HOST,
+                    "the other side of the socket announces a frame of %zu bytes, which none has", f.len);
             lose(s);
             return;
         }
@@ -211,6 +213,14 @@ static bool stream_start(struct net_backend *b, struct yado_error *err)
     return s->watch != NULL;
 }
 
+static void stream_stop(struct net_backend *b)
+{
+    struct stream *s = stream_of(b);
+
+    s->is_lost = true;
+    watch_set(s);
+}
+
 static void stream_free(struct net_backend *b)
 {
     struct stream *s = stream_of(b);
@@ -226,6 +236,7 @@ static const struct net_backend_ops stream_ops = {
     .start = stream_start,
     .send = stream_send,
     .resume = stream_resume,
+    .stop = stream_stop,
     .free = stream_free,
 };
 

@@ -1,10 +1,10 @@
 /* A tap interface of the host: frames of the guest appear as received by it, and the other way round.
  *
- * Theory of operation. The interface is opened with a virtio-net header before each frame (IFF_VNET_HDR), so that
- * unfinished checksums and packets of 64 KiB go to and from the host's kernel as they are, and are finished only when they
- * leave through hardware that cannot do it, or never. What the kernel may leave undone in frames for the guest is
- * asked for with TUNSETOFFLOAD; the device finishes it in software if the guest cannot take it. A kernel without the
- * header works with whole frames.
+ * Theory of operation. The interface is opened with a virtio-net header before each frame (IFF_VNET_HDR), so
+ * that unfinished checksums and packets of 64 KiB go to and from the host's kernel as they are, and are
+ * finished only when they leave through hardware that cannot do it, or never. What the kernel may leave
+ * undone in frames for the guest is asked for with TUNSETOFFLOAD; the device finishes it in software if the
+ * guest cannot take it. A kernel without the header works with whole frames.
  *
  * The interface exists, or the process may make it (CAP_NET_ADMIN). It is closed, not deleted, at the end. */
 #include <errno.h>
@@ -108,7 +108,8 @@ static bool frame_read(struct tap *t)
         lose(t, errno);
     if (n < 0)
         return false;
-    t->held = (struct net_frame){ .data = t->buf, .len = (size_t)n > header ? (size_t)n - header : 0, .off = off };
+    t->held =
+        (struct net_frame){ .data = t->buf, .len = (size_t)n > header ? (size_t)n - header : 0, .off = off };
     if (t->held.len < NET_ETH_LEN || t->held.len > NET_FRAME_MAX)
         t->held.len = 0;
     return true;
@@ -150,6 +151,14 @@ static bool tap_start(struct net_backend *b, struct yado_error *err)
     return t->watch != NULL;
 }
 
+static void tap_stop(struct net_backend *b)
+{
+    struct tap *t = tap_of(b);
+
+    t->is_lost = true;
+    watch_set(t);
+}
+
 static void tap_free(struct net_backend *b)
 {
     struct tap *t = tap_of(b);
@@ -165,11 +174,12 @@ static const struct net_backend_ops tap_ops = {
     .start = tap_start,
     .send = tap_send,
     .resume = tap_resume,
+    .stop = tap_stop,
     .free = tap_free,
 };
 
-/* A persistent interface that was made for several queues insists on being told so, and one made without a header on
- * that. */
+/* A persistent interface that was made for several queues insists on being told so, and one made without a
+ * header on that. */
 static bool flags_try(struct tap *t, struct ifreq *ifr)
 {
     static const short ways[] = { IFF_VNET_HDR, IFF_VNET_HDR | IFF_MULTI_QUEUE, 0, IFF_MULTI_QUEUE };
@@ -197,11 +207,13 @@ static bool interface_attach(struct tap *t, const char *name, struct yado_error 
         int e = errno;
 
         if (e == EPERM)
-            return err_set_errno(err, YADO_ERR_HOST, e,
-                                 "tap: %s cannot be opened; make it first, for this user (ip tuntap add dev %s "
-                                 "mode tap user ...)",
-                                 name, name);
-        return err_set_errno(err, e == EBUSY ? YADO_ERR_IN_USE : YADO_ERR_HOST, e, "tap: %s cannot be opened", name);
+            return err_set_errno(
+                err, YADO_ERR_HOST, e,
+                "tap: %s cannot be opened; make it first, for this user (ip tuntap add dev %s "
+                "mode tap user ...)",
+                name, name);
+        return err_set_errno(err, e == EBUSY ? YADO_ERR_IN_USE : YADO_ERR_HOST, e, "tap: %s cannot be opened",
+                             name);
     }
     if (!t->has_header)
         return true;

@@ -1,31 +1,34 @@
-/* NAT without privileges: a network of the guest's own whose router is libslirp in this process. The guest's connections
- * become sockets of the process; nothing of the host's network is touched.
+/* NAT without privileges: a network of the guest's own whose router is libslirp in this process. The guest's
+ * connections become sockets of the process; nothing of the host's network is touched.
  *
  *   10.0.2.0/24     fd79:6164:6f::/64
  *   10.0.2.2        fd79:6164:6f::2      the router, and the host itself (its loopback)
- *   10.0.2.3        fd79:6164:6f::3      name server: asks the host's (/etc/resolv.conf, read again as it changes)
- *   10.0.2.15       by advertisement     the guest: DHCP; where forwards lead
+ *   10.0.2.3        fd79:6164:6f::3      name server: asks the host's (/etc/resolv.conf, read again as it
+ * changes) 10.0.2.15       by advertisement     the guest: DHCP; where forwards lead
  *
- * Theory of operation. libslirp is single-threaded and driven by its user: frames go in by slirp_input, frames come out by
- * send_packet from within any call, and before sleeping it must be asked which descriptors and how much time to
- * wait for. Everything is done on the loop thread, so there is no lock. `service` is the one place that runs its sockets; it is
- * posted, once however often it is asked for, when descriptors are ready, time is up, or frames went in. It
+ * Theory of operation. libslirp is single-threaded and driven by its user: frames go in by slirp_input,
+ * frames come out by send_packet from within any call, and before sleeping it must be asked which descriptors
+ * and how much time to wait for. Everything is done on the loop thread, so there is no lock. `service` is the
+ * one place that runs its sockets; it is posted, once however often it is asked for, when descriptors are
+ * ready, time is up, or frames went in. It
  *   1. lets libslirp look at the descriptors that were reported since (and at its timers),
  *   2. gives the device the frames that wait,
  *   3. asks for descriptors and time again, and changes what the loop watches accordingly.
- * Watches are kept by descriptor number; libslirp says before it closes one (unregister_poll_fd), so that a number that
- * is used again is never taken for its predecessor.
+ * Watches are kept by descriptor number; libslirp says before it closes one (unregister_poll_fd), so that a
+ * number that is used again is never taken for its predecessor.
  *
- * Frames that libslirp makes while the device sends to it (acknowledgements, mostly) wait in a queue, as the device's
- * lock is held then; others are delivered at once if none waits. What finds no room in the guest waits as well, up
- * to OUT_MAX, and is dropped beyond: TCP windows (64 KiB a connection) keep that rare, and TCP repairs it.
+ * Frames that libslirp makes while the device sends to it (acknowledgements, mostly) wait in a queue, as the
+ * device's lock is held then; others are delivered at once if none waits. What finds no room in the guest
+ * waits as well, up to OUT_MAX, and is dropped beyond: TCP windows (64 KiB a connection) keep that rare, and
+ * TCP repairs it.
  *
- * Speed. libslirp has no offloads, but it does not mind long packets: a TCP packet of 64 KiB costs it about what
- * one of 1500 bytes does. So the guest may send such (the checksum is finished here, at memory speed), and mss.c makes
- * libslirp send them.
+ * Speed. libslirp has no offloads, but it does not mind long packets: a TCP packet of 64 KiB costs it about
+ * what one of 1500 bytes does. So the guest may send such (the checksum is finished here, at memory speed),
+ * and mss.c makes libslirp send them.
  *
- * Limits. libslirp has no window scaling. It keeps a little state for the whole process (the clock in milliseconds, the name
- * server's address), which several instances share without harm. Urgent data that comes alone waits for other data. */
+ * Limits. libslirp has no window scaling. It keeps a little state for the whole process (the clock in
+ * milliseconds, the name server's address), which several instances share without harm. Urgent data that
+ * comes alone waits for other data. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -41,8 +44,8 @@
 
 #define OUT_MAX (4u << 20)
 #define OUT_BURST 256 /* frames delivered before others get their turn */
-/* The largest that libslirp allows is 65521. Two such segments in a window of 65535 would not fit, and one end would
- * wait for the other with each; with half of it both work at the same time. */
+/* The largest that libslirp allows is 65521. Two such segments in a window of 65535 would not fit, and one
+ * end would wait for the other with each; with half of it both work at the same time. */
 #define STACK_MTU 32768
 #define MSS4 (STACK_MTU - 40)
 #define SLEEP_MAX_MS 1000
@@ -64,8 +67,9 @@ struct user {
     unsigned watch_room;
     unsigned round;
     struct loop_timer *timer;
-    uint64_t timer_due; /* ns; 0: not armed */
+    uint64_t timer_due;          /* ns; 0: not armed */
     bool posted, in_send, stuck; /* stuck: the device has no room */
+    bool is_stopped;
     struct net_fifo out;
     struct mss_table mss;
     uint8_t buf[NET_FRAME_MAX];
@@ -87,7 +91,7 @@ static void service(void *ctx);
 
 static void service_ask(struct user *u)
 {
-    if (!u->posted)
+    if (!u->posted && !u->is_stopped)
         u->posted = loop_post(u->base.loop, service, u);
 }
 
@@ -245,14 +249,15 @@ static struct user_watch *watch_at(struct user *u, int fd)
         if (!u->watches[fd])
             return NULL;
         *u->watches[fd] = (struct user_watch){ .user = u, .fd = fd };
-        /* libslirp's own descriptor; it leaves listeners blocking, and a connection may be gone before accept(). */
+        /* libslirp's own descriptor; it leaves listeners blocking, and a connection may be gone before
+         * accept(). */
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     }
     return u->watches[fd];
 }
 
-/* libslirp keeps what we return and asks for it by slirp_pollfds_poll; the descriptor itself serves. A watch that cannot be
- * had is tried again at the next service. */
+/* libslirp keeps what we return and asks for it by slirp_pollfds_poll; the descriptor itself serves. A watch
+ * that cannot be had is tried again at the next service. */
 static int on_add_poll(int fd, int events, void *ctx)
 {
     struct user *u = ctx;
@@ -270,8 +275,8 @@ static int on_add_poll(int fd, int events, void *ctx)
     return fd;
 }
 
-/* What the loop reported may be over by now (it reports what was so before the last service), and libslirp acts on it
- * without looking. So the descriptor is asked once more. */
+/* What the loop reported may be over by now (it reports what was so before the last service), and libslirp
+ * acts on it without looking. So the descriptor is asked once more. */
 static int on_get_ready(int fd, void *ctx)
 {
     struct user *u = ctx;
@@ -281,7 +286,8 @@ static int on_get_ready(int fd, void *ctx)
     if (!w || !w->is_ready)
         return 0;
     w->is_ready = false;
-    p.events = (short)((w->events & LOOP_READ ? POLLIN | POLLPRI : 0) | (w->events & LOOP_WRITE ? POLLOUT : 0));
+    p.events =
+        (short)((w->events & LOOP_READ ? POLLIN | POLLPRI : 0) | (w->events & LOOP_WRITE ? POLLOUT : 0));
     if (poll(&p, 1, 0) <= 0)
         return 0;
     return (p.revents & POLLIN ? SLIRP_POLL_IN : 0) | (p.revents & POLLOUT ? SLIRP_POLL_OUT : 0) |
@@ -333,6 +339,8 @@ static void service(void *ctx)
     const struct net_port *p = &u->base.port;
 
     u->posted = false;
+    if (u->is_stopped)
+        return;
     slirp_pollfds_poll(u->slirp, 0, on_get_ready, u);
     out_go_on(u);
     p->flush(p->ctx);
@@ -377,8 +385,8 @@ static void user_resume(struct net_backend *b)
     u->base.port.flush(u->base.port.ctx);
 }
 
-static bool address_read(const struct net_forward *f, struct sockaddr_storage *host, struct sockaddr_storage *guest,
-                         socklen_t *len)
+static bool address_read(const struct net_forward *f, struct sockaddr_storage *host,
+                         struct sockaddr_storage *guest, socklen_t *len)
 {
     struct sockaddr_in *h4 = (struct sockaddr_in *)host, *g4 = (struct sockaddr_in *)guest;
     struct sockaddr_in6 *h6 = (struct sockaddr_in6 *)host, *g6 = (struct sockaddr_in6 *)guest;
@@ -411,17 +419,24 @@ static bool user_forward(struct net_backend *b, const struct net_forward *f, boo
     if (!address_read(f, &host, &guest, &len))
         return err_set(err, YADO_ERR_INVALID_CONFIG, "forward: \"%s\" is not an IP address", f->host);
     errno = 0;
-    result = add ? slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, len, (struct sockaddr *)&guest, len, flags) :
-                   slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&host, len, flags);
+    result = add ? slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, len, (struct sockaddr *)&guest, len,
+                                      flags)
+                 : slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&host, len, flags);
     if (result == 0) {
         service_ask(u);
         return true;
     }
     if (!add)
-        return err_set(err, YADO_ERR_INVALID_CONFIG, "forward: there is none from %s port %u at %s", f->udp ? "udp" : "tcp",
-                       f->host_port, f->host);
+        return err_set(err, YADO_ERR_INVALID_CONFIG, "forward: there is none from %s port %u at %s",
+                       f->udp ? "udp" : "tcp", f->host_port, f->host);
     return err_set_errno(err, errno == EADDRINUSE ? YADO_ERR_IN_USE : YADO_ERR_HOST, errno,
-                         "forward: cannot listen on %s port %u at %s", f->udp ? "udp" : "tcp", f->host_port, f->host);
+                         "forward: cannot listen on %s port %u at %s", f->udp ? "udp" : "tcp", f->host_port,
+                         f->host);
+}
+
+static void user_stop(struct net_backend *b)
+{
+    user_of(b)->is_stopped = true;
 }
 
 static void user_free(struct net_backend *b)
@@ -446,6 +461,7 @@ static const struct net_backend_ops user_ops = {
     .send = user_send,
     .sent = user_sent,
     .resume = user_resume,
+    .stop = user_stop,
     .free = user_free,
     .forward = user_forward,
 };

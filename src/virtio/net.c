@@ -2,29 +2,30 @@
  *
  * Theory of operation
  *
- * The device is what the guest sees; where frames go is an attachment (net/net.h), which lives on the machine's loop thread.
- * So does the work here: a kick of a transmit queue on a vCPU thread switches kicks off and leaves the queue to the loop
- * thread (net_transmit), so that the guest goes on while its frames are sent. While it has work the loop thread asks for no
- * kicks; a guest that sends much hardly leaves to tell us.
+ * The device is what the guest sees; where frames go is an attachment (net/net.h), which lives on the
+ * machine's loop thread. So does the work here: a kick of a transmit queue on a vCPU thread switches kicks
+ * off and leaves the queue to the loop thread (net_transmit), so that the guest goes on while its frames are
+ * sent. While it has work the loop thread asks for no kicks; a guest that sends much hardly leaves to tell
+ * us.
  *
- * Out. Each chain is a header and a frame; both are copied out of guest memory once, checked (net_offload_valid) and
- * given to net_send. Used elements are published in batches. When the attachment refuses a frame its chain is put back,
- * the pair is marked in tx_stalled, and net_writable goes on.
+ * Out. Each chain is a header and a frame; both are copied out of guest memory once, checked
+ * (net_offload_valid) and given to net_send. Used elements are published in batches. When the attachment
+ * refuses a frame its chain is put back, the pair is marked in tx_stalled, and net_writable goes on.
  *
- * In. The attachment calls net_deliver with a frame and net_flush after a number of them. A frame longer than a receive
- * buffer takes several (MRG_RXBUF); they become visible at once, at the flush. If there are not enough, none is taken, the attachment
- * keeps the frame, kicks are asked for beyond those that are there, and the first kick lets it resume. Receive queues
- * have kicks off otherwise.
+ * In. The attachment calls net_deliver with a frame and net_flush after a number of them. A frame longer than
+ * a receive buffer takes several (MRG_RXBUF); they become visible at once, at the flush. If there are not
+ * enough, none is taken, the attachment keeps the frame, kicks are asked for beyond those that are there, and
+ * the first kick lets it resume. Receive queues have kicks off otherwise.
  *
- * Offloads. All that net/ can do in software is offered whatever the attachment, so that it can be changed under
- * a running guest, and because cutting and summing here is faster than in a translated guest. What a guest did not agree to take is
- * finished before it gets it.
+ * Offloads. All that net/ can do in software is offered whatever the attachment, so that it can be changed
+ * under a running guest, and because cutting and summing here is faster than in a translated guest. What a
+ * guest did not agree to take is finished before it gets it.
  *
  * Several pairs of queues: a frame comes in by the pair that its flow last went out by.
  *
- * Locks: vd.lock guards everything. The attachment is called with it held for send and sent, and without it for resume
- * and its end; it calls in without any. `backend` changes on the loop thread alone, with the lock held, so the loop thread
- * reads it without. */
+ * Locks: vd.lock guards everything. The attachment is called with it held for send and sent, and without it
+ * for resume and its end; it calls in without any. `backend` changes on the loop thread alone, with the lock
+ * held, so the loop thread reads it without. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -99,34 +100,6 @@ static void backend_lost(void *ctx, const struct yado_error *why)
         n->lost(n->ctx, why);
 }
 
-/* Stands in for the device once an attachment is unplugged, until it is freed. */
-static bool nobody_deliver(void *ctx, struct net_frame *f)
-{
-    (void)ctx;
-    (void)f;
-    return true;
-}
-
-static void nobody(void *ctx)
-{
-    (void)ctx;
-}
-
-static void nobody_lost(void *ctx, const struct yado_error *why)
-{
-    (void)ctx;
-    (void)why;
-}
-
-static const struct net_port no_port = {
-    .deliver = nobody_deliver, .flush = nobody, .writable = nobody, .lost = nobody_lost
-};
-
-static void backend_free(void *backend)
-{
-    net_free(backend);
-}
-
 bool vnet_attach(struct vnet *n, struct net_backend *backend, struct yado_error *err)
 {
     bool ok = true;
@@ -138,11 +111,8 @@ bool vnet_attach(struct vnet *n, struct net_backend *backend, struct yado_error 
     vdev_lock(&n->vd);
     n->backend = NULL;
     vdev_unlock(&n->vd);
-    /* Calls that the old one has posted to itself come before its end. Without memory for that it is kept for ever. */
-    if (old) {
-        old->port = no_port;
-        loop_post(n->loop, backend_free, old);
-    }
+    if (old)
+        net_retire(old);
     if (backend && !net_start(backend, &port, err)) {
         net_free(backend);
         backend = NULL;
@@ -171,9 +141,9 @@ struct vnet *vnet_new(const struct vnet_config *cfg, struct yado_error *err)
     unsigned pairs = cfg->queue_pairs ? cfg->queue_pairs : 1;
     struct vdev_params p = {
         .label = cfg->label,
-        .features = F_CSUM | GUEST_OFFLOADS | F_CTRL_GUEST_OFFLOADS | F_MAC | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN |
-                    F_HOST_USO | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_RX | F_CTRL_RX_EXTRA |
-                    F_GUEST_ANNOUNCE | F_CTRL_MAC_ADDR | (pairs > 1 ? F_MQ : 0) |
+        .features = F_CSUM | GUEST_OFFLOADS | F_CTRL_GUEST_OFFLOADS | F_MAC | F_HOST_TSO4 | F_HOST_TSO6 |
+                    F_HOST_ECN | F_HOST_USO | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_RX |
+                    F_CTRL_RX_EXTRA | F_GUEST_ANNOUNCE | F_CTRL_MAC_ADDR | (pairs > 1 ? F_MQ : 0) |
                     (cfg->mtu != NET_MTU_DEFAULT ? F_MTU : 0),
         .queue_count = 2 * pairs + 1,
         .queue_size = QUEUE_SIZE,

@@ -26,15 +26,16 @@ struct vnet *vnet_new(const struct vnet_config *cfg, struct yado_error *err);
 void vnet_free(struct vnet *n);
 struct vdev *vnet_vdev(struct vnet *n);
 
-/* Plugs an attachment in, in place of an earlier one, which is freed; takes `backend` over, also on failure. NULL unplugs: the
- * link is down. Before the loop runs, or on the loop thread. */
+/* Plugs an attachment in, in place of an earlier one, which is freed; takes `backend` over, also on failure.
+ * NULL unplugs: the link is down. Before the loop runs, or on the loop thread. */
 bool vnet_attach(struct vnet *n, struct net_backend *backend, struct yado_error *err);
 struct net_backend *vnet_attachment(struct vnet *n); /* NULL: unplugged. Loop thread */
 
 struct vnet_counters {
-    uint64_t sent, received;               /* frames between guest and attachment */
+    uint64_t sent, received; /* frames between guest and attachment */
     uint64_t sent_bytes, received_bytes;
-    uint64_t bad, filtered, unfit, waited; /* sent but malformed; not for this guest; too long for its buffers; no buffers */
+    uint64_t bad, filtered, unfit,
+        waited; /* sent but malformed; not for this guest; too long for its buffers; no buffers */
 };
 
 struct vnet_counters vnet_counters_get(struct vnet *n); /* any thread */

@@ -1,7 +1,8 @@
 /* virtio-net: the control queue and the receive filter. virtio 1.2, 5.1.6.5.
  *
- * A command is a class, a code and data in the readable part of a chain, and one byte of answer in the writable part. What is
- * not understood, of the wrong length, or not agreed on is answered with ERR and changes nothing. */
+ * A command is a class, a code and data in the readable part of a chain, and one byte of answer in the
+ * writable part. What is not understood, of the wrong length, or not agreed on is answered with ERR and
+ * changes nothing. */
 #include <string.h>
 
 #include "virtio/net_priv.h"
@@ -37,8 +38,8 @@ void net_control_reset(struct vnet *n)
 static bool rx_set(struct vnet *n, const struct control *c)
 {
     struct net_filter *f = &n->filter;
-    bool *const modes[] = { &f->promiscuous, &f->all_multicast, &f->all_unicast,
-                            &f->no_multicast, &f->no_unicast,   &f->no_broadcast };
+    bool *const modes[] = { &f->promiscuous,  &f->all_multicast, &f->all_unicast,
+                            &f->no_multicast, &f->no_unicast,    &f->no_broadcast };
     uint8_t on;
 
     if (c->len != 1 || c->code >= array_size(modes) ||
@@ -50,7 +51,8 @@ static bool rx_set(struct vnet *n, const struct control *c)
 }
 
 /* One table: a count and so many addresses. Moves *off past it. */
-static bool table_read(const struct control *c, uint64_t *off, uint8_t (*table)[6], unsigned *count, bool *all)
+static bool table_read(const struct control *c, uint64_t *off, uint8_t (*table)[6], unsigned *count,
+                       bool *all)
 {
     uint32_t n;
 
@@ -183,9 +185,8 @@ bool net_wanted(const struct vnet *n, const uint8_t *frame)
     if (!memcmp(frame, broadcast, 6))
         return !f->no_broadcast;
     if (frame[0] & 1)
-        return !f->no_multicast &&
-               (f->all_multicast || f->many_multicast ||
-                in_table(f->multicast[0], f->multicast_count, frame));
+        return !f->no_multicast && (f->all_multicast || f->many_multicast ||
+                                    in_table(f->multicast[0], f->multicast_count, frame));
     return !f->no_unicast && (f->all_unicast || f->many_unicast || !memcmp(frame, n->space.mac, 6) ||
                               in_table(f->unicast[0], f->unicast_count, frame));
 }

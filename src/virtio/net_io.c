@@ -165,7 +165,8 @@ static void chains_untake(struct vnet *n, unsigned queue, unsigned count)
         vdev_untake(&n->vd, queue, n->rx_chains[count].head);
 }
 
-/* Takes chains for `need` bytes; their segments go to rx_segs. Nothing is held unless the result is PUT_DONE. */
+/* Takes chains for `need` bytes; their segments go to rx_segs. Nothing is held unless the result is PUT_DONE.
+ */
 static enum put chains_take(struct vnet *n, unsigned queue, uint64_t need, unsigned *chains, unsigned *segs)
 {
     struct vdev *vd = &n->vd;
@@ -308,7 +309,7 @@ static bool receive_locked(struct vnet *n, struct net_frame *f)
         case PUT_NO_ROOM: break;
         }
         if (!vdev_running(vd) || !vd->queues[queue].enabled)
-            return true; /* it broke over this */
+            return true;         /* it broke over this */
         vdev_publish(vd, queue); /* the guest must see those that it has, to give new ones */
         if (!virtq_kicks_on_more(&vd->queues[queue])) {
             n->rx_starved |= 1u << pair;

@@ -71,8 +71,8 @@ struct vnet {
     uint64_t guest_offloads; /* of GUEST_OFFLOADS, in force now */
     struct net_filter filter;
 
-    uint32_t tx_stalled;     /* bit per pair: the attachment refused */
-    uint32_t rx_starved;     /* bit per pair: a frame was refused for lack of buffers */
+    uint32_t tx_stalled; /* bit per pair: the attachment refused */
+    uint32_t rx_starved; /* bit per pair: a frame was refused for lack of buffers */
     bool resume_posted;
     uint8_t steer[STEER_SLOTS]; /* pair by flow, 5.1.6.5.6.1 */
     struct vnet_counters counters;
@@ -91,7 +91,8 @@ static inline struct vnet *vnet_of(struct vdev *vd)
     return container_of(vd, struct vnet, vd);
 }
 
-/* The queues: receive and transmit of each pair, then control (5.1.2); without MQ the control queue is the third. */
+/* The queues: receive and transmit of each pair, then control (5.1.2); without MQ the control queue is the
+ * third. */
 static inline unsigned queue_rx(unsigned pair)
 {
     return 2 * pair;
@@ -105,9 +106,9 @@ static inline unsigned queue_control(const struct vnet *n)
     return vdev_has(&n->vd, F_MQ) ? 2 * n->pairs : 2;
 }
 
-bool net_transmit(struct vnet *n, unsigned pair);      /* `process` of a transmit queue */
+bool net_transmit(struct vnet *n, unsigned pair);       /* `process` of a transmit queue */
 void net_receive_kicked(struct vnet *n, unsigned pair); /* `process` of a receive queue */
-bool net_deliver(void *ctx, struct net_frame *f);      /* of struct net_port */
+bool net_deliver(void *ctx, struct net_frame *f);       /* of struct net_port */
 void net_flush(void *ctx);
 void net_writable(void *ctx);
 

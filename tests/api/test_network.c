@@ -1,4 +1,5 @@
-/* Network configuration through the public API: addresses, what validation says, and changes while a machine runs. */
+/* Network configuration through the public API: addresses, what validation says, and changes while a machine
+ * runs. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,8 +19,14 @@
 
 static void addresses_are_read_and_written(void **state)
 {
-    static const char *const bad[] = { "", "52:54:00:12:34", "52:54:00:12:34:5", "52:54:00:12:34:567", "52-54-00-12-34-56",
-                                       "52:54:00:12:34:5g", " 2:54:00:12:34:56", "52:54:00:12:34:56:" };
+    static const char *const bad[] = { "",
+                                       "52:54:00:12:34",
+                                       "52:54:00:12:34:5",
+                                       "52:54:00:12:34:567",
+                                       "52-54-00-12-34-56",
+                                       "52:54:00:12:34:5g",
+                                       " 2:54:00:12:34:56",
+                                       "52:54:00:12:34:56:" };
     struct yado_mac m = { { 9 } }, n;
     char text[YADO_MAC_TEXT_LEN];
 
@@ -118,7 +125,8 @@ static void validation_names_the_field(void **state)
     expect(forwarded("localhost", 1, 1, 1), "network[0].forwards[0]: forward: \"localhost\"");
     expect(forwarded(NULL, 0, 80, 1), "network[0].forwards[0]");
     expect(forwarded(NULL, 80, 0, 1), "network[0].forwards[0]");
-    expect(forwarded(NULL, 80, 80, 2), "network[0].forwards[1]: tcp port 80 at 127.0.0.1 is taken by forwards[0]");
+    expect(forwarded(NULL, 80, 80, 2),
+           "network[0].forwards[1]: tcp port 80 at 127.0.0.1 is taken by forwards[0]");
     yado_nat_add_forward(tap, &f);
     expect(tap, "network[0].forwards");
 
@@ -201,7 +209,9 @@ static int listen_on(uint16_t *port)
 
 static bool is_open(uint16_t port)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port) };
+    struct sockaddr_in a = { .sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons(port) };
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     bool ok = connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0;
 
@@ -215,7 +225,8 @@ static void forwards_change_while_it_runs(void **state)
     struct heard h = { 0 };
     struct yado_config *c = config_new();
     struct yado_machine *m;
-    struct yado_forward f = { .guest_port = 22 }, bad = { .host_address = "nowhere", .host_port = 1, .guest_port = 1 };
+    struct yado_forward f = { .guest_port = 22 },
+                        bad = { .host_address = "nowhere", .host_port = 1, .guest_port = 1 };
     uint16_t first, second;
 
     (void)state;
@@ -315,9 +326,9 @@ static void attachments_change_and_get_lost(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(addresses_are_read_and_written),  cmocka_unit_test(validation_names_the_field),
-        cmocka_unit_test(what_could_not_be_made_is_told),  cmocka_unit_test(forwards_change_while_it_runs),
-        cmocka_unit_test(a_taken_port_fails_the_start),    cmocka_unit_test(attachments_change_and_get_lost),
+        cmocka_unit_test(addresses_are_read_and_written), cmocka_unit_test(validation_names_the_field),
+        cmocka_unit_test(what_could_not_be_made_is_told), cmocka_unit_test(forwards_change_while_it_runs),
+        cmocka_unit_test(a_taken_port_fails_the_start),   cmocka_unit_test(attachments_change_and_get_lost),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -53,9 +53,10 @@ static void all_forms_are_read(void **state)
     const struct run_forward *f = o.nets[0].forwards;
 
     (void)state;
-    assert_int_equal(net_options_add(&o, "nat,mac=52:54:00:00:00:01,forward=tcp:8080:80,forward=udp:0.0.0.0:53:5353,"
-                                         "forward=tcp:[::1]:2222:22"),
-                     EXIT_OK);
+    assert_int_equal(
+        net_options_add(&o, "nat,mac=52:54:00:00:00:01,forward=tcp:8080:80,forward=udp:0.0.0.0:53:5353,"
+                            "forward=tcp:[::1]:2222:22"),
+        EXIT_OK);
     assert_true(o.nets[0].has_mac);
     assert_int_equal(o.nets[0].mac.octet[5], 1);
     assert_int_equal(o.nets[0].forward_count, 3);

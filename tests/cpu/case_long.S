@@ -469,6 +469,32 @@ CASE(page_crossing_code, MODE_LONG)
     EQ(r13, got_rip[rip])
     PASS
 
+/* A vector instruction whose second page comes only after it has faulted: it must run then, not be refused. */
+CASE(page_crossing_vector, MODE_LONG)
+    set_page 14, FRAME + RW_S
+    set_page 15, 0
+    mov word ptr [FRAME + 0xffe], 0x0f66 /* pxor xmm0, xmm0; ret */
+    mov dword ptr [FRAME + 0x4000], 0xc3c0ef
+    mov rbx, PAGES + 0xeffe
+    mov eax, 5
+    movq xmm0, rax
+    lea rax, [rip + 1f]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    call rbx
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 14)
+    lea r12, [rbx + 2]
+    EQ(r12, got_cr2[rip])
+    EQ(rbx, got_rip[rip])
+    set_page 15, FRAME + 0x4000 + RW_S
+    call rbx
+    movq rax, xmm0
+    EQ(rax, 0)
+    call rbx
+    PASS
+
 /* ---- code that changes itself: volume 3, 8.1.3 ---- */
 CASE(smc_next_instruction, MODE_LONG)
     mov ecx, 3

@@ -6,6 +6,7 @@
  * "start", "exit STATUS" for each line (128 + n for signal n) and "done"; a byte T that comes in there is
  * passed to the running program as SIGTERM. Then it switches the machine off. Whatever goes wrong is said on
  * the kernel's console. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -105,6 +106,34 @@ static pid_t start(char *line, int job)
     _exit(127);
 }
 
+/* Says on the console where the threads of the child are: for a test that hangs. */
+static void show(pid_t child)
+{
+    static const char *const files[] = { "comm", "status", "wchan", "syscall", "stack" };
+    char path[300], text[2000];
+    struct dirent *d;
+    DIR *tasks;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", child);
+    tasks = opendir(path);
+    while (tasks && (d = readdir(tasks))) {
+        for (unsigned i = 0; d->d_name[0] != '.' && i < sizeof(files) / sizeof(files[0]); i++) {
+            int fd;
+            ssize_t n;
+
+            snprintf(path, sizeof(path), "/proc/%d/task/%.20s/%s", child, d->d_name, files[i]);
+            fd = open(path, O_RDONLY | O_CLOEXEC);
+            n = fd >= 0 ? read(fd, text, i == 1 ? 60 : sizeof(text)) : 0;
+            printf("l1: thread %s %s: %.*s\n", d->d_name, files[i], (int)(n > 0 ? n : 0), text);
+            if (fd >= 0)
+                close(fd);
+        }
+    }
+    if (tasks)
+        closedir(tasks);
+    fflush(stdout);
+}
+
 /* Until the child ends. */
 static int wait_for(pid_t child, int control, int signals)
 {
@@ -115,8 +144,12 @@ static int wait_for(pid_t child, int control, int signals)
         char byte;
 
         poll(fds, 2, -1);
-        if (fds[0].revents & POLLIN && read(control, &byte, 1) == 1 && byte == 'T')
-            kill(child, SIGTERM);
+        if (fds[0].revents & POLLIN && read(control, &byte, 1) == 1) {
+            if (byte == 'T')
+                kill(child, SIGTERM);
+            else if (byte == 'S')
+                show(child);
+        }
         if (fds[1].revents & POLLIN) {
             struct signalfd_siginfo info;
 

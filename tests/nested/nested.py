@@ -148,7 +148,7 @@ class Parts:
 class L1:
     """A running middle machine. Use as a context manager: it never outlives the block."""
 
-    def __init__(self, parts, programs, jobs, files=None, disk=None, cpus=2, memory=1536):
+    def __init__(self, parts, programs, jobs, files=None, disk=None, cpus=1, memory=1536):
         self.tmp = tempfile.TemporaryDirectory(prefix='yado-nested-')
         initrd = os.path.join(self.tmp.name, 'initrd')
         with open(initrd, 'wb') as f:
@@ -158,7 +158,7 @@ class L1:
         self.control, control_there = socket.socketpair()
         argv = ['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-M', 'q35',
                 '-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', str(cpus), '-m', f'{memory}M',
-                '-kernel', parts.kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off',
+                '-kernel', parts.kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off no_timer_check',
                 '-serial', f'file:{self.console_path}', '-device', 'virtio-serial-pci,disable-legacy=on']
         for n, (name, there) in enumerate((('job', job_there), ('control', control_there)), 1):
             argv += ['-chardev', f'socket,id={name},fd={there.fileno()}', '-device', f'virtserialport,chardev={name},nr={n}']
@@ -189,7 +189,7 @@ class L1:
     def describe(self, text):
         console = read(self.console_path).decode(errors='replace') if os.path.exists(self.console_path) else ''
         return f'{text}\n--- end of the output\n{self.all[-3000:].decode(errors="replace")}\n--- end of L1\'s console\n' \
-               f'{console[-1500:]}'
+               f'{console[-6000:]}'
 
     def _read(self, timeout):
         ready, _, _ = select.select([self.job, self.control], [], [], timeout)
@@ -214,6 +214,8 @@ class L1:
             if found:
                 return found
             if time.monotonic() > deadline:
+                self.control.sendall(b'S')
+                time.sleep(3)
                 raise NestedError(self.describe(f'time out ({timeout * SLOW:.0f} s) waiting for {what}'))
             if not self._read(0.2) and self.process.poll() is not None and not check():
                 raise NestedError(self.describe(f'L1 ended while waiting for {what}'))

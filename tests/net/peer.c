@@ -76,7 +76,9 @@ void peer_init(struct peer *p)
 
 void peer_start(struct peer *p, struct net_backend *b)
 {
-    struct net_port port = { .deliver = deliver, .flush = flush, .writable = writable, .lost = lost, .ctx = p };
+    struct net_port port = {
+        .deliver = deliver, .flush = flush, .writable = writable, .lost = lost, .ctx = p
+    };
     struct yado_error err = YADO_ERROR_INIT;
 
     assert_non_null(b);

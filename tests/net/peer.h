@@ -1,4 +1,5 @@
-/* A device for back ends under test: keeps the frames that they deliver and can refuse them; and frames made by hand. */
+/* A device for back ends under test: keeps the frames that they deliver and can refuse them; and frames made
+ * by hand. */
 #ifndef TESTS_NET_PEER_H
 #define TESTS_NET_PEER_H
 

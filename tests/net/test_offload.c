@@ -20,8 +20,16 @@ static void data_fill(void)
 
 static struct packet tcp_packet(size_t len)
 {
-    return (struct packet){ .src = { 10, 0, 2, 15 }, .dst = { 10, 0, 2, 2 }, .sport = 1234, .dport = 80,
-                            .seq = 0xffffff00, .ack = 7, .flags = 0x99, .window = 1000, .payload = data, .len = len };
+    return (struct packet){ .src = { 10, 0, 2, 15 },
+                            .dst = { 10, 0, 2, 2 },
+                            .sport = 1234,
+                            .dport = 80,
+                            .seq = 0xffffff00,
+                            .ack = 7,
+                            .flags = 0x99,
+                            .window = 1000,
+                            .payload = data,
+                            .len = len };
 }
 
 /* An IPv6 packet around the TCP or UDP part of an IPv4 one. */
@@ -129,7 +137,8 @@ static bool on_piece(void *ctx, struct net_frame *f)
         bool last = p->done + n == sizeof(data);
 
         assert_int_equal(get32(l4 + 4), 0xffffff00 + (uint32_t)p->done);
-        assert_int_equal(l4[13], 0x10 | (last ? 0x09 : 0) | (p->count ? 0 : 0x80)); /* FIN, PSH last; CWR first */
+        assert_int_equal(l4[13],
+                         0x10 | (last ? 0x09 : 0) | (p->count ? 0 : 0x80)); /* FIN, PSH last; CWR first */
     }
     p->done += n;
     p->count++;
@@ -212,7 +221,8 @@ static bool on_any_piece(void *ctx, struct net_frame *f)
     return true;
 }
 
-/* Any bytes at all: nothing is read or written outside (for the sanitizers), and what is found lies inside. */
+/* Any bytes at all: nothing is read or written outside (for the sanitizers), and what is found lies inside.
+ */
 static void any_bytes_are_safe(void **state)
 {
     struct packet k = tcp_packet(200);

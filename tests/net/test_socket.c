@@ -1,5 +1,5 @@
-/* Datagram and stream sockets: frames pass whole in both directions, each side can make the other wait, and the end of the
- * other side is told. */
+/* Datagram and stream sockets: frames pass whole in both directions, each side can make the other wait, and
+ * the end of the other side is told. */
 #include <arpa/inet.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -123,8 +123,8 @@ static void frames_pass(void **state)
     pass(SOCK_SEQPACKET);
 }
 
-/* The outside does not read: frames are refused at some point, none of those taken is lost, and the device is told when it
- * goes on. */
+/* The outside does not read: frames are refused at some point, none of those taken is lost, and the device is
+ * told when it goes on. */
 static void outside_is_slow(int type)
 {
     static uint8_t frame[1514];
@@ -238,8 +238,13 @@ static void pieces_make_frames(void **state)
 static void long_packets_are_cut(void **state)
 {
     static uint8_t data[20000], frame[NET_FRAME_MAX], got[NET_FRAME_MAX];
-    struct packet k = { .src = { 10, 0, 0, 1 }, .dst = { 10, 0, 0, 2 }, .sport = 1, .dport = 2, .flags = 16,
-                        .payload = data, .len = sizeof(data) };
+    struct packet k = { .src = { 10, 0, 0, 1 },
+                        .dst = { 10, 0, 0, 2 },
+                        .sport = 1,
+                        .dport = 2,
+                        .flags = 16,
+                        .payload = data,
+                        .len = sizeof(data) };
     struct net_frame f = { .data = frame };
     struct peer p;
     int fd = pair_start(&p, SOCK_DGRAM);
@@ -249,9 +254,11 @@ static void long_packets_are_cut(void **state)
     fill(data, sizeof(data), 5);
     f.len = packet_make(frame, &k);
     put16(frame + 50, packet_pseudo(frame));
-    f.off = (struct net_offload){
-        .flags = NET_NEEDS_CSUM, .gso_type = NET_GSO_TCPV4, .gso_size = 1460, .csum_start = 34, .csum_offset = 16
-    };
+    f.off = (struct net_offload){ .flags = NET_NEEDS_CSUM,
+                                  .gso_type = NET_GSO_TCPV4,
+                                  .gso_size = 1460,
+                                  .csum_start = 34,
+                                  .csum_offset = 16 };
     assert_true(peer_send(&p, &f));
     while (done < sizeof(data)) {
         struct pollfd w = { .fd = fd, .events = POLLIN };

@@ -50,7 +50,8 @@ static size_t arp_make(uint8_t *buf, unsigned op, const uint8_t target_mac[6], c
     return 60;
 }
 
-/* The next frame that is no router advertisement or neighbour's question; answers questions about the guest's address. */
+/* The next frame that is no router advertisement or neighbour's question; answers questions about the guest's
+ * address. */
 static struct net_frame *next(struct peer *p)
 {
     for (;;) {
@@ -163,8 +164,15 @@ struct tcp {
 static void tcp_send(struct tcp *t, uint8_t flags, const void *data, size_t len, unsigned mss)
 {
     static uint8_t buf[NET_FRAME_MAX];
-    struct packet p = { .sport = t->local, .dport = t->port, .seq = t->seq, .ack = t->ack, .flags = flags,
-                        .window = 65535, .mss = mss, .payload = data, .len = len };
+    struct packet p = { .sport = t->local,
+                        .dport = t->port,
+                        .seq = t->seq,
+                        .ack = t->ack,
+                        .flags = flags,
+                        .window = 65535,
+                        .mss = mss,
+                        .payload = data,
+                        .len = len };
 
     memcpy(p.src, guest_ip, 4);
     memcpy(p.dst, t->remote, 4);
@@ -274,7 +282,8 @@ static void connects_and_talks(void **state)
     peer_end(&p);
 }
 
-/* What a guest with checksum and segmentation offload sends: one frame of 40,000 bytes, its checksum left undone. */
+/* What a guest with checksum and segmentation offload sends: one frame of 40,000 bytes, its checksum left
+ * undone. */
 static void takes_long_unfinished_segments(void **state)
 {
     static uint8_t data[40000], got[40000], buf[NET_FRAME_MAX];
@@ -297,8 +306,12 @@ static void takes_long_unfinished_segments(void **state)
     k.ack = t.ack;
     f.len = packet_make(buf, &k);
     put16(buf + NET_ETH_LEN + 36, packet_pseudo(buf));
-    f.off = (struct net_offload){ .flags = NET_NEEDS_CSUM, .gso_type = NET_GSO_TCPV4, .hdr_len = 54, .gso_size = 1460,
-                                  .csum_start = 34, .csum_offset = 16 };
+    f.off = (struct net_offload){ .flags = NET_NEEDS_CSUM,
+                                  .gso_type = NET_GSO_TCPV4,
+                                  .hdr_len = 54,
+                                  .gso_size = 1460,
+                                  .csum_start = 34,
+                                  .csum_offset = 16 };
     peer_send(&p, &f);
     read_all(fd, got, sizeof(got));
     assert_memory_equal(got, data, sizeof(data));
@@ -306,7 +319,8 @@ static void takes_long_unfinished_segments(void **state)
     peer_end(&p);
 }
 
-/* The other way round: a stream of the host comes in frames that are longer than the guest's segments and marked so. */
+/* The other way round: a stream of the host comes in frames that are longer than the guest's segments and
+ * marked so. */
 static void gives_long_marked_segments(void **state)
 {
     static uint8_t data[200000], got[200000];
@@ -412,7 +426,9 @@ static uint16_t free_port(void)
 
 static int connect_to(uint16_t port)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port) };
+    struct sockaddr_in a = { .sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons(port) };
     int fd = socket(AF_INET, SOCK_STREAM, 0);
 
     if (connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0)
@@ -461,7 +477,8 @@ static void forwards_come_and_go(void **state)
 {
     uint16_t one = free_port(), two = free_port();
     struct net_forward first = { .host = "127.0.0.1", .host_port = one, .guest_port = 22 };
-    struct forward_call c = { .forward = { .host = "127.0.0.1", .host_port = two, .guest_port = 22 }, .add = true };
+    struct forward_call c = { .forward = { .host = "127.0.0.1", .host_port = two, .guest_port = 22 },
+                              .add = true };
     struct peer p;
 
     (void)state;
@@ -505,7 +522,8 @@ static void a_port_that_is_taken_is_named(void **state)
     peer_end(&p);
 }
 
-/* Frames of any bytes, and of good ones with some changed: whatever the guest sends, the process lives and goes on. */
+/* Frames of any bytes, and of good ones with some changed: whatever the guest sends, the process lives and
+ * goes on. */
 static void any_frame_is_survived(void **state)
 {
     static uint8_t buf[NET_FRAME_MAX];

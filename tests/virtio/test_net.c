@@ -24,7 +24,7 @@ struct fake {
         size_t len;
         struct net_offload off;
         uint8_t data[NET_FRAME_MAX];
-    } *sent;
+    } * sent;
 };
 
 static bool fake_start(struct net_backend *b, struct yado_error *err)
@@ -52,6 +52,11 @@ static void fake_resume(struct net_backend *b)
     __atomic_add_fetch(&container_of(b, struct fake, base)->resumed, 1, __ATOMIC_SEQ_CST);
 }
 
+static void fake_stop(struct net_backend *b)
+{
+    (void)b;
+}
+
 static void fake_free(struct net_backend *b)
 {
     struct fake *k = container_of(b, struct fake, base);
@@ -61,9 +66,12 @@ static void fake_free(struct net_backend *b)
     free(k);
 }
 
-static const struct net_backend_ops fake_ops = {
-    .name = "fake", .start = fake_start, .send = fake_send, .resume = fake_resume, .free = fake_free
-};
+static const struct net_backend_ops fake_ops = { .name = "fake",
+                                                 .start = fake_start,
+                                                 .send = fake_send,
+                                                 .resume = fake_resume,
+                                                 .stop = fake_stop,
+                                                 .free = fake_free };
 
 static struct fake *fake_new(struct loop *loop, unsigned can, unsigned *freed)
 {
@@ -86,9 +94,10 @@ struct bench {
 };
 
 static const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
-#define ALL_FEATURES                                                                                                   \
-    (F_CSUM | GUEST_OFFLOADS | F_CTRL_GUEST_OFFLOADS | F_MAC | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN | F_HOST_USO |    \
-     F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_RX | F_CTRL_RX_EXTRA | F_GUEST_ANNOUNCE | F_CTRL_MAC_ADDR)
+#define ALL_FEATURES                                                                                         \
+    (F_CSUM | GUEST_OFFLOADS | F_CTRL_GUEST_OFFLOADS | F_MAC | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN |      \
+     F_HOST_USO | F_MRG_RXBUF | F_STATUS | F_CTRL_VQ | F_CTRL_RX | F_CTRL_RX_EXTRA | F_GUEST_ANNOUNCE |      \
+     F_CTRL_MAC_ADDR)
 
 static void on_lost(void *ctx, const struct yado_error *why)
 {
@@ -103,7 +112,11 @@ static void bench_start_with(struct bench *b, uint64_t features, unsigned can, u
     memset(b, 0, sizeof(*b));
     drv_init(&b->d);
     b->loop = loop_new(&err);
-    struct vnet_config cfg = { .mtu = NET_MTU_DEFAULT, .queue_pairs = pairs, .lost = on_lost, .ctx = b, .log = &b->d.log,
+    struct vnet_config cfg = { .mtu = NET_MTU_DEFAULT,
+                               .queue_pairs = pairs,
+                               .lost = on_lost,
+                               .ctx = b,
+                               .log = &b->d.log,
                                .loop = b->loop };
     memcpy(cfg.mac, mac, 6);
     b->net = vnet_new(&cfg, &err);
@@ -557,7 +570,8 @@ static void unwritable_buffers_break_it(void **state)
 
 /* ---- control ---- */
 
-static uint8_t control(struct bench *b, unsigned queue, uint8_t class, uint8_t code, const void *data, size_t len)
+static uint8_t control(struct bench *b, unsigned queue, uint8_t class, uint8_t code, const void *data,
+                       size_t len)
 {
     uint64_t out = drv_alloc(&b->d, 2 + len + 1), in = drv_alloc(&b->d, 1);
     struct drv_seg segs[2] = { { out, (uint32_t)(2 + len), false }, { in, 1, true } };
@@ -751,7 +765,8 @@ static void *kick_on(void *arg)
     return NULL;
 }
 
-/* Kicks, frames, resets and changes of the attachment on three threads: for the sanitizers, and nothing is lost or held. */
+/* Kicks, frames, resets and changes of the attachment on three threads: for the sanitizers, and nothing is
+ * lost or held. */
 static void everything_at_once(void **state)
 {
     struct bench b;

@@ -64,6 +64,13 @@ struct tb_side {
     uint16_t host_flags; /* flags were in EFLAGS */
 };
 
+/* Whether the block may be reached without asking the dispatcher. Not one that crosses into a second page, whose mapping may
+ * change, nor one of no bytes: the page that its instruction runs into was not there yet. */
+static inline bool tb_is_local(const struct tb *tb)
+{
+    return tb->gpage2 == ~0ull && tb->len != 0;
+}
+
 #define CACHE_HASH_BITS 17
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 

@@ -84,7 +84,7 @@ static const uint8_t *local_target(struct trans *t, unsigned target, const uint8
     uint32_t bits = (host_only ? MODE_HOST_FLAGS : 0) | extra;
     uint32_t mode = (t->mode & ~(MODE_HOST_FLAGS | MODE_NO_GROUP)) | bits;
     struct tb *tb = cache_find(t->cc, t->gpage, target, mode);
-    if (tb && tb->gpage2 == ~0ull)
+    if (tb && tb_is_local(tb))
         return cache_rx(t->cc, tb->hot);
     const uint8_t *way = e_rx(&t->k);
     uint64_t arg =
@@ -135,7 +135,7 @@ void flow_no_group(struct trans *t)
     struct tb *tb = cache_find(t->cc, t->gpage, t->off, mode);
     pad_for_patch(k, 1);
     uint8_t *disp = k->p + 1;
-    const uint8_t *to = tb && tb->gpage2 == ~0ull ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off;
+    const uint8_t *to = tb && tb_is_local(tb) ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off;
     e_jmp(k, to);
     uint64_t arg =
         (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)t->off << 32 | (uint64_t)MODE_NO_GROUP << 48;

@@ -296,12 +296,12 @@ static struct tb *find_block(struct tcpu *c, uint32_t mode)
     }
     struct tb *tb = cache_find(c->vm->cache, gpage, off, mode);
     c->counters[TC_LOOKUPS]++;
-    if (tb && tb->gpage2 == ~0ull)
+    if (tb && tb_is_local(tb))
         return tb;
     if (off > PAGE_SIZE - 15) {
         if (!mmu_code_page(c, vpage + PAGE_SIZE, &gpage2))
             c->exc.pending = 0;
-        if (tb && tb->gpage2 == gpage2)
+        if (tb && tb->gpage2 == gpage2) /* also: the second page is still not there */
             return tb;
     }
     return vcpu_translate(c, gpage, off, gpage2, mode, tb);
@@ -312,7 +312,7 @@ static void patch_link(struct tcpu *c, uint64_t arg, struct tb *tb, uint32_t gen
 {
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
-    if (gen == atomic_load(&cc->flush_gen) && tb->gpage2 == ~0ull && !atomic_load(&tb->dead)) {
+    if (gen == atomic_load(&cc->flush_gen) && tb_is_local(tb) && !atomic_load(&tb->dead)) {
         int32_t *disp = (int32_t *)(void *)(cc->mem.rw + (uint32_t)arg);
         __atomic_store_n(disp, (int32_t)(tb->hot - ((uint32_t)arg + 4)), __ATOMIC_SEQ_CST);
         c->counters[TC_LINKS]++;
@@ -325,7 +325,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
 {
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
-    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->gpage2 == ~0ull &&
+    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb_is_local(tb) &&
         !atomic_load(&tb->dead)) {
         uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
         uint64_t word =
@@ -390,7 +390,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         tb = find_block(c, mode);
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
-        if (!(mode & MODE_ONE))
+        if (!(mode & MODE_ONE) && tb->len)
             jc_fill(c, c->rip, tb);
         host = cache_rx(cc, tb->hot);
     }
