@@ -367,6 +367,8 @@ static void compare(struct bench *b, enum step s)
     uint64_t mask = FL_STATUS | FL_DF | FL_ID | FL_IF;
     if ((b->form->flags & F_BCD) && !b->c->vm->model.is_amd)
         mask &= ~(uint64_t)FL_STATUS;
+    if ((b->form->flags & F_SHIFT) && !b->c->vm->model.is_amd && (b->code[b->len - 1] & 0x3f) != 1)
+        mask &= ~(uint64_t)FL_OF;
     if (n->vector >= 0) {
         compare_fault(b, s);
     } else {

@@ -35,8 +35,8 @@ static void add_alu(struct form_list *l)
         add(l, "alu m,ib", 0, 0x83, (int)k, 'b', F_M | F_LOCK);
         for (unsigned op = 0xd0; op < 0xd4; op++)
             add(l, "shift", 0, op, (int)k, 0, F_M);
-        add(l, "shift8 i", 0, 0xc0, (int)k, 'b', F_M);
-        add(l, "shift i", 0, 0xc1, (int)k, 'b', F_M);
+        add(l, "shift8 i", 0, 0xc0, (int)k, 'b', F_M | F_SHIFT);
+        add(l, "shift i", 0, 0xc1, (int)k, 'b', F_M | F_SHIFT);
     }
     for (unsigned w = 0; w < 2; w++) {
         add(l, "test", 0, 0x84 + w, -1, 0, F_M);
@@ -119,7 +119,7 @@ static void add_bits(struct form_list *l, const struct cpuid_model *m)
     if (m->f1_ecx & 1u << 23)
         add_pfx(l, "popcnt", 0xf3, 1, 0xb8, -1, 0, F_M);
     for (unsigned k = 0; k < 2; k++) {
-        add(l, "shld/shrd i", 1, 0xa4 + 8 * k, -1, 'b', F_M);
+        add(l, "shld/shrd i", 1, 0xa4 + 8 * k, -1, 'b', F_M | F_SHIFT);
         add(l, "shld/shrd cl", 1, 0xa5 + 8 * k, -1, 0, F_M);
         if (m->f1_ecx & 1u << 22)
             add(l, "movbe", 2, 0xf0 + k, -1, 0, F_M | F_MEMONLY);

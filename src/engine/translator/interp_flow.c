@@ -72,8 +72,17 @@ static unsigned seg_of_opcode(const struct insn *i)
     return (i->op >> 3) & 3;
 }
 
+/* With a 32-bit operand Intel's write the selector's 16 bits and leave the rest of the word as it was (SDM volume 2,
+ * PUSH); AMD's write zeros there. */
 enum step op_push_seg(struct tcpu *c, struct insn *i)
 {
+    if (i->opsize == 4 && !cpu_model(c)->is_amd) {
+        uint64_t sp = stack_at(c, 0 - 4ull);
+        if (!mem_write(c, S_SS, sp, 2, c->seg[seg_of_opcode(i)].sel))
+            return STEP_FAULT;
+        stack_set(c, sp);
+        return STEP_NEXT;
+    }
     return step_of(stack_push(c, i->opsize, c->seg[seg_of_opcode(i)].sel));
 }
 
@@ -344,15 +353,18 @@ enum step op_iret(struct tcpu *c, struct insn *i)
     return sys_iret(c, i->opsize);
 }
 
-/* 62: signed index against a pair of bounds */
+/* 62: signed index against a pair of bounds. Intel's judge the lower one before they read the upper one. */
 enum step op_bound(struct tcpu *c, struct insn *i)
 {
     unsigned size = i->opsize;
     uint64_t lo, hi;
-    if (!mem_read(c, i->seg, i->ea, size, &lo) ||
-        !mem_read(c, i->seg, cut(i->ea + size, i->adsize), size, &hi))
-        return STEP_FAULT;
     int64_t v = sext(c->gpr[i->reg], size);
+    if (!mem_read(c, i->seg, i->ea, size, &lo))
+        return STEP_FAULT;
+    if (v < sext(lo, size) && !cpu_model(c)->is_amd)
+        return step_fault(c, EXC_BR);
+    if (!mem_read(c, i->seg, cut(i->ea + size, i->adsize), size, &hi))
+        return STEP_FAULT;
     if (v < sext(lo, size) || v > sext(hi, size))
         return step_fault(c, EXC_BR);
     return STEP_NEXT;

@@ -58,9 +58,9 @@ static bool one_movs(struct tcpu *c, const struct string_op *s, uint64_t si, uin
 static bool one_cmps(struct tcpu *c, const struct string_op *s, uint64_t si, uint64_t di)
 {
     uint64_t a, b;
-    /* Which operand's fault comes first is the CPU's own affair: AMD's look at rDI first, but for REPE CMPSB, which has
+    /* Which operand's fault comes first is the CPU's own affair: all look at rDI first, but for AMD's REPE CMPSB, which has
      * microcode of its own. */
-    bool di_first = tvm_cpuid(c->vm)->is_amd && !(s->repe && s->size == 1);
+    bool di_first = !(tvm_cpuid(c->vm)->is_amd && s->repe && s->size == 1);
     if (di_first && !mem_read(c, S_ES, di, s->size, &b))
         return false;
     if (!mem_read(c, s->seg, si, s->size, &a))
@@ -302,16 +302,27 @@ static bool compare_ends(const struct tcpu *c, const struct string_op *s)
     return (s->kind == STR_CMPS || s->kind == STR_SCAS) && ((c->fl & F_ZF) != 0) == s->repne;
 }
 
+/* A fault in the middle of REPE or REPNE gives the flags back that the instruction began with (SDM volume 2,
+ * "REP"); AMD's keep those of the last comparison. A stop half way is not the end either, and going on does not depend
+ * on them. */
+static enum step repeat_break(struct tcpu *c, uint16_t flags_before, enum step how)
+{
+    if (!tvm_cpuid(c->vm)->is_amd)
+        c->fl = flags_before;
+    return how;
+}
+
 static enum step string_repeat(struct tcpu *c, const struct string_op *s)
 {
     uint64_t count = cut(c->gpr[R_CX], s->adsize);
     unsigned chunks = 0, elements = 0;
+    uint16_t flags_before = c->fl;
     while (count) {
         bool fault = false;
         uint64_t n = string_chunk(c, s, count, &fault);
         if (!n) {
             if (fault || !string_one(c, s))
-                return STEP_FAULT;
+                return repeat_break(c, flags_before, STEP_FAULT);
             n = 1;
             elements++;
         } else {
@@ -323,7 +334,7 @@ static enum step string_repeat(struct tcpu *c, const struct string_op *s)
             break;
         if ((c->rflags & FL_TF) || chunks >= MAX_CHUNKS || elements >= MAX_ELEMENTS ||
             atomic_load_explicit(&c->exit_request, memory_order_relaxed))
-            return STEP_AGAIN;
+            return repeat_break(c, flags_before, STEP_AGAIN);
     }
     return STEP_NEXT;
 }

@@ -369,7 +369,7 @@ static unsigned operand_align(const struct trans *t, unsigned n)
     case ZYDIS_MNEMONIC_SHA1MSG2:
     case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_SHA256MSG1:
-    case ZYDIS_MNEMONIC_SHA256MSG2: return 0; /* these look at the page first */
+    case ZYDIS_MNEMONIC_SHA256MSG2: return t->vm->cpuid.is_amd ? 0 : 1; /* AMD's look at the page first */
     default: return !vex && n == 16 ? 1 : 0;
     }
 }
