@@ -86,7 +86,8 @@ static const char *expected_speed(enum yado_engine e)
     switch (e) {
     case YADO_ENGINE_KVM: return "the speed of the host itself";
     case YADO_ENGINE_TRANSLATOR:
-        return "computing at a half to nearly all of the host's speed, system calls and new processes several times slower";
+        return "computing at a half to nearly all of the host's speed, system calls and new processes "
+               "several times slower";
     case YADO_ENGINE_AUTO: break;
     }
     return "a speed of its own";

@@ -62,8 +62,8 @@ enum yado_event_kind {
     YADO_EVENT_GUEST_STOPPED,      /* the guest ended by itself; reason. After the state change to STOPPED */
     YADO_EVENT_STOPPED_WITH_ERROR, /* reason and error. After the state change to ERROR */
     YADO_EVENT_GUEST_RESET,        /* the guest rebooted and goes on; no state change */
-    YADO_EVENT_NETWORK_DISCONNECTED, /* the attachment of network device `index` is gone for good; error says why. The
-                                        guest sees the link go down. No state change */
+    YADO_EVENT_NETWORK_DISCONNECTED, /* the attachment of network device `index` is gone for good; error says
+                                        why. The guest sees the link go down. No state change */
 };
 
 struct yado_event {
@@ -133,21 +133,23 @@ bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void 
  * later. */
 bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *err);
 
-/* Tells virtio console `index` (0: hvc0) how large the terminal is. Remembered over stops and starts. A console
- * whose size is not known when the machine starts has none for the guest until the next start. Ignored for
- * indexes that do not exist. */
+/* Tells virtio console `index` (0: hvc0) how large the terminal is. Remembered over stops and starts. A
+ * console whose size is not known when the machine starts has none for the guest until the next start.
+ * Ignored for indexes that do not exist. */
 void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns,
                                    uint16_t rows);
 
-/* Adds or removes a forward of NAT device `index` (in the order of the configuration) while the machine runs or is
- * paused; until it is stopped. Connections that exist go on. Removing wants protocol, host address and host port. */
-bool yado_machine_add_forward(struct yado_machine *machine, unsigned index, const struct yado_forward *forward,
-                              struct yado_error *err);
-bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index, const struct yado_forward *forward,
-                                 struct yado_error *err);
+/* Adds or removes a forward of NAT device `index` (in the order of the configuration) while the machine runs
+ * or is paused; until it is stopped. Connections that exist go on. Removing wants protocol, host address and
+ * host port. */
+bool yado_machine_add_forward(struct yado_machine *machine, unsigned index,
+                              const struct yado_forward *forward, struct yado_error *err);
+bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index,
+                                 const struct yado_forward *forward, struct yado_error *err);
 
-/* Plugs network device `index` into another attachment while the machine runs or is paused, until it is stopped; NULL unplugs it.
- * Takes `attachment` over. The earlier one is closed first; if the new one cannot be opened, none is attached. */
+/* Plugs network device `index` into another attachment while the machine runs or is paused, until it is
+ * stopped; NULL unplugs it. Takes `attachment` over. The earlier one is closed first; if the new one cannot
+ * be opened, none is attached. */
 bool yado_machine_set_network_attachment(struct yado_machine *machine, unsigned index,
                                          struct yado_network_attachment *attachment, struct yado_error *err);
 

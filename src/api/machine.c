@@ -404,9 +404,11 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     m->ops = ops;
     m->commands_tail = &m->commands;
     spec_init(&m->spec);
-    m->host = (struct backend_host){
-        .attention = attention, .net_lost = net_lost, .ctx = m, .log = &m->log, .stop_on_reset = m->options.stop_on_reset
-    };
+    m->host = (struct backend_host){ .attention = attention,
+                                     .net_lost = net_lost,
+                                     .ctx = m,
+                                     .log = &m->log,
+                                     .stop_on_reset = m->options.stop_on_reset };
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->live_lock, NULL);
     pthread_cond_init(&m->work, NULL);
@@ -642,12 +644,13 @@ static bool net_changeable(struct yado_machine *m, struct yado_error *err)
     if (!m->backend)
         return err_set(err, YADO_ERR_STATE, "the network can be changed while the machine runs or is paused");
     if (!m->ops->net_forward || !m->ops->net_attach)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "this backend cannot change the network of a running machine");
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "this backend cannot change the network of a running machine");
     return true;
 }
 
-static bool forward_change(struct yado_machine *m, unsigned index, const struct yado_forward *forward, bool add,
-                           struct yado_error *err)
+static bool forward_change(struct yado_machine *m, unsigned index, const struct yado_forward *forward,
+                           bool add, struct yado_error *err)
 {
     struct net_forward f = forward_of(forward);
     bool ok;
@@ -660,14 +663,14 @@ static bool forward_change(struct yado_machine *m, unsigned index, const struct 
     return ok;
 }
 
-bool yado_machine_add_forward(struct yado_machine *machine, unsigned index, const struct yado_forward *forward,
-                              struct yado_error *err)
+bool yado_machine_add_forward(struct yado_machine *machine, unsigned index,
+                              const struct yado_forward *forward, struct yado_error *err)
 {
     return forward_change(machine, index, forward, true, err);
 }
 
-bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index, const struct yado_forward *forward,
-                                 struct yado_error *err)
+bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index,
+                                 const struct yado_forward *forward, struct yado_error *err)
 {
     return forward_change(machine, index, forward, false, err);
 }

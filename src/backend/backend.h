@@ -59,7 +59,8 @@ struct backend_ops {
     bool (*net_forward)(struct backend *b, unsigned index, const struct net_forward *f, bool add,
                         struct yado_error *err);
     /* cfg NULL: unplugs. After a failure nothing is attached. */
-    bool (*net_attach)(struct backend *b, unsigned index, const struct net_config *cfg, struct yado_error *err);
+    bool (*net_attach)(struct backend *b, unsigned index, const struct net_config *cfg,
+                       struct yado_error *err);
     void (*counters)(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 };
 

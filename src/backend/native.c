@@ -334,7 +334,8 @@ static bool native_net_forward(struct backend *b, unsigned index, const struct n
     return machine_net_forward(b->machine, index, f, add, err);
 }
 
-static bool native_net_attach(struct backend *b, unsigned index, const struct net_config *cfg, struct yado_error *err)
+static bool native_net_attach(struct backend *b, unsigned index, const struct net_config *cfg,
+                              struct yado_error *err)
 {
     return machine_net_attach(b->machine, index, cfg, err);
 }

@@ -31,7 +31,7 @@ struct spec_serial {
 
 struct spec_net {
     bool has_attachment;
-    struct net_config config; /* owns what it points to */
+    struct net_config config;       /* owns what it points to */
     bool mtu_unfit, forwards_unfit; /* set on an attachment that has none; reported by validation */
     uint8_t mac[6];
 };

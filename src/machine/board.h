@@ -85,7 +85,8 @@ void board_press_power_button(struct board *b);                                 
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
 
 /* Network device `index`, while the board runs; any thread but the board's own. See machine/nets.h. */
-bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add, struct yado_error *err);
+bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,
+                       struct yado_error *err);
 bool board_net_attach(struct board *b, unsigned index, const struct net_config *cfg, struct yado_error *err);
 
 #endif

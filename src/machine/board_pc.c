@@ -824,7 +824,8 @@ void board_console_size(struct board *b, unsigned index, uint16_t columns, uint1
         vconsole_resize(b->consoles[index].console, columns, rows);
 }
 
-bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add, struct yado_error *err)
+bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,
+                       struct yado_error *err)
 {
     return nets_forward(b->nets, index, f, add, err);
 }

@@ -313,7 +313,8 @@ bool machine_net_forward(struct machine *m, unsigned index, const struct net_for
     return board_net_forward(m->board, index, f, add, err);
 }
 
-bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg, struct yado_error *err)
+bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg,
+                        struct yado_error *err)
 {
     return board_net_attach(m->board, index, cfg, err);
 }

@@ -57,7 +57,8 @@ void machine_press_power_button(struct machine *m);
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows);
 bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,
                          struct yado_error *err);
-bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg, struct yado_error *err);
+bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg,
+                        struct yado_error *err);
 void machine_counters(struct machine *m, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 
 #endif

@@ -32,8 +32,9 @@
 
 #define PC_PCI_MMIO32_BASE PC_LOW_RAM_END
 #define PC_PCI_MMIO32_LEN 0x20000000ull
-#define PC_ECAM_BASE 0xe0000000ull /* bus 0 alone: 1 MiB. After the window, naturally aligned for 256 buses  \
-                                    */
+#define PC_ECAM_BASE                                                                                         \
+    0xe0000000ull /* bus 0 alone: 1 MiB. After the window, naturally aligned for 256 buses                   \
+                   */
 #define PC_ECAM_LEN 0x100000ull
 #define PC_IOAPIC_BASE 0xfec00000ull /* where every PC has it */
 #define PC_IOAPIC_LEN 0x1000ull

@@ -116,8 +116,8 @@ static bool console_process(struct vdev *vd, unsigned queue)
     return false;
 }
 
-/* The core processes the queues next, which asks for kicks again if somebody waits. Linux looks at the size only when
- * told that it changed, so it is told at once. */
+/* The core processes the queues next, which asks for kicks again if somebody waits. Linux looks at the size
+ * only when told that it changed, so it is told at once. */
 static void console_activate(struct vdev *vd)
 {
     virtq_kicks_off(&vd->queues[QUEUE_RECEIVE]);

@@ -41,7 +41,7 @@ struct virtq {
     const uint16_t *avail; /* flags, idx, ring[size], used_event */
     uint16_t *used;        /* flags, idx, ring[size] of two u32, avail_event */
     uint16_t next_avail, next_used;
-    uint16_t staged; /* used elements written and not published */
+    uint16_t staged;    /* used elements written and not published */
     uint16_t signalled; /* next_used when the driver was last interrupted */
     bool signalled_valid;
     unsigned held;                       /* chains taken and not returned */
@@ -71,8 +71,8 @@ bool virtq_empty(const struct virtq *q);
 /* Returns a held chain to the driver; `len` bytes from the start of its writable part were written. */
 void virtq_push(struct virtq *q, uint16_t head, uint32_t len);
 
-/* The same in two steps, for chains that the driver must see at once or that are many: virtq_stage for each, then
- * virtq_publish. Nothing may be pushed between. */
+/* The same in two steps, for chains that the driver must see at once or that are many: virtq_stage for each,
+ * then virtq_publish. Nothing may be pushed between. */
 void virtq_stage(struct virtq *q, uint16_t head, uint32_t len);
 void virtq_publish(struct virtq *q);
 
@@ -92,8 +92,8 @@ void virtq_kicks_off(struct virtq *q);
  */
 bool virtq_kicks_on(struct virtq *q);
 
-/* As virtq_kicks_on for a device to which the chains that are available are not enough: asks for a kick when there are
- * more than now. True if there are already. */
+/* As virtq_kicks_on for a device to which the chains that are available are not enough: asks for a kick when
+ * there are more than now. True if there are already. */
 bool virtq_kicks_on_more(struct virtq *q);
 
 /* Copies `len` bytes at byte offset `off` of the segments' concatenation to or from buf. Returns the bytes

@@ -1,4 +1,5 @@
-/* Names of architectural bits and numbers. Intel SDM (2023-12) volumes 3 and 4; AMD APM volume 2 (rev 3.40). */
+/* Names of architectural bits and numbers. Intel SDM (2023-12) volumes 3 and 4; AMD APM volume 2 (rev 3.40).
+ */
 #ifndef X86_REGS_H
 #define X86_REGS_H
 
@@ -67,9 +68,24 @@
 
 /* Exception vectors */
 enum {
-    EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7,
-    EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16, EXC_AC = 17,
-    EXC_MC = 18, EXC_XM = 19,
+    EXC_DE = 0,
+    EXC_DB = 1,
+    EXC_NMI = 2,
+    EXC_BP = 3,
+    EXC_OF = 4,
+    EXC_BR = 5,
+    EXC_UD = 6,
+    EXC_NM = 7,
+    EXC_DF = 8,
+    EXC_TS = 10,
+    EXC_NP = 11,
+    EXC_SS = 12,
+    EXC_GP = 13,
+    EXC_PF = 14,
+    EXC_MF = 16,
+    EXC_AC = 17,
+    EXC_MC = 18,
+    EXC_XM = 19,
 };
 
 /* Page fault error code */

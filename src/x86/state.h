@@ -1,4 +1,5 @@
-/* The state of one virtual CPU as plain data, the same for every engine, so that a saved machine can cross engines. */
+/* The state of one virtual CPU as plain data, the same for every engine, so that a saved machine can cross
+ * engines. */
 #ifndef X86_STATE_H
 #define X86_STATE_H
 
@@ -16,9 +17,9 @@ struct x86_segment {
 };
 
 #define SEG_TYPE 0x000fu
-#define SEG_CODE 0x0008u /* with S: code */
+#define SEG_CODE 0x0008u    /* with S: code */
 #define SEG_CONFORM 0x0004u /* code: conforming; data: expand down */
-#define SEG_RW 0x0002u /* code: readable; data: writable */
+#define SEG_RW 0x0002u      /* code: readable; data: writable */
 #define SEG_ACCESSED 0x0001u
 #define SEG_S 0x0010u
 #define SEG_DPL_SHIFT 5
@@ -37,9 +38,9 @@ struct x86_table {
 #define X86_XSAVE_MAX 4096
 
 struct x86_lapic_state {
-    uint64_t apic_base;       /* MSR_APIC_BASE */
-    uint32_t regs[64];        /* register at offset n * 0x10 */
-    uint64_t tsc_deadline;    /* 0: not armed */
+    uint64_t apic_base;                       /* MSR_APIC_BASE */
+    uint32_t regs[64];                        /* register at offset n * 0x10 */
+    uint64_t tsc_deadline;                    /* 0: not armed */
     uint64_t timer_start_ns, timer_period_ns; /* count-down timer, machine clock */
 };
 
@@ -57,10 +58,11 @@ struct x86_state {
     uint64_t tsc, tsc_aux, pat, misc_enable, spec_ctrl;
     uint64_t mtrr_def_type;
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi;
-    uint32_t mp_state;         /* enum x86_mp_state */
+    uint32_t mp_state; /* enum x86_mp_state */
     uint8_t sipi_vector;
     uint8_t nmi_pending, nmi_masked, int_shadow; /* int_shadow: after STI or MOV SS */
-    uint8_t exc_pending, exc_vector, exc_has_error; /* an exception that is to be delivered at the next entry */
+    uint8_t exc_pending, exc_vector,
+        exc_has_error; /* an exception that is to be delivered at the next entry */
     uint32_t exc_error;
     struct x86_lapic_state lapic;
     _Alignas(64) uint8_t xsave[X86_XSAVE_MAX]; /* standard (non-compacted) format */

@@ -1,9 +1,12 @@
-/* Shared by the case files (assembler) and the runner (C): where things are in the guest, and the macros that a case is
- * written with.
+/* Shared by the case files (assembler) and the runner (C): where things are in the guest, and the macros that
+ * a case is written with.
  *
- * Each case_*.S is one blob. It begins with CASES(group) and is copied to CASE_BASE. In long mode all RAM is mapped one to one for
- * ring 0; the blob and a data area appear a second time for ring 3 at USER_BASE and USER_DATA. A case ends with PASS or
- * FAIL, which write to DONE_PORT. Most checks are in the guest: a failing one reports its source line. */
+ * Each case_*.S is one blob. It begins with CASES(group) and is copied to CASE_BASE. In long mode all RAM is
+ * mapped one to one for ring 0; the blob and a data area appear a second time for ring 3 at USER_BASE and
+ * USER_DATA. A case ends with PASS or FAIL, which write to DONE_PORT. Most checks are in the guest: a failing
+ * one reports its source line. */
+/* Most of it is assembler. */
+/* clang-format off */
 #ifndef TESTS_CPU_CASE_H
 #define TESTS_CPU_CASE_H
 

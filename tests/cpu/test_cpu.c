@@ -1,5 +1,5 @@
-/* The CPU cases on every engine of this host. Arguments: names of cases to run alone. YADO_TEST_ENGINE: an engine to test
- * alone. */
+/* The CPU cases on every engine of this host. Arguments: names of cases to run alone. YADO_TEST_ENGINE: an
+ * engine to test alone. */
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdio.h>

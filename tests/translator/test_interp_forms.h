@@ -33,8 +33,8 @@
 
 /* BCD adjustments: their undefined flags are those of AMD processors */
 #define F_BCD 0x800000u
-/* Shift by an immediate: OF is undefined unless the count is 1, and Intel's give another one than for a shift by CL,
- * which is what the general path uses */
+/* Shift by an immediate: OF is undefined unless the count is 1, and Intel's give another one than for a shift
+ * by CL, which is what the general path uses */
 #define F_SHIFT 0x1000000u
 
 struct form {

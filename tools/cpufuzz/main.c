@@ -88,15 +88,16 @@ static void place_batch(struct run *r, const struct fuzz_seq *seq, unsigned coun
         fuzz_guest_code_written(r->guest, start, r->code_off - start);
 }
 
-/* A spoilt return address can lead into the middle of another sequence's bytes, where instructions stand that no
- * template makes (far transfers, system calls). What ends there says nothing. */
+/* A spoilt return address can lead into the middle of another sequence's bytes, where instructions stand that
+ * no template makes (far transfers, system calls). What ends there says nothing. */
 static void skip_strays(struct run *r, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
         struct fuzz_output *o = (struct fuzz_output *)(void *)world_of(r, 0)->output + i;
         uint64_t end = i + 1 < count ? r->va[i + 1] : FUZZ_CODE_VA + r->code_off;
 
-        if (o->r.vector < 32 && o->r.rip - FUZZ_CODE_VA < FUZZ_CODE_SIZE && (o->r.rip < r->va[i] || o->r.rip > end))
+        if (o->r.vector < 32 && o->r.rip - FUZZ_CODE_VA < FUZZ_CODE_SIZE &&
+            (o->r.rip < r->va[i] || o->r.rip > end))
             o->r.vector = FUZZ_SKIP;
     }
 }

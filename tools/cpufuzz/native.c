@@ -49,7 +49,8 @@ __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *inf
         return;
     }
     /* Alignment checks (17) are not compared: engines need not offer them, and no compiler makes code that
-     * has them on. A single step that a POPF at the very end has left behind traps in whatever comes after. */
+     * has them on. A single step that a POPF at the very end has left behind traps in whatever comes after.
+     */
     bool left_over = r[REG_TRAPNO] == 1 && rip - FUZZ_CODE_VA >= FUZZ_CODE_SIZE;
     save->vector = r[REG_TRAPNO] == 17 || left_over ? FUZZ_SKIP : (uint64_t)r[REG_TRAPNO];
     save->error = (uint64_t)r[REG_ERR];

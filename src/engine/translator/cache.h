@@ -8,9 +8,10 @@
 
 /* What a block was translated under. Two blocks of the same code under different modes are different blocks.
  */
-#define MODE_IDX 0x3u     /* enum mmu_index */
-#define MODE_BITS_SHIFT 2 /* code: 0 64-bit, 1 32-bit with flat segments, 2 what only the interpreter runs   \
-                           */
+#define MODE_IDX 0x3u /* enum mmu_index */
+#define MODE_BITS_SHIFT                                                                                      \
+    2 /* code: 0 64-bit, 1 32-bit with flat segments, 2 what only the interpreter runs                       \
+       */
 #define MODE_BITS 0xcu
 #define MODE_HOST_FLAGS 0x10u /* status flags are in EFLAGS at entry; else in tcpu.fl */
 #define MODE_ONE 0x20u        /* one instruction only */
@@ -64,8 +65,9 @@ struct tb_side {
     uint16_t host_flags; /* flags were in EFLAGS */
 };
 
-/* Whether the block may be reached without asking the dispatcher. Not one that crosses into a second page, whose mapping may
- * change, nor one of no bytes: the page that its instruction runs into was not there yet. */
+/* Whether the block may be reached without asking the dispatcher. Not one that crosses into a second page,
+ * whose mapping may change, nor one of no bytes: the page that its instruction runs into was not there yet.
+ */
 static inline bool tb_is_local(const struct tb *tb)
 {
     return tb->gpage2 == ~0ull && tb->len != 0;

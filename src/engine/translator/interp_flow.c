@@ -72,8 +72,8 @@ static unsigned seg_of_opcode(const struct insn *i)
     return (i->op >> 3) & 3;
 }
 
-/* With a 32-bit operand Intel's write the selector's 16 bits and leave the rest of the word as it was (SDM volume 2,
- * PUSH); AMD's write zeros there. */
+/* With a 32-bit operand Intel's write the selector's 16 bits and leave the rest of the word as it was (SDM
+ * volume 2, PUSH); AMD's write zeros there. */
 enum step op_push_seg(struct tcpu *c, struct insn *i)
 {
     if (i->opsize == 4 && !cpu_model(c)->is_amd) {

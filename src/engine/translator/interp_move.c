@@ -104,8 +104,8 @@ enum step op_xchg(struct tcpu *c, struct insn *i)
     return STEP_NEXT;
 }
 
-/* 90 to 97. 90 without REX.B is NOP (PAUSE): it does not clear the upper half of RAX. With F3 Intel's ignore REX.B and
- * pause, AMD's ignore F3 and exchange. */
+/* 90 to 97. 90 without REX.B is NOP (PAUSE): it does not clear the upper half of RAX. With F3 Intel's ignore
+ * REX.B and pause, AMD's ignore F3 and exchange. */
 enum step op_xchg_acc(struct tcpu *c, struct insn *i)
 {
     unsigned n = (i->op & 7) | ((i->rex & 1u) << 3);

@@ -58,8 +58,8 @@ static bool one_movs(struct tcpu *c, const struct string_op *s, uint64_t si, uin
 static bool one_cmps(struct tcpu *c, const struct string_op *s, uint64_t si, uint64_t di)
 {
     uint64_t a, b;
-    /* Which operand's fault comes first is the CPU's own affair: all look at rDI first, but for AMD's REPE CMPSB, which has
-     * microcode of its own. */
+    /* Which operand's fault comes first is the CPU's own affair: all look at rDI first, but for AMD's REPE
+     * CMPSB, which has microcode of its own. */
     bool di_first = !(tvm_cpuid(c->vm)->is_amd && s->repe && s->size == 1);
     if (di_first && !mem_read(c, S_ES, di, s->size, &b))
         return false;
@@ -303,8 +303,8 @@ static bool compare_ends(const struct tcpu *c, const struct string_op *s)
 }
 
 /* A fault in the middle of REPE or REPNE gives the flags back that the instruction began with (SDM volume 2,
- * "REP"); AMD's keep those of the last comparison. A stop half way is not the end either, and going on does not depend
- * on them. */
+ * "REP"); AMD's keep those of the last comparison. A stop half way is not the end either, and going on does
+ * not depend on them. */
 static enum step repeat_break(struct tcpu *c, uint16_t flags_before, enum step how)
 {
     if (!tvm_cpuid(c->vm)->is_amd)

@@ -1,13 +1,14 @@
-/* System behaviour of the CPU: modes, segments, control transfers, exceptions, MSRs. All light. Implemented in
- * sys_event.c (exception and interrupt delivery, IRET), sys_seg.c (segment loads, far transfers, system-call instructions),
- * sys_reg.c (control and debug registers, MSRs, CPUID, XCR0).
- * Sources: Intel SDM volumes 2 and 3; AMD APM volumes 2 and 3 where the vendor told to the guest is AMD. */
+/* System behaviour of the CPU: modes, segments, control transfers, exceptions, MSRs. All light. Implemented
+ * in sys_event.c (exception and interrupt delivery, IRET), sys_seg.c (segment loads, far transfers,
+ * system-call instructions), sys_reg.c (control and debug registers, MSRs, CPUID, XCR0). Sources: Intel SDM
+ * volumes 2 and 3; AMD APM volumes 2 and 3 where the vendor told to the guest is AMD. */
 #ifndef TRANSLATOR_SYS_H
 #define TRANSLATOR_SYS_H
 
 #include "engine/translator/cpu.h"
 
-/* Recomputes cpl, mmu_idx, code_bits and the copies of FS/GS base after seg[], cr0, efer or rflags changed. */
+/* Recomputes cpl, mmu_idx, code_bits and the copies of FS/GS base after seg[], cr0, efer or rflags changed.
+ */
 void sys_mode_changed(struct tcpu *c);
 
 /* -- events (sys_event.c) -- */
@@ -22,7 +23,8 @@ enum step sys_soft_interrupt(struct tcpu *c, unsigned vector, unsigned insn_len,
 enum step sys_iret(struct tcpu *c, unsigned opsize); /* opsize 2, 4, 8 */
 
 /* -- segments and transfers (sys_seg.c). next_rip is the address after the instruction. -- */
-bool sys_load_seg(struct tcpu *c, unsigned seg, uint16_t sel); /* MOV/POP/LxS to ES SS DS FS GS; sets int_shadow for SS */
+bool sys_load_seg(struct tcpu *c, unsigned seg,
+                  uint16_t sel); /* MOV/POP/LxS to ES SS DS FS GS; sets int_shadow for SS */
 enum step sys_far_jump(struct tcpu *c, uint16_t sel, uint64_t off, unsigned opsize);
 enum step sys_far_call(struct tcpu *c, uint16_t sel, uint64_t off, unsigned opsize, uint64_t next_rip);
 enum step sys_far_ret(struct tcpu *c, unsigned opsize, unsigned pop_bytes);
@@ -38,7 +40,8 @@ bool sys_lsl(struct tcpu *c, uint16_t sel, uint32_t *value, bool *zf);
 bool sys_verify(struct tcpu *c, uint16_t sel, bool write, bool *zf);
 bool sys_swapgs(struct tcpu *c);
 /* Task switch through a TSS or task gate (32-bit protected mode). */
-enum step sys_task_switch(struct tcpu *c, uint16_t tss_sel, int reason, uint64_t next_rip, bool has_error, uint32_t error);
+enum step sys_task_switch(struct tcpu *c, uint16_t tss_sel, int reason, uint64_t next_rip, bool has_error,
+                          uint32_t error);
 
 /* -- registers (sys_reg.c) -- */
 bool sys_read_cr(struct tcpu *c, unsigned n, uint64_t *v);
@@ -49,10 +52,10 @@ bool sys_read_dr(struct tcpu *c, unsigned n, uint64_t *v);
 bool sys_write_dr(struct tcpu *c, unsigned n, uint64_t v);
 bool sys_rdmsr(struct tcpu *c, uint32_t n, uint64_t *v); /* raises #GP; no CPL check */
 bool sys_wrmsr(struct tcpu *c, uint32_t n, uint64_t v);
-void sys_cpuid(struct tcpu *c);                           /* EAX/ECX in gpr to EAX..EDX */
+void sys_cpuid(struct tcpu *c); /* EAX/ECX in gpr to EAX..EDX */
 bool sys_xsetbv(struct tcpu *c, uint32_t n, uint64_t v);
 bool sys_xgetbv(struct tcpu *c, uint32_t n, uint64_t *v);
-uint64_t sys_tsc(struct tcpu *c);                         /* guest TSC now */
+uint64_t sys_tsc(struct tcpu *c); /* guest TSC now */
 bool sys_invlpg(struct tcpu *c, uint64_t lin);
 bool sys_invpcid(struct tcpu *c, uint64_t type, uint64_t pcid, uint64_t lin);
 /* Whether the current task may access `width` ports from `port`; raises #GP(0) if not. */
