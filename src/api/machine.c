@@ -455,7 +455,7 @@ struct yado_machine *yado_machine_new(const struct yado_config *config,
                                       const struct yado_machine_options *options, struct yado_error *err)
 {
     struct yado_machine *m =
-        yado_config_validate(config, err) ? machine_new_on(config, options, &backend_native, err) : NULL;
+        yado_config_validate(config, err) ? machine_new_on(config, options, backend_here(), err) : NULL;
 
     if (m && !engine_resolve(m, err)) {
         yado_machine_free(m);

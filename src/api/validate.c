@@ -90,5 +90,5 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
 
 bool yado_config_validate(const struct yado_config *config, struct yado_error *err)
 {
-    return config_check(config, err) && backend_native.validate(&config->spec, err);
+    return config_check(config, err) && backend_here()->validate(&config->spec, err);
 }

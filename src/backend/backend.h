@@ -1,4 +1,5 @@
-/* The backend seam: a whole machine. Implementation: native (our own machine on an engine).
+/* The backend seam: a whole machine. Implementations: native (our own machine on an engine), apple
+ * (Virtualization.framework).
  *
  * Threads: validate may come from any thread. start, pause, resume, service and stop come from one thread per
  * machine (its control thread), one at a time. request_stop, console_size and counters come from any thread,
@@ -64,13 +65,16 @@ struct backend_ops {
     void (*counters)(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 };
 
-extern const struct backend_ops backend_native;
+extern const struct backend_ops backend_native; /* Linux */
+extern const struct backend_ops backend_apple;  /* macOS */
 
-/* The engines of backend_native, by name, in order of preference. */
-unsigned native_engine_count(void);
-const char *native_engine_name(unsigned index);
-bool native_engine_usable(const char *name, struct yado_error *err); /* an unknown name is unusable */
+/* The backend of this platform and its engines, by name, in order of preference: linux/engines.c,
+ * macos/engines.c. Any thread. */
+const struct backend_ops *backend_here(void);
+unsigned backend_engine_count(void);
+const char *backend_engine_name(unsigned index);
+bool backend_engine_usable(const char *name, struct yado_error *err); /* an unknown name is unusable */
 /* Usable, and fit to be taken when nobody names an engine. May take some milliseconds. */
-bool native_engine_good(const char *name, struct yado_error *why);
+bool backend_engine_good(const char *name, struct yado_error *why);
 
 #endif

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backend/native_engines.h"
 #include "disk/disk.h"
 #include "host/anonfile.h"
 #include "machine/machine.h"
@@ -23,57 +24,6 @@ struct backend {
     struct boot_files boot;
     struct board_devices devices;
 };
-
-/* ---- engines ---- */
-
-static const struct engine_ops *const engines[] = {
-    &engine_kvm,
-    &engine_translator,
-};
-
-unsigned native_engine_count(void)
-{
-    return array_size(engines);
-}
-
-const char *native_engine_name(unsigned index)
-{
-    return index < array_size(engines) ? engines[index]->name : NULL;
-}
-
-static const struct engine_ops *engine_find(const char *name)
-{
-    for (size_t i = 0; i < array_size(engines); i++) {
-        if (name && !strcmp(engines[i]->name, name))
-            return engines[i];
-    }
-    return NULL;
-}
-
-static const struct engine_ops *engine_default(void)
-{
-    for (size_t i = 0; i < array_size(engines); i++) {
-        if (engines[i]->available(NULL) && (!engines[i]->good || engines[i]->good(NULL)))
-            return engines[i];
-    }
-    return engines[array_size(engines) - 1];
-}
-
-bool native_engine_usable(const char *name, struct yado_error *err)
-{
-    const struct engine_ops *ops = engine_find(name);
-
-    if (!ops)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "engine: there is none called \"%s\"", name ? name : "");
-    return ops->available(err);
-}
-
-bool native_engine_good(const char *name, struct yado_error *why)
-{
-    const struct engine_ops *ops = engine_find(name);
-
-    return native_engine_usable(name, why) && (!ops->good || ops->good(why));
-}
 
 /* ---- files ---- */
 
@@ -242,7 +192,7 @@ static bool disks_open(struct backend *b, struct yado_error *err)
 static bool machine_make(struct backend *b, const struct backend_host *host, struct yado_error *err)
 {
     struct machine_config cfg = {
-        .engine = b->spec->engine ? engine_find(b->spec->engine) : engine_default(),
+        .engine = b->spec->engine ? native_engine_find(b->spec->engine) : native_engine_default(),
         .vcpu_count = b->spec->cpu_count,
         .ram_size = b->spec->memory_size,
         .boot = b->boot,
