@@ -84,7 +84,8 @@ static void print_memory(void)
 static const char *expected_speed(enum yado_engine e)
 {
     switch (e) {
-    case YADO_ENGINE_KVM: return "the speed of the host itself";
+    case YADO_ENGINE_KVM:
+    case YADO_ENGINE_APPLE: return "the speed of the host itself";
     case YADO_ENGINE_TRANSLATOR:
         return "computing at a half to nearly all of the host's speed, system calls and new processes "
                "several times slower";

@@ -13,6 +13,7 @@ enum yado_engine {
     YADO_ENGINE_AUTO = 0,       /* the best one that this host can run */
     YADO_ENGINE_TRANSLATOR = 1, /* binary translation in user space: x86-64 Linux, no privileges */
     YADO_ENGINE_KVM = 2,        /* hardware virtualization by Linux: needs /dev/kvm */
+    YADO_ENGINE_APPLE = 3,      /* Virtualization.framework: macOS 11 or later */
 };
 
 /* The engines in order of preference: index 0 up to the count, without AUTO. Any thread. */

@@ -20,6 +20,7 @@ static const struct engine_name {
     { YADO_ENGINE_AUTO, "auto" },
     { YADO_ENGINE_TRANSLATOR, "translator" },
     { YADO_ENGINE_KVM, "kvm" },
+    { YADO_ENGINE_APPLE, "apple" },
 };
 
 const char *yado_engine_name(enum yado_engine engine)
@@ -44,12 +45,12 @@ bool yado_engine_from_name(const char *name, enum yado_engine *engine)
 
 unsigned yado_engine_count(void)
 {
-    return native_engine_count();
+    return backend_engine_count();
 }
 
 enum yado_engine yado_engine_at(unsigned index)
 {
-    const char *name = native_engine_name(index);
+    const char *name = backend_engine_name(index);
     enum yado_engine engine = YADO_ENGINE_AUTO;
 
     if (name)
@@ -65,7 +66,7 @@ bool yado_engine_usable(enum yado_engine engine, struct yado_error *err)
         return yado_engine_choose(err) != YADO_ENGINE_AUTO;
     if (!name)
         return err_set(err, YADO_ERR_UNSUPPORTED, "engine: there is none with number %d", (int)engine);
-    return native_engine_usable(name, err);
+    return backend_engine_usable(name, err);
 }
 
 bool yado_engine_good(enum yado_engine engine, struct yado_error *why)
@@ -74,7 +75,7 @@ bool yado_engine_good(enum yado_engine engine, struct yado_error *why)
 
     if (engine == YADO_ENGINE_AUTO || !name)
         return yado_engine_usable(engine, why);
-    return native_engine_good(name, why);
+    return backend_engine_good(name, why);
 }
 
 enum yado_engine yado_engine_choose(struct yado_error *err)

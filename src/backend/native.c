@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backend/native_engines.h"
+#include "backend/native_lacks.h"
 #include "disk/disk.h"
 #include "host/anonfile.h"
 #include "machine/machine.h"
@@ -23,57 +25,6 @@ struct backend {
     struct boot_files boot;
     struct board_devices devices;
 };
-
-/* ---- engines ---- */
-
-static const struct engine_ops *const engines[] = {
-    &engine_kvm,
-    &engine_translator,
-};
-
-unsigned native_engine_count(void)
-{
-    return array_size(engines);
-}
-
-const char *native_engine_name(unsigned index)
-{
-    return index < array_size(engines) ? engines[index]->name : NULL;
-}
-
-static const struct engine_ops *engine_find(const char *name)
-{
-    for (size_t i = 0; i < array_size(engines); i++) {
-        if (name && !strcmp(engines[i]->name, name))
-            return engines[i];
-    }
-    return NULL;
-}
-
-static const struct engine_ops *engine_default(void)
-{
-    for (size_t i = 0; i < array_size(engines); i++) {
-        if (engines[i]->available(NULL) && (!engines[i]->good || engines[i]->good(NULL)))
-            return engines[i];
-    }
-    return engines[array_size(engines) - 1];
-}
-
-bool native_engine_usable(const char *name, struct yado_error *err)
-{
-    const struct engine_ops *ops = engine_find(name);
-
-    if (!ops)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "engine: there is none called \"%s\"", name ? name : "");
-    return ops->available(err);
-}
-
-bool native_engine_good(const char *name, struct yado_error *why)
-{
-    const struct engine_ops *ops = engine_find(name);
-
-    return native_engine_usable(name, why) && (!ops->good || ops->good(why));
-}
 
 /* ---- files ---- */
 
@@ -179,7 +130,7 @@ static bool disk_validate(const struct spec_disk *d, unsigned index, struct yado
 
 static bool native_validate(const struct spec *spec, struct yado_error *err)
 {
-    if (!memory_check(spec, err) || !boot_validate(spec, err))
+    if (!native_lacks_nothing(spec, err) || !memory_check(spec, err) || !boot_validate(spec, err))
         return false;
     for (unsigned i = 0; i < spec->disk_count; i++) {
         if (!disk_validate(&spec->disks[i], i, err))
@@ -242,7 +193,7 @@ static bool disks_open(struct backend *b, struct yado_error *err)
 static bool machine_make(struct backend *b, const struct backend_host *host, struct yado_error *err)
 {
     struct machine_config cfg = {
-        .engine = b->spec->engine ? engine_find(b->spec->engine) : engine_default(),
+        .engine = b->spec->engine ? native_engine_find(b->spec->engine) : native_engine_default(),
         .vcpu_count = b->spec->cpu_count,
         .ram_size = b->spec->memory_size,
         .boot = b->boot,
@@ -337,7 +288,7 @@ static bool native_net_forward(struct backend *b, unsigned index, const struct n
 static bool native_net_attach(struct backend *b, unsigned index, const struct net_config *cfg,
                               struct yado_error *err)
 {
-    return machine_net_attach(b->machine, index, cfg, err);
+    return (!cfg || native_can_attach(cfg, index, err)) && machine_net_attach(b->machine, index, cfg, err);
 }
 
 static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),

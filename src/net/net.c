@@ -32,6 +32,7 @@ struct net_backend *net_open(const struct net_config *cfg, struct loop *loop, st
     case NET_NAT: return nat_open(cfg, loop, err);
     case NET_TAP: return tap_open(cfg, loop, err);
     case NET_FD: return fd_open(cfg, loop, err);
+    case NET_BRIDGED: break;
     }
     err_set(err, YADO_ERR_INTERNAL, "there is no network attachment of kind %d", (int)cfg->kind);
     return NULL;

@@ -36,6 +36,8 @@ struct x86_table {
 };
 
 #define X86_XSAVE_MAX 4096
+#define X86_MTRR_FIXED 11 /* MSRs 0x250, 0x258, 0x259, 0x268 to 0x26f */
+#define X86_MTRR_VAR 8    /* pairs of base and mask from MSR 0x200 */
 
 struct x86_lapic_state {
     uint64_t apic_base;                       /* MSR_APIC_BASE */
@@ -56,7 +58,10 @@ struct x86_state {
     uint64_t star, lstar, cstar, fmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, pat, misc_enable, spec_ctrl;
+    uint64_t tsc_adjust;    /* tsc has it in already */
+    uint64_t misc_features; /* Intel's MSR_MISC_FEATURES_ENABLES: CPUID faulting */
     uint64_t mtrr_def_type;
+    uint64_t mtrr_fixed[X86_MTRR_FIXED], mtrr_var[2 * X86_MTRR_VAR]; /* base, mask, base ... */
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi;
     uint32_t mp_state; /* enum x86_mp_state */
     uint8_t sipi_vector;

@@ -24,7 +24,10 @@ static const struct {
     { KVM_CAP_IMMEDIATE_EXIT, "immediate exits" },
 };
 
-/* The model-specific registers of struct x86_state that KVM does not hand out by other calls. */
+#define MTRR_PAIR(n) MSR_MTRR_VAR0 + 2 * (n), MSR_MTRR_VAR0 + 2 * (n) + 1
+
+/* The model-specific registers of struct x86_state that KVM does not hand out by other calls. What a guest of
+ * this machine can change besides are registers without effect on it (DEBUGCTL, AMD's HWCR and DE_CFG). */
 static const uint32_t state_msrs[] = {
     MSR_SYSENTER_CS,
     MSR_SYSENTER_ESP,
@@ -35,11 +38,32 @@ static const uint32_t state_msrs[] = {
     MSR_FMASK,
     MSR_KERNEL_GS_BASE,
     MSR_TSC,
+    MSR_TSC_ADJUST,
     MSR_TSC_AUX,
     MSR_PAT,
     MSR_MISC_ENABLE,
+    MSR_MISC_FEATURES,
     MSR_SPEC_CTRL,
     MSR_MTRR_DEF_TYPE,
+    MSR_MTRR_FIX64K,
+    MSR_MTRR_FIX16K,
+    MSR_MTRR_FIX16K + 1,
+    MSR_MTRR_FIX4K,
+    MSR_MTRR_FIX4K + 1,
+    MSR_MTRR_FIX4K + 2,
+    MSR_MTRR_FIX4K + 3,
+    MSR_MTRR_FIX4K + 4,
+    MSR_MTRR_FIX4K + 5,
+    MSR_MTRR_FIX4K + 6,
+    MSR_MTRR_FIX4K + 7,
+    MTRR_PAIR(0),
+    MTRR_PAIR(1),
+    MTRR_PAIR(2),
+    MTRR_PAIR(3),
+    MTRR_PAIR(4),
+    MTRR_PAIR(5),
+    MTRR_PAIR(6),
+    MTRR_PAIR(7),
     MSR_KVM_SYSTEM_TIME,
     MSR_KVM_WALL_CLOCK,
     MSR_KVM_PV_EOI,
@@ -117,6 +141,15 @@ static bool read_numbers(int fd, kvm_query_fn query, struct kvm_caps *caps, stru
     return true;
 }
 
+/* The type registers of memory ranges came to the kernel's list late (Linux 6.6), but can be had without. */
+static bool is_mtrr(uint32_t index)
+{
+    return index == MSR_MTRR_DEF_TYPE ||
+           (index >= MSR_MTRR_VAR0 && index < MSR_MTRR_VAR0 + 2 * X86_MTRR_VAR) || index == MSR_MTRR_FIX64K ||
+           index == MSR_MTRR_FIX16K || index == MSR_MTRR_FIX16K + 1 ||
+           (index >= MSR_MTRR_FIX4K && index < MSR_MTRR_FIX4K + 8);
+}
+
 /* Which of the state's MSRs this kernel can save (KVM_GET_MSR_INDEX_LIST). */
 static bool read_msrs(int fd, kvm_query_fn query, struct kvm_caps *caps, struct yado_error *err)
 {
@@ -136,9 +169,7 @@ static bool read_msrs(int fd, kvm_query_fn query, struct kvm_caps *caps, struct 
     }
     for (size_t i = 0; i < array_size(state_msrs); i++) {
         for (unsigned j = 0; j < list->nmsrs; j++) {
-            /* The type registers of memory ranges came to the list late (Linux 6.6), but can be had without.
-             */
-            if (list->indices[j] == state_msrs[i] || state_msrs[i] == MSR_MTRR_DEF_TYPE) {
+            if (list->indices[j] == state_msrs[i] || is_mtrr(state_msrs[i])) {
                 caps->msrs[caps->msr_count++] = state_msrs[i];
                 break;
             }

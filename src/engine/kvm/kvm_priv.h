@@ -14,7 +14,7 @@
 #define KVM_DEVICE "/dev/kvm"
 #define KVM_VCPUS_MAX 64 /* what 8-bit APIC ids and the board's tables go up to */
 #define KVM_SLOTS_MAX 32
-#define KVM_MSRS_MAX 24
+#define KVM_MSRS_MAX 48
 
 /* Three pages that VMX needs when it runs real mode by itself (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR),
  * and the identity map of one page below them: in the gap between the local APICs and 4 GiB. */

@@ -37,10 +37,23 @@ struct msr_block {
     struct kvm_msr_entry entries[KVM_MSRS_MAX];
 };
 
+static uint64_t *mtrr_place(struct x86_state *s, uint32_t index)
+{
+    if (index >= MSR_MTRR_VAR0 && index < MSR_MTRR_VAR0 + 2 * X86_MTRR_VAR)
+        return &s->mtrr_var[index - MSR_MTRR_VAR0];
+    if (index >= MSR_MTRR_FIX4K && index < MSR_MTRR_FIX4K + 8)
+        return &s->mtrr_fixed[3 + index - MSR_MTRR_FIX4K];
+    if (index == MSR_MTRR_FIX16K || index == MSR_MTRR_FIX16K + 1)
+        return &s->mtrr_fixed[1 + index - MSR_MTRR_FIX16K];
+    return index == MSR_MTRR_FIX64K ? &s->mtrr_fixed[0] : NULL;
+}
+
 /* Where the state keeps an MSR; NULL if it does not. */
 static uint64_t *msr_place(struct x86_state *s, uint32_t index)
 {
     switch (index) {
+    case MSR_TSC_ADJUST: return &s->tsc_adjust;
+    case MSR_MISC_FEATURES: return &s->misc_features;
     case MSR_SYSENTER_CS: return &s->sysenter_cs;
     case MSR_SYSENTER_ESP: return &s->sysenter_esp;
     case MSR_SYSENTER_EIP: return &s->sysenter_eip;
@@ -58,7 +71,7 @@ static uint64_t *msr_place(struct x86_state *s, uint32_t index)
     case MSR_KVM_SYSTEM_TIME: return &s->kvm_system_time;
     case MSR_KVM_WALL_CLOCK: return &s->kvm_wall_clock;
     case MSR_KVM_PV_EOI: return &s->kvm_pv_eoi;
-    default: return NULL;
+    default: return mtrr_place(s, index);
     }
 }
 

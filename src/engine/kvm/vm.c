@@ -67,6 +67,19 @@ static void kvm_close(struct engine_vm *vm)
     free(vm);
 }
 
+/* The state has no place for performance counters, and CPUID does not offer them; but AMD's first four are
+ * there whatever CPUID says, unless the whole unit is off. Kernels before Linux 5.18 cannot: a guest that
+ * counts there loses its counts when it is saved. */
+static void performance_counters_off(struct engine_vm *vm)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_PMU_CAPABILITY, .args = { KVM_PMU_CAP_DISABLE } };
+
+    int n = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_PMU_CAPABILITY);
+
+    if (n > 0 && (n & KVM_PMU_CAP_DISABLE))
+        ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
+}
+
 static bool vm_create(struct engine_vm *vm, struct yado_error *err)
 {
     uint64_t identity = KVM_IDENTITY_MAP_ADDR;
@@ -79,6 +92,7 @@ static bool vm_create(struct engine_vm *vm, struct yado_error *err)
     if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
         ioctl(vm->fd, KVM_SET_TSS_ADDR, KVM_TSS_ADDR) < 0)
         return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: cannot place the kernel's own pages");
+    performance_counters_off(vm);
     return true;
 }
 

@@ -255,7 +255,9 @@ static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
     s->sysenter_cs = c->sysenter_cs, s->sysenter_esp = c->sysenter_esp, s->sysenter_eip = c->sysenter_eip;
     s->tsc = cpu_host_tsc() + c->tsc_offset;
     s->tsc_aux = c->tsc_aux, s->pat = c->pat, s->misc_enable = c->misc_enable, s->spec_ctrl = c->spec_ctrl;
-    s->mtrr_def_type = c->mtrr_def_type;
+    s->tsc_adjust = c->tsc_adjust, s->mtrr_def_type = c->mtrr_def_type;
+    memcpy(s->mtrr_fixed, c->mtrr_fixed, sizeof s->mtrr_fixed);
+    memcpy(s->mtrr_var, c->mtrr_var, sizeof s->mtrr_var);
     s->kvm_system_time = c->kvm_system_time, s->kvm_wall_clock = c->kvm_wall_clock,
     s->kvm_pv_eoi = c->kvm_pv_eoi;
     s->mp_state = c->wait_sipi ? X86_MP_WAIT_SIPI : c->halted ? X86_MP_HALTED : X86_MP_RUNNING;
@@ -286,6 +288,10 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     if (s->xcr0 & ~c->vm->cpuid.xcr0_mask)
         return err_set(err, YADO_ERR_UNSUPPORTED, "translator: state has XCR0 %#llx, this host offers %#llx",
                        (unsigned long long)s->xcr0, (unsigned long long)c->vm->cpuid.xcr0_mask);
+    if (s->misc_features)
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "translator: state has MSR %#x at %#llx, which this engine does not offer",
+                       MSR_MISC_FEATURES, (unsigned long long)s->misc_features);
     memcpy(c->gpr, s->gpr, sizeof c->gpr);
     c->rip = s->rip;
     cpu_set_rflags(c, s->rflags);
@@ -299,7 +305,9 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     c->sysenter_cs = s->sysenter_cs, c->sysenter_esp = s->sysenter_esp, c->sysenter_eip = s->sysenter_eip;
     set_tsc(c, s->tsc);
     c->tsc_aux = s->tsc_aux, c->pat = s->pat, c->misc_enable = s->misc_enable, c->spec_ctrl = s->spec_ctrl;
-    c->mtrr_def_type = s->mtrr_def_type;
+    c->tsc_adjust = s->tsc_adjust, c->mtrr_def_type = s->mtrr_def_type;
+    memcpy(c->mtrr_fixed, s->mtrr_fixed, sizeof c->mtrr_fixed);
+    memcpy(c->mtrr_var, s->mtrr_var, sizeof c->mtrr_var);
     c->kvm_system_time = s->kvm_system_time, c->kvm_wall_clock = s->kvm_wall_clock,
     c->kvm_pv_eoi = s->kvm_pv_eoi;
     c->wait_sipi = s->mp_state == X86_MP_WAIT_SIPI || s->mp_state == X86_MP_WAIT_INIT;

@@ -1,0 +1,44 @@
+/* Between the files of this folder: from the plain description of a machine to the framework's objects.
+ *
+ * Every ..._make gives an object that belongs to the pool, or NULL and err. Messages name the field as the
+ * rest of the library does. They are called with a pool open, on any thread. */
+#ifndef BACKEND_APPLE_APPLE_PRIV_H
+#define BACKEND_APPLE_APPLE_PRIV_H
+
+#include "backend/apple/objc.h"
+#include "backend/backend.h"
+
+/* ---- availability.c ---- */
+
+/* Whether this host has the method (and its class), and if not, which macOS or Mac has it. `what` is the
+ * field and the thing, as in "storage[0]: an NVMe controller". */
+bool method_needed(enum vz_method method, struct yado_error *err, const char *what, ...) printf_like(3, 4);
+#define NEEDED(cls, name, err, ...) method_needed(VZ_##cls##_##name, err, __VA_ARGS__)
+
+/* ---- error.c ---- */
+
+/* Fills err from an NSError: our code for its domain and code, its words, and what to do about it where that
+ * is known. NULL: `what` alone. Returns false. */
+bool error_from(struct yado_error *err, id error, const char *what);
+
+/* ---- entitlement.c ---- */
+
+#define ENTITLEMENT_VIRTUALIZATION "com.apple.security.virtualization"
+#define ENTITLEMENT_NETWORKING "com.apple.vm.networking"
+
+/* Whether the code signature of this process claims it. Opens its own pool. */
+bool entitlement_has(const char *name);
+
+/* ---- kernel.c ---- */
+
+enum kernel_arch { KERNEL_X86_64, KERNEL_ARM64 };
+
+/* Whether the file is a Linux kernel that the framework starts on such a host: a bzImage for x86-64, an
+ * uncompressed Image for arm64. Else what it is, and what to do. */
+bool kernel_check(const char *path, enum kernel_arch arch, struct yado_error *err);
+
+/* ---- one noun each ---- */
+
+id boot_make(const struct spec *s, struct yado_error *err);
+
+#endif
