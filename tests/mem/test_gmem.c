@@ -229,7 +229,7 @@ static void discard_frees_whole_pages_only(void **state)
     assert_int_equal(resident(high.hva, MIB(4)), 0);
     assert_int_equal(low.hva[MIB(4) - 1], 0x55);
     high.hva[12345] = 7;
-    assert_int_equal(resident(high.hva, MIB(4)), 1);
+    assert_true(resident(high.hva, MIB(4)) > 0); /* one page, or a huge one */
     assert_int_equal(high.hva[12344], 0);
     gmem_free(mem);
 }
