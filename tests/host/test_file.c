@@ -190,12 +190,9 @@ static void threads_leave_signals_to_the_embedder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(facts_tell_kind_size_and_rights),
-        cmocka_unit_test(paths_are_found_again),
-        cmocka_unit_test(locks_are_between_descriptions),
-        cmocka_unit_test(ranges_become_zero),
-        cmocka_unit_test(memory_files_are_sized_and_private),
-        cmocka_unit_test(memory_facts_are_plausible),
+        cmocka_unit_test(facts_tell_kind_size_and_rights),       cmocka_unit_test(paths_are_found_again),
+        cmocka_unit_test(locks_are_between_descriptions),        cmocka_unit_test(ranges_become_zero),
+        cmocka_unit_test(memory_files_are_sized_and_private),    cmocka_unit_test(memory_facts_are_plausible),
         cmocka_unit_test(threads_leave_signals_to_the_embedder),
     };
 
