@@ -20,6 +20,15 @@ struct yado_boot_loader;
 struct yado_boot_loader *yado_linux_boot_loader_new(const char *kernel, const char *initrd,
                                                     const char *command_line);
 
+/* Starts EFI firmware, which boots what it finds on the disks, as a PC does (Apple's engine, macOS 13). The
+ * firmware keeps its variables in `variable_store`, a file made by yado_efi_variable_store_create; NULL: it
+ * forgets them when the machine stops. Returns NULL only when out of memory. */
+struct yado_boot_loader *yado_efi_boot_loader_new(const char *variable_store);
+
+/* Makes an empty variable store, one for each machine. An existing file is left alone (YADO_ERR_FILE) unless
+ * `overwrite`. Any thread; blocks while the file is written. YADO_ERR_UNSUPPORTED where no engine has EFI. */
+bool yado_efi_variable_store_create(const char *path, bool overwrite, struct yado_error *err);
+
 /* For a boot loader that was not given to a configuration. */
 void yado_boot_loader_free(struct yado_boot_loader *loader);
 

@@ -4,10 +4,14 @@
 #define YADO_CONFIG_H
 
 #include <yado/base.h>
+#include <yado/audio.h>
 #include <yado/boot.h>
 #include <yado/console.h>
 #include <yado/entropy.h>
+#include <yado/graphics.h>
 #include <yado/network.h>
+#include <yado/platform.h>
+#include <yado/share.h>
 #include <yado/storage.h>
 
 #ifdef __cplusplus
@@ -37,17 +41,28 @@ void yado_config_set_memory_size(struct yado_config *config, uint64_t size);
 /* Takes the object over; an earlier boot loader is freed. */
 void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_loader *loader);
 
+/* Takes the object over; an earlier platform is freed. Default: a generic one. */
+void yado_config_set_platform(struct yado_config *config, struct yado_platform *platform);
+
 /* Each takes the object over. Order is the order of device names in the guest. */
 void yado_config_add_storage(struct yado_config *config, struct yado_storage *storage);
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port);
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy);
 void yado_config_add_network(struct yado_config *config, struct yado_network *network);
+void yado_config_add_share(struct yado_config *config, struct yado_share *share);
+void yado_config_add_graphics(struct yado_config *config, struct yado_graphics *graphics);
+void yado_config_add_keyboard(struct yado_config *config, struct yado_keyboard *keyboard);
+void yado_config_add_pointing(struct yado_config *config, struct yado_pointing *pointing);
+void yado_config_add_sound(struct yado_config *config, struct yado_sound *sound);
 
 /* Whether a machine could be made of it, as far as can be known without making one: ranges, files that are
  * missing, unreadable or of the wrong kind, what no engine can do. The message names the field, as in
  * "storage[0]: disk.img: no such file". Opens, reads and closes the files (so it blocks), and changes
  * nothing. That a disk is in use by another machine is found out at the start. */
 bool yado_config_validate(const struct yado_config *config, struct yado_error *err);
+
+/* Whether a machine of it could be saved and restored (machine.h); if not, what is in the way. */
+bool yado_config_validate_save_restore(const struct yado_config *config, struct yado_error *err);
 
 #ifdef __cplusplus
 }

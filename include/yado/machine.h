@@ -13,6 +13,7 @@
  *   STOPPED, ERROR --start--> STARTING --> RUNNING
  *   RUNNING --pause--> PAUSING --> PAUSED --resume--> RESUMING --> RUNNING
  *   RUNNING, PAUSED --stop--> STOPPING --> STOPPED
+ *   PAUSED --save--> SAVING --> PAUSED        STOPPED --restore--> RESTORING --> PAUSED
  *   RUNNING --the guest powers off--> STOPPED
  *   RUNNING --the guest crashes, or cannot be run on--> ERROR
  *
@@ -41,8 +42,8 @@ enum yado_state {
     YADO_STATE_PAUSING = 5,
     YADO_STATE_RESUMING = 6,
     YADO_STATE_STOPPING = 7,
-    YADO_STATE_SAVING = 8,    /* not entered by this version */
-    YADO_STATE_RESTORING = 9, /* not entered by this version */
+    YADO_STATE_SAVING = 8,
+    YADO_STATE_RESTORING = 9,
 };
 
 /* Why a machine last went to STOPPED or ERROR. */
@@ -129,6 +130,14 @@ bool yado_machine_resume(struct yado_machine *machine, yado_completion done, voi
 /* Pulls the plug: the guest is not asked. What it had flushed to its disks is there. */
 bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void *ctx);
 
+/* Writes the paused machine to the file `path`, without its disks, and leaves it paused. An existing file is
+ * replaced. Restoring makes the stopped machine what it was then, paused; its configuration must be the saved
+ * one's, machine identifier included (platform.h), and the disks as they were. Apple's engine (macOS 14 on
+ * Apple silicon, on the same Mac); else YADO_ERR_UNSUPPORTED. yado_config_validate_save_restore says
+ * beforehand whether a configuration allows it. */
+bool yado_machine_save(struct yado_machine *machine, const char *path, yado_completion done, void *ctx);
+bool yado_machine_restore(struct yado_machine *machine, const char *path, yado_completion done, void *ctx);
+
 /* Presses the power button; a guest that listens shuts down, and YADO_EVENT_GUEST_STOPPED follows some time
  * later. */
 bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *err);
@@ -152,6 +161,11 @@ bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index,
  * be opened, none is attached. */
 bool yado_machine_set_network_attachment(struct yado_machine *machine, unsigned index,
                                          struct yado_network_attachment *attachment, struct yado_error *err);
+
+/* Gives share device `index` another directory share while the machine runs or is paused, until it is
+ * stopped. Takes `share` over. Not for Rosetta. Apple's engine (macOS 12). */
+bool yado_machine_set_share(struct yado_machine *machine, unsigned index, struct yado_directory_share *share,
+                            struct yado_error *err);
 
 /* A descriptor that is readable while callbacks wait, for poll. It stays the machine's; read nothing from it.
  * -1 with YADO_DELIVERY_THREAD. */

@@ -57,6 +57,16 @@ void yado_nat_add_forward(struct yado_network_attachment *nat, const struct yado
  * (CAP_NET_ADMIN). The MTU is the interface's. Returns NULL only when out of memory. */
 struct yado_network_attachment *yado_tap_new(const char *name);
 
+/* The host's own network: frames go out by interface `name` ("en0") of the host, and the guest is one more
+ * machine there. Apple's engine; the process must be signed with the restricted entitlement
+ * com.apple.vm.networking, which Apple grants on request. Returns NULL only when out of memory. */
+struct yado_network_attachment *yado_bridged_new(const char *name);
+
+/* Calls fn for each interface of the host that can be bridged: its name, and what people call it ("" if they
+ * do not). Returns how many there are; 0 where no engine can bridge. Any thread. fn may be NULL. */
+unsigned yado_each_bridged_interface(void (*fn)(void *ctx, const char *name, const char *display_name),
+                                     void *ctx);
+
 /* A connected socket. A datagram socket carries one Ethernet frame in each datagram; a stream socket carries
  * each frame behind its length (4 bytes, most significant first), as passt and QEMU speak. The descriptor is
  * duplicated: the caller keeps, and may close, its own. No flags of it are changed. A datagram socket works

@@ -25,6 +25,15 @@ enum yado_disk_sync {
     YADO_SYNC_NONE = 2,  /* nothing: a crash of the host may lose or tear data */
 };
 
+/* What the host keeps of the disk's contents in its memory. */
+enum yado_disk_cache {
+    YADO_CACHE_AUTO = 0,     /* as the engine does best */
+    YADO_CACHE_UNCACHED = 1, /* nothing */
+    YADO_CACHE_CACHED = 2,   /* what it likes */
+};
+
+#define YADO_NBD_TIMEOUT_DEFAULT_MS 5000u
+
 struct yado_disk;    /* attachment */
 struct yado_storage; /* device */
 
@@ -37,8 +46,22 @@ struct yado_disk *yado_disk_image_new(const char *path, enum yado_disk_format fo
  * is for messages. Returns NULL when out of memory or descriptors, or when fd is not open. */
 struct yado_disk *yado_disk_fd_new(int fd, const char *name, enum yado_disk_format format, unsigned flags);
 
+/* A whole disk of the host, such as /dev/sdb or /dev/rdisk4, as this user may open it. On Linux the same as
+ * yado_disk_image_new; Apple's framework tells the two apart. Returns NULL only when out of memory. */
+struct yado_disk *yado_block_device_new(const char *path, unsigned flags);
+
+/* An export of an NBD server, by address (nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH). It is
+ * connected to when the machine starts, and again when the connection breaks. Apple's engine (macOS 14).
+ * Returns NULL only when out of memory. */
+struct yado_disk *yado_nbd_new(const char *url, unsigned flags);
+/* How long a request may take before the connection counts as broken. Only for NBD; default
+ * YADO_NBD_TIMEOUT_DEFAULT_MS. */
+void yado_nbd_set_timeout(struct yado_disk *disk, unsigned milliseconds);
+
 /* Default YADO_SYNC_FULL. */
 void yado_disk_set_sync(struct yado_disk *disk, enum yado_disk_sync sync);
+/* Default YADO_CACHE_AUTO. UNCACHED: Apple's engine. */
+void yado_disk_set_cache(struct yado_disk *disk, enum yado_disk_cache cache);
 
 /* For a disk that was not given to a device. */
 void yado_disk_free(struct yado_disk *disk);
@@ -47,8 +70,15 @@ void yado_disk_free(struct yado_disk *disk);
  * `disk` over. */
 struct yado_storage *yado_virtio_block_new(struct yado_disk *disk);
 
+/* The only namespace of an NVM Express controller of its own: /dev/nvme0n1 ... Apple's engine (macOS 14).
+ * Takes `disk` over. */
+struct yado_storage *yado_nvme_new(struct yado_disk *disk);
+
+/* A USB stick: /dev/sda ... Apple's engine (macOS 13). Takes `disk` over. */
+struct yado_storage *yado_usb_storage_new(struct yado_disk *disk);
+
 /* The serial number that the guest sees (/dev/disk/by-id/virtio-...): at most 20 bytes of printable ASCII.
- * Default none. Checked by yado_config_validate. */
+ * Default none. For virtio block devices. Checked by yado_config_validate. */
 void yado_storage_set_identifier(struct yado_storage *storage, const char *identifier);
 
 /* For a device that was not given to a configuration. */

@@ -3,8 +3,8 @@
  * Setters cannot fail: an object that could not be made is NULL, and that is remembered until validation, so
  * that a program may build a whole configuration in one expression and look once. */
 #include "api/config_priv.h"
+#include "backend/backend.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +19,7 @@ struct yado_boot_loader *yado_linux_boot_loader_new(const char *kernel, const ch
 
     if (!l)
         return NULL;
+    l->boot.kind = SPEC_BOOT_LINUX;
     l->boot.kernel = strdup(kernel ? kernel : "");
     l->boot.initrd = initrd ? strdup(initrd) : NULL;
     l->boot.command_line = strdup(command_line ? command_line : default_command_line);
@@ -27,6 +28,31 @@ struct yado_boot_loader *yado_linux_boot_loader_new(const char *kernel, const ch
         return NULL;
     }
     return l;
+}
+
+struct yado_boot_loader *yado_efi_boot_loader_new(const char *variable_store)
+{
+    struct yado_boot_loader *l = calloc(1, sizeof(*l));
+
+    if (!l)
+        return NULL;
+    l->boot.kind = SPEC_BOOT_EFI;
+    l->boot.variable_store = variable_store ? strdup(variable_store) : NULL;
+    if (variable_store && !l->boot.variable_store) {
+        yado_boot_loader_free(l);
+        return NULL;
+    }
+    return l;
+}
+
+bool yado_efi_variable_store_create(const char *path, bool overwrite, struct yado_error *err)
+{
+    const struct backend_ops *ops = backend_here();
+
+    if (!ops->variable_store_create)
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "%s: EFI variable stores are made by Apple's framework only", path);
+    return ops->variable_store_create(path, overwrite, err);
 }
 
 void yado_boot_loader_free(struct yado_boot_loader *loader)
@@ -75,6 +101,42 @@ void yado_disk_set_sync(struct yado_disk *disk, enum yado_disk_sync sync)
                                                     : SPEC_SYNC_FULL;
 }
 
+void yado_disk_set_cache(struct yado_disk *disk, enum yado_disk_cache cache)
+{
+    if (disk)
+        disk->disk.cache = cache == YADO_CACHE_UNCACHED ? SPEC_CACHE_UNCACHED
+                           : cache == YADO_CACHE_CACHED ? SPEC_CACHE_CACHED
+                                                        : SPEC_CACHE_AUTO;
+}
+
+struct yado_disk *yado_block_device_new(const char *path, unsigned flags)
+{
+    struct yado_disk *d = disk_new(path, -1, flags);
+
+    if (d)
+        d->disk.source = SPEC_SOURCE_BLOCK_DEVICE;
+    return d;
+}
+
+struct yado_disk *yado_nbd_new(const char *url, unsigned flags)
+{
+    struct yado_disk *d = disk_new(url, -1, flags);
+
+    if (!d)
+        return NULL;
+    d->disk.source = SPEC_SOURCE_NBD;
+    d->disk.timeout_ms = YADO_NBD_TIMEOUT_DEFAULT_MS;
+    return d;
+}
+
+void yado_nbd_set_timeout(struct yado_disk *disk, unsigned milliseconds)
+{
+    if (!disk)
+        return;
+    disk->disk.timeout_ms = milliseconds;
+    disk->disk.timeout_unfit = disk->disk.source != SPEC_SOURCE_NBD;
+}
+
 void yado_disk_free(struct yado_disk *disk)
 {
     if (!disk)
@@ -83,18 +145,34 @@ void yado_disk_free(struct yado_disk *disk)
     free(disk);
 }
 
-struct yado_storage *yado_virtio_block_new(struct yado_disk *disk)
+static struct yado_storage *storage_new(struct yado_disk *disk, enum spec_disk_device device)
 {
     struct yado_storage *s = calloc(1, sizeof(*s));
 
     if (s && disk) {
         s->disk = disk->disk; /* moved */
+        s->disk.device = device;
         free(disk);
         return s;
     }
     yado_disk_free(disk);
     free(s);
     return NULL;
+}
+
+struct yado_storage *yado_virtio_block_new(struct yado_disk *disk)
+{
+    return storage_new(disk, SPEC_DEVICE_VIRTIO_BLOCK);
+}
+
+struct yado_storage *yado_nvme_new(struct yado_disk *disk)
+{
+    return storage_new(disk, SPEC_DEVICE_NVME);
+}
+
+struct yado_storage *yado_usb_storage_new(struct yado_disk *disk)
+{
+    return storage_new(disk, SPEC_DEVICE_USB_STORAGE);
 }
 
 void yado_storage_set_identifier(struct yado_storage *storage, const char *identifier)
@@ -226,12 +304,13 @@ void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_lo
     free(loader);
 }
 
-/* Counts the device in, unless there is no room. */
-static bool device_fits(struct yado_config *c)
+bool device_fits(struct yado_config *c)
 {
     struct spec *s = &c->spec;
 
-    if (s->disk_count + s->serial_count + s->entropy_count + s->net_count < SPEC_DEVICE_MAX)
+    if (s->disk_count + s->serial_count + s->entropy_count + s->net_count + s->share_count +
+            s->graphics_count + s->sound_count + s->keyboard_count + s->pointing_count <
+        SPEC_DEVICE_MAX)
         return true;
     c->devices_over++;
     return false;

@@ -31,6 +31,46 @@ struct yado_entropy {
     char unused; /* no settings */
 };
 
+struct yado_platform {
+    struct spec_platform platform;
+    bool out_of_memory;
+};
+
+struct yado_machine_identifier {
+    size_t len;
+    uint8_t data[];
+};
+
+struct yado_shared_directory {
+    struct spec_directory directory;
+};
+
+struct yado_directory_share {
+    struct spec_share share; /* without a tag */
+    bool out_of_memory;
+};
+
+struct yado_share {
+    struct spec_share share;
+    bool out_of_memory;
+};
+
+struct yado_graphics {
+    struct spec_graphics graphics;
+};
+
+struct yado_keyboard {
+    char unused; /* no settings */
+};
+
+struct yado_pointing {
+    char unused; /* no settings */
+};
+
+struct yado_sound {
+    struct spec_sound sound;
+};
+
 struct yado_network_attachment {
     struct spec_net net;
     bool out_of_memory;
@@ -54,6 +94,15 @@ bool forward_check(const struct net_forward *f, struct yado_error *err);
 bool attachment_check(const struct spec_net *n, unsigned index, struct yado_error *err);
 /* All network devices. */
 bool networks_check(const struct spec *s, struct yado_error *err);
+/* A directory share; the message begins with "shares[index]". */
+bool share_check(const struct spec_share *s, unsigned index, struct yado_error *err);
+/* All shares, and graphics and sound devices. */
+bool shares_check(const struct spec *s, struct yado_error *err);
+bool graphics_check(const struct spec *s, struct yado_error *err);
+bool sounds_check(const struct spec *s, struct yado_error *err);
+
+/* Counts a device in, unless there is no room for it. */
+bool device_fits(struct yado_config *c);
 
 /* Everything of yado_config_validate but the backend's part. */
 bool config_check(const struct yado_config *config, struct yado_error *err);

@@ -34,6 +34,7 @@ struct command {
     struct command *next;
     const struct state_move *move;
     struct callback *completion; /* NULL: the caller wants none */
+    char *path;                  /* save and restore; owned */
 };
 
 struct console_size {
@@ -105,6 +106,12 @@ static void completion_push(struct yado_machine *m, struct callback *completion,
 }
 
 /* ---- the control thread ---- */
+
+static void command_free(struct command *c)
+{
+    free(c->path);
+    free(c);
+}
 
 static void attention(void *ctx)
 {
@@ -192,13 +199,38 @@ static bool command_start(struct yado_machine *m, struct yado_error *err)
     return true;
 }
 
-static bool command_do(struct yado_machine *m, enum verb verb, struct yado_error *err)
+static bool command_save(struct yado_machine *m, const char *path, struct yado_error *err)
 {
+    if (!m->ops->save)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "this backend cannot save a machine");
+    return m->ops->save(m->backend, path, err);
+}
+
+static bool command_restore(struct yado_machine *m, const char *path, struct yado_error *err)
+{
+    struct backend *b = NULL;
+
+    if (!m->ops->restore)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "this backend cannot restore a machine");
+    sizes_to_spec(m);
+    if (!m->ops->restore(&b, &m->spec, &m->host, path, err))
+        return false;
+    backend_publish(m, b);
+    sizes_to_backend(m);
+    return true;
+}
+
+static bool command_do(struct yado_machine *m, const struct command *c, struct yado_error *err)
+{
+    enum verb verb = c->move->verb;
+
     switch (verb) {
     case VERB_START: return command_start(m, err);
     case VERB_PAUSE: return m->ops->pause(m->backend, err);
     case VERB_RESUME: return m->ops->resume(m->backend, err);
     case VERB_STOP: backend_end_run(m); return true;
+    case VERB_SAVE: return command_save(m, c->path, err);
+    case VERB_RESTORE: return command_restore(m, c->path, err);
     case VERB_REQUEST_STOP:
     case VERB_COUNT: break;
     }
@@ -209,8 +241,8 @@ static void command_run(struct yado_machine *m, struct command *c)
 {
     const struct state_move *move = c->move;
     struct yado_error err = YADO_ERROR_INIT;
-    bool gone = !m->backend && move->verb != VERB_START;
-    bool ok = !gone && command_do(m, move->verb, &err);
+    bool gone = !m->backend && move->verb != VERB_START && move->verb != VERB_RESTORE;
+    bool ok = !gone && command_do(m, c, &err);
 
     pthread_mutex_lock(&m->lock);
     if (!gone) {
@@ -224,7 +256,7 @@ static void command_run(struct yado_machine *m, struct command *c)
     }
     completion_push(m, c->completion, &err);
     pthread_mutex_unlock(&m->lock);
-    free(c);
+    command_free(c);
 }
 
 static enum yado_stop_reason reason_of(enum backend_end end)
@@ -444,6 +476,11 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
     m = machine_alloc(ops, options, err);
     if (!m)
         return NULL;
+    if (ops->cannot_stop_on_reset && m->options.stop_on_reset) {
+        err_set(err, YADO_ERR_UNSUPPORTED, "stop_on_reset: this engine does not see the guest reboot");
+        yado_machine_free(m);
+        return NULL;
+    }
     if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
@@ -482,7 +519,7 @@ void yado_machine_free(struct yado_machine *machine)
         pthread_join(m->delivery, NULL);
     while ((c = command_take(m))) {
         free(c->completion);
-        free(c);
+        command_free(c);
     }
     queue_destroy(&m->queue);
     spec_clear(&m->spec);
@@ -495,14 +532,18 @@ void yado_machine_free(struct yado_machine *machine)
 
 /* ---- verbs ---- */
 
-static bool verb_submit(struct yado_machine *m, enum verb verb, yado_completion done, void *ctx)
+static bool verb_submit_path(struct yado_machine *m, enum verb verb, const char *path, yado_completion done,
+                             void *ctx)
 {
     struct command *c = calloc(1, sizeof(*c));
     struct callback *completion = done ? calloc(1, sizeof(*completion)) : NULL;
     struct yado_error err = YADO_ERROR_INIT;
 
-    if (!c || (done && !completion)) {
-        free(c);
+    if (c && path)
+        c->path = strdup(path);
+    if (!c || (done && !completion) || (path && !c->path)) {
+        if (c)
+            command_free(c);
         free(completion);
         return false;
     }
@@ -522,10 +563,15 @@ static bool verb_submit(struct yado_machine *m, enum verb verb, yado_completion 
         err_set(&err, YADO_ERR_STATE, "cannot %s the machine while its state is \"%s\"", verb_name(verb),
                 yado_state_name(m->state));
         completion_push(m, completion, &err);
-        free(c);
+        command_free(c);
     }
     pthread_mutex_unlock(&m->lock);
     return true;
+}
+
+static bool verb_submit(struct yado_machine *m, enum verb verb, yado_completion done, void *ctx)
+{
+    return verb_submit_path(m, verb, NULL, done, ctx);
 }
 
 bool yado_machine_start(struct yado_machine *machine, yado_completion done, void *ctx)
@@ -546,6 +592,16 @@ bool yado_machine_resume(struct yado_machine *machine, yado_completion done, voi
 bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void *ctx)
 {
     return verb_submit(machine, VERB_STOP, done, ctx);
+}
+
+bool yado_machine_save(struct yado_machine *machine, const char *path, yado_completion done, void *ctx)
+{
+    return verb_submit_path(machine, VERB_SAVE, path ? path : "", done, ctx);
+}
+
+bool yado_machine_restore(struct yado_machine *machine, const char *path, yado_completion done, void *ctx)
+{
+    return verb_submit_path(machine, VERB_RESTORE, path ? path : "", done, ctx);
 }
 
 bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *err)
@@ -638,14 +694,13 @@ void yado_machine_set_console_size(struct yado_machine *machine, unsigned index,
     pthread_mutex_unlock(&machine->live_lock);
 }
 
-/* Whether it runs; else says so. live_lock held. */
-static bool net_changeable(struct yado_machine *m, struct yado_error *err)
+/* Whether it runs and its backend can do such a thing; else says so. live_lock held. */
+static bool changeable(struct yado_machine *m, const char *what, bool can, struct yado_error *err)
 {
     if (!m->backend)
-        return err_set(err, YADO_ERR_STATE, "the network can be changed while the machine runs or is paused");
-    if (!m->ops->net_forward || !m->ops->net_attach)
-        return err_set(err, YADO_ERR_UNSUPPORTED,
-                       "this backend cannot change the network of a running machine");
+        return err_set(err, YADO_ERR_STATE, "%s can be changed while the machine runs or is paused", what);
+    if (!can)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "this backend cannot change %s of a running machine", what);
     return true;
 }
 
@@ -658,7 +713,8 @@ static bool forward_change(struct yado_machine *m, unsigned index, const struct 
     if (!forward_check(&f, err))
         return err_prepend(err, "network[%u]", index);
     pthread_mutex_lock(&m->live_lock);
-    ok = net_changeable(m, err) && m->ops->net_forward(m->backend, index, &f, add, err);
+    ok = changeable(m, "the forwards", m->ops->net_forward != NULL, err) &&
+         m->ops->net_forward(m->backend, index, &f, add, err);
     pthread_mutex_unlock(&m->live_lock);
     return ok;
 }
@@ -685,10 +741,25 @@ bool yado_machine_set_network_attachment(struct yado_machine *machine, unsigned 
         ok = err_set(err, YADO_ERR_HOST, "network[%u]: out of memory", index);
     ok = ok && (!net || attachment_check(net, index, err));
     pthread_mutex_lock(&machine->live_lock);
-    ok = ok && net_changeable(machine, err) &&
+    ok = ok && changeable(machine, "the network", machine->ops->net_attach != NULL, err) &&
          machine->ops->net_attach(machine->backend, index, net ? &net->config : NULL, err);
     pthread_mutex_unlock(&machine->live_lock);
     yado_network_attachment_free(attachment);
+    return ok;
+}
+
+bool yado_machine_set_share(struct yado_machine *machine, unsigned index, struct yado_directory_share *share,
+                            struct yado_error *err)
+{
+    bool ok = share && !share->out_of_memory
+                  ? share_check(&share->share, index, err)
+                  : err_set(err, YADO_ERR_HOST, "shares[%u]: out of memory", index);
+
+    pthread_mutex_lock(&machine->live_lock);
+    ok = ok && changeable(machine, "the shares", machine->ops->share_set != NULL, err) &&
+         machine->ops->share_set(machine->backend, index, &share->share, err);
+    pthread_mutex_unlock(&machine->live_lock);
+    yado_directory_share_free(share);
     return ok;
 }
 

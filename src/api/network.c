@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "api/config_priv.h"
+#include "backend/backend.h"
 
 #define INTERFACE_NAME_MAX 15 /* bytes, Linux's IFNAMSIZ without the final zero */
 
@@ -98,9 +99,9 @@ void yado_nat_add_forward(struct yado_network_attachment *nat, const struct yado
         nat->out_of_memory = true;
 }
 
-struct yado_network_attachment *yado_tap_new(const char *name)
+static struct yado_network_attachment *named_new(enum net_kind kind, const char *name)
 {
-    struct yado_network_attachment *a = attachment_new(NET_TAP);
+    struct yado_network_attachment *a = attachment_new(kind);
 
     if (a)
         a->net.config.name = strdup(name ? name : "");
@@ -108,6 +109,24 @@ struct yado_network_attachment *yado_tap_new(const char *name)
         return a;
     yado_network_attachment_free(a);
     return NULL;
+}
+
+struct yado_network_attachment *yado_tap_new(const char *name)
+{
+    return named_new(NET_TAP, name);
+}
+
+struct yado_network_attachment *yado_bridged_new(const char *name)
+{
+    return named_new(NET_BRIDGED, name);
+}
+
+unsigned yado_each_bridged_interface(void (*fn)(void *ctx, const char *name, const char *display_name),
+                                     void *ctx)
+{
+    const struct backend_ops *ops = backend_here();
+
+    return ops->each_bridged_interface ? ops->each_bridged_interface(fn, ctx) : 0;
 }
 
 struct yado_network_attachment *yado_fd_network_new(int fd)
@@ -226,7 +245,8 @@ bool attachment_check(const struct spec_net *n, unsigned index, struct yado_erro
     if (c->mtu < NET_MTU_MIN || c->mtu > NET_MTU_MAX)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "network[%u].mtu: %u is not from %u to %u", index,
                        c->mtu, NET_MTU_MIN, NET_MTU_MAX);
-    if (c->kind == NET_TAP && (!c->name[0] || strlen(c->name) > INTERFACE_NAME_MAX))
+    if ((c->kind == NET_TAP || c->kind == NET_BRIDGED) &&
+        (!c->name[0] || strlen(c->name) > INTERFACE_NAME_MAX))
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "network[%u].attachment: \"%.40s\" is not the name of an interface", index, c->name);
     return forwards_check(c, index, err);

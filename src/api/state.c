@@ -12,6 +12,8 @@ static const struct state_move moves[] = {
     { VERB_RESUME, YADO_STATE_PAUSED, YADO_STATE_RESUMING, YADO_STATE_RUNNING, YADO_STATE_PAUSED },
     { VERB_STOP, YADO_STATE_RUNNING, YADO_STATE_STOPPING, YADO_STATE_STOPPED, YADO_STATE_ERROR },
     { VERB_STOP, YADO_STATE_PAUSED, YADO_STATE_STOPPING, YADO_STATE_STOPPED, YADO_STATE_ERROR },
+    { VERB_SAVE, YADO_STATE_PAUSED, YADO_STATE_SAVING, YADO_STATE_PAUSED, YADO_STATE_PAUSED },
+    { VERB_RESTORE, YADO_STATE_STOPPED, YADO_STATE_RESTORING, YADO_STATE_PAUSED, YADO_STATE_STOPPED },
     { VERB_REQUEST_STOP, YADO_STATE_RUNNING, YADO_STATE_RUNNING, YADO_STATE_RUNNING, YADO_STATE_RUNNING },
 };
 
@@ -26,7 +28,8 @@ const struct state_move *state_move_find(enum verb verb, enum yado_state from)
 
 const char *verb_name(enum verb verb)
 {
-    static const char *const names[VERB_COUNT] = { "start", "pause", "resume", "stop", "request_stop" };
+    static const char *const names[VERB_COUNT] = { "start",        "pause", "resume", "stop",
+                                                   "request_stop", "save",  "restore" };
 
     return (unsigned)verb < VERB_COUNT ? names[verb] : "?";
 }

@@ -4,7 +4,16 @@
 
 #include <yado/machine.h>
 
-enum verb { VERB_START, VERB_PAUSE, VERB_RESUME, VERB_STOP, VERB_REQUEST_STOP, VERB_COUNT };
+enum verb {
+    VERB_START,
+    VERB_PAUSE,
+    VERB_RESUME,
+    VERB_STOP,
+    VERB_REQUEST_STOP,
+    VERB_SAVE,
+    VERB_RESTORE,
+    VERB_COUNT
+};
 
 struct state_move {
     enum verb verb;

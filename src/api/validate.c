@@ -29,8 +29,11 @@ static bool numbers_check(const struct spec *s, struct yado_error *err)
 
 static bool boot_loader_check(const struct spec_boot *b, struct yado_error *err)
 {
-    if (!b->kernel)
+    if (b->kind == SPEC_BOOT_NONE)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: none is set; give a kernel");
+    if (b->kind == SPEC_BOOT_EFI)
+        return !b->variable_store || b->variable_store[0] ||
+               err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: the variable store's file name is empty");
     if (!b->kernel[0])
         return err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: the kernel's file name is empty");
     if (b->initrd && !b->initrd[0])
@@ -48,7 +51,13 @@ static bool disks_check(const struct spec *s, struct yado_error *err)
         const struct spec_disk *d = &s->disks[i];
 
         if (d->fd < 0 && !d->name[0])
-            return err_set(err, YADO_ERR_INVALID_CONFIG, "storage[%u]: the file name is empty", i);
+            return err_set(err, YADO_ERR_INVALID_CONFIG, "storage[%u]: the %s is empty", i,
+                           d->source == SPEC_SOURCE_NBD ? "address" : "file name");
+        if (d->timeout_unfit)
+            return err_set(err, YADO_ERR_INVALID_CONFIG, "storage[%u]: only an NBD export has a timeout", i);
+        if (d->identifier && d->device != SPEC_DEVICE_VIRTIO_BLOCK)
+            return err_set(err, YADO_ERR_INVALID_CONFIG,
+                           "storage[%u]: only a virtio block device has an identifier", i);
         if (!d->identifier)
             continue;
         if (strlen(d->identifier) > SPEC_IDENTIFIER_MAX)
@@ -85,7 +94,17 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
                        YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);
     return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
            disks_check(&config->spec, err) && serials_check(&config->spec, err) &&
-           networks_check(&config->spec, err);
+           networks_check(&config->spec, err) && shares_check(&config->spec, err) &&
+           graphics_check(&config->spec, err) && sounds_check(&config->spec, err);
+}
+
+bool yado_config_validate_save_restore(const struct yado_config *config, struct yado_error *err)
+{
+    const struct backend_ops *ops = backend_here();
+
+    if (!ops->validate_save_restore)
+        return err_set(err, YADO_ERR_UNSUPPORTED, "machines cannot be saved and restored on this platform");
+    return config_check(config, err) && ops->validate_save_restore(&config->spec, err);
 }
 
 bool yado_config_validate(const struct yado_config *config, struct yado_error *err)

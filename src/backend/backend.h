@@ -42,6 +42,7 @@ struct backend_status {
 
 struct backend_ops {
     const char *name;
+    bool cannot_stop_on_reset; /* it sees no reboots of the guest */
     /* What can be known of a spec without a machine. The ranges of numbers were checked. */
     bool (*validate)(const struct spec *spec, struct yado_error *err);
     /* Acquires everything and lets the guest run. `spec` lives until stop. On failure nothing is held. */
@@ -63,6 +64,29 @@ struct backend_ops {
     bool (*net_attach)(struct backend *b, unsigned index, const struct net_config *cfg,
                        struct yado_error *err);
     void (*counters)(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
+
+    /* What follows is absent (NULL) in a backend that cannot do it. */
+
+    /* Another directory share for a device, while it runs. As net_attach. */
+    bool (*share_set)(struct backend *b, unsigned index, const struct spec_share *share,
+                      struct yado_error *err);
+    /* Writes a paused machine to a file. The machine stays paused. Control thread. */
+    bool (*save)(struct backend *b, const char *path, struct yado_error *err);
+    /* As start, from a file that save wrote; the guest is paused then. */
+    bool (*restore)(struct backend **out, const struct spec *spec, const struct backend_host *host,
+                    const char *path, struct yado_error *err);
+    bool (*validate_save_restore)(const struct spec *spec, struct yado_error *err);
+
+    /* Without a machine, from any thread. */
+    bool (*variable_store_create)(const char *path, bool overwrite, struct yado_error *err);
+    /* Gives the bytes of a new machine identifier to `take` before it returns. */
+    bool (*identifier_new)(void (*take)(void *ctx, const void *data, size_t len), void *ctx,
+                           struct yado_error *err);
+    bool (*identifier_check)(const void *data, size_t len, struct yado_error *err);
+    int (*rosetta_availability)(void); /* of enum yado_rosetta */
+    bool (*rosetta_install)(struct yado_error *err);
+    unsigned (*each_bridged_interface)(void (*fn)(void *ctx, const char *name, const char *display_name),
+                                       void *ctx);
 };
 
 extern const struct backend_ops backend_native; /* Linux */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "backend/native_engines.h"
+#include "backend/native_lacks.h"
 #include "disk/disk.h"
 #include "host/anonfile.h"
 #include "machine/machine.h"
@@ -129,7 +130,7 @@ static bool disk_validate(const struct spec_disk *d, unsigned index, struct yado
 
 static bool native_validate(const struct spec *spec, struct yado_error *err)
 {
-    if (!memory_check(spec, err) || !boot_validate(spec, err))
+    if (!native_lacks_nothing(spec, err) || !memory_check(spec, err) || !boot_validate(spec, err))
         return false;
     for (unsigned i = 0; i < spec->disk_count; i++) {
         if (!disk_validate(&spec->disks[i], i, err))
@@ -287,7 +288,7 @@ static bool native_net_forward(struct backend *b, unsigned index, const struct n
 static bool native_net_attach(struct backend *b, unsigned index, const struct net_config *cfg,
                               struct yado_error *err)
 {
-    return machine_net_attach(b->machine, index, cfg, err);
+    return (!cfg || native_can_attach(cfg, index, err)) && machine_net_attach(b->machine, index, cfg, err);
 }
 
 static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),

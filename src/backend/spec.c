@@ -38,7 +38,25 @@ void spec_boot_clear(struct spec_boot *b)
     free(b->kernel);
     free(b->initrd);
     free(b->command_line);
+    free(b->variable_store);
     *b = (struct spec_boot){ 0 };
+}
+
+void spec_platform_clear(struct spec_platform *p)
+{
+    free(p->identifier);
+    *p = (struct spec_platform){ 0 };
+}
+
+void spec_share_clear(struct spec_share *s)
+{
+    for (unsigned i = 0; i < s->directory_count; i++) {
+        free(s->directories[i].name);
+        free(s->directories[i].path);
+    }
+    free(s->directories);
+    free(s->tag);
+    *s = (struct spec_share){ 0 };
 }
 
 void spec_net_clear(struct spec_net *n)
@@ -71,6 +89,9 @@ void spec_clear(struct spec *s)
         spec_serial_clear(&s->serials[i]);
     for (unsigned i = 0; i < s->net_count; i++)
         spec_net_clear(&s->nets[i]);
+    for (unsigned i = 0; i < s->share_count; i++)
+        spec_share_clear(&s->shares[i]);
+    spec_platform_clear(&s->platform);
     spec_init(s);
 }
 
@@ -84,6 +105,51 @@ static bool string_copy(char **to, const char *from)
 {
     *to = from ? strdup(from) : NULL;
     return !from || *to;
+}
+
+static bool boot_copy(struct spec_boot *to, const struct spec_boot *from)
+{
+    to->kind = from->kind;
+    return string_copy(&to->kernel, from->kernel) && string_copy(&to->initrd, from->initrd) &&
+           string_copy(&to->command_line, from->command_line) &&
+           string_copy(&to->variable_store, from->variable_store);
+}
+
+static bool platform_copy(struct spec_platform *to, const struct spec_platform *from)
+{
+    to->nested_virtualization = from->nested_virtualization;
+    if (!from->identifier)
+        return true;
+    to->identifier = malloc(from->identifier_len);
+    if (!to->identifier)
+        return false;
+    memcpy(to->identifier, from->identifier, from->identifier_len);
+    to->identifier_len = from->identifier_len;
+    return true;
+}
+
+bool spec_directory_add(struct spec_share *s, const struct spec_directory *d)
+{
+    struct spec_directory *more = realloc(s->directories, (s->directory_count + 1) * sizeof(*more)), *to;
+
+    if (!more)
+        return false;
+    s->directories = more;
+    to = &more[s->directory_count++];
+    *to = (struct spec_directory){ .read_only = d->read_only };
+    return string_copy(&to->name, d->name) && string_copy(&to->path, d->path);
+}
+
+bool spec_share_copy(struct spec_share *to, const struct spec_share *from)
+{
+    *to = (struct spec_share){ .kind = from->kind };
+    if (!string_copy(&to->tag, from->tag))
+        return false;
+    for (unsigned i = 0; i < from->directory_count; i++) {
+        if (!spec_directory_add(to, &from->directories[i]))
+            return false;
+    }
+    return true;
 }
 
 static bool disk_copy(struct spec_disk *to, const struct spec_disk *from)
@@ -117,24 +183,36 @@ static bool net_copy(struct spec_net *to, const struct spec_net *from)
     return spec_fd_dup(from->config.fd, &to->config.fd) && string_copy(&to->config.name, from->config.name);
 }
 
+/* Everything that is no pointer or descriptor. */
+static void plain_copy(struct spec *to, const struct spec *from)
+{
+    to->cpu_count = from->cpu_count;
+    to->memory_size = from->memory_size;
+    to->engine = from->engine;
+    to->entropy_count = from->entropy_count;
+    memcpy(to->graphics, from->graphics, sizeof(to->graphics));
+    to->graphics_count = from->graphics_count;
+    memcpy(to->sounds, from->sounds, sizeof(to->sounds));
+    to->sound_count = from->sound_count;
+    to->keyboard_count = from->keyboard_count;
+    to->pointing_count = from->pointing_count;
+}
+
 bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
 {
     bool ok;
 
     spec_init(to);
-    to->cpu_count = from->cpu_count;
-    to->memory_size = from->memory_size;
-    to->engine = from->engine;
-    to->entropy_count = from->entropy_count;
-    ok = string_copy(&to->boot.kernel, from->boot.kernel) &&
-         string_copy(&to->boot.initrd, from->boot.initrd) &&
-         string_copy(&to->boot.command_line, from->boot.command_line);
+    plain_copy(to, from);
+    ok = boot_copy(&to->boot, &from->boot) && platform_copy(&to->platform, &from->platform);
     for (unsigned i = 0; ok && i < from->disk_count; i++)
         ok = disk_copy(&to->disks[to->disk_count++], &from->disks[i]);
     for (unsigned i = 0; ok && i < from->serial_count; i++)
         ok = serial_copy(&to->serials[to->serial_count++], &from->serials[i]);
     for (unsigned i = 0; ok && i < from->net_count; i++)
         ok = net_copy(&to->nets[to->net_count++], &from->nets[i]);
+    for (unsigned i = 0; ok && i < from->share_count; i++)
+        ok = spec_share_copy(&to->shares[to->share_count++], &from->shares[i]);
     if (!ok) {
         int e = errno;
 

@@ -11,14 +11,22 @@
 
 enum spec_disk_format { SPEC_DISK_RAW };
 enum spec_disk_sync { SPEC_SYNC_FULL, SPEC_SYNC_FSYNC, SPEC_SYNC_NONE };
+enum spec_disk_cache { SPEC_CACHE_AUTO, SPEC_CACHE_UNCACHED, SPEC_CACHE_CACHED };
+enum spec_disk_source { SPEC_SOURCE_FILE, SPEC_SOURCE_BLOCK_DEVICE, SPEC_SOURCE_NBD };
+enum spec_disk_device { SPEC_DEVICE_VIRTIO_BLOCK, SPEC_DEVICE_NVME, SPEC_DEVICE_USB_STORAGE };
 
 struct spec_disk {
-    char *name; /* path, or what messages call the descriptor */
+    char *name; /* path, URL of an NBD export, or what messages call the descriptor */
     int fd;     /* -1: open `name` */
+    enum spec_disk_source source;
+    enum spec_disk_device device;
     enum spec_disk_format format;
     enum spec_disk_sync sync;
+    enum spec_disk_cache cache;
+    unsigned timeout_ms; /* NBD */
     bool read_only;
-    char *identifier; /* NULL: none. Unchecked length until validated */
+    bool timeout_unfit; /* set on one that is no NBD export; reported by validation */
+    char *identifier;   /* NULL: none. Unchecked length until validated */
 };
 
 enum spec_serial_kind { SPEC_SERIAL_VIRTIO_CONSOLE, SPEC_SERIAL_UART };
@@ -36,10 +44,56 @@ struct spec_net {
     uint8_t mac[6];
 };
 
+enum spec_boot_kind { SPEC_BOOT_NONE, SPEC_BOOT_LINUX, SPEC_BOOT_EFI };
+
 struct spec_boot {
-    char *kernel; /* NULL: no boot loader */
-    char *initrd; /* NULL: none */
+    enum spec_boot_kind kind;
+    char *kernel; /* LINUX */
+    char *initrd; /* LINUX; NULL: none */
     char *command_line;
+    char *variable_store; /* EFI; NULL: none */
+};
+
+struct spec_platform {
+    uint8_t *identifier; /* the machine identifier, opaque bytes; NULL: none was set */
+    size_t identifier_len;
+    bool nested_virtualization;
+};
+
+enum spec_share_kind { SPEC_SHARE_SINGLE, SPEC_SHARE_MULTIPLE, SPEC_SHARE_ROSETTA };
+
+struct spec_directory {
+    char *name; /* MULTIPLE: of the directory that the guest sees; else NULL */
+    char *path;
+    bool read_only;
+};
+
+struct spec_share {
+    char *tag;
+    enum spec_share_kind kind;
+    struct spec_directory *directories; /* one for SINGLE, none for ROSETTA */
+    unsigned directory_count;
+};
+
+#define SPEC_SCANOUT_MAX 16 /* virtio 1.2, 5.7.4 */
+
+struct spec_graphics {
+    struct {
+        unsigned width, height; /* pixels */
+    } scanouts[SPEC_SCANOUT_MAX];
+    unsigned scanout_count; /* may be more than there is room for: reported by validation */
+};
+
+struct spec_stream {
+    bool is_input;
+    bool has_host; /* the host's default device; else silence */
+};
+
+#define SPEC_STREAM_MAX 16
+
+struct spec_sound {
+    struct spec_stream streams[SPEC_STREAM_MAX];
+    unsigned stream_count; /* may be more than there is room for: reported by validation */
 };
 
 struct spec {
@@ -47,6 +101,7 @@ struct spec {
     uint64_t memory_size;
     const char *engine; /* name of a static string, or NULL: the best one */
     struct spec_boot boot;
+    struct spec_platform platform;
     struct spec_disk disks[SPEC_DEVICE_MAX];
     unsigned disk_count;
     struct spec_serial serials[SPEC_DEVICE_MAX];
@@ -54,6 +109,13 @@ struct spec {
     unsigned entropy_count;
     struct spec_net nets[SPEC_DEVICE_MAX];
     unsigned net_count;
+    struct spec_share shares[SPEC_DEVICE_MAX];
+    unsigned share_count;
+    struct spec_graphics graphics[SPEC_DEVICE_MAX];
+    unsigned graphics_count;
+    struct spec_sound sounds[SPEC_DEVICE_MAX];
+    unsigned sound_count;
+    unsigned keyboard_count, pointing_count;
 };
 
 /* All are empty, with no descriptors. */
@@ -66,6 +128,11 @@ void spec_disk_clear(struct spec_disk *d);
 void spec_serial_clear(struct spec_serial *s);
 void spec_boot_clear(struct spec_boot *b);
 void spec_net_clear(struct spec_net *n);
+void spec_platform_clear(struct spec_platform *p);
+void spec_share_clear(struct spec_share *s);
+bool spec_share_copy(struct spec_share *to, const struct spec_share *from);
+/* Adds a directory, with copies of the strings. False: out of memory. */
+bool spec_directory_add(struct spec_share *s, const struct spec_directory *d);
 
 /* Adds a copy. False: out of memory. */
 bool spec_forward_add(struct net_config *c, const struct net_forward *f);

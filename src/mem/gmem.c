@@ -1,27 +1,25 @@
 /* Guest memory: see mem/gmem.h.
  *
- * One memory file, mapped once and in one piece with an inaccessible page on either side, so that a device
- * that runs over the end of RAM stops at once. Nothing is reserved: the host gives pages as the guest touches
- * them. */
+ * One private mapping (host/anonmem.h) with inaccessible address space on either side, so that a device that
+ * runs over the end of RAM stops at once. Nothing is reserved: the host gives pages as the guest touches
+ * them, and gets back what the guest does without (gmem_discard). The mapping itself stays as it is all the
+ * time, so that pointers into it, an engine's TLBs among them, never go stale: only contents change. */
 #include "mem/gmem.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "host/anonfile.h"
+#include "host/anonmem.h"
 
 #define GMEM_SLOTS_MAX 2
-#define GMEM_GUARD MIB(2) /* and RAM begins on a 2 MiB border, which huge pages of the host need */
+#define GMEM_PAGE KIB(4)
 
 struct gmem {
     struct gmem_slot slots[GMEM_SLOTS_MAX];
     unsigned slot_count;
-    uint64_t size;
-    uint8_t *reserved; /* the mapping with its guards */
-    uint64_t reserved_len;
+    struct anonmem ram;
     void (*hook)(void *ctx, uint64_t gpa, uint64_t len);
     void *hook_ctx;
 };
@@ -43,31 +41,10 @@ static bool size_check(uint64_t size, struct yado_error *err)
     return true;
 }
 
-/* Reserves address space with guards and puts the file into its middle. NULL and errno on failure. */
-static uint8_t *ram_map(struct gmem *mem, int fd)
-{
-    uint8_t *at, *ram;
-    void *mapped;
-
-    mem->reserved_len = mem->size + 2 * GMEM_GUARD;
-    at = mmap(NULL, mem->reserved_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED)
-        return NULL;
-    mem->reserved = at;
-    ram = (uint8_t *)align_up((uintptr_t)at + 1, GMEM_GUARD);
-    mapped = mmap(ram, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
-    if (mapped == MAP_FAILED)
-        return NULL;
-    madvise(ram, mem->size,
-            MADV_DONTDUMP); /* a core file needs no copy of the guest; failure costs only disk */
-    return ram;
-}
-
 struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err)
 {
     struct gmem *mem;
     uint8_t *ram;
-    int fd;
 
     BUG_ON(low_end % KIB(4) || !low_end || low_end > GIB(4));
     if (!size_check(size, err))
@@ -77,18 +54,13 @@ struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err)
         err_set(err, YADO_ERR_HOST, "guest memory: out of memory");
         return NULL;
     }
-    mem->size = size;
-    fd = anonfile_open("yado-ram", size, false);
-    ram = fd >= 0 ? ram_map(mem, fd) : NULL;
-    if (!ram) {
+    if (!anonmem_map(&mem->ram, "yado-ram", size)) {
         err_set_errno(err, YADO_ERR_MEMORY, errno, "memory size: the host gives no %llu MiB; ask for less",
                       (unsigned long long)(size >> 20));
-        if (fd >= 0)
-            close(fd);
         gmem_free(mem);
         return NULL;
     }
-    close(fd);
+    ram = mem->ram.at;
     if (size <= low_end || low_end == GIB(4)) {
         mem->slots[mem->slot_count++] = (struct gmem_slot){ .gpa = 0, .len = size, .hva = ram };
     } else {
@@ -103,8 +75,7 @@ void gmem_free(struct gmem *mem)
 {
     if (!mem)
         return;
-    if (mem->reserved)
-        munmap(mem->reserved, mem->reserved_len);
+    anonmem_unmap(&mem->ram);
     free(mem);
 }
 
@@ -121,7 +92,7 @@ struct gmem_slot gmem_slot_at(const struct gmem *mem, unsigned i)
 
 uint64_t gmem_size(const struct gmem *mem)
 {
-    return mem->size;
+    return mem->ram.size;
 }
 
 void *gmem_span(const struct gmem *mem, uint64_t gpa, uint64_t len, enum gmem_access access)
@@ -163,6 +134,23 @@ void gmem_written(const struct gmem *mem, uint64_t gpa, uint64_t len)
 {
     if (mem->hook && len)
         mem->hook(mem->hook_ctx, gpa, len);
+}
+
+bool gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len)
+{
+    uint8_t *p = gmem_span(mem, gpa, len, GMEM_WRITE);
+    const uint64_t before = align_up(gpa, GMEM_PAGE) - gpa;
+    uint64_t whole;
+
+    if (!p)
+        return false;
+    whole = len > before ? align_down(len - before, GMEM_PAGE) : 0;
+    if (!whole)
+        return true;
+    if (!anonmem_discard(p + before, whole))
+        return false;
+    gmem_written(mem, gpa + before, whole);
+    return true;
 }
 
 void gmem_set_write_hook(struct gmem *mem, void (*hook)(void *ctx, uint64_t gpa, uint64_t len), void *ctx)

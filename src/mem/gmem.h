@@ -1,6 +1,6 @@
 /* Guest physical memory: the only code that turns a guest physical address into a host pointer.
  *
- * RAM is one memfd, mapped once, that shows at up to two guest ranges (below and above the PCI hole). Slots
+ * RAM is one private mapping that shows at up to two guest ranges (below and above the PCI hole). Slots
  * are fixed after gmem_new, so lookups take no lock and may run on any thread. Bytes may change under the
  * reader at any time: copy once, then check the copy. */
 #ifndef MEM_GMEM_H
@@ -37,6 +37,12 @@ bool gmem_write(const struct gmem *mem, uint64_t gpa, const void *buf, uint64_t 
 
 /* Device code wrote [gpa, gpa+len): engines that cache translated guest code hear of it. */
 void gmem_written(const struct gmem *mem, uint64_t gpa, uint64_t len);
+
+/* Gives the whole 4 KiB pages inside [gpa, gpa + len) back to the host. They read as zero from now on and are
+ * taken anew when they are touched; to the engine this is a write (gmem_written is called). Any thread, also
+ * while vCPUs and devices use these pages: a store that races is kept or lost. False, and nothing has
+ * changed, if the range is not RAM of one slot or the host cannot. */
+bool gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len);
 
 /* Who hears of gmem_written. Set once, before any device runs. */
 void gmem_set_write_hook(struct gmem *mem, void (*hook)(void *ctx, uint64_t gpa, uint64_t len), void *ctx);

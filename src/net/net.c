@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -32,6 +31,7 @@ struct net_backend *net_open(const struct net_config *cfg, struct loop *loop, st
     case NET_NAT: return nat_open(cfg, loop, err);
     case NET_TAP: return tap_open(cfg, loop, err);
     case NET_FD: return fd_open(cfg, loop, err);
+    case NET_BRIDGED: break;
     }
     err_set(err, YADO_ERR_INTERNAL, "there is no network attachment of kind %d", (int)cfg->kind);
     return NULL;
@@ -173,9 +173,4 @@ void net_fifo_clear(struct net_fifo *q)
 {
     while (q->head)
         net_fifo_pop(q);
-}
-
-void net_mac_format(const uint8_t mac[6], char *text)
-{
-    snprintf(text, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
 }

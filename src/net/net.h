@@ -93,12 +93,13 @@ struct net_backend {
                      */
 };
 
-enum net_kind { NET_NAT, NET_TAP, NET_FD };
+/* BRIDGED is a whole-machine framework's own; net_open refuses it. */
+enum net_kind { NET_NAT, NET_TAP, NET_FD, NET_BRIDGED };
 
 /* Which back end. Plain data; who made it owns it. */
 struct net_config {
     enum net_kind kind;
-    char *name;                   /* TAP: of the interface. Others: NULL */
+    char *name;                   /* TAP and BRIDGED: of the interface. Others: NULL */
     int fd;                       /* FD: a connected datagram or stream socket; -1 for others */
     unsigned mtu;                 /* FD: NET_MTU_MIN to NET_MTU_MAX */
     struct net_forward *forwards; /* NAT */

@@ -219,6 +219,8 @@ static void test_table(void **state)
         { VERB_RESUME, 1u << YADO_STATE_PAUSED },
         { VERB_STOP, 1u << YADO_STATE_RUNNING | 1u << YADO_STATE_PAUSED },
         { VERB_REQUEST_STOP, 1u << YADO_STATE_RUNNING },
+        { VERB_SAVE, 1u << YADO_STATE_PAUSED },
+        { VERB_RESTORE, 1u << YADO_STATE_STOPPED },
     };
 
     (void)state;
@@ -262,6 +264,106 @@ static void test_life(void **state)
     assert_int_equal(fake.starts, 2);
     yado_machine_free(m); /* while it runs */
     assert_int_equal(fake.stops, 2);
+}
+
+static bool fake_save(struct backend *b, const char *path, struct yado_error *err)
+{
+    (void)b;
+    return !strcmp(path, "good") || err_set(err, YADO_ERR_FILE, "%s: cannot write", path);
+}
+
+static bool fake_restore(struct backend **out, const struct spec *spec, const struct backend_host *host,
+                         const char *path, struct yado_error *err)
+{
+    if (strcmp(path, "good"))
+        return err_set(err, YADO_ERR_FILE, "%s: no such file", path);
+    return fake_start(out, spec, host, err);
+}
+
+static struct yado_machine *saving_machine_make(struct heard *h)
+{
+    static struct backend_ops ops;
+    struct yado_config *c = yado_config_new();
+    struct yado_machine_options o = { .on_event = on_event, .event_ctx = h };
+    struct yado_machine *m;
+
+    yado_machine_free(machine_make(h, YADO_DELIVERY_DISPATCH)); /* resets the stand-in */
+    ops = fake_backend;
+    ops.save = fake_save;
+    ops.restore = fake_restore;
+    yado_config_set_boot_loader(c, yado_linux_boot_loader_new("vmlinuz", NULL, NULL));
+    m = machine_new_on(c, &o, &ops, NULL);
+    yado_config_free(c);
+    assert_non_null(m);
+    return m;
+}
+
+static void test_save(void **state)
+{
+    struct heard h;
+    struct yado_machine *m = saving_machine_make(&h);
+
+    (void)state;
+    assert_true(yado_machine_save(m, "good", on_done, &h)); /* stopped: not legal */
+    completions_wait(m, &h, 1);
+    assert_int_equal(h.last.code, YADO_ERR_STATE);
+    yado_machine_start(m, NULL, NULL);
+    yado_machine_pause(m, NULL, NULL); /* too early: no completion, no effect */
+    while (yado_machine_state(m) != YADO_STATE_RUNNING)
+        sleep_ms(1);
+    yado_machine_pause(m, on_done, &h);
+    completions_wait(m, &h, 2);
+    h.text[0] = '\0';
+    yado_machine_save(m, "bad", on_done, &h);
+    completions_wait(m, &h, 3);
+    assert_string_equal(h.last.message, "bad: cannot write");
+    yado_machine_save(m, "good", on_done, &h);
+    completions_wait(m, &h, 4);
+    assert_string_equal(h.text, "paused>saving;saving>paused;failed;paused>saving;saving>paused;done;");
+    yado_machine_free(m);
+}
+
+static void test_restore(void **state)
+{
+    struct heard h;
+    struct yado_machine *m = saving_machine_make(&h);
+
+    (void)state;
+    yado_machine_restore(m, "bad", on_done, &h);
+    completions_wait(m, &h, 1);
+    assert_int_equal(yado_machine_state(m), YADO_STATE_STOPPED);
+    yado_machine_restore(m, "good", on_done, &h);
+    completions_wait(m, &h, 2);
+    yado_machine_resume(m, on_done, &h);
+    completions_wait(m, &h, 3);
+    assert_string_equal(h.text, "stopped>restoring;restoring>stopped;failed;stopped>restoring;"
+                                "restoring>paused;done;paused>resuming;resuming>running;done;");
+    yado_machine_free(m);
+    assert_int_equal(fake.starts, fake.stops);
+}
+
+/* A backend without them says so, and the state is as it was. */
+static void test_cannot_save(void **state)
+{
+    struct heard h;
+    struct yado_machine *m = machine_make(&h, YADO_DELIVERY_DISPATCH);
+
+    (void)state;
+    yado_machine_restore(m, "x", on_done, &h);
+    completions_wait(m, &h, 1);
+    assert_int_equal(h.last.code, YADO_ERR_UNSUPPORTED);
+    assert_int_equal(yado_machine_state(m), YADO_STATE_STOPPED);
+    yado_machine_start(m, on_done, &h);
+    completions_wait(m, &h, 2);
+    assert_false(yado_machine_set_share(m, 0, yado_multiple_share_new(), &h.last));
+    assert_int_equal(h.last.code, YADO_ERR_UNSUPPORTED);
+    yado_machine_pause(m, on_done, &h);
+    completions_wait(m, &h, 3);
+    yado_machine_save(m, "x", on_done, &h);
+    completions_wait(m, &h, 4);
+    assert_int_equal(h.last.code, YADO_ERR_UNSUPPORTED);
+    assert_int_equal(yado_machine_state(m), YADO_STATE_PAUSED);
+    yado_machine_free(m);
 }
 
 static void test_illegal(void **state)
@@ -437,11 +539,13 @@ static void test_trace_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),           cmocka_unit_test(test_life),
-        cmocka_unit_test(test_illegal),         cmocka_unit_test(test_start_fails),
-        cmocka_unit_test(test_guest_ends),      cmocka_unit_test(test_end_race),
-        cmocka_unit_test(test_delivery_thread), cmocka_unit_test(test_wait_times_out),
-        cmocka_unit_test(test_small_things),    cmocka_unit_test(test_trace_names),
+        cmocka_unit_test(test_table),          cmocka_unit_test(test_life),
+        cmocka_unit_test(test_save),           cmocka_unit_test(test_restore),
+        cmocka_unit_test(test_cannot_save),    cmocka_unit_test(test_illegal),
+        cmocka_unit_test(test_start_fails),    cmocka_unit_test(test_guest_ends),
+        cmocka_unit_test(test_end_race),       cmocka_unit_test(test_delivery_thread),
+        cmocka_unit_test(test_wait_times_out), cmocka_unit_test(test_small_things),
+        cmocka_unit_test(test_trace_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

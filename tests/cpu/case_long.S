@@ -391,7 +391,7 @@ CASE(non_canonical, MODE_LONG)
     mov rbp, 0x8000000000000000
     FAULTS(12, 0, mov rax, [rbp])
     mov ecx, 0xc0000100
-    mov edx, 0x00008000
+    mov edx, 0x80000000 /* not canonical for 57 bits either: CPUs that have 5-level paging check MSRs for that */
     xor eax, eax
     FAULTS(13, 0, wrmsr)
     PASS

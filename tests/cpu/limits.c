@@ -38,6 +38,7 @@ static const struct limit interpreting_limits[] = {
     { "xapic_page", "it delivers an IPI to itself some instructions late" },
     { "compatibility_mode", "it has no AAA, AAS, DAA and DAS" },
     { "lock_cmpxchg16b", "it has no CMPXCHG16B" },
+    { "lock_across_pages", "it is not atomic across pages: its emulator then stores without comparing" },
     { "cross_modifying_loop", "a store of another CPU to code that runs is not seen whole" },
     { "real_interrupts", "it does not deliver #UD" },
     { "prot_decimal", "it has no AAA, AAS, DAA and DAS" },

@@ -274,24 +274,31 @@ class Guest:
     def terminal_restored(self):
         return termios.tcgetattr(self.slave) == self.tty_before
 
-    def memory_beside_guest(self):
-        """Bytes of memory that the process uses beside the guest's RAM (a memory file named yado-ram)."""
-        total = ram = 0
-        mapping = ''
+    def _memory(self):
+        """(all, RAM): bytes of memory of the process, and those of them that are the guest's RAM. RAM is the mapping that
+        neither children nor core files get (VmFlags dc and dd)."""
+        total = ram = pss = 0
         seen = False
         with open(f'/proc/{self.process.pid}/smaps', encoding='utf-8', errors='replace') as smaps:
             for line in smaps:
-                if re.match(r'[0-9a-f]+-[0-9a-f]+ ', line):
-                    mapping = line
-                    seen = seen or 'yado-ram' in line
-                elif line.startswith('Pss:'):
-                    size = int(line.split()[1]) * 1024
-                    total += size
-                    if 'yado-ram' in mapping:
-                        ram += size
+                if line.startswith('Pss:'):
+                    pss = int(line.split()[1]) * 1024
+                    total += pss
+                elif line.startswith('VmFlags:') and {'dc', 'dd', 'wr'} <= set(line.split()):
+                    ram += pss
+                    seen = True
         if not seen:
-            raise GuestError('no mapping of yado-ram in the process: cannot tell its memory from the guest\'s')
+            raise GuestError('the process has no mapping that looks like guest RAM')
+        return total, ram
+
+    def memory_beside_guest(self):
+        """Bytes of memory that the process uses beside the guest's RAM."""
+        total, ram = self._memory()
         return total - ram
+
+    def memory_of_guest(self):
+        """Bytes of memory that the host gives the guest's RAM at present."""
+        return self._memory()[1]
 
 
 def make_seed(work, path):

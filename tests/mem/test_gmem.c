@@ -1,9 +1,12 @@
 /* Guest memory: slots, range checks with wrap-around, copies, the write hook, sizes that the host cannot
- * give. */
+ * give, pages given back. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,26 +125,175 @@ static void copies_are_all_or_nothing(void **state)
     gmem_free(mem);
 }
 
+static sigjmp_buf overrun;
+
+static void on_segv(int number)
+{
+    (void)number;
+    siglongjmp(overrun, 1);
+}
+
+/* Whether a store to p faults. In this process: a child has no guest memory at all. */
+static bool store_faults(volatile uint8_t *p)
+{
+    struct sigaction action = { .sa_handler = on_segv }, before;
+    bool faulted = true;
+
+    sigaction(SIGSEGV, &action, &before);
+    if (!sigsetjmp(overrun, 1)) {
+        *p = 1;
+        faulted = false;
+    }
+    sigaction(SIGSEGV, &before, NULL);
+    return faulted;
+}
+
 static void overrun_stops_at_the_guard(void **state)
 {
     struct gmem *mem = gmem_get(MIB(1), LOW_END);
     struct gmem_slot s = gmem_slot_at(mem, 0);
 
     (void)state;
-    for (int i = 0; i < 2; i++) {
-        int status;
-        pid_t pid = fork();
+    assert_false(store_faults(s.hva));
+    assert_false(store_faults(s.hva + s.len - 1));
+    assert_true(store_faults(s.hva + s.len));
+    assert_true(store_faults(s.hva - 1));
+    gmem_free(mem);
+}
 
-        if (pid == 0) {
-            volatile uint8_t *p = i ? s.hva + s.len : s.hva - 1;
+static void children_do_not_inherit_ram(void **state)
+{
+    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct gmem_slot s = gmem_slot_at(mem, 0);
+    int status;
+    pid_t pid;
 
-            signal(SIGSEGV, SIG_DFL);
-            *p = 1;
-            _exit(0);
+    (void)state;
+    s.hva[0] = 1;
+    pid = fork();
+    if (pid == 0)
+        _exit(store_faults(s.hva) ? 7 : 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 7);
+    gmem_free(mem);
+}
+
+/* ---- giving memory back ---- */
+
+/* How many of the pages in [at, at + len) the host holds. */
+static unsigned resident(void *at, uint64_t len)
+{
+    unsigned char pages[MIB(8) / 4096];
+    unsigned n = 0;
+
+    assert_true(len <= MIB(8));
+    assert_int_equal(mincore(at, len, pages), 0);
+    for (uint64_t i = 0; i < len / 4096; i++)
+        n += pages[i] & 1;
+    return n;
+}
+
+static void discard_frees_whole_pages_only(void **state)
+{
+    struct gmem *mem = gmem_get(MIB(8), MIB(4));
+    struct gmem_slot low = gmem_slot_at(mem, 0), high = gmem_slot_at(mem, 1);
+    struct hook_log h = { 0 };
+
+    (void)state;
+    memset(low.hva, 0x55, low.len);
+    memset(high.hva, 0x55, high.len);
+    assert_int_equal(resident(low.hva, MIB(8)), 2048);
+    gmem_set_write_hook(mem, hook, &h);
+
+    /* From the middle of page 1 to the middle of page 5: pages 2, 3 and 4 go. */
+    assert_true(gmem_discard(mem, 4096 + 100, 4 * 4096));
+    assert_int_equal(h.count, 1);
+    assert_int_equal(h.gpa, 2 * 4096);
+    assert_int_equal(h.len, 3 * 4096);
+    assert_int_equal(resident(low.hva, MIB(8)), 2045);
+    assert_int_equal(low.hva[2 * 4096 - 1], 0x55);
+    assert_int_equal(low.hva[2 * 4096], 0);
+    assert_int_equal(low.hva[5 * 4096 - 1], 0);
+    assert_int_equal(low.hva[5 * 4096], 0x55);
+
+    /* No whole page inside: nothing happens. */
+    assert_true(gmem_discard(mem, 8 * 4096 + 1, 8190));
+    assert_true(gmem_discard(mem, 8 * 4096 + 1, 1));
+    assert_int_equal(h.count, 1);
+    assert_int_equal(low.hva[8 * 4096 + 1], 0x55);
+
+    /* The high slot, all of it, and it can be used again. */
+    assert_true(gmem_discard(mem, GIB(4), MIB(4)));
+    assert_int_equal(h.count, 2);
+    assert_int_equal(resident(high.hva, MIB(4)), 0);
+    assert_int_equal(low.hva[MIB(4) - 1], 0x55);
+    high.hva[12345] = 7;
+    assert_true(resident(high.hva, MIB(4)) > 0); /* one page, or a huge one */
+    assert_int_equal(high.hva[12344], 0);
+    gmem_free(mem);
+}
+
+static void discard_outside_ram_does_nothing(void **state)
+{
+    struct gmem *mem = gmem_get(MIB(8), MIB(4));
+    struct gmem_slot low = gmem_slot_at(mem, 0);
+    struct hook_log h = { 0 };
+
+    (void)state;
+    gmem_set_write_hook(mem, hook, &h);
+    memset(low.hva, 0x55, low.len);
+    assert_false(gmem_discard(mem, 0, 0));
+    assert_false(gmem_discard(mem, 0, MIB(4) + 1));
+    assert_false(gmem_discard(mem, MIB(4) - 4096, 8192));
+    assert_false(gmem_discard(mem, MIB(4), 4096));
+    assert_false(gmem_discard(mem, GIB(4) - 4096, 8192));
+    assert_false(gmem_discard(mem, 4096, UINT64_MAX - 4095));
+    assert_false(gmem_discard(mem, UINT64_MAX - 4095, 4096));
+    assert_int_equal(h.count, 0);
+    assert_int_equal(resident(low.hva, MIB(4)), 1024);
+    gmem_free(mem);
+}
+
+struct user {
+    uint8_t *at;
+    _Atomic bool stop;
+    _Atomic uint64_t rounds;
+    bool strange; /* a value that nobody wrote */
+};
+
+/* Writes and reads back pages that are discarded meanwhile: each byte is what was written, or zero. */
+static void *use_pages(void *ctx)
+{
+    struct user *u = ctx;
+
+    for (uint8_t mark = 1; !atomic_load(&u->stop); mark = (uint8_t)(mark % 255 + 1), u->rounds++) {
+        for (unsigned i = 0; i < 64; i++)
+            __atomic_store_n(u->at + i * 4096 + i, mark, __ATOMIC_RELAXED);
+        for (unsigned i = 0; i < 64; i++) {
+            uint8_t seen = __atomic_load_n(u->at + i * 4096 + i, __ATOMIC_RELAXED);
+
+            u->strange |= seen && seen != mark;
         }
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     }
+    return NULL;
+}
+
+static void discard_while_in_use(void **state)
+{
+    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct user u = { .at = gmem_slot_at(mem, 0).hva };
+    pthread_t thread;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, use_pages, &u), 0);
+    while (atomic_load(&u.rounds) < 500)
+        assert_true(gmem_discard(mem, 0, 64 * 4096));
+    atomic_store(&u.stop, true);
+    pthread_join(thread, NULL);
+    assert_false(u.strange);
+    assert_true(gmem_discard(mem, 0, MIB(1)));
+    assert_int_equal(resident(u.at, MIB(1)), 0);
     gmem_free(mem);
 }
 
@@ -167,9 +319,8 @@ static void bad_sizes_are_told(void **state)
     assert_int_equal(err.code, YADO_ERR_MEMORY);
 }
 
-/* A file size limit must be an error, not a signal that kills the embedder. Exit status 7: as it should be.
- */
-static void file_size_limit_is_an_error(void **state)
+/* Limits of the process are errors. Exit status 7: as it should be. */
+static void limits_are_errors(void **state)
 {
     int status;
     pid_t pid;
@@ -177,11 +328,21 @@ static void file_size_limit_is_an_error(void **state)
     (void)state;
     pid = fork();
     if (pid == 0) {
-        const struct rlimit limit = { MIB(1), MIB(1) };
+        const struct rlimit file = { MIB(1), MIB(1) }, space = { MIB(512), MIB(512) };
         struct yado_error err = YADO_ERROR_INIT;
+        struct gmem *mem;
 
-        setrlimit(RLIMIT_FSIZE, &limit);
-        _exit(!gmem_new(MIB(2), LOW_END, &err) && err.code == YADO_ERR_MEMORY ? 7 : 1);
+        setrlimit(RLIMIT_FSIZE, &file); /* has nothing to do with RAM */
+        mem = gmem_new(MIB(2), LOW_END, &err);
+        if (!mem)
+            _exit(1);
+        gmem_free(mem);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+        setrlimit(RLIMIT_AS, &space);
+        if (gmem_new(MIB(600), LOW_END, &err) || err.code != YADO_ERR_MEMORY)
+            _exit(2);
+#endif
+        _exit(7);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
@@ -191,10 +352,17 @@ static void file_size_limit_is_an_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_ram_is_one_slot),       cmocka_unit_test(hole_splits_ram),
-        cmocka_unit_test(span_refuses_what_wraps),     cmocka_unit_test(copies_are_all_or_nothing),
-        cmocka_unit_test(overrun_stops_at_the_guard),  cmocka_unit_test(bad_sizes_are_told),
-        cmocka_unit_test(file_size_limit_is_an_error),
+        cmocka_unit_test(small_ram_is_one_slot),
+        cmocka_unit_test(hole_splits_ram),
+        cmocka_unit_test(span_refuses_what_wraps),
+        cmocka_unit_test(copies_are_all_or_nothing),
+        cmocka_unit_test(overrun_stops_at_the_guard),
+        cmocka_unit_test(children_do_not_inherit_ram),
+        cmocka_unit_test(discard_frees_whole_pages_only),
+        cmocka_unit_test(discard_outside_ram_does_nothing),
+        cmocka_unit_test(discard_while_in_use),
+        cmocka_unit_test(bad_sizes_are_told),
+        cmocka_unit_test(limits_are_errors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

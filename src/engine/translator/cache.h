@@ -164,6 +164,7 @@ enum special {
     SPECIAL_VEC_MEM,
     SPECIAL_MMX_MEM,
     SPECIAL_GP,
+    SPECIAL_INTERP, /* the general path raises what is due */
     SPECIAL_SYSCALL,
     SPECIAL_SYSRET64,
     SPECIAL_SYSRET32,

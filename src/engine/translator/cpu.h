@@ -141,6 +141,7 @@ struct tcpu {
     uint8_t cpl;        /* 0 or 3 mostly; equals SS.DPL */
     uint8_t mmu_idx;    /* enum mmu_index for the present cpl and AC; kept by sys_mode_changed */
     uint8_t code_bits;  /* 16, 32, 64: kept by sys_mode_changed */
+    uint8_t no_step;    /* the instruction has seen to its own single-step trap */
     uint8_t int_shadow; /* 1: no interrupts before the next instruction ends (STI, MOV SS) */
     uint8_t nmi_masked, nmi_pending;
     uint8_t halted;
@@ -198,6 +199,7 @@ struct tcpu {
     uint64_t counters[TCOUNTER_COUNT];
 
     _Alignas(64) uint8_t xsave_area[X86_XSAVE_MAX];
+    uint8_t rehearsal[16 + 112]; /* what a store would store; FNSAVE's image (trans_mem.c) */
     _Alignas(64) uint8_t stage[X86_XSAVE_MAX + 64]; /* bounce buffer for accesses that are not plain RAM */
     _Alignas(4096) struct tlb_entry tlb[MMU_COUNT][TLB_SIZE];
     struct jc_entry jc[MMU_COUNT][JC_SIZE];

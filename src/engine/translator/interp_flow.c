@@ -254,9 +254,19 @@ enum step op_jmp(struct tcpu *c, struct insn *i)
     return branch_to(c, i, i->next_rip + i->imm);
 }
 
+/* Intel's 64-bit CALL has stored the return address, though not moved RSP, when it finds that the target is
+ * not canonical; AMD's stores nothing, as the manuals have it. */
 static enum step call_to(struct tcpu *c, struct insn *i, uint64_t target)
 {
-    if (!branch_ok(c, i, &target) || !stack_push(c, i->opsize, i->next_rip))
+    uint64_t sp = c->gpr[R_SP];
+    bool push_first = cpu_code64(c) && !tvm_cpuid(c->vm)->is_amd;
+    if (push_first && !stack_push(c, i->opsize, i->next_rip))
+        return STEP_FAULT;
+    if (!branch_ok(c, i, &target)) {
+        c->gpr[R_SP] = sp;
+        return STEP_FAULT;
+    }
+    if (!push_first && !stack_push(c, i->opsize, i->next_rip))
         return STEP_FAULT;
     i->next_rip = target;
     return STEP_NEXT;

@@ -312,8 +312,20 @@ static enum step repeat_break(struct tcpu *c, uint16_t flags_before, enum step h
     return how;
 }
 
+/* With 32-bit addresses in 64-bit mode Intel's cut the registers that they count with before they begin, also
+ * when there is nothing to do or the first element faults; MOVS and STOS their pointers too. */
+static void cut_registers(struct tcpu *c, const struct string_op *s)
+{
+    if (s->adsize != 4 || !cpu_code64(c) || tvm_cpuid(c->vm)->is_amd)
+        return;
+    gpr_set(c, R_CX, 4, c->gpr[R_CX]);
+    if (s->kind == STR_MOVS || s->kind == STR_STOS)
+        advance_both(c, s, 0);
+}
+
 static enum step string_repeat(struct tcpu *c, const struct string_op *s)
 {
+    cut_registers(c, s);
     uint64_t count = cut(c->gpr[R_CX], s->adsize);
     unsigned chunks = 0, elements = 0;
     uint16_t flags_before = c->fl;

@@ -22,6 +22,18 @@ static void set_flat(struct tcpu *c, uint16_t cs, uint16_t ss, unsigned cpl, boo
     sys_mode_changed(c);
 }
 
+/* Here TF counts as the instruction leaves it: so a kernel that has FMASK clear TF is not trapped at its
+ * entry, and the trap for the call comes when SYSRET is done (APM volume 2, 13.1.4; processors of both
+ * vendors). */
+static void trap_by_new_tf(struct tcpu *c)
+{
+    c->no_step = 1;
+    if (!(c->rflags & FL_TF))
+        return;
+    cpu_raise(c, EXC_DB);
+    c->exc.dr6 = 1u << 14;
+}
+
 static enum step fault(bool raised_false)
 {
     (void)raised_false;
@@ -42,12 +54,14 @@ enum step sys_syscall(struct tcpu *c, uint64_t next_rip)
         c->rip = from64 ? c->lstar : c->cstar;
         cpu_set_rflags(c, flags & ~c->fmask);
         set_flat(c, cs, ss, 0, true);
+        trap_by_new_tf(c);
         return STEP_NEXT;
     }
     /* Legacy mode of AMD: APM volume 3, SYSCALL */
     c->rip = c->star & 0xffffffffu;
     cpu_set_rflags(c, flags & ~(uint64_t)(FL_IF | FL_VM));
     set_flat(c, cs, ss, 0, false);
+    trap_by_new_tf(c);
     return STEP_NEXT;
 }
 
@@ -73,6 +87,7 @@ enum step sys_sysret(struct tcpu *c, unsigned opsize)
     /* AMD keeps SS's hidden part; a kernel that reloads SS for that reason may do so, and a flat one is what
      * it wants. */
     set_flat(c, (uint16_t)((to64 ? base + 16 : base) | 3), (uint16_t)((base + 8) | 3), 3, to64);
+    trap_by_new_tf(c);
     return STEP_NEXT;
 }
 

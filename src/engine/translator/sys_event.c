@@ -412,6 +412,7 @@ enum step sys_soft_interrupt(struct tcpu *c, unsigned vector, unsigned insn_len,
         ev.ret &= c->code_bits == 16 ? 0xffff : 0xffffffffu;
     if (cpu_v86(c) && is_int_n && cpu_iopl(c) < 3) /* 21.3.3, method 1 and 4 */
         return cpu_raise_gp(c, 0), STEP_FAULT;
+    c->no_step = 1; /* 18.3.1.4: INT n, INT3 and INTO clear TF, and none is stepped over */
     return event_try(c, &ev) ? STEP_NEXT : STEP_FAULT;
 }
 

@@ -147,6 +147,7 @@ enum {
     MEM_SIDE = 16,
     MEM_NO_GROUP = 32,
     MEM_FPU_WAIT = 64,  /* x87 or MMX: a pending #MF goes before the faults of the operand */
+    MEM_REHEARSE = 128, /* the instruction comes before the faults of its operand (trans_mem.c) */
     MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */
 };
 

@@ -144,6 +144,8 @@ static enum way system_way(const struct trans *t)
                        insn_has_class(t, ZYDIS_REGCLASS_SEGMENT)
                    ? WAY_INTERP
                    : WAY_GENERIC;
+    case ZYDIS_MNEMONIC_MOVSXD: /* the decoder's operand is AMD's; Intel's reads 16 bits */
+        return t->in->operand_width == 16 && !t->vm->cpuid.is_amd ? WAY_INTERP : WAY_GENERIC;
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:

@@ -59,7 +59,8 @@ void flow_exit_indirect(struct trans *t, unsigned popped)
     exit_through_cache(t, &t->h, miss);
 }
 
-/* A call must not push before its target is known to be canonical. T0 = target, flags are saved. */
+/* A call whose target is not canonical faults, on Intel's behind the push: the general path knows. T0 =
+ * target, flags are saved. */
 static void check_canonical(struct trans *t)
 {
     struct emit *h = &t->h, *k = &t->k;
@@ -72,7 +73,7 @@ static void check_canonical(struct trans *t)
     e_byte(h, 16);
     e_alu_rr(h, 1, ALU_CMP, T1, T0);
     e_jcc(h, CC_NE, e_rx(k));
-    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_GP << 16);
+    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_INTERP << 16);
     e_call(k, t->cc->stubs.special);
 }
 

@@ -447,6 +447,9 @@ void generic_translate(struct trans *t, bool vector)
         flags |= MEM_SIDE;
     if (waits_for_fpu(t))
         flags |= MEM_FPU_WAIT;
+    if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd &&
+        (waits_for_fpu(t) || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
+        flags |= MEM_REHEARSE;
     flags |= operand_align(t, n) << MEM_ALIGN_SHIFT;
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);

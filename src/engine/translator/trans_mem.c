@@ -176,6 +176,48 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
     t->saved_flags = saved;
 }
 
+/* What an instruction does before its operand's page is looked at. Intel's go on for some stores: VCVTPS2PH
+ * raises its SIMD exceptions, MMX stores have set TOP to 0, and an x87 store with an unmasked exception
+ * (other than precision, SDM volume 1, 8.5) is over without touching memory. The last run once into a buffer
+ * of ours, then what x87 did is taken back. Returns NULL, or the place of a jump for when there is no access.
+ * Flags and T1 are free. */
+static uint8_t *before_access(struct trans *t, unsigned flags, body_fn *body, void *arg)
+{
+    struct emit *k = &t->k;
+    struct hmem env = hm_gs(offsetof(struct tcpu, rehearsal) + 16);
+    if (flags & (MEM_FPU_WAIT | MEM_REHEARSE))
+        side_note(t, k);
+    if (!(flags & MEM_REHEARSE)) {
+        if (flags & MEM_FPU_WAIT)
+            e_byte(k, 0x9b); /* FWAIT */
+        return NULL;
+    }
+    if (!(flags & MEM_FPU_WAIT)) {
+        body(t, k, GS(rehearsal), arg);
+        return NULL;
+    }
+    e_byte(k, 0x9b);
+    if (insn_has_class(t, ZYDIS_REGCLASS_MMX)) {
+        struct hmem status = hm_gs((size_t)env.disp + 4);
+        e_rm(k, 0, 0xd9, 6, env); /* FNSTENV */
+        e_alu_mi(k, 0, ALU_AND, status, ~0x3800);
+        e_rm(k, 0, 0xd9, 4, env); /* FLDENV */
+        return NULL;
+    }
+    e_rm(k, 0, 0xdd, 6, env); /* FNSAVE */
+    e_rm(k, 0, 0xdd, 4, env); /* FRSTOR */
+    body(t, k, GS(rehearsal), arg);
+    e_rm(k, 0, 0xdd, 7, GS(scratch)); /* FNSTSW */
+    e_load(k, 0, T1, env);            /* control word */
+    e_rr(k, 0, 0xf7, 2, T1);          /* NOT */
+    e_alu_rm(k, 0, ALU_AND, T1, GS(scratch));
+    e_alu_ri(k, 0, ALU_AND, T1, 0x1f);
+    uint8_t *over = e_jcc_fwd(k, CC_NE);
+    e_byte(k, 0xdb), e_byte(k, 0xe2); /* FNCLEX: FRSTOR waits */
+    e_rm(k, 0, 0xdd, 4, env);
+    return over;
+}
+
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
                 body_fn *body, void *arg)
 {
@@ -202,10 +244,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
 
     /* cold: the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    if (flags & MEM_FPU_WAIT) {
-        side_note(t, k);
-        e_byte(k, 0x9b); /* FWAIT */
-    }
+    uint8_t *over = before_access(t, flags, body, arg);
     e_mov_ri32(k, T1,
                MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
                    flags >> MEM_ALIGN_SHIFT << 30);
@@ -222,4 +261,6 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     body(t, h, ref, arg);
     if (back)
         e_patch(back, h->p);
+    if (over)
+        e_patch(over, h->p);
 }

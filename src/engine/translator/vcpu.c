@@ -101,11 +101,24 @@ static uint64_t code_address(const struct tcpu *c, unsigned off)
     return c->code_bits == 64 ? a : a & 0xffffffffull;
 }
 
+/* Intel's store an 80-bit value in two pieces, and the first stays when the second one's page faults. */
+static void keep_first_piece(struct tcpu *c, uint64_t lin, uint32_t desc)
+{
+    struct tcpu_exception exc = c->exc;
+    uint64_t next = (lin & PAGE_MASK) + PAGE_SIZE;
+    if (MMU_DESC_LEN(desc) == 10 && MMU_DESC_ACC(desc) != MMU_SLOW_R && !c->vm->cpuid.is_amd &&
+        exc.vector == EXC_PF && exc.cr2 == next && lin + 8 <= next)
+        mmu_write(c, lin, c->rehearsal, 8, MMU_AS_CPL);
+    c->exc = exc;
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_FAULT || a == MMU_ANS_EXCLUSIVE)
         c->rip = code_address(c, MMU_DESC_OFF(desc));
+    if (a == MMU_ANS_FAULT)
+        keep_first_piece(c, lin, desc);
     return a;
 }
 
@@ -221,6 +234,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
         cpu_raise_gp(c, 0);
         return 1 + XIT_EXC;
     }
+    if (what == SPECIAL_INTERP)
+        return 1 + (unsigned)reason_of(c, interp_step(c));
     switch (what) {
     case SPECIAL_FPU_X87:
         ud = false;
@@ -241,7 +256,7 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
 /* A single-step trap is due if TF was set before the instruction (SDM volume 3, 18.3.1.4). */
 static void after_step(struct tcpu *c, bool tf, enum step st)
 {
-    if (tf && (st == STEP_NEXT || st == STEP_AGAIN) && !c->exc.pending && !c->int_shadow) {
+    if (tf && !c->no_step && (st == STEP_NEXT || st == STEP_AGAIN) && !c->exc.pending && !c->int_shadow) {
         cpu_raise(c, EXC_DB);
         c->exc.dr6 = 1u << 14;
     }
@@ -250,7 +265,7 @@ static void after_step(struct tcpu *c, bool tf, enum step st)
 static enum exit_reason single_step(struct tcpu *c)
 {
     bool tf = c->rflags & FL_TF;
-    c->int_shadow = 0;
+    c->int_shadow = c->no_step = 0;
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
     if (st == STEP_UNKNOWN && translatable(c)) {

@@ -152,11 +152,33 @@ static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDeco
     return true;
 }
 
+/* When only the second page of what is stored faults, Intel's report the last byte that would be stored. */
+static void blame_last_byte(struct tcpu *c, const struct vec_insn *v, const struct vec *mask, unsigned elem)
+{
+    uint64_t first = 0, last = 0;
+    bool any = false;
+    if (c->vm->cpuid.is_amd || c->exc.vector != EXC_PF)
+        return;
+    for (unsigned i = 0; i < v->in.avx.vector_length / 8u / elem; i++) {
+        if (!mask_bit(mask, i, elem))
+            continue;
+        if (!any)
+            first = operand_address(c, v, &v->ops[0], i * elem);
+        last = operand_address(c, v, &v->ops[0], (i + 1) * elem - 1);
+        any = true;
+    }
+    if ((first ^ last) & PAGE_MASK && !((c->exc.cr2 ^ last) & PAGE_MASK))
+        c->exc.cr2 = last;
+}
+
 static bool mask_store_vex(struct tcpu *c, const struct vec_insn *v, unsigned elem)
 {
     struct vec mask = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[1].reg.value));
     struct vec src = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[2].reg.value));
-    return mask_store(c, v, &v->ops[0], &mask, src.b, elem, v->in.avx.vector_length / 8u);
+    if (mask_store(c, v, &v->ops[0], &mask, src.b, elem, v->in.avx.vector_length / 8u))
+        return true;
+    blame_last_byte(c, v, &mask, elem);
+    return false;
 }
 
 /* MASKMOVQ, MASKMOVDQU: bytes of the first operand, chosen by the second, to (segment) rDI. */
@@ -183,9 +205,11 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
         src = read_vec(c, a);
         mask = read_vec(c, b);
     }
-    /* AMD checks the whole operand whatever the mask; Intel only what is stored. */
-    if (c->vm->cpuid.is_amd) {
-        if (!mmu_probe(c, operand_address(c, v, mem, 0), mmx ? 8 : 16, MMU_WRITE, MMU_AS_CPL))
+    /* All check the whole operand whatever the mask: AMD's in one piece, Intel's in halves of 8 bytes, the
+     * upper one first. */
+    unsigned part = mmx || !c->vm->cpuid.is_amd ? 8 : 16;
+    for (unsigned at = mmx ? 8 : 16; at > 0; at -= part) {
+        if (!mmu_probe(c, operand_address(c, v, mem, at - part), part, MMU_WRITE, MMU_AS_CPL))
             return false;
     }
     return mask_store(c, v, mem, &mask, src.b, 1, mmx ? 8 : 16);
