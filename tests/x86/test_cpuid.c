@@ -162,8 +162,8 @@ static void intel_features(void **state)
     cpuid_model_init(&m, 4, 2900000, host_icelake);
     assert_false(m.is_amd);
     r = get(&m, 7, 0); /* of a host that claims everything, what we know remains */
-    assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(13) |
-                                BIT(18) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
+    assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) |
+                                BIT(13) | BIT(18) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
     assert_int_equal(r.ecx, BIT(2) | BIT(8) | BIT(9) | BIT(10) | BIT(22));
     assert_int_equal(r.edx, BIT(4) | BIT(26) | BIT(27) | BIT(29));
     r = get(&m, 0x80000001, 0);
