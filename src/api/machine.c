@@ -351,7 +351,7 @@ static void *control_main(void *arg)
 static void *delivery_main(void *arg)
 {
     struct yado_machine *m = arg;
-    struct pollfd p = { .fd = m->queue.event_fd, .events = POLLIN };
+    struct pollfd p = { .fd = m->queue.wake.read_fd, .events = POLLIN };
     bool quit = false;
 
     while (!quit) {
@@ -409,16 +409,6 @@ static bool trace_setup(struct yado_machine *m, struct yado_error *err)
     return true;
 }
 
-static void cond_init_monotonic(pthread_cond_t *c)
-{
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(c, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
 static void options_read(struct yado_machine_options *to, const struct yado_machine_options *from)
 {
     size_t size = from && from->size && from->size < sizeof(*to) ? from->size : sizeof(*to);
@@ -460,7 +450,7 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->live_lock, NULL);
     pthread_cond_init(&m->work, NULL);
-    cond_init_monotonic(&m->changed);
+    thread_cond_init(&m->changed);
     if (!queue_init(&m->queue, err)) {
         yado_machine_free(m);
         return NULL;
@@ -819,7 +809,7 @@ void yado_machine_each_counter(struct yado_machine *machine,
 
 int yado_machine_event_fd(const struct yado_machine *machine)
 {
-    return machine->options.delivery == YADO_DELIVERY_THREAD ? -1 : machine->queue.event_fd;
+    return machine->options.delivery == YADO_DELIVERY_THREAD ? -1 : machine->queue.wake.read_fd;
 }
 
 unsigned yado_machine_dispatch(struct yado_machine *machine)
@@ -843,7 +833,6 @@ static int64_t now_ms(void)
 /* The delivery thread runs the callbacks; wait for it and for the state. */
 static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
 {
-    struct timespec t = { .tv_sec = deadline / 1000, .tv_nsec = deadline % 1000 * 1000000 };
     bool ended, late = false;
 
     pthread_mutex_lock(&m->lock);
@@ -851,7 +840,7 @@ static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
         if (deadline < 0)
             pthread_cond_wait(&m->changed, &m->lock);
         else
-            late = pthread_cond_timedwait(&m->changed, &m->lock, &t) == ETIMEDOUT;
+            late = !thread_cond_wait_until(&m->changed, &m->lock, (uint64_t)deadline * 1000000);
     }
     pthread_mutex_unlock(&m->lock);
     return ended;
@@ -860,7 +849,7 @@ static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
 bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
 {
     int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
-    struct pollfd p = { .fd = machine->queue.event_fd, .events = POLLIN };
+    struct pollfd p = { .fd = machine->queue.wake.read_fd, .events = POLLIN };
 
     if (machine->options.delivery == YADO_DELIVERY_THREAD)
         return wait_for_delivery(machine, deadline);

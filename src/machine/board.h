@@ -3,6 +3,7 @@
 #ifndef MACHINE_BOARD_H
 #define MACHINE_BOARD_H
 
+#include "bus/doorbell.h"
 #include "bus/line.h"
 #include "disk/disk.h"
 #include "engine/exit.h"
@@ -66,6 +67,9 @@ struct board *board_new(const struct board_config *cfg, struct yado_error *err);
 bool board_start(struct board *b, struct yado_error *err); /* starts event loop and pumps */
 void board_stop(struct board *b); /* ends them; output of the guest is written out first. Idempotent */
 void board_free(struct board *b); /* no vCPU runs; stops; NULL is fine */
+
+/* Where doorbells of devices go from now on. Once, before vCPUs run. */
+void board_set_doorbell_sink(struct board *b, struct doorbell_sink sink);
 
 /* As after power-on. No vCPU runs; device threads may. Waits for disk requests in flight. */
 bool board_reset(struct board *b, struct yado_error *err);

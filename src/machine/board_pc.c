@@ -776,6 +776,11 @@ bool board_reset(struct board *b, struct yado_error *err)
     return true;
 }
 
+void board_set_doorbell_sink(struct board *b, struct doorbell_sink sink)
+{
+    bus_set_doorbell_sink(b->mmio, sink);
+}
+
 uint64_t board_write_acpi(struct board *b, struct yado_error *err)
 {
     struct acpi_board a = { .vcpu_count = b->cfg.vcpu_count };
