@@ -24,6 +24,8 @@ const char *yado_error_code_name(enum yado_error_code code)
     case YADO_ERR_GUEST: return "guest";
     case YADO_ERR_ENGINE: return "engine";
     case YADO_ERR_INTERNAL: return "internal";
+    case YADO_ERR_REFUSED: return "refused";
+    case YADO_ERR_TIMEOUT: return "timeout";
     }
     return "unknown";
 }
