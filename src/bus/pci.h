@@ -64,6 +64,9 @@ uint64_t pci_function_bar_read(struct pci_function *fn, unsigned bar, uint64_t o
 void pci_function_bar_write(struct pci_function *fn, unsigned bar, uint64_t off, unsigned width,
                             uint64_t value);
 
+/* The doorbells of a BAR: region_set_doorbells, wherever the guest puts the BAR. Any thread. */
+void pci_function_doorbells(struct pci_function *fn, unsigned bar, struct doorbell *bells, unsigned count);
+
 /* Raises MSI-X vector v. Pending if masked; dropped if MSI-X is off. Any thread. */
 void pci_function_msix_raise(struct pci_function *fn, unsigned v);
 bool pci_function_msix_enabled(struct pci_function *fn);

@@ -62,8 +62,10 @@ struct map {
 
 struct bus {
     _Atomic(struct map *) map; /* never NULL */
-    pthread_mutex_t lock; /* serializes changes; taken inside device locks, takes none, runs no callback */
-    struct map *spare;    /* the array before, room for at least count - 1; guarded by lock */
+    /* Serializes changes; taken inside device locks. The doorbell sink is all that is called under it. */
+    pthread_mutex_t lock;
+    struct doorbell_sink sink;
+    struct map *spare; /* the array before, room for at least count - 1; guarded by lock */
     const char *name;
     struct slot slots[SLOT_COUNT];
 };
@@ -337,6 +339,54 @@ void bus_free(struct bus *bus)
     free(bus);
 }
 
+/* ---- doorbells ---- */
+
+static void bells_on_locked(struct bus *bus, struct region *r)
+{
+    for (unsigned i = 0; r->mapped && bus->sink.add && i < r->bell_count; i++) {
+        struct doorbell *b = &r->bells[i];
+
+        if (!b->is_on)
+            b->is_on = bus->sink.add(bus->sink.ctx, r->base + b->off, b->fd);
+    }
+}
+
+static void bells_off_locked(struct bus *bus, struct region *r)
+{
+    for (unsigned i = 0; i < r->bell_count; i++) {
+        struct doorbell *b = &r->bells[i];
+
+        if (b->is_on)
+            bus->sink.drop(bus->sink.ctx, r->base + b->off, b->fd);
+        b->is_on = false;
+    }
+}
+
+void region_set_doorbells(struct bus *bus, struct region *r, struct doorbell *bells, unsigned count)
+{
+    pthread_mutex_lock(&bus->lock);
+    bells_off_locked(bus, r);
+    r->bells = bells;
+    r->bell_count = count;
+    bells_on_locked(bus, r);
+    pthread_mutex_unlock(&bus->lock);
+}
+
+void bus_set_doorbell_sink(struct bus *bus, struct doorbell_sink sink)
+{
+    const struct map *map;
+
+    pthread_mutex_lock(&bus->lock);
+    BUG_ON(bus->sink.add);
+    bus->sink = sink;
+    map = atomic_load(&bus->map);
+    for (size_t i = 0; i < map->count; i++)
+        bells_on_locked(bus, map->entries[i].region);
+    pthread_mutex_unlock(&bus->lock);
+}
+
+/* ---- mapping ---- */
+
 static bool region_map_locked(struct bus *bus, struct region *r, uint64_t base, uint64_t last,
                               struct yado_error *err)
 {
@@ -360,6 +410,7 @@ static bool region_map_locked(struct bus *bus, struct region *r, uint64_t base, 
         (struct entry){ .base = base, .last = last, .ops = r->ops, .ctx = r->ctx, .region = r };
     memcpy(map->entries + at + 1, old->entries + at, (old->count - at) * sizeof(old->entries[0]));
     map_swap_locked(bus);
+    bells_on_locked(bus, r);
     return true;
 }
 
@@ -393,6 +444,7 @@ void region_unmap(struct bus *bus, struct region *r)
         pthread_mutex_unlock(&bus->lock);
         return;
     }
+    bells_off_locked(bus, r);
     old = atomic_load(&bus->map);
     while (at < old->count && old->entries[at].region != r)
         at++;

@@ -9,6 +9,7 @@
 #ifndef BUS_REGION_H
 #define BUS_REGION_H
 
+#include "bus/doorbell.h"
 #include "util/err.h"
 
 struct bus;
@@ -25,7 +26,9 @@ struct region {
     const struct region_ops *ops;
     void *ctx;
     uint64_t base, len;
-    bool mapped; /* owned by the bus */
+    bool mapped;            /* this and the rest are owned by the bus */
+    struct doorbell *bells; /* see region_set_doorbells */
+    unsigned bell_count;
 };
 
 struct bus *bus_new(const char *name); /* name outlives the bus; NULL if out of memory */
@@ -37,6 +40,13 @@ void bus_free(struct bus *bus);        /* nobody uses it any more; NULL is fine 
 bool region_map(struct bus *bus, struct region *r, uint64_t base, uint64_t len, struct yado_error *err);
 void region_unmap(struct bus *bus, struct region *r); /* fine if not mapped; waits for callbacks in flight to
                                                          end unless called from one */
+
+/* Gives r the doorbells bells[0 .. count - 1] in place of those it had. They follow it wherever it is mapped.
+ * A write that the engine does not take (odd widths, addresses in between) still comes to ops->write. The
+ * array stays the caller's, untouched until it is replaced; count 0 takes the last ones away. Any thread. */
+void region_set_doorbells(struct bus *bus, struct region *r, struct doorbell *bells, unsigned count);
+/* From now on the regions' doorbells, those there are included, go to the sink. Once, before vCPUs run. */
+void bus_set_doorbell_sink(struct bus *bus, struct doorbell_sink sink);
 
 /* vCPU threads. width is 1, 2, 4 or 8. Returns false if no region claimed the address (value is all ones). */
 bool bus_read(struct bus *bus, uint64_t addr, unsigned width, uint64_t *value);

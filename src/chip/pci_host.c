@@ -277,6 +277,11 @@ void pci_function_bar_write(struct pci_function *fn, unsigned bar_index, uint64_
     }
 }
 
+void pci_function_doorbells(struct pci_function *fn, unsigned bar, struct doorbell *bells, unsigned count)
+{
+    region_set_doorbells(fn->host->cfg.mmio, &fn->bars[bar].region, bells, count);
+}
+
 /* ---- making and unmaking ---- */
 
 static void init_header(struct pci_function *fn)

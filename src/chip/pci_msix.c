@@ -42,7 +42,7 @@ static void send_if_pending(struct pci_function *fn, unsigned v)
         vector_set_pending(x, v, false);
     pthread_mutex_unlock(&x->lock);
     if (send)
-        msi_send(fn->host->cfg.msi, e.addr, e.data);
+        msi_send_from(fn->host->cfg.msi, &x->sources[v], e.addr, e.data);
 }
 
 void pci_function_msix_raise(struct pci_function *fn, unsigned v)
@@ -202,7 +202,8 @@ bool pci_msix_init(struct pci_function *fn, struct yado_error *err)
     BUG_ON(n > MSIX_VECTORS_MAX || fn->desc.msix_bar >= PCI_BAR_COUNT || fn->bars[fn->desc.msix_bar].len);
     x->table = calloc(n, sizeof(*x->table));
     x->pending = calloc((n + 31) / 32, sizeof(*x->pending));
-    if (!x->table || !x->pending)
+    x->sources = calloc(n, sizeof(*x->sources));
+    if (!x->table || !x->pending || !x->sources)
         return err_set(err, YADO_ERR_HOST, "PCI device %s: out of memory", fn->desc.name);
     x->vectors = n;
     x->pba_off = PBA_OFF_MIN;
@@ -219,6 +220,9 @@ bool pci_msix_init(struct pci_function *fn, struct yado_error *err)
 
 void pci_msix_free(struct pci_function *fn)
 {
+    for (unsigned v = 0; v < fn->msix.vectors; v++)
+        msi_forget(fn->host->cfg.msi, &fn->msix.sources[v]);
     free(fn->msix.table);
     free(fn->msix.pending);
+    free(fn->msix.sources);
 }

@@ -59,7 +59,8 @@ struct msix {
     uint64_t pba_off;     /* in the BAR */
     bool enabled, mask_all, master;
     struct msix_entry *table;
-    uint32_t *pending; /* bit per vector */
+    struct msi_source *sources; /* per vector */
+    uint32_t *pending;          /* bit per vector */
 };
 
 struct pci_bar_state {

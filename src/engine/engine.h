@@ -37,7 +37,9 @@ struct engine_memslot {
 /* A place that the guest writes to in order to wake a device. */
 struct engine_doorbell {
     uint64_t addr; /* port number or guest physical address */
-    uint8_t width; /* bytes: 1, 2, 4 or 8 */
+    /* Bytes: 1, 2, 4 or 8; 0: of any width, as far as the engine can. A write that the doorbell does not take
+     * comes by engine_host.io. */
+    uint8_t width;
     bool is_port;
     bool match_data; /* only writes of `data`; otherwise any value */
     uint64_t data;

@@ -15,6 +15,10 @@ struct file_facts {
 
 int file_facts_get(int fd, struct file_facts *out);
 
+/* A path that led to the open file, ENAMETOOLONG if it does not fit. It may be gone or name another file by
+ * now. */
+int file_path_get(int fd, char *buf, size_t room);
+
 /* Advisory lock of the whole file that belongs to the open file description: it conflicts with any other
  * description, of this process too, and goes with the last descriptor. EAGAIN: someone else holds it. */
 int file_lock(int fd, bool exclusive);

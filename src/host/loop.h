@@ -11,6 +11,7 @@
 
 struct loop;
 struct loop_fd;
+struct loop_event;
 struct loop_timer;
 
 enum { LOOP_READ = 1, LOOP_WRITE = 2, LOOP_HANGUP = 4 };
@@ -29,6 +30,13 @@ struct loop_fd *loop_fd_add(struct loop *loop, int fd, unsigned events,
                             void (*fn)(void *ctx, unsigned events), void *ctx, struct yado_error *err);
 void loop_fd_events(struct loop_fd *w, unsigned events);
 void loop_fd_remove(struct loop_fd *w); /* NULL is fine */
+
+/* A counter that somebody else raises through its descriptor, as the kernel does for a guest's write: writing
+ * 8 bytes adds, never blocks. fn runs soon after; one call may stand for many. NULL and err: HOST. */
+struct loop_event *loop_event_new(struct loop *loop, void (*fn)(void *ctx), void *ctx,
+                                  struct yado_error *err);
+int loop_event_fd(const struct loop_event *e);
+void loop_event_free(struct loop_event *e); /* as loop_fd_remove; NULL is fine */
 
 /* A one-shot timer on CLOCK_MONOTONIC. NULL if out of memory. */
 struct loop_timer *loop_timer_new(struct loop *loop, void (*fn)(void *ctx), void *ctx);

@@ -3,6 +3,7 @@
 #ifndef MACHINE_BOARD_H
 #define MACHINE_BOARD_H
 
+#include "bus/doorbell.h"
 #include "bus/line.h"
 #include "disk/disk.h"
 #include "engine/exit.h"
@@ -40,6 +41,7 @@ struct board_devices {
     struct board_serial serials[BOARD_DEVICE_MAX]; /* at most one is a BOARD_UART */
     unsigned serial_count;
     unsigned entropy_count;
+    bool balloon;
     struct board_net nets[BOARD_DEVICE_MAX];
     unsigned net_count;
 };
@@ -66,6 +68,9 @@ bool board_start(struct board *b, struct yado_error *err); /* starts event loop 
 void board_stop(struct board *b); /* ends them; output of the guest is written out first. Idempotent */
 void board_free(struct board *b); /* no vCPU runs; stops; NULL is fine */
 
+/* Where doorbells of devices go from now on. Once, before vCPUs run. */
+void board_set_doorbell_sink(struct board *b, struct doorbell_sink sink);
+
 /* As after power-on. No vCPU runs; device threads may. Waits for disk requests in flight. */
 bool board_reset(struct board *b, struct yado_error *err);
 
@@ -83,6 +88,10 @@ bool board_reset_was_orderly(struct board *b);
 void board_hurry(struct board *b, bool hurry);
 void board_press_power_button(struct board *b);                                            /* any thread */
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
+
+/* How much memory the guest shall have, in bytes, whole pages; more than there is means all. Nothing without a
+ * balloon. Any thread. */
+void board_balloon_target(struct board *b, uint64_t size);
 
 /* Network device `index`, while the board runs; any thread but the board's own. See machine/nets.h. */
 bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,

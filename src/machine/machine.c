@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "machine/msi_route.h"
 #include "machine/pc_layout.h"
 #include "machine/vcpu_loop.h"
 
@@ -87,6 +88,42 @@ static void on_msi(void *ctx, uint64_t addr, uint32_t data)
         m->cfg.engine->msi(m->vm, addr, data);
 }
 
+static void on_msi_from(void *ctx, struct msi_source *src, uint64_t addr, uint32_t data)
+{
+    struct machine *m = ctx;
+
+    if (m->vm)
+        msi_route_send(m->cfg.engine, m->vm, src, addr, data);
+}
+
+static void on_msi_forget(void *ctx, struct msi_source *src)
+{
+    struct machine *m = ctx;
+
+    if (m->vm)
+        msi_route_forget(m->cfg.engine, m->vm, src);
+}
+
+static bool on_doorbell_add(void *ctx, uint64_t addr, int fd)
+{
+    struct machine *m = ctx;
+    const struct engine_doorbell bell = { .addr = addr, .fd = fd };
+    struct yado_error err = YADO_ERROR_INIT;
+
+    if (m->cfg.engine->doorbell_add(m->vm, &bell, &err))
+        return true;
+    log_line(m->cfg.log, LOG_MACHINE, "no doorbell: %s", err.message);
+    return false;
+}
+
+static void on_doorbell_drop(void *ctx, uint64_t addr, int fd)
+{
+    struct machine *m = ctx;
+    const struct engine_doorbell bell = { .addr = addr, .fd = fd };
+
+    m->cfg.engine->doorbell_drop(m->vm, &bell);
+}
+
 static void on_memory_written(void *ctx, uint64_t gpa, uint64_t len)
 {
     struct machine *m = ctx;
@@ -109,7 +146,7 @@ static bool board_make(struct machine *m, struct yado_error *err)
     struct board_config cfg = {
         .vcpu_count = m->cfg.vcpu_count,
         .mem = m->mem,
-        .msi = { .send = on_msi, .ctx = m },
+        .msi = { .send = on_msi, .send_from = on_msi_from, .forget = on_msi_forget, .ctx = m },
         .clock = clock_host(),
         .log = m->cfg.log,
         .devices = m->cfg.devices,
@@ -141,6 +178,8 @@ static bool engine_make(struct machine *m, struct yado_error *err)
             return false;
     }
     gmem_set_write_hook(m->mem, on_memory_written, m);
+    if (ops->doorbell_add)
+        board_set_doorbell_sink(m->board, (struct doorbell_sink){ on_doorbell_add, on_doorbell_drop, m });
     return true;
 }
 
@@ -305,6 +344,11 @@ void machine_press_power_button(struct machine *m)
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows)
 {
     board_console_size(m->board, index, columns, rows);
+}
+
+void machine_balloon_target(struct machine *m, uint64_t size)
+{
+    board_balloon_target(m->board, size);
 }
 
 bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -174,9 +173,4 @@ void net_fifo_clear(struct net_fifo *q)
 {
     while (q->head)
         net_fifo_pop(q);
-}
-
-void net_mac_format(const uint8_t mac[6], char *text)
-{
-    snprintf(text, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
 }

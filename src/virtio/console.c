@@ -224,6 +224,7 @@ struct vconsole *vconsole_new(const struct vconsole_config *cfg, struct yado_err
         .features = F_EMERG_WRITE | (cfg->cols && cfg->rows ? F_SIZE : 0),
         .queue_count = QUEUE_COUNT,
         .queue_size = QUEUE_SIZE,
+        .polled = 1u << QUEUE_TRANSMIT, /* Linux's hvc driver */
         .config = &c->space,
         .config_len = sizeof(c->space),
         .log = cfg->log,

@@ -147,6 +147,8 @@ struct vnet *vnet_new(const struct vnet_config *cfg, struct yado_error *err)
                     (cfg->mtu != NET_MTU_DEFAULT ? F_MTU : 0),
         .queue_count = 2 * pairs + 1,
         .queue_size = QUEUE_SIZE,
+        /* Control, which is queue 2 for a driver without MQ (5.1.2): Linux waits for it in a loop. */
+        .polled = 1ull << 2 | 1ull << 2 * pairs,
         .config_len = sizeof(struct net_space),
         .log = cfg->log,
         .loop = cfg->loop,

@@ -18,6 +18,11 @@
  * changes; a vector that does not exist reads back as NO_VECTOR. Without MSI-X the ISR bits and the level of
  * INTx are used.
  *
+ * Doorbells. While the driver's DRIVER_OK stands, the notify registers are offered to the engine as doorbells
+ * (bus/doorbell.h), each with a counter of the event loop behind it; not before, because a guest moves BARs
+ * about when it looks for devices. An engine that takes them wakes the loop thread instead of ending
+ * KVM_RUN; else, and for queues whose driver spins, a notify is a register write.
+ *
  * All registers are guarded by the device's lock, which is taken per access; region callbacks come on vCPU
  * threads with no bus lock held. Reads build the whole register block and cut the asked bytes out of it: they
  * are rare. Writes are taken only with a register's own width, or as 32 bit halves of the 64 bit ring
@@ -78,6 +83,12 @@ struct cap_body {
 _Static_assert(sizeof(struct cap_body) == 17, "packed by its types");
 #define CAP_HEADER 3 /* id, next, length */
 
+struct queue_bell {
+    struct virtio_pci *vp;
+    unsigned queue;
+    struct loop_event *event; /* made when first needed */
+};
+
 struct virtio_pci {
     struct vdev *vd;
     struct pci_function *fn;
@@ -89,7 +100,52 @@ struct virtio_pci {
     uint16_t config_vector;
     uint16_t queue_vector[VDEV_QUEUES_MAX];
     uint8_t isr;
+    bool bells_on;
+    struct queue_bell queue_bells[VDEV_QUEUES_MAX];
+    struct doorbell bells[VDEV_QUEUES_MAX];
 };
+
+/* ---- doorbells ---- */
+
+static void bell_rung(void *ctx)
+{
+    struct queue_bell *b = ctx;
+
+    vdev_kick(b->vp->vd, b->queue);
+}
+
+/* Under vd->lock. What has no counter for want of descriptors stays a register. */
+static void bells_on(struct virtio_pci *vp)
+{
+    struct vdev *vd = vp->vd;
+    unsigned n = 0;
+
+    if (vp->bells_on || !vd->loop)
+        return;
+    vp->bells_on = true;
+    for (unsigned i = 0; i < vd->queue_count; i++) {
+        struct queue_bell *b = &vp->queue_bells[i];
+
+        if (!vd->queues[i].enabled || vd->polled >> i & 1)
+            continue;
+        *b = (struct queue_bell){ .vp = vp, .queue = i, .event = b->event };
+        if (!b->event)
+            b->event = loop_event_new(vd->loop, bell_rung, b, NULL);
+        if (b->event)
+            vp->bells[n++] = (struct doorbell){ .off = AREA_NOTIFY * AREA_LEN + (uint64_t)i * NOTIFY_STRIDE,
+                                                .fd = loop_event_fd(b->event) };
+    }
+    pci_function_doorbells(vp->fn, BAR_STRUCTURES, vp->bells, n);
+}
+
+static void bells_off(struct virtio_pci *vp)
+{
+    if (vp->bells_on)
+        pci_function_doorbells(vp->fn, BAR_STRUCTURES, NULL, 0);
+    vp->bells_on = false;
+}
+
+/* ---- what the device core asks ---- */
 
 static void transport_interrupt(void *ctx, int queue)
 {
@@ -109,6 +165,7 @@ static void transport_reset(void *ctx)
 {
     struct virtio_pci *vp = ctx;
 
+    bells_off(vp);
     vp->device_feature_select = vp->driver_feature_select = 0;
     vp->queue_select = 0;
     vp->config_vector = NO_VECTOR;
@@ -219,9 +276,11 @@ static void common_write(struct virtio_pci *vp, unsigned off, unsigned width, ui
         vdev_set_features(vp->vd, vp->driver_feature_select, v);
     else if (off == REG(config_msix_vector) && width == 2)
         vp->config_vector = vector_checked(vp, v);
-    else if (off == REG(device_status) && width == 1)
+    else if (off == REG(device_status) && width == 1) {
         vdev_set_status(vp->vd, (uint8_t)v);
-    else if (off == REG(queue_select) && width == 2)
+        if (vdev_running(vp->vd))
+            bells_on(vp);
+    } else if (off == REG(queue_select) && width == 2)
         vp->queue_select = (uint16_t)v;
     else
         queue_write(vp, off, width, v);
@@ -427,8 +486,11 @@ void virtio_pci_free(struct virtio_pci *vp)
     if (!vp)
         return;
     vdev_lock(vp->vd);
+    bells_off(vp);
     vdev_attach(vp->vd, NULL, NULL, NULL);
     vdev_unlock(vp->vd);
+    for (unsigned i = 0; i < vp->vd->queue_count; i++)
+        loop_event_free(vp->queue_bells[i].event); /* waits for its callback, which takes the lock */
     free(vp);
 }
 

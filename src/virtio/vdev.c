@@ -11,10 +11,11 @@
  * Status. The driver adds bits: FEATURES_OK stays clear if it accepted what was not offered or not VERSION_1;
  * DRIVER_OK starts the device. Writing 0 resets. Bits are never cleared one by one.
  *
- * Work. A kick runs the device's `process` on the kicking vCPU thread, which is the cheapest place (no
- * wake-up, and some drivers spin for the answer). As another vCPU could feed a queue for ever, `process` does
- * a bounded amount; if more is left, it is continued on the loop thread, and the vCPU goes back to where it
- * can be stopped.
+ * Work. A kick that comes as a register access runs the device's `process` on the kicking vCPU thread, which
+ * is the cheapest place then (no wake-up). Where the engine has doorbells it does not come as one: the guest
+ * goes on, and the loop thread takes the kick; but not for queues whose driver spins for the answer. As
+ * another vCPU could feed a queue for ever, `process` does a bounded amount; if more is left, it is continued
+ * on the loop thread, and the vCPU goes back to where it can be stopped.
  *
  * Reset. The driver may reuse ring and buffer memory once status reads 0, so reset first lets the device give
  * up what it holds for itself, then waits (lock dropped) until asynchronous requests have come back; those
@@ -50,6 +51,7 @@ bool vdev_init(struct vdev *vd, const struct vdev_ops *ops, const struct vdev_pa
     vd->config = p->config;
     vd->config_len = p->config_len;
     vd->queue_count = p->queue_count;
+    vd->polled = p->polled;
     for (unsigned i = 0; i < p->queue_count; i++)
         virtq_init(&vd->queues[i], p->queue_size);
     return true;

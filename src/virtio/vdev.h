@@ -72,6 +72,7 @@ struct vdev {
 
     struct virtq *queues;
     unsigned queue_count;
+    uint64_t polled;   /* queues whose driver spins for the answer: see vdev_params */
     uint64_t deferred; /* queues whose continuation waits for the loop */
     bool deferred_posted;
     struct virtq_seg segs[VIRTQ_CHAIN_MAX]; /* of the chain that vdev_take gave last */
@@ -84,6 +85,9 @@ struct vdev_params {
         features; /* device type's own plus ring features; VERSION_1, INDIRECT_DESC and EVENT_IDX are added */
     unsigned queue_count;
     uint16_t queue_size;
+    /* Bit per queue whose driver waits for the answer in a loop instead of for an interrupt: their kicks are
+     * best served on the vCPU's thread, whatever doorbells the engine has. */
+    uint64_t polled;
     void *config;
     unsigned config_len;
     const struct log *log;

@@ -447,6 +447,89 @@ static void unmap_in_a_callback_does_not_wait(void **state)
     bus_free(s.mem);
 }
 
+/* An engine that takes doorbells, but none at an address that ends in `refuses`. */
+struct bell_log {
+    uint64_t at[16];
+    int fd[16];
+    unsigned count, adds, drops;
+    uint64_t refuses;
+};
+
+static bool bell_add(void *ctx, uint64_t addr, int fd)
+{
+    struct bell_log *l = ctx;
+
+    l->adds++;
+    if (l->refuses && (addr & 0xfff) == l->refuses)
+        return false;
+    assert_true(l->count < 16);
+    l->at[l->count] = addr;
+    l->fd[l->count++] = fd;
+    return true;
+}
+
+static void bell_drop(void *ctx, uint64_t addr, int fd)
+{
+    struct bell_log *l = ctx;
+
+    l->drops++;
+    for (unsigned i = 0; i < l->count; i++) {
+        if (l->at[i] != addr || l->fd[i] != fd)
+            continue;
+        l->at[i] = l->at[--l->count];
+        l->fd[i] = l->fd[l->count];
+        return;
+    }
+    fail_msg("no doorbell at %#llx", (unsigned long long)addr);
+}
+
+static bool bell_at(const struct bell_log *l, uint64_t addr, int fd)
+{
+    for (unsigned i = 0; i < l->count; i++) {
+        if (l->at[i] == addr && l->fd[i] == fd)
+            return true;
+    }
+    return false;
+}
+
+static void doorbells_follow_their_region(void **state)
+{
+    struct bus *bus = bus_new("test");
+    struct doorbell bells[2] = { { .off = 0, .fd = 70 }, { .off = 8, .fd = 71 } };
+    struct doorbell others[1] = { { .off = 4, .fd = 72 } };
+    struct bell_log log = { .refuses = 0 };
+    struct cells c;
+
+    (void)state;
+    cells_map(bus, &c, &cells_1_8, 0x1000, 16);
+    region_set_doorbells(bus, &c.region, bells, 2);
+    bus_set_doorbell_sink(bus, (struct doorbell_sink){ bell_add, bell_drop, &log });
+    assert_int_equal(log.count, 2); /* those that were there before the sink */
+    assert_true(bell_at(&log, 0x1000, 70) && bell_at(&log, 0x1008, 71));
+    region_unmap(bus, &c.region);
+    assert_int_equal(log.count, 0);
+    assert_true(region_map(bus, &c.region, 0x5000, 16, NULL));
+    assert_true(bell_at(&log, 0x5000, 70) && bell_at(&log, 0x5008, 71));
+    region_set_doorbells(bus, &c.region, others, 1);
+    assert_int_equal(log.count, 1);
+    assert_true(bell_at(&log, 0x5004, 72));
+    region_set_doorbells(bus, &c.region, NULL, 0);
+    assert_int_equal(log.count, 0);
+    region_unmap(bus, &c.region);
+    region_set_doorbells(bus, &c.region, bells, 2); /* not mapped: nowhere */
+    assert_int_equal(log.count, 0);
+    /* One that was refused is neither dropped nor asked for twice in one place. */
+    log = (struct bell_log){ .refuses = 8 };
+    assert_true(region_map(bus, &c.region, 0x7000, 16, NULL));
+    assert_int_equal(log.adds, 2);
+    assert_int_equal(log.count, 1);
+    bus_write(bus, 0x7008, 2, 1); /* and comes as a write */
+    assert_int_equal(c.writes, 1);
+    region_unmap(bus, &c.region);
+    assert_int_equal(log.drops, 1);
+    bus_free(bus);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +543,7 @@ int main(void)
         cmocka_unit_test(unmap_waits_for_callbacks),
         cmocka_unit_test(unmap_waits_for_a_long_callback),
         cmocka_unit_test(unmap_in_a_callback_does_not_wait),
+        cmocka_unit_test(doorbells_follow_their_region),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,6 +57,22 @@ static void facts_tell_kind_size_and_rights(void **state)
     unlink(path);
 }
 
+static void paths_are_found_again(void **state)
+{
+    char path[200], found[200], tiny[4];
+    int fd = temp_file(path, sizeof(path), 0);
+    struct stat st;
+
+    (void)state;
+    assert_int_equal(file_path_get(fd, found, sizeof(found)), 0);
+    assert_string_equal(found, path);
+    assert_int_equal(file_path_get(fd, tiny, sizeof(tiny)), ENAMETOOLONG);
+    unlink(path);
+    assert_true(file_path_get(fd, found, sizeof(found)) || stat(found, &st));
+    close(fd);
+    assert_true(file_path_get(fd, found, sizeof(found)) > 0);
+}
+
 static void locks_are_between_descriptions(void **state)
 {
     char path[200];
@@ -174,11 +190,9 @@ static void threads_leave_signals_to_the_embedder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(facts_tell_kind_size_and_rights),
-        cmocka_unit_test(locks_are_between_descriptions),
-        cmocka_unit_test(ranges_become_zero),
-        cmocka_unit_test(memory_files_are_sized_and_private),
-        cmocka_unit_test(memory_facts_are_plausible),
+        cmocka_unit_test(facts_tell_kind_size_and_rights),       cmocka_unit_test(paths_are_found_again),
+        cmocka_unit_test(locks_are_between_descriptions),        cmocka_unit_test(ranges_become_zero),
+        cmocka_unit_test(memory_files_are_sized_and_private),    cmocka_unit_test(memory_facts_are_plausible),
         cmocka_unit_test(threads_leave_signals_to_the_embedder),
     };
 

@@ -486,6 +486,49 @@ static void host_clock_goes(void **state)
     assert_true(llabs((long long)clock_wall(&clock) - (long long)time(NULL)) <= 1);
 }
 
+static void event_count(void *ctx)
+{
+    atomic_fetch_add((atomic_uint *)ctx, 1);
+}
+
+static void event_raise(struct loop_event *e)
+{
+    const uint64_t one = 1;
+
+    assert_int_equal(write(loop_event_fd(e), &one, sizeof(one)), sizeof(one));
+}
+
+static void events_are_told_and_joined(void **state)
+{
+    struct loop *loop = loop_get();
+    atomic_uint calls = 0, others = 0;
+    struct loop_event *e = loop_event_new(loop, event_count, &calls, NULL);
+    struct loop_event *other = loop_event_new(loop, event_count, &others, NULL);
+
+    (void)state;
+    assert_non_null(e);
+    assert_non_null(other);
+    for (unsigned i = 0; i < 1000; i++) /* before the loop runs: not lost, and one call */
+        event_raise(e);
+    loop_go(loop);
+    assert_true(wait_for(&calls, 1));
+    nap(5);
+    assert_int_equal(atomic_load(&calls), 1);
+    for (unsigned i = 0; i < 100; i++) {
+        event_raise(e);
+        assert_true(wait_for(&calls, 2 + i));
+    }
+    assert_int_equal(atomic_load(&others), 0);
+    event_raise(other);
+    loop_event_free(other); /* rung or not: not called any more */
+    others = 0;
+    nap(5);
+    assert_int_equal(atomic_load(&others), 0);
+    loop_event_free(NULL);
+    loop_event_free(e);
+    loop_end(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -496,6 +539,7 @@ int main(void)
         cmocka_unit_test(bad_descriptor_is_told),
         cmocka_unit_test(remove_waits_for_the_callback),
         cmocka_unit_test(removal_in_a_batch_holds),
+        cmocka_unit_test(events_are_told_and_joined),
         cmocka_unit_test(timers_fire_in_order_and_not_early),
         cmocka_unit_test(timer_may_free_itself_and_spare_others),
         cmocka_unit_test(timer_free_waits_for_the_callback),

@@ -197,4 +197,48 @@ GUEST(doorbells)
     END
 GUEST_END_OF(doorbells)
 
+/* RSI is a doorbell: rings it, waits for the interrupt, and again. */
+GUEST(driver)
+    mov ecx, 0x1b
+    rdmsr
+    or eax, 0xc00
+    wrmsr
+    mov ecx, 0x80f
+    mov eax, 0x1ff
+    xor edx, edx
+    wrmsr
+1:  mov word ptr [rsi], 0
+    sti
+    hlt
+    cli
+    jmp 1b
+GUEST_END_OF(driver)
+
+/* Rings it in every way there is, then ends. */
+GUEST(odd_rings)
+    xor eax, eax
+    mov byte ptr [rsi], 0
+    mov word ptr [rsi], 0
+    mov dword ptr [rsi], 0
+    mov qword ptr [rsi], rax
+    mov byte ptr [rsi + 1], 1
+    mov word ptr [rsi + 1], 1
+    mov word ptr [rsi + 2], 1
+    mov dword ptr [rsi + 2], -1
+    mov qword ptr [rsi + 4], -1
+    mov dword ptr [rsi - 2], -1
+    mov word ptr [rsi + 0xffe], -1
+    mov dword ptr [rsi + 0xffe], -1
+    mov eax, [rsi + 4]
+    TELL_EAX
+    END
+GUEST_END_OF(odd_rings)
+
+/* Rings without end. */
+GUEST(storm)
+1:  mov word ptr [rsi], 0
+    mov word ptr [rsi + 4], 0
+    jmp 1b
+GUEST_END_OF(storm)
+
     .section .note.GNU-stack, "", @progbits

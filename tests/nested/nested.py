@@ -341,28 +341,30 @@ def case_stop(parts):
         check(status in (0, 143), l1.describe(f'yado ended with status {status}'))
 
 
-def run_test_program(parts, relative, timeout):
-    program = os.path.join(BUILD, relative)
-    if not os.path.exists(program):
-        raise Missing(f'{program} is not built')
-    with L1(parts, [program], [['/' + os.path.basename(program)]]) as l1:
-        status = l1.wait_statuses(1, timeout)[0]
+def run_test_programs(parts, relatives, timeout):
+    programs = [os.path.join(BUILD, r) for r in relatives]
+    for program in programs:
+        if not os.path.exists(program):
+            raise Missing(f'{program} is not built')
+    with L1(parts, programs, [['/' + os.path.basename(p)] for p in programs]) as l1:
+        statuses = l1.wait_statuses(len(programs), timeout)
         text = l1.all.decode(errors='replace')
-        check(status == 0, l1.describe(f'{relative} ended with status {status}'))
+        for relative, status in zip(relatives, statuses):
+            check(status == 0, l1.describe(f'{relative} ended with status {status}'))
         counts = re.findall(r'\[  PASSED  \] (\d+) test', text)
-        check(counts, l1.describe(f'{relative} tells no result'))
+        check(counts, l1.describe('no result is told'))
         notes = re.findall(r'# (\w+) on kvm: known limit', text)
         return f'{"+".join(counts)} tests passed' + (f'; known limits of this KVM: {" ".join(notes)}' if notes else '')
 
 
 def case_engine(parts):
     """The engine's own tests (tests/kvm) hold on a KVM with hardware's semantics."""
-    return run_test_program(parts, 'tests/kvm/test_kvm', 300)
+    return run_test_programs(parts, ['tests/kvm/test_kvm', 'tests/kvm/test_kvm_virtio'], 300)
 
 
 def case_cpu(parts):
     """The CPU cases (tests/cpu) hold on it."""
-    return run_test_program(parts, 'tests/cpu/test_cpu', 900)
+    return run_test_programs(parts, ['tests/cpu/test_cpu'], 900)
 
 
 def case_probe(parts):

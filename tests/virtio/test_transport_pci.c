@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -151,7 +152,7 @@ static void open_rig(struct rig *r, bool console)
 
     drv_init(&r->d);
     r->mmio = bus_new("mmio");
-    struct pci_host_config cfg = { .mmio = r->mmio, .msi = { on_msi, r } };
+    struct pci_host_config cfg = { .mmio = r->mmio, .msi = { .send = on_msi, .ctx = r } };
     for (unsigned i = 0; i < 4; i++)
         cfg.intx[i] = (struct line){ on_line, r, i };
     r->host = pci_host_new(&cfg, &err);
@@ -571,6 +572,99 @@ static void test_random_registers(void **state)
     assert_int_equal(r->messages, 1);
 }
 
+/* ---- doorbells ---- */
+
+struct bell_board {
+    unsigned count;
+    uint64_t at;
+    int fd;
+};
+
+static bool bell_add(void *ctx, uint64_t addr, int fd)
+{
+    struct bell_board *b = ctx;
+
+    b->count++;
+    b->at = addr;
+    b->fd = fd;
+    return true;
+}
+
+static void bell_drop(void *ctx, uint64_t addr, int fd)
+{
+    struct bell_board *b = ctx;
+
+    assert_int_equal(addr, b->at);
+    assert_int_equal(fd, b->fd);
+    b->count--;
+}
+
+/* There while DRIVER_OK stands, wherever the BAR is; ringing works as a kick does. */
+static void test_doorbells(void **state)
+{
+    struct rig *r = *state;
+    struct loop *loop = loop_new(NULL);
+    struct bell_board board = { 0 };
+    const uint64_t one = 1;
+    uint32_t id, len;
+
+    assert_true(loop_start(loop, "test-loop", NULL));
+    r->vd->loop = loop;
+    bus_set_doorbell_sink(r->mmio, (struct doorbell_sink){ bell_add, bell_drop, &board });
+    for (unsigned round = 0; round < 3; round++) {
+        uint64_t buffer;
+
+        assert_int_equal(board.count, 0);
+        start(r, true);
+        assert_int_equal(board.count, 1);
+        assert_int_equal(board.at, r->bar0 + r->caps[CAP_NOTIFY].off);
+        buffer = drv_alloc(&r->d, 64);
+        drv_add(&r->d.queues[0], 0, &(struct drv_seg){ buffer, 64, true }, 1);
+        assert_int_equal(write(board.fd, &one, sizeof(one)), sizeof(one));
+        drv_wait_used(&r->d.queues[0], &id, &len);
+        assert_int_equal(len, 64);
+        /* moved, and decoding off and on */
+        config_write(r, 0x10, 4, (uint32_t)r->bar0 + 0x10000);
+        assert_int_equal(board.count, 1);
+        assert_int_equal(board.at, r->bar0 + 0x10000 + r->caps[CAP_NOTIFY].off);
+        config_write(r, 4, 2, 4);
+        assert_int_equal(board.count, 0);
+        config_write(r, 0x10, 4, (uint32_t)r->bar0);
+        config_write(r, 4, 2, 6);
+        assert_int_equal(board.at, r->bar0 + r->caps[CAP_NOTIFY].off);
+        if (round == 0)
+            wr(r, CAP_COMMON, C_STATUS, 1, 0);
+        else if (round == 1)
+            virtio_pci_reset(r->vp);
+        assert_int_equal(board.count, round == 2);
+        assert_int_equal(write(board.fd, &one, sizeof(one)), sizeof(one)); /* too late: nothing happens */
+    }
+    virtio_pci_free(r->vp);
+    r->vp = NULL;
+    assert_int_equal(board.count, 0);
+    loop_stop(loop);
+    r->vd->loop = NULL;
+    loop_free(loop);
+}
+
+/* A queue whose driver waits for the answer in a loop has none. */
+static void test_no_doorbell_for_polled(void **state)
+{
+    struct rig *r = *state;
+    struct loop *loop = loop_new(NULL);
+    struct bell_board board = { 0 };
+
+    r->vd->loop = loop;
+    bus_set_doorbell_sink(r->mmio, (struct doorbell_sink){ bell_add, bell_drop, &board });
+    start(r, true);
+    assert_int_equal(board.count, 1);
+    assert_int_equal(board.at, r->bar0 + r->caps[CAP_NOTIFY].off); /* queue 0 receives, queue 1 transmits */
+    virtio_pci_free(r->vp);
+    r->vp = NULL;
+    r->vd->loop = NULL;
+    loop_free(loop);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 
 int main(void)
@@ -586,6 +680,8 @@ int main(void)
         T(queue_registers),
         T(bad_rings),
         T(pci_window),
+        T(doorbells),
+        cmocka_unit_test_setup_teardown(test_no_doorbell_for_polled, setup_console, teardown),
         T(random_registers),
     };
 

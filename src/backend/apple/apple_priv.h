@@ -37,8 +37,50 @@ enum kernel_arch { KERNEL_X86_64, KERNEL_ARM64 };
  * uncompressed Image for arm64. Else what it is, and what to do. */
 bool kernel_check(const char *path, enum kernel_arch arch, struct yado_error *err);
 
+/* ---- temporary files of one machine (storage.c) ---- */
+
+struct scratch {
+    char *paths[SPEC_DEVICE_MAX]; /* owned */
+    unsigned count;
+};
+
+void scratch_clear(struct scratch *s); /* removes the files */
+
 /* ---- one noun each ---- */
 
-id boot_make(const struct spec *s, struct yado_error *err);
+id boot_make(const struct spec_boot *b, struct yado_error *err);
+/* Gives `config` its platform if it is not the default one. */
+bool platform_set(id config, const struct spec_platform *p, struct yado_error *err);
+id storage_make(const struct spec_disk *d, unsigned index, struct scratch *s, struct yado_error *err);
+id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *err);
+id net_attachment_make(const struct net_config *c, unsigned index, struct yado_error *err);
+id network_make(const struct spec_net *n, unsigned index, struct yado_error *err);
+id directory_share_make(const struct spec_share *s, unsigned index, struct yado_error *err);
+id share_make(const struct spec_share *s, unsigned index, struct yado_error *err);
+id graphics_make(const struct spec_graphics *g, unsigned index, struct yado_error *err);
+id keyboard_make(unsigned index, struct yado_error *err);
+id pointing_make(unsigned index, struct yado_error *err);
+id sound_make(const struct spec_sound *s, unsigned index, struct yado_error *err);
+
+/* ---- configuration.c ---- */
+
+/* The whole configuration, found valid by the framework. */
+id configuration_make(const struct spec *s, struct scratch *scratch, struct yado_error *err);
+bool apple_validate(const struct spec *s, struct yado_error *err);
+bool apple_validate_save_restore(const struct spec *s, struct yado_error *err);
+
+/* ---- delegate.c ---- */
+
+/* What a machine hears from the framework, on the machine's queue with a pool open. */
+struct machine_events {
+    void (*guest_stopped)(void *ctx);
+    void (*stopped_with_error)(void *ctx, id error);
+    void (*net_disconnected)(void *ctx, id machine, id device, id error);
+    void *ctx;
+};
+
+/* An owned object that passes on to `events` what a VZVirtualMachine tells its delegate. `events` must live
+ * until the machine has let go of it. NULL and err: the runtime would not make the class. */
+id delegate_new(const struct machine_events *events, struct yado_error *err);
 
 #endif

@@ -1,5 +1,10 @@
-/* Boot loaders. */
+/* Boot loaders, and the files in which EFI keeps its variables. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "backend/apple/apple.h"
 #include "backend/apple/apple_priv.h"
+#include "backend/apple/vz_values.h"
 
 #if defined(__aarch64__)
 #define HOST_ARCH KERNEL_ARM64
@@ -11,12 +16,14 @@ static id linux_make(const struct spec_boot *b, struct yado_error *err)
 {
     id command_line = string_of(b->command_line), loader;
 
-    if (!kernel_check(b->kernel, HOST_ARCH, err)) {
-        err_prepend(err, "boot_loader");
+    if (!kernel_check(b->kernel, HOST_ARCH, err))
+        return NULL;
+    if (b->initrd && access(b->initrd, R_OK)) {
+        err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open", b->initrd);
         return NULL;
     }
     if (!command_line) {
-        err_set(err, YADO_ERR_INVALID_CONFIG, "boot_loader: the command line is not UTF-8");
+        err_set(err, YADO_ERR_INVALID_CONFIG, "the command line is not UTF-8");
         return NULL;
     }
     loader = pooled(VZLinuxBootLoader_initWithKernelURL(ALLOC(VZLinuxBootLoader), file_url(b->kernel)));
@@ -26,7 +33,45 @@ static id linux_make(const struct spec_boot *b, struct yado_error *err)
     return loader;
 }
 
-id boot_make(const struct spec *s, struct yado_error *err)
+static id efi_make(const struct spec_boot *b, struct yado_error *err)
 {
-    return linux_make(&s->boot, err);
+    id loader;
+
+    if (!NEEDED(VZEFIBootLoader, init, err, "EFI"))
+        return NULL;
+    loader = NEW(VZEFIBootLoader);
+    if (!b->variable_store)
+        return loader;
+    if (access(b->variable_store, R_OK | W_OK)) {
+        err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open the variable store for writing",
+                      b->variable_store);
+        return NULL;
+    }
+    VZEFIBootLoader_setVariableStore(loader, pooled(VZEFIVariableStore_initWithURL(
+                                                 ALLOC(VZEFIVariableStore), file_url(b->variable_store))));
+    return loader;
+}
+
+id boot_make(const struct spec_boot *b, struct yado_error *err)
+{
+    id loader = b->kind == SPEC_BOOT_EFI ? efi_make(b, err) : linux_make(b, err);
+
+    if (!loader)
+        err_prepend(err, "boot_loader");
+    return loader;
+}
+
+bool apple_variable_store_create(const char *path, bool overwrite, struct yado_error *err)
+{
+    void *pool = objc_autoreleasePoolPush();
+    id error = NULL, store;
+    bool ok = NEEDED(VZEFIVariableStore, initCreating, err, "%s: an EFI variable store", path);
+
+    if (ok) {
+        store = VZEFIVariableStore_initCreating(ALLOC(VZEFIVariableStore), file_url(path),
+                                                overwrite ? VZ_EFI_STORE_ALLOW_OVERWRITE : 0, &error);
+        ok = pooled(store) || error_from(err, error, path);
+    }
+    objc_autoreleasePoolPop(pool);
+    return ok;
 }

@@ -186,8 +186,10 @@ static bool irqfd_add_locked(struct engine_vm *vm, int fd, uint64_t addr, uint32
                        KVM_IRQFD_ROUTES);
     *r = (struct kvm_route){ .addr = addr, .data = data, .used = true, .fd = fd };
     rs->used++;
-    if (table_write(vm, err) && irqfd_change(vm, r, 0, err))
+    if (table_write(vm, err) && irqfd_change(vm, r, 0, err)) {
+        rs->irqfds_used++;
         return true;
+    }
     r->used = false;
     rs->used--;
     return false;
@@ -223,16 +225,21 @@ void kvm_irqfd_drop(struct engine_vm *vm, int fd)
         irqfd_change(vm, r, KVM_IRQFD_FLAG_DEASSIGN, NULL);
         r->used = false; /* the table forgets it when it is next written */
         vm->routes.used--;
+        vm->routes.irqfds_used--;
     }
     pthread_mutex_unlock(&vm->routes.lock);
 }
 
 /* ---- doorbells ---- */
 
-static struct kvm_ioeventfd doorbell_arg(const struct engine_doorbell *bell)
+/* One for writes of any width is decided by address alone, which VMX can do without decoding the instruction.
+ * Where the kernel cannot: the width of a virtio notification, 2. */
+static struct kvm_ioeventfd doorbell_arg(const struct engine_vm *vm, const struct engine_doorbell *bell)
 {
     struct kvm_ioeventfd arg = { .addr = bell->addr, .len = bell->width, .fd = bell->fd };
 
+    if (!bell->width && !vm->caps.has_any_width)
+        arg.len = 2;
     if (bell->is_port)
         arg.flags |= KVM_IOEVENTFD_FLAG_PIO;
     if (bell->match_data) {
@@ -244,20 +251,22 @@ static struct kvm_ioeventfd doorbell_arg(const struct engine_doorbell *bell)
 
 bool kvm_doorbell_add(struct engine_vm *vm, const struct engine_doorbell *bell, struct yado_error *err)
 {
-    struct kvm_ioeventfd arg = doorbell_arg(bell);
+    struct kvm_ioeventfd arg = doorbell_arg(vm, bell);
 
     if (!vm->caps.has_ioeventfd)
         return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: this kernel's KVM has no doorbells");
     if (ioctl(vm->fd, KVM_IOEVENTFD, &arg) < 0)
         return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_IOEVENTFD at %#llx",
                              (unsigned long long)bell->addr);
+    atomic_fetch_add(&vm->doorbells, 1);
     return true;
 }
 
 void kvm_doorbell_drop(struct engine_vm *vm, const struct engine_doorbell *bell)
 {
-    struct kvm_ioeventfd arg = doorbell_arg(bell);
+    struct kvm_ioeventfd arg = doorbell_arg(vm, bell);
 
     arg.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
-    ioctl(vm->fd, KVM_IOEVENTFD, &arg);
+    if (ioctl(vm->fd, KVM_IOEVENTFD, &arg) == 0)
+        atomic_fetch_sub(&vm->doorbells, 1);
 }

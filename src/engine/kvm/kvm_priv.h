@@ -32,7 +32,7 @@ struct kvm_caps {
     unsigned memslots;
     unsigned vcpus_max;
     size_t run_size;
-    bool has_xcrs, has_tsc_deadline, has_irqfd, has_ioeventfd, has_clock;
+    bool has_xcrs, has_tsc_deadline, has_irqfd, has_ioeventfd, has_any_width, has_clock;
     unsigned msr_count;
     uint32_t msrs[KVM_MSRS_MAX]; /* of those that struct x86_state holds */
 };
@@ -62,6 +62,7 @@ struct kvm_routes {
     unsigned level_next;      /* where the search for one to give up begins */
     struct kvm_route *irqfds; /* KVM_IRQFD_ROUTES, made with the first one */
     unsigned used;            /* of both */
+    unsigned irqfds_used;
 };
 
 /* ---- the engine ---- */
@@ -105,7 +106,8 @@ struct engine_vm {
     _Atomic bool tracking;
     struct kvm_routes routes;
     _Atomic uint64_t messages;
-    struct engine_vcpu cpus[]; /* cfg.vcpu_count */
+    _Atomic uint64_t doorbells; /* there now */
+    struct engine_vcpu cpus[];  /* cfg.vcpu_count */
 };
 
 /* vcpu.c */

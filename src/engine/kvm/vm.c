@@ -328,6 +328,7 @@ static void kvm_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char 
 {
     static const char *const names[KC_COUNT] = { "exit_port", "exit_mmio",   "exit_eoi",
                                                  "exit_kick", "exit_signal", "exit_other" };
+    unsigned irqfds;
 
     for (unsigned k = 0; k < KC_COUNT; k++) {
         uint64_t sum = 0;
@@ -337,6 +338,11 @@ static void kvm_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char 
         fn(ctx, names[k], sum);
     }
     fn(ctx, "messages", atomic_load_explicit(&vm->messages, memory_order_relaxed));
+    fn(ctx, "doorbells", atomic_load_explicit(&vm->doorbells, memory_order_relaxed));
+    pthread_mutex_lock(&vm->routes.lock);
+    irqfds = vm->routes.irqfds_used;
+    pthread_mutex_unlock(&vm->routes.lock);
+    fn(ctx, "irqfds", irqfds);
 }
 
 const struct engine_ops engine_kvm = {

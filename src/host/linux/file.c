@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -29,6 +30,21 @@ int file_facts_get(int fd, struct file_facts *out)
     } else if (S_ISDIR(st.st_mode)) {
         out->kind = FILE_KIND_DIRECTORY;
     }
+    return 0;
+}
+
+int file_path_get(int fd, char *buf, size_t room)
+{
+    char link[32];
+    ssize_t len;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    len = readlink(link, buf, room);
+    if (len < 0)
+        return errno;
+    if ((size_t)len >= room)
+        return ENAMETOOLONG;
+    buf[len] = '\0';
     return 0;
 }
 
