@@ -18,6 +18,7 @@ static const char help[] =
     "  --engine auto|translator   what runs the CPUs\n"
     "  --cpus N                   1 to 64 (default 1)\n"
     "  --memory SIZE              with K, M or G (default 1G)\n"
+    "  --balloon SIZE             ask the guest to do with so much of it\n"
     "  --kernel FILE              bzImage or ELF vmlinux\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT             (default console=hvc0; with a directory IMAGE also\n"
@@ -37,7 +38,7 @@ static const char help[] =
     "Exit status: 0 powered off, 1 could not start, 2 usage, 3 the guest crashed,\n"
     "4 time limit.\n";
 
-static void say_va(const char *fmt, va_list ap)
+static void printf_like(1, 0) say_va(const char *fmt, va_list ap)
 {
     char line[1024];
 

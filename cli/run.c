@@ -1,7 +1,7 @@
 /* yado run: boots a guest on this terminal.
  *
  * Everything happens in one loop on the main thread, which polls standard input, the machine's event
- * descriptor and a signal descriptor. Signals that would end the process are turned into requests there:
+ * descriptor and a descriptor of signals. Signals that would end the process are turned into requests there:
  *   TERM, INT, HUP   press the power button; the second one, or 30 s later, pulls the plug
  *   QUIT             pulls the plug
  *   TSTP, CONT       puts the terminal back and stops; takes it again when continued in the foreground
@@ -14,13 +14,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "input.h"
 #include "run_options.h"
 #include "serial.h"
+#include "signals.h"
 #include "terminal.h"
 
 #define GRACE_MS 30000 /* from the power button to the plug */
@@ -31,7 +31,6 @@ struct run {
     struct serial_files serial;
     struct yado_machine *machine;
     struct input input;
-    int signal_fd;
     bool is_raw;
 
     bool ended, timed_out, left;
@@ -88,6 +87,7 @@ static int config_make(struct run *r, struct yado_config *cfg)
         status = serial_open(&r->serial, o, cfg);
     net_options_apply(&o->net, cfg);
     yado_config_add_entropy(cfg, yado_virtio_entropy_new());
+    yado_config_add_balloon(cfg, yado_virtio_balloon_new());
     return status;
 }
 
@@ -131,20 +131,6 @@ static void on_trace(void *ctx, const char *category, const char *line)
 }
 
 /* ---- signals ---- */
-
-static bool signals_take(struct run *r)
-{
-    static const int wanted[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH };
-    sigset_t set;
-
-    sigemptyset(&set);
-    for (size_t i = 0; i < count_of(wanted); i++)
-        sigaddset(&set, wanted[i]);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return r->signal_fd >= 0;
-}
 
 static void plug_pull(struct run *r)
 {
@@ -191,14 +177,14 @@ static void suspend(void)
 
 static void signals_see(struct run *r)
 {
-    struct signalfd_siginfo info;
+    int signo;
 
-    while (read(r->signal_fd, &info, sizeof(info)) == sizeof(info)) {
-        switch ((int)info.ssi_signo) {
+    while ((signo = signals_next())) {
+        switch (signo) {
         case SIGWINCH: size_tell(r); break;
         case SIGTSTP: suspend(); break;
         case SIGCONT: terminal_take(r); break;
-        default: end_ask(r, (int)info.ssi_signo); break;
+        default: end_ask(r, signo); break;
         }
     }
 }
@@ -233,7 +219,7 @@ static void loop(struct run *r)
     while (!r->ended) {
         struct pollfd fds[4] = {
             [2] = { .fd = yado_machine_event_fd(r->machine), .events = POLLIN },
-            [3] = { .fd = r->signal_fd, .events = POLLIN },
+            [3] = { .fd = signals_fd(), .events = POLLIN },
         };
 
         input_poll(&r->input, fds);
@@ -279,7 +265,7 @@ static int run_result(struct run *r)
 
 static int machine_run(struct run *r)
 {
-    if (!signals_take(r)) {
+    if (!signals_take()) {
         say("cannot watch for signals");
         return EXIT_FAILED;
     }
@@ -287,6 +273,8 @@ static int machine_run(struct run *r)
     terminal_take(r);
     r->plug_ms = NEVER;
     r->deadline_ms = r->o->timeout ? now_ms() + (int64_t)r->o->timeout * 1000 : NEVER;
+    if (r->o->balloon)
+        yado_machine_set_balloon_target(r->machine, r->o->balloon);
     if (!yado_machine_start(r->machine, on_started, r)) {
         say("out of memory");
         return EXIT_FAILED;
@@ -298,7 +286,7 @@ static int machine_run(struct run *r)
 int cli_run(int argc, char **argv)
 {
     struct run_options o;
-    struct run r = { .o = &o, .signal_fd = -1 };
+    struct run r = { .o = &o };
     struct yado_machine_options mo = {
         .on_event = on_event, .event_ctx = &r, .trace = on_trace, .trace_ctx = &r
     };
@@ -317,8 +305,6 @@ int cli_run(int argc, char **argv)
     yado_machine_free(r.machine);
     yado_config_free(cfg);
     serial_close(&r.serial);
-    if (r.signal_fd >= 0)
-        close(r.signal_fd);
     run_options_free(&o);
     return status;
 }

@@ -20,10 +20,12 @@ static int stdio_open(struct serial_files *s, int *in, int *out)
 {
     int ends[2];
 
-    if (pipe2(ends, O_CLOEXEC) < 0) {
+    if (pipe(ends) < 0) {
         say("cannot make a pipe: %s", strerror(errno));
         return EXIT_FAILED;
     }
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
     *in = keep(s, ends[0]);
     s->keyboard = keep(s, ends[1]);
     fcntl(s->keyboard, F_SETFL, O_WRONLY | O_NONBLOCK);
@@ -34,7 +36,7 @@ static int stdio_open(struct serial_files *s, int *in, int *out)
 /* We keep the other side open too: without anyone there, reads would fail and output would be lost. */
 static int pty_open(struct serial_files *s, unsigned index, int *in, int *out)
 {
-    int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), slave;
+    int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
     struct termios raw;
     char name[64];
 
@@ -44,6 +46,7 @@ static int pty_open(struct serial_files *s, unsigned index, int *in, int *out)
             close(master);
         return EXIT_FAILED;
     }
+    fcntl(master, F_SETFD, FD_CLOEXEC);
     keep(s, master);
     slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (slave < 0) {

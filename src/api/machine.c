@@ -51,6 +51,7 @@ struct yado_machine {
     struct command *commands, **commands_tail;
     bool attention, quit;
     struct console_size sizes[SPEC_DEVICE_MAX];
+    uint64_t balloon_target; /* bytes */
 
     pthread_mutex_t live_lock;
     struct backend *backend; /* written by the control thread with live_lock held */
@@ -187,6 +188,19 @@ static void sizes_to_backend(struct yado_machine *m)
     }
 }
 
+/* The target may be set by others meanwhile: live_lock keeps the order. */
+static void balloon_to_backend(struct yado_machine *m)
+{
+    uint64_t size;
+
+    pthread_mutex_lock(&m->live_lock);
+    pthread_mutex_lock(&m->lock);
+    size = m->balloon_target;
+    pthread_mutex_unlock(&m->lock);
+    m->ops->balloon_target(m->backend, size);
+    pthread_mutex_unlock(&m->live_lock);
+}
+
 static bool command_start(struct yado_machine *m, struct yado_error *err)
 {
     struct backend *b = NULL;
@@ -196,6 +210,7 @@ static bool command_start(struct yado_machine *m, struct yado_error *err)
         return false;
     backend_publish(m, b);
     sizes_to_backend(m);
+    balloon_to_backend(m);
     return true;
 }
 
@@ -217,6 +232,7 @@ static bool command_restore(struct yado_machine *m, const char *path, struct yad
         return false;
     backend_publish(m, b);
     sizes_to_backend(m);
+    balloon_to_backend(m);
     return true;
 }
 
@@ -335,7 +351,7 @@ static void *control_main(void *arg)
 static void *delivery_main(void *arg)
 {
     struct yado_machine *m = arg;
-    struct pollfd p = { .fd = m->queue.event_fd, .events = POLLIN };
+    struct pollfd p = { .fd = m->queue.wake.read_fd, .events = POLLIN };
     bool quit = false;
 
     while (!quit) {
@@ -393,16 +409,6 @@ static bool trace_setup(struct yado_machine *m, struct yado_error *err)
     return true;
 }
 
-static void cond_init_monotonic(pthread_cond_t *c)
-{
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(c, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
 static void options_read(struct yado_machine_options *to, const struct yado_machine_options *from)
 {
     size_t size = from && from->size && from->size < sizeof(*to) ? from->size : sizeof(*to);
@@ -444,7 +450,7 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->live_lock, NULL);
     pthread_cond_init(&m->work, NULL);
-    cond_init_monotonic(&m->changed);
+    thread_cond_init(&m->changed);
     if (!queue_init(&m->queue, err)) {
         yado_machine_free(m);
         return NULL;
@@ -481,6 +487,7 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
         yado_machine_free(m);
         return NULL;
     }
+    m->balloon_target = config->spec.memory_size;
     if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
@@ -694,6 +701,32 @@ void yado_machine_set_console_size(struct yado_machine *machine, unsigned index,
     pthread_mutex_unlock(&machine->live_lock);
 }
 
+uint64_t yado_machine_set_balloon_target(struct yado_machine *machine, uint64_t size)
+{
+    size -= size % YADO_MEMORY_SIZE_STEP;
+    size = min_u64(max_u64(size, YADO_MEMORY_SIZE_MIN), machine->spec.memory_size);
+    /* Both locks together, so that the backend hears the targets in the order in which they were set. */
+    pthread_mutex_lock(&machine->live_lock);
+    pthread_mutex_lock(&machine->lock);
+    machine->balloon_target = size;
+    pthread_mutex_unlock(&machine->lock);
+    if (machine->backend)
+        machine->ops->balloon_target(machine->backend, size);
+    pthread_mutex_unlock(&machine->live_lock);
+    return size;
+}
+
+uint64_t yado_machine_balloon_target(const struct yado_machine *machine)
+{
+    struct yado_machine *m = unconst(machine);
+    uint64_t size;
+
+    pthread_mutex_lock(&m->lock);
+    size = m->balloon_target;
+    pthread_mutex_unlock(&m->lock);
+    return size;
+}
+
 /* Whether it runs and its backend can do such a thing; else says so. live_lock held. */
 static bool changeable(struct yado_machine *m, const char *what, bool can, struct yado_error *err)
 {
@@ -776,7 +809,7 @@ void yado_machine_each_counter(struct yado_machine *machine,
 
 int yado_machine_event_fd(const struct yado_machine *machine)
 {
-    return machine->options.delivery == YADO_DELIVERY_THREAD ? -1 : machine->queue.event_fd;
+    return machine->options.delivery == YADO_DELIVERY_THREAD ? -1 : machine->queue.wake.read_fd;
 }
 
 unsigned yado_machine_dispatch(struct yado_machine *machine)
@@ -800,7 +833,6 @@ static int64_t now_ms(void)
 /* The delivery thread runs the callbacks; wait for it and for the state. */
 static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
 {
-    struct timespec t = { .tv_sec = deadline / 1000, .tv_nsec = deadline % 1000 * 1000000 };
     bool ended, late = false;
 
     pthread_mutex_lock(&m->lock);
@@ -808,7 +840,7 @@ static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
         if (deadline < 0)
             pthread_cond_wait(&m->changed, &m->lock);
         else
-            late = pthread_cond_timedwait(&m->changed, &m->lock, &t) == ETIMEDOUT;
+            late = !thread_cond_wait_until(&m->changed, &m->lock, (uint64_t)deadline * 1000000);
     }
     pthread_mutex_unlock(&m->lock);
     return ended;
@@ -817,7 +849,7 @@ static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
 bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
 {
     int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
-    struct pollfd p = { .fd = machine->queue.event_fd, .events = POLLIN };
+    struct pollfd p = { .fd = machine->queue.wake.read_fd, .events = POLLIN };
 
     if (machine->options.delivery == YADO_DELIVERY_THREAD)
         return wait_for_delivery(machine, deadline);

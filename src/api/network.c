@@ -1,13 +1,12 @@
 /* Network configuration objects, MAC addresses, and what is checked of them. */
 #include <arpa/inet.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "api/config_priv.h"
 #include "backend/backend.h"
+#include "host/random.h"
 
 #define INTERFACE_NAME_MAX 15 /* bytes, Linux's IFNAMSIZ without the final zero */
 
@@ -46,12 +45,8 @@ void yado_mac_format(const struct yado_mac *mac, char text[YADO_MAC_TEXT_LEN])
 struct yado_mac yado_mac_random(void)
 {
     struct yado_mac m = { { 0 } };
-    ssize_t got;
 
-    do {
-        got = getrandom(m.octet, sizeof(m.octet), 0);
-    } while (got < 0 && errno == EINTR);
-    BUG_ON(got != (ssize_t)sizeof(m.octet));       /* six bytes are never refused */
+    random_bytes(m.octet, sizeof(m.octet));
     m.octet[0] = (uint8_t)((m.octet[0] & ~1) | 2); /* unicast, locally administered */
     return m;
 }

@@ -1,10 +1,7 @@
 /* Callbacks wait here until their thread comes for them. See api/queue.h. */
 #include "api/queue.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "util/err.h"
 
@@ -13,10 +10,7 @@ bool queue_init(struct callback_queue *q, struct yado_error *err)
     *q = (struct callback_queue){ 0 };
     pthread_mutex_init(&q->lock, NULL);
     q->tail = &q->head;
-    q->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (q->event_fd < 0)
-        return err_set_errno(err, YADO_ERR_HOST, errno, "cannot make an event descriptor");
-    return true;
+    return wake_open(&q->wake, err);
 }
 
 void queue_destroy(struct callback_queue *q)
@@ -27,18 +21,13 @@ void queue_destroy(struct callback_queue *q)
         q->head = c->next;
         free(c);
     }
-    if (q->event_fd >= 0)
-        close(q->event_fd);
+    wake_close(&q->wake);
     pthread_mutex_destroy(&q->lock);
 }
 
 void queue_wake(struct callback_queue *q)
 {
-    uint64_t one = 1;
-
-    /* Fails only when the counter is full, and then the descriptor is readable anyway. */
-    if (write(q->event_fd, &one, sizeof(one)) < 0)
-        return;
+    wake_set(&q->wake);
 }
 
 void queue_push(struct callback_queue *q, struct callback *c)
@@ -81,13 +70,11 @@ unsigned queue_dispatch(struct callback_queue *q)
 {
     unsigned count = 0;
     struct callback *c;
-    uint64_t ignored;
 
     if (!queue_claim(q))
         return 0;
-    /* Cleared first: what is pushed from now on makes it readable again. */
-    if (read(q->event_fd, &ignored, sizeof(ignored)) < 0 && errno != EAGAIN)
-        count = 0;
+    /* Cleared first: what is pushed from now on sets it again. */
+    wake_clear(&q->wake);
     while ((c = queue_pop(q))) {
         if (c->done)
             c->done(c->done_ctx, c->error.code == YADO_OK ? NULL : &c->error);

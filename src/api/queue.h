@@ -7,6 +7,8 @@
 
 #include <yado/machine.h>
 
+#include "host/wake.h"
+
 /* One callback: an event, or the completion of a verb. */
 struct callback {
     struct callback *next;
@@ -19,7 +21,7 @@ struct callback {
 struct callback_queue {
     pthread_mutex_t lock; /* a leaf: nothing is taken under it */
     struct callback *head, **tail;
-    int event_fd;     /* readable while something waits, or after queue_wake */
+    struct wake wake; /* set while something waits, or after queue_wake */
     bool dispatching; /* some thread runs callbacks: one at a time, in order */
     void (*on_event)(void *ctx, const struct yado_event *event);
     void *event_ctx;
@@ -30,7 +32,7 @@ void queue_destroy(struct callback_queue *q); /* drops what waits. Only after qu
 
 /* Takes c over. Any thread. */
 void queue_push(struct callback_queue *q, struct callback *c);
-/* Makes event_fd readable once. Any thread. */
+/* Sets `wake` once. Any thread. */
 void queue_wake(struct callback_queue *q);
 /* Runs what waits, on this thread, and returns how many; 0 if another thread is at it. */
 unsigned queue_dispatch(struct callback_queue *q);

@@ -12,4 +12,9 @@
 bool thread_start(pthread_t *out, const char *name, void *(*fn)(void *arg), void *arg,
                   struct yado_error *err);
 
+/* A condition whose waits end by the monotonic clock (host/clock.h). */
+void thread_cond_init(pthread_cond_t *cond);
+/* Waits, `lock` held, as pthread_cond_wait does, but not beyond the deadline. False: it has passed. */
+bool thread_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns);
+
 #endif

@@ -1,8 +1,10 @@
 /* Thread start with a name and a signal mask. */
 #include "host/thread.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <time.h>
 
 static void library_signal_mask(sigset_t *set)
 {
@@ -29,4 +31,22 @@ bool thread_start(pthread_t *out, const char *name, void *(*fn)(void *arg), void
     snprintf(short_name, sizeof(short_name), "%.15s", name);
     pthread_setname_np(*out, short_name);
     return true;
+}
+
+void thread_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+bool thread_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns)
+{
+    struct timespec t = { .tv_sec = (time_t)(deadline_ns / 1000000000u),
+                          .tv_nsec = (long)(deadline_ns % 1000000000u) };
+
+    return pthread_cond_timedwait(cond, lock, &t) != ETIMEDOUT;
 }
