@@ -39,15 +39,15 @@ def free_port(kind=socket.SOCK_STREAM, address='127.0.0.1'):
 class NetVm(vm.Guest):
     """A guest under netvm (netvm.c), whose network can be changed while it runs."""
 
-    def __init__(self, image, work, nets, cpus=2, memory=2048, disks=(), fds=()):
+    def __init__(self, image, work, nets, cpus=2, memory=2048, fds=(), before=()):
         self.control, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
         for fd in fds:
             os.set_inheritable(fd, True)
         self.lines = b''
         self.events = []
-        argv = [NETVM, image.kernel, image.initrd, vm.CMDLINE, str(cpus), str(memory), str(theirs.fileno()),
-                work.disk(image), vm.make_seed(work, work.file('seed.iso')), *disks, '--', *nets]
+        argv = [*before, NETVM, image.kernel, image.initrd, vm.CMDLINE, str(cpus), str(memory), str(theirs.fileno()),
+                work.disk(image), vm.make_seed(work, work.file('seed.iso')), '--', *nets]
         super().__init__(argv, pass_fds=(theirs.fileno(), *fds))
         theirs.close()
         check(self.answer(60) == 'ok', self.describe('the machine did not start'))
@@ -271,7 +271,8 @@ def check_apt(guest):
 def check_forwards(guest, key, web_port, up_digest):
     """Back into the guest: a forward given at the start, others added and removed while it runs, TCP and UDP, IPv4
     and IPv6, and ssh."""
-    guest.run('(python3 -m http.server --bind :: 8000 > /dev/null 2>&1 &) ; (python3 tool.py udp-echo 9000 > /dev/null 2>&1 &); '
+    guest.run('(python3 -m http.server --bind :: 8000 > /dev/null 2>&1 &); '
+              '(python3 tool.py udp-echo 9000 > /dev/null 2>&1 &); '
               'for i in $(seq 50); do ss -ltn 2>/dev/null | grep -q :8000 && break; sleep 0.2; done')
     check(sha(fetch(f'http://127.0.0.1:{web_port}/up')) == up_digest, 'other bytes through the forward of the start')
 
@@ -405,8 +406,8 @@ def network_bad_input():
             argv = [vm.YADO, 'run', '--cpus', '1', '--memory', '64M', '--kernel', kernel, '--timeout', '5']
             for net in nets:
                 argv += ['--net', net]
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60 * vm.SLOW, check=False,
-                                  pass_fds=(loose_fd,))
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60 * vm.SLOW,
+                                  check=False, pass_fds=(loose_fd,))
             said = done.stderr.decode(errors='replace').strip()
             if done.returncode != status or len(said.splitlines()) != 1 or \
                     any(w.lower() not in said.lower() for w in words):
@@ -416,5 +417,130 @@ def network_bad_input():
     return f'{len(rows)} kinds'
 
 
+# ---- by hand: real peers (needs root, passt and QEMU) ----
+
+def run_tool(*argv):
+    subprocess.run(argv, check=True, capture_output=True)
+
+
+class NameSpace:
+    """A network namespace with a tap in it, which is 10.9.0.1."""
+
+    def __init__(self):
+        self.name, self.tap = f'yadotest{os.getpid()}', 'yado0'
+        run_tool('ip', 'netns', 'add', self.name)
+        for words in ('link set lo up', f'tuntap add dev {self.tap} mode tap', f'link set {self.tap} up',
+                      f'addr add 10.9.0.1/24 dev {self.tap}'):
+            run_tool('ip', '-n', self.name, *words.split())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        run_tool('ip', 'netns', 'del', self.name)
+
+
+class Peer:
+    """A program with one end of a socket pair; `fd` is the other, for netvm."""
+
+    def __init__(self, kind, argv):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        if kind == socket.SOCK_DGRAM:
+            for s in (ours, theirs):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        # pylint: disable=consider-using-with
+        self.process = subprocess.Popen([a.replace('@FD', str(theirs.fileno())) for a in argv],
+                                        pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        theirs.close()
+        self.fd = ours.detach()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def qemu_switch(netdev):
+    """QEMU without a machine: a hub between a socket and its own user networking."""
+    return ['qemu-system-x86_64', '-M', 'none', '-nodefaults', '-display', 'none', '-monitor', 'none',
+            '-netdev', netdev, '-netdev', 'user,id=u', '-netdev', 'hubport,id=h1,hubid=0,netdev=s',
+            '-netdev', 'hubport,id=h2,hubid=0,netdev=u']
+
+
+def renew(guest, card):
+    """A lease from whoever is there now."""
+    guest.run(f'sudo sh -c "dhclient -x {card}; pkill dhclient; ip addr flush dev {card} scope global; '
+              f'rm -f /var/lib/dhcp/*; dhclient -1 {card}"', 120)
+    return guest.value('ip -4 route show default | cut -d" " -f3')
+
+
+def transfer(guest, url, blob):
+    """Both ways, byte for byte."""
+    got = guest.value(f'python3 tool.py get {url}', 120)
+    check(got == f'{len(blob)} {sha(blob)}', f'other bytes from {url}: {got}')
+    got = guest.value(f'python3 tool.py post {url} up', 120)
+    check(got == guest.value('sha256sum < up | cut -d" " -f1', 60), f'other bytes to {url}: {got}')
+
+
+def network_peers():
+    """By hand, as root: passt and QEMU at the other end of sockets, and a tap; swapped in one running guest."""
+    image, blob = vm.Image(), os.urandom(BLOB)
+    peers = [Peer(socket.SOCK_STREAM, ['passt', '-f', '-q', '-F', '@FD']),
+             Peer(socket.SOCK_STREAM, qemu_switch('stream,id=s,server=off,addr.type=fd,addr.str=@FD')),
+             Peer(socket.SOCK_DGRAM, qemu_switch('dgram,id=s,local.type=fd,local.str=@FD'))]
+    notes = []
+    try:
+        with vm.Workdir() as work, HostServer(blob) as server, NameSpace() as ns:
+            with NetVm(image, work, [f'nat,mac={MAC}'], fds=[p.fd for p in peers],
+                       before=['ip', 'netns', 'exec', ns.name]) as guest:
+                guest_prepare(guest)
+                card = check_addresses(guest)
+                guest.run(f'dd if=/dev/urandom of=up bs=1M count={BLOB >> 20} 2>&1')
+                for name, peer in zip(('passt', 'QEMU stream', 'QEMU dgram'), peers):
+                    guest.do(f'attach 0 fd={peer.fd}')
+                    gateway = renew(guest, card)
+                    transfer(guest, f'http://{gateway}:{server.port}/', blob)
+                    guest.events.clear()
+                    if peer is not peers[2]: # a datagram socket whose other side is gone tells the sender only
+                        peer.end()
+                        guest.wait_event(r'^event 0 .*gone')
+                    notes.append(f'{name} (gateway {gateway})')
+                guest.do(f'attach 0 tap={ns.tap}')
+                guest.run(f'sudo sh -c "dhclient -x; pkill dhclient; ip addr flush dev {card}; '
+                          f'ip addr add 10.9.0.2/24 dev {card}"')
+                check_tap(guest, work, ns, blob)
+                run_tool('ip', '-n', ns.name, 'link', 'del', ns.tap)
+                guest.wait_event(r'^event 0 .*tap')
+                notes.append('tap')
+                said = guest.ask('attach 0 tap=a-name-that-is-too-long')
+                check(said.startswith('error') and 'a-name-that-is-too-long' in said, f'a bad tap: {said}')
+                check(guest.poweroff() == 0, guest.describe(f'status {guest.status}'))
+    finally:
+        for peer in peers:
+            peer.end()
+            os.close(peer.fd)
+    return ', '.join(notes)
+
+
+def check_tap(guest, work, ns, blob):
+    """Through the host's kernel, with its segmentation and checksums left to each other."""
+    with open(work.file('blob'), 'wb') as f:
+        f.write(blob)
+    guest.run('(python3 -m http.server --bind 10.9.0.2 8000 > /dev/null 2>&1 &); sleep 3')
+    with subprocess.Popen(['ip', 'netns', 'exec', ns.name, 'python3', '-m', 'http.server', '--bind', '10.9.0.1', '8000',
+                           '--directory', work.path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            time.sleep(2)
+            got = guest.value('python3 tool.py get http://10.9.0.1:8000/blob', 120)
+            check(got == f'{len(blob)} {sha(blob)}', f'other bytes over the tap: {got}')
+            back = subprocess.run(['ip', 'netns', 'exec', ns.name, 'python3', '-c', GUEST_TOOL, 'get',
+                                   'http://10.9.0.2:8000/up'], capture_output=True, text=True, check=True).stdout
+            want = guest.value('sha256sum < up | cut -d" " -f1', 60)
+            check(back.split()[1] == want, f'other bytes back over the tap: {back}')
+        finally:
+            server.kill()
+
+
 QUICK = [network_bad_input]
 IMAGE = [network]
+BY_HAND = [network_peers]

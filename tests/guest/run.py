@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs guest cases: all, or those named. Prints a line per case; status 0 when all hold, 1 when one fails, 77 (meson's
+"""Runs guest cases: all that are not for use by hand, or those named. Prints a line per case; status 0 when all hold, 1 when one fails, 77 (meson's
 "skipped") when the guest image that they need is not there and YADO_GUEST_REQUIRED is not set.
 
 usage: run.py [--list] [CASE]...      BUILD=build  KERNEL= INITRD= DISK= CMDLINE=  YADO_TEST_SLOW=factor
@@ -34,7 +34,9 @@ def run_case(case):
 
 def main():
     need_image = cases.IMAGE + network_cases.IMAGE
-    known = {case.__name__: case for case in cases.QUICK + network_cases.QUICK + need_image}
+    everyday = cases.QUICK + network_cases.QUICK + need_image
+    need_image += network_cases.BY_HAND
+    known = {case.__name__: case for case in everyday + network_cases.BY_HAND}
     words = sys.argv[1:]
     if words == ['--list']:
         print('\n'.join(known))
@@ -43,7 +45,7 @@ def main():
     if unknown:
         print(f'run.py: no such case: {", ".join(unknown)}; run.py --list tells', file=sys.stderr)
         return 2
-    chosen = [known[w] for w in words] or list(known.values())
+    chosen = [known[w] for w in words] or everyday
     missing = vm.Image().missing()
     if missing and any(case in need_image for case in chosen):
         print(f'{missing[0]} is not there; `make image` makes it')
