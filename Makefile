@@ -24,7 +24,7 @@ help:
 	@echo 'make check-style   include levels, headers, formatting'
 	@echo 'make apple-check   compiles and links the macOS side here, for arm64 and x86-64, into build/apple/'
 	@echo 'make sign          on a Mac: signs build/yado and build/simplevm again (the build does it too)'
-	@echo 'make bench         start-to-login and sysbench against QEMU, when that is installed'
+	@echo 'make bench         start-to-login, sysbench and the network against QEMU, when that is installed'
 	@echo 'make install       PREFIX=/usr/local DESTDIR='
 
 $(BUILD)/build.ninja:
@@ -72,6 +72,7 @@ bench: all image
 	@tools/install-packages bench
 	@bench/login.sh
 	@bench/sysbench.sh
+	@bench/net.py
 
 install: all
 	@meson install -C $(BUILD) --no-rebuild
