@@ -205,4 +205,48 @@ bug: /* an exception of the kernel itself */
     hlt
 fuzz_kernel_end:
 
+/* ---- the attack's kernel (attack.c): counts an exception and goes on one byte further, or, from outside the code, at some place
+ * in it. Position-independent; everything comes on IST 1. ---- */
+    .globl fuzz_attack_start, fuzz_attack_end
+    .p2align 6
+fuzz_attack_start:
+    .set vector, 0
+    .rept 256
+    .p2align 4
+    .if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21
+    .else
+    push 0
+    .endif
+    push rax
+    jmp attacked
+    .set vector, vector + 1
+    .endr
+    .p2align 4
+attacked: /* rax, error code, rip, cs, rflags, rsp, ss */
+    inc dword ptr attack_count[rip]
+    cmp dword ptr attack_count[rip], FUZZ_ATTACK_FAULTS
+    jae 3f
+    mov rax, [rsp + 16]
+    sub rax, FUZZ_CODE_VA
+    cmp rax, FUZZ_CODE_SIZE
+    jb 1f
+    imul eax, attack_count[rip], 0x1f35
+    and eax, FUZZ_CODE_SIZE - 1
+1:  add rax, FUZZ_CODE_VA + 1
+    mov [rsp + 16], rax
+    test byte ptr attack_count[rip], 7 /* its stack has a chance to be one again */
+    jnz 2f
+    mov qword ptr [rsp + 40], FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2
+2:  and dword ptr [rsp + 32], ~0x100
+    pop rax
+    add rsp, 8
+    iretq
+3:  mov eax, 1
+    out 0xf4, eax
+4:  hlt
+    jmp 4b
+    .p2align 3
+attack_count: .long 0
+fuzz_attack_end:
+
     .section .note.GNU-stack, "", @progbits

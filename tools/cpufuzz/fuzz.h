@@ -113,6 +113,10 @@ struct fuzz_world *fuzz_guest_world(struct fuzz_guest *g);
 void fuzz_guest_code_written(struct fuzz_guest *g, uint64_t off, uint64_t len);
 bool fuzz_guest_run(struct fuzz_guest *g, unsigned count, struct yado_error *err);
 
+/* Runs `count` guests of hostile bytes in a process of their own, or with `replay` the one of that seed, and
+ * says what happened. False: the process died, or something outside of a guest changed. */
+bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct yado_error *err);
+
 /* Whether two outputs agree. With `f`, prints what differs. */
 bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags,
                   FILE *f);
@@ -127,6 +131,7 @@ static inline uint64_t fuzz_mix(uint64_t x) /* splitmix64 finalizer */
 
 /* driver.S */
 extern const uint8_t fuzz_driver_start[], fuzz_driver_exit[], fuzz_driver_guest_done[], fuzz_driver_end[];
+extern const uint8_t fuzz_attack_start[], fuzz_attack_end[];
 extern const uint8_t fuzz_kernel_start[], fuzz_kernel_done[], fuzz_kernel_end[];
 void fuzz_native_enter(uint64_t driver_va);
 void fuzz_native_done(void);

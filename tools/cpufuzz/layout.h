@@ -54,6 +54,9 @@
 #define FUZZ_P_IN 296   /* current input record */
 #define FUZZ_P_TICK 304 /* native: 1 + index that the last tick of its clock saw */
 
+/* exceptions after which an attack ends */
+#define FUZZ_ATTACK_FAULTS 2000
+
 /* vector */
 #define FUZZ_NO_FAULT 0xff
 #define FUZZ_SKIP 0xfe /* native: not to be compared; see native.c */

@@ -20,11 +20,13 @@ static const char usage[] =
     "  --no-fault-flags do not compare status flags at a fault\n"
     "  --native-only    run both times on the host: checks the tool itself\n"
     "  --dump           with --replay: print the sequence and its outcome also when equal\n"
+    "  --attack N       run N guests of hostile bytes instead; nothing may happen to this process (--replay "
+    "N: one)\n"
     "  --list           print the number of templates per class\n"
     "Exit status: 0 no difference, 1 differences or failure, 2 usage.\n";
 
 struct options {
-    uint64_t seed, count, replay, differences, at;
+    uint64_t seed, count, replay, differences, at, attack;
     unsigned seconds;
     uint32_t classes;
     bool seed_given, replay_given, fault_flags, native_only, list, dump;
@@ -360,7 +362,20 @@ static bool parse_number(const char *name, const char *text, uint64_t *out)
     return false;
 }
 
-enum { SEED = 1, COUNT, TIME, CLASSES, REPLAY, DIFFERENCES, NO_FAULT_FLAGS, NATIVE_ONLY, LIST, DUMP, PLACE };
+enum {
+    SEED = 1,
+    COUNT,
+    TIME,
+    CLASSES,
+    REPLAY,
+    DIFFERENCES,
+    NO_FAULT_FLAGS,
+    NATIVE_ONLY,
+    LIST,
+    DUMP,
+    PLACE,
+    ATTACK
+};
 static const struct option longs[] = {
     { "seed", 1, NULL, SEED },
     { "count", 1, NULL, COUNT },
@@ -373,6 +388,7 @@ static const struct option longs[] = {
     { "list", 0, NULL, LIST },
     { "dump", 0, NULL, DUMP },
     { "at", 1, NULL, PLACE },
+    { "attack", 1, NULL, ATTACK },
     { NULL, 0, NULL, 0 },
 };
 
@@ -401,6 +417,7 @@ static bool parse(int argc, char **argv, struct options *o)
             ok = parse_number(name, optarg, &o->replay);
             o->replay_given = true;
             break;
+        case ATTACK: ok = parse_number(name, optarg, &o->attack); break;
         case PLACE: ok = parse_number(name, optarg, &o->at); break;
         case DIFFERENCES: ok = parse_number(name, optarg, &o->differences); break;
         case NO_FAULT_FLAGS: o->fault_flags = false; break;
@@ -470,6 +487,13 @@ int main(int argc, char **argv)
         r.o.seed = fuzz_mix((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec) >> 32;
     }
     signal(SIGPIPE, SIG_IGN);
+    if (r.o.attack) {
+        printf("seed %" PRIu64 "\n", r.o.seed);
+        ok = fuzz_attack(r.o.seed, r.o.attack, r.o.replay_given ? &r.o.replay : NULL, &err);
+        if (err.code != YADO_OK)
+            fprintf(stderr, "cpufuzz: %s\n", err.message);
+        return ok ? 0 : 1;
+    }
     ok = start(&r, &err);
     if (ok && r.o.list) {
         for (unsigned i = 0; i < FC_COUNT; i++)

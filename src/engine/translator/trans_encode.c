@@ -62,6 +62,8 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
             e_byte(e, p);
     }
     unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u, opcode = t->in->opcode, rex = 0;
+    if (opcode == 0x82 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+        opcode = 0x80; /* the same in 32-bit code, nothing in 64-bit code */
     if (has_rex)
         rex = 0x40u | (unsigned)t->in->raw.rex.W << 3 | (unsigned)t->in->raw.rex.R << 2 | t->in->raw.rex.B;
     if (r->subst_reg != 0xff)
