@@ -38,7 +38,7 @@ static const char help[] =
     "Exit status: 0 powered off, 1 could not start, 2 usage, 3 the guest crashed,\n"
     "4 time limit.\n";
 
-static void say_va(const char *fmt, va_list ap)
+static void printf_like(1, 0) say_va(const char *fmt, va_list ap)
 {
     char line[1024];
 
