@@ -260,7 +260,7 @@ _Noreturn static void child_main(struct report *report, uint64_t seed, uint64_t 
         _exit(1);
     }
     for (uint64_t i = 0; i < count && !report->what[0]; i++)
-        run_trial(a, replay ? *replay : fuzz_mix(seed + i));
+        run_trial(a, replay ? *replay : fuzz_mix(fuzz_mix(seed) + i));
     a->quit = true;
     pthread_join(a->watcher, NULL);
     engine_translator.close(a->vm);

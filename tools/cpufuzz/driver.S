@@ -11,6 +11,11 @@ fuzz_driver_start:
     mov qword ptr [rbx + FUZZ_P_INDEX], 0
     rdfsbase rax
     mov [rbx + FUZZ_P_HOST_FS], rax
+    mov eax, 0x2b /* 32-bit code needs them */
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
 next:
     movabs rbx, FUZZ_DATA_PAGE_VA
     lea rsp, [rbx + 4096]
@@ -42,13 +47,15 @@ next:
     wrfsbase rax
     mov rax, [rbp + FUZZ_R_GS]
     wrgsbase rax
+    push 0x2b
+    push qword ptr [rbp + 8 * 4]
     push qword ptr [rbp + FUZZ_R_RFLAGS]
-    popfq
+    push qword ptr [rbp + FUZZ_R_CS]
+    push qword ptr [rbp + FUZZ_R_TARGET]
     mov rax, rbp
     mov rcx, [rax + 8 * 1]
     mov rdx, [rax + 8 * 2]
     mov rbx, [rax + 8 * 3]
-    mov rsp, [rax + 8 * 4]
     mov rbp, [rax + 8 * 5]
     mov rsi, [rax + 8 * 6]
     mov rdi, [rax + 8 * 7]
@@ -60,7 +67,15 @@ next:
     mov r13, [rax + 8 * 13]
     mov r14, [rax + 8 * 14]
     mov r15, [rax + 8 * 15]
-    jmp [rax + FUZZ_R_TARGET] /* the code begins with mov rax, [rax] */
+    mov rax, [rax]
+    iretq
+
+    /* The way out of 32-bit code */
+    .globl fuzz_driver_exit32
+fuzz_driver_exit32:
+    .byte 0xea
+    .long FUZZ_DRIVER_VA + fuzz_driver_exit - fuzz_driver_start
+    .word 0x33
 
     /* Where every sequence ends, with all registers as they came out. */
     .p2align 6
@@ -194,6 +209,7 @@ exception:
     jz bug
     mov ebx, FUZZ_DRIVER_VA + fuzz_driver_exit - fuzz_driver_start
     mov [rsp + 32], rbx
+    mov qword ptr [rsp + 40], 0x33
     and dword ptr [rsp + 48], ~0x50100 /* RF, AC, TF */
     pop rbx
     pop rax

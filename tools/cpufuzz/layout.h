@@ -40,6 +40,7 @@
 #define FUZZ_R_GS 144
 #define FUZZ_R_TARGET 152
 #define FUZZ_R_ERROR 160
+#define FUZZ_R_CS 160 /* input */
 #define FUZZ_R_CR2 168
 #define FUZZ_R_RIP 176
 #define FUZZ_R_VECTOR 184

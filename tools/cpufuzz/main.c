@@ -14,6 +14,7 @@ static const char usage[] =
     "  --count N        stop after N executed instructions (default 1000000)\n"
     "  --time SECONDS   stop after this time\n"
     "  --classes LIST   of: int,string,branch,stack,x87,mmx,sse,avx,priv,raw (default all)\n"
+    "  --bits 64|32     of the code: 64-bit (default), or compatibility mode\n"
     "  --replay N       run only the sequence with this seed\n"
     "  --at ADDRESS     with --replay: put its code there\n"
     "  --differences N  stop after N differences (default 1)\n"
@@ -27,7 +28,7 @@ static const char usage[] =
 
 struct options {
     uint64_t seed, count, replay, differences, at, attack;
-    unsigned seconds;
+    unsigned seconds, bits;
     uint32_t classes;
     bool seed_given, replay_given, fault_flags, native_only, list, dump;
 };
@@ -134,7 +135,7 @@ static bool is_equal(struct run *r, unsigned i, FILE *f)
 {
     if (output_of(r, false, i)->r.vector == FUZZ_SKIP)
         return true;
-    return fuzz_compare(output_of(r, false, i), output_of(r, true, i), r->o.fault_flags, f);
+    return fuzz_compare(output_of(r, false, i), output_of(r, true, i), r->o.bits, r->o.fault_flags, f);
 }
 
 static void remove_insn(struct fuzz_seq *s, unsigned at)
@@ -374,7 +375,8 @@ enum {
     LIST,
     DUMP,
     PLACE,
-    ATTACK
+    ATTACK,
+    BITS
 };
 static const struct option longs[] = {
     { "seed", 1, NULL, SEED },
@@ -389,6 +391,7 @@ static const struct option longs[] = {
     { "dump", 0, NULL, DUMP },
     { "at", 1, NULL, PLACE },
     { "attack", 1, NULL, ATTACK },
+    { "bits", 1, NULL, BITS },
     { NULL, 0, NULL, 0 },
 };
 
@@ -417,6 +420,10 @@ static bool parse(int argc, char **argv, struct options *o)
             ok = parse_number(name, optarg, &o->replay);
             o->replay_given = true;
             break;
+        case BITS:
+            ok = parse_number(name, optarg, &n) && (n == 64 || n == 32);
+            o->bits = (unsigned)n;
+            break;
         case ATTACK: ok = parse_number(name, optarg, &o->attack); break;
         case PLACE: ok = parse_number(name, optarg, &o->at); break;
         case DIFFERENCES: ok = parse_number(name, optarg, &o->differences); break;
@@ -436,7 +443,7 @@ static bool start(struct run *r, struct yado_error *err)
 {
     uint8_t *memory = malloc(FUZZ_MEM + FUZZ_PAGE);
 
-    r->gen = fuzz_gen_new(r->o.classes);
+    r->gen = fuzz_gen_new(r->o.classes, r->o.bits);
     r->seq = calloc(FUZZ_BATCH, sizeof(*r->seq));
     r->first = calloc(FUZZ_BATCH, sizeof(*r->first));
     if (!memory || !r->gen || !r->seq || !r->first) {
@@ -471,9 +478,11 @@ static void finish(struct run *r)
 
 int main(int argc, char **argv)
 {
-    struct run r = {
-        .o = { .count = 1000000, .differences = 1, .classes = (1u << FC_COUNT) - 1, .fault_flags = true }
-    };
+    struct run r = { .o = { .count = 1000000,
+                            .bits = 64,
+                            .differences = 1,
+                            .classes = (1u << FC_COUNT) - 1,
+                            .fault_flags = true } };
     struct yado_error err = YADO_ERROR_INIT;
     struct timespec t;
     bool ok;
