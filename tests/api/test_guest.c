@@ -289,13 +289,46 @@ static void test_disk_is_locked(void **state)
     unlink(disk);
 }
 
+/* FADD from a place without memory: the CPU cannot do that access, and KVM's emulator has no such
+ * instruction. The machine ends in an error that says where and at what; the process and its other machines
+ * go on. */
+static void test_engine_failure(void **state)
+{
+    static const uint8_t code[] = { 0xd8, 0x05, TINY_BYTES32(0xd0000000u), TINY_HALT };
+    static const uint8_t other[] = { TINY_HALT };
+    static const char bytes[] = "(bytes d8 05 00 00 00 d0";
+    struct yado_machine *m, *bystander;
+    struct heard h, hb;
+
+    (void)state;
+    if (engine != YADO_ENGINE_KVM) {
+        skip(); /* the translator does it */
+        return;
+    }
+    bystander = guest_start(&hb, engine, other, sizeof(other), -1, -1, NULL);
+    m = guest_start(&h, engine, code, sizeof(code), -1, -1, NULL);
+    assert_true(yado_machine_wait(m, PATIENCE_MS));
+    assert_int_equal(yado_machine_state(m), YADO_STATE_ERROR);
+    assert_int_equal(yado_machine_stop_reason(m), YADO_STOP_FAILURE);
+    assert_int_equal(h.ends, 1);
+    assert_int_equal(h.error.code, YADO_ERR_ENGINE);
+    if (!strstr(h.error.message, "at 0x100000") || !strstr(h.error.message, bytes))
+        fail_msg("%s", h.error.message);
+    assert_int_equal(yado_machine_state(bystander), YADO_STATE_RUNNING);
+    yado_machine_free(m);
+    yado_machine_free(bystander);
+    assert_int_equal(hb.ends, 0);
+    test_power_off(state);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_off),    cmocka_unit_test(test_triple_fault),
-        cmocka_unit_test(test_panic),        cmocka_unit_test(test_reboot),
-        cmocka_unit_test(test_request_stop), cmocka_unit_test(test_two_machines),
-        cmocka_unit_test(test_pause),        cmocka_unit_test(test_disk_is_locked),
+        cmocka_unit_test(test_power_off),      cmocka_unit_test(test_triple_fault),
+        cmocka_unit_test(test_panic),          cmocka_unit_test(test_reboot),
+        cmocka_unit_test(test_request_stop),   cmocka_unit_test(test_two_machines),
+        cmocka_unit_test(test_pause),          cmocka_unit_test(test_disk_is_locked),
+        cmocka_unit_test(test_engine_failure),
     };
     int failed = 0;
 
