@@ -198,6 +198,19 @@ static enum exit_reason reason_of(struct tcpu *c, enum step st)
     }
 }
 
+/* The instruction at rip runs into a second page that was not there when its block was made (`decode` in
+ * translate.c says so by length 0), and is not the interpreter's: that page's fault, or if it has come
+ * meanwhile, another look for a block. */
+static enum exit_reason second_page(struct tcpu *c)
+{
+    uint64_t gpage;
+    bool there = mmu_code_page(c, (c->rip & PAGE_MASK) + PAGE_SIZE, &gpage);
+
+    if (!there && !c->exc.pending)
+        cpu_raise(c, EXC_UD); /* outside RAM */
+    return there ? XIT_LOOKUP : XIT_EXC;
+}
+
 unsigned helper_interp(struct tcpu *c, uint32_t desc)
 {
     unsigned off = desc & 0xffff, len = desc >> 16;
@@ -206,6 +219,8 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     c->rip = code_address(c, off);
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
+    if (st == STEP_UNKNOWN && len == 0)
+        return 1 + (unsigned)second_page(c);
     if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
         gen == c->flush_gen && !c->int_shadow && !(c->rflags & FL_TF) &&
         invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
