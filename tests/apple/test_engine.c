@@ -282,7 +282,7 @@ static void storage_is_refused(void **state)
     api_invalid(with_storage(yado_virtio_block_new(image(0))), YADO_ERR_IMAGE, "storage[0]", "qcow2", NULL);
     assert_int_equal(ftruncate(fd, 0), 0);
     assert_int_equal(ftruncate(fd, 1000), 0);
-    api_invalid(with_storage(yado_virtio_block_new(image(0))), YADO_ERR_IMAGE, "storage[0]", "512", NULL);
+    api_invalid(with_storage(yado_virtio_block_new(image(0))), YADO_ERR_FILE, "storage[0]", "512", NULL);
     assert_int_equal(ftruncate(fd, 4096), 0);
     close(fd);
     standin_fail_next(api_plays(12, 0) ? "initWithURL:readOnly:cachingMode:synchronizationMode:error:"
