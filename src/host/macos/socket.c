@@ -1,4 +1,5 @@
-/* See host/socket.h. Only what is used above the backends: the others are the native backend's, which is Linux's. */
+/* See host/socket.h. Only what is used above the backends: the others are the native backend's, which is
+ * Linux's. */
 #include "host/socket.h"
 
 #include <errno.h>
