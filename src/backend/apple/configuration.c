@@ -132,6 +132,9 @@ static bool sounds_set(id config, const struct spec *s, struct yado_error *err)
 
 static bool devices_set(id config, const struct spec *s, struct scratch *scratch, struct yado_error *err)
 {
+    if (s->socket_count)
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "sockets[0]: this engine's socket device is not connected yet");
     entropy_set(config, s);
     balloon_set(config, s);
     return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
