@@ -15,7 +15,7 @@ static const char help[] =
     "       yado --version\n"
     "\n"
     "run: IMAGE is a directory with vmlinuz, initrd.img and disk.img, or a disk file\n"
-    "  --engine auto|translator   what runs the CPUs\n"
+    "  --engine auto|kvm|translator|apple   what runs the CPUs\n"
     "  --cpus N                   1 to 64 (default 1)\n"
     "  --memory SIZE              with K, M or G (default 1G)\n"
     "  --balloon SIZE             ask the guest to do with so much of it\n"

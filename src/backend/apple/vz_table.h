@@ -342,8 +342,6 @@
     P(VZVirtualMachineDelegate, attachmentWasDisconnected,                                                   \
       "virtualMachine:networkDevice:attachmentWasDisconnectedWithError:", v_ooo, 12, 0)                      \
     P(VZVirtioSocketListenerDelegate, shouldAcceptNewConnection,                                             \
-      "listener:shouldAcceptNewConnection:fromSocketDevice:", B_ooo, 11, 0)                                  \
-    P(VZNetworkBlockDeviceStorageDeviceAttachmentDelegate, didEncounterError,                                \
-      "attachment:didEncounterError:", v_oo, 14, 0)
+      "listener:shouldAcceptNewConnection:fromSocketDevice:", B_ooo, 11, 0)
 
 #endif

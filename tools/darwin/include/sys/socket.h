@@ -16,6 +16,7 @@
 #define SO_ERROR 0x1007
 #define SO_TYPE 0x1008
 #define SO_NOSIGPIPE 0x1022
+#define MSG_DONTWAIT 0x80
 #define SHUT_RD 0
 #define SHUT_WR 1
 #define SHUT_RDWR 2
