@@ -4,6 +4,7 @@
  *
  * The first serial port is a UART for the guest, because the tests' guests are a few instructions and no
  * virtio driver. Everything here runs on the queue of the machine. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ struct guest {
     struct spec spec;
     struct backend *b;
     struct log log;
+    atomic_bool ends; /* nothing that its threads say matters any more */
 };
 
 /* In place of the platform's, which would bring its own backend along. */
@@ -49,6 +51,7 @@ void guest_end(id vm)
     if (!g)
         return;
     property_set_number(vm, "guest", 0);
+    atomic_store(&g->ends, true);
     backend_native.stop(g->b);
     spec_clear(&g->spec);
     object_release(g->queue, NULL);
@@ -82,6 +85,8 @@ static void attention(void *ctx)
 {
     struct guest *g = ctx;
 
+    if (atomic_load(&g->ends))
+        return;
     object_retain(g->vm, NULL);
     queue_async(g->queue, service, g->vm);
 }

@@ -171,12 +171,14 @@ static void die(struct object *o, const void *caller)
 void object_release(id obj, const void *caller)
 {
     struct object *o;
+    bool dies;
 
     lock();
     o = object_check(obj, caller, "release");
-    if (!o->is_immortal && --o->refs == 0)
-        die(o, caller);
+    dies = !o->is_immortal && --o->refs == 0;
     unlock();
+    if (dies) /* without the lock: a machine waits for its guest's threads */
+        die(o, caller);
 }
 
 bool object_is_raw(id obj)

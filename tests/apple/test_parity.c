@@ -1,17 +1,12 @@
 /* What the best-known binding of the framework (virtualization-rs, a Rust crate, 0.1.2) offers, line by line:
  * each of its items is there in this library too, and sends what it should. And its known defects are not
  * ours. */
-#include <spawn.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
-#include "../machine/tiny_kernel.h"
 #include "api.h"
 #include "util/base.h"
 
 #define VZ "VZErrorDomain"
-
-extern char **environ;
 
 /* Of each item what it sends. `ours` is what this library sends for it if that is another message; "" if it
  * needs none, with the reason. */
@@ -352,42 +347,13 @@ static void stores_are_files(void **state)
     unlink(store);
 }
 
-/* ---- the example ---- */
-
-static int run_simplevm(const uint8_t *code, size_t len)
-{
-    char kernel[64], *args[] = { getenv("YADO_SIMPLEVM"), "--kernel", kernel, "--initrd", kernel, NULL };
-    int status = 0;
-    pid_t pid;
-
-    assert_non_null(args[0]);
-    tiny_kernel_write(kernel, code, len);
-    setenv("YADO_STANDIN_GUEST", "1", 1);
-    assert_int_equal(posix_spawn(&pid, args[0], NULL, NULL, args, environ), 0);
-    unsetenv("YADO_STANDIN_GUEST");
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    unlink(kernel);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Theirs does not notice that the guest stops; ours ends then, and says by its status how. */
-static void the_example_ends_with_its_guest(void **state)
-{
-    static const uint8_t off[] = { TINY_POWER_OFF, TINY_HALT }, crash[] = { TINY_TRIPLE_FAULT, TINY_HALT };
-
-    (void)state;
-    assert_int_equal(run_simplevm(off, sizeof(off)), 0);
-    assert_int_not_equal(run_simplevm(crash, sizeof(crash)), 0);
-}
-
 #define T(f) cmocka_unit_test_setup_teardown(f, api_begin, api_end)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(every_item_is_covered),           T(the_reason_of_a_refused_stop), T(the_return_value_decides),
-        T(addresses_are_instances),         T(interfaces_have_names),        T(stores_are_files),
-        T(the_example_ends_with_its_guest),
+        T(every_item_is_covered),   T(the_reason_of_a_refused_stop), T(the_return_value_decides),
+        T(addresses_are_instances), T(interfaces_have_names),        T(stores_are_files),
     };
 
     standin_init();
