@@ -39,6 +39,7 @@ enum exit_reason {
     XIT_SHUTDOWN,
     XIT_SIGNAL, /* a host signal at c->fault_rip */
     XIT_NOCODE, /* the code at c->rip is not in RAM */
+    XIT_ONE,    /* the instruction at c->rip in a block of its own (MODE_ONE): its store must be staged */
     XIT_STALE,  /* entered a block that is no more: exit_arg = address after its call */
 };
 
@@ -83,7 +84,9 @@ static inline bool tb_is_local(const struct tb *tb)
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
-    const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
+    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
+    const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special;
+    const uint8_t *lookup[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
 };
