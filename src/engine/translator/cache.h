@@ -99,6 +99,7 @@ struct code_cache {
     uint32_t tb_count, tb_max;
     struct tb_side *side;
     uint32_t side_count, side_max;
+    uint32_t patches; /* since the writable alias was last given back */
     _Atomic uint32_t flush_gen;
     struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
@@ -139,6 +140,10 @@ void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage);
 /* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be
  * NULL. */
 void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const void *buf, unsigned n);
+/* Change a displacement, or the eight bytes at a block's entry, of code that may be running. code_lock held.
+ * Light. */
+void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
+void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
 /* Kills blocks in a range that was written already. Any thread. */

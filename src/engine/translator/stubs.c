@@ -5,18 +5,16 @@
  * RSP is the return stack (below). Guest x87/SSE/AVX state is in the registers; the C functions called here
  * are light. DF is always clear.
  *
- *   slow          call, an MMU_DESC as data behind it; r9 = linear address XOR the entry's tag, r10 = index into the
- * TLB, as a check leaves them. Flags are saved. Back: r9 = offset in the page, r10 = host page or delta. A store that must
- * be staged leaves (XIT_ONE). slow_group    the same; back: ZF and r10 = delta, or not ZF. mem_staged_h/d call; r9 = linear
- * address, r10d = MMU_DESC. Flags are saved. Back: as slow, and tcpu.staged says whether it is the staging buffer.
- * commit        call; r10d =
- * offset of the next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d
- * = offset | length << 16. Flags are saved. One instruction in C. special       call; r10d = offset | enum
- * special << 16. Flags are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
- *   exit_branch   the same, and r10d = BRANCH_DESC.
- *   exit_poll     jump; r10d = offset. Flags are saved.
- *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them.
- *   exit_fixed_link  the same, and r9d = exit_bits.
+ *   slow          call, an MMU_DESC as data behind it; r9 = linear address XOR the entry's tag, r10 = index
+ * into the TLB, as a check leaves them. Flags are saved. Back: r9 = offset in the page, r10 = host page or
+ * delta. A store that must be staged leaves (XIT_ONE). slow_group    the same; back: ZF and r10 = delta, or
+ * not ZF. mem_staged_h/d call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: as slow, and
+ * tcpu.staged says whether it is the staging buffer. commit        call; r10d = offset of the next
+ * instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset | length
+ * << 16. Flags are saved. One instruction in C. special       call; r10d = offset | enum special << 16. Flags
+ * are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same,
+ * and r10d = BRANCH_DESC. exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 =
+ * exit_arg. Flags as the block exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
  * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
  * said above; others have 0 there, and the page is in tcpu.vpage.

@@ -113,7 +113,8 @@ static void keep_first_piece(struct tcpu *c, uint64_t lin, uint32_t desc)
     c->exc = exc;
 }
 
-/* The linear page of the block that called a stub, if it is of fixed address: such blocks do not keep vpage. */
+/* The linear page of the block that called a stub, if it is of fixed address: such blocks do not keep vpage.
+ */
 static void learn_vpage(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
@@ -348,8 +349,7 @@ static void patch_link(struct tcpu *c, uint64_t arg, struct tb *tb, uint32_t gen
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
     if (gen == atomic_load(&cc->flush_gen) && tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        int32_t *disp = (int32_t *)(void *)(cc->mem.rw + (uint32_t)arg);
-        __atomic_store_n(disp, (int32_t)(tb->hot - ((uint32_t)arg + 4)), __ATOMIC_SEQ_CST);
+        cache_patch_disp(cc, (uint32_t)arg, (int32_t)(tb->hot - ((uint32_t)arg + 4)));
         c->counters[TC_LINKS]++;
     }
     tvm_code_unlock(c->vm);
@@ -365,7 +365,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
         uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
         uint64_t word =
             (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
-        __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+        cache_patch_entry(cc, dead->hot, word);
     }
     tvm_code_unlock(c->vm);
 }
