@@ -289,15 +289,15 @@ def case_init2(parts):
     return boot_to_init(parts, 2)
 
 
-def login_machine(parts, cpus=2, before=(), extra=(), programs=(), files=None):
-    job = [*before, *yado_job('--disk', '/dev/vda', '--user-data', '/user-data', *extra, cpus=cpus, memory='768M',
-                              cmdline='console=hvc0 root=/dev/vda rw')]
+def login_machine(parts, cpus=2):
+    job = yado_job('--disk', '/dev/vda', '--user-data', '/user-data', cpus=cpus, memory='768M',
+                   cmdline='console=hvc0 root=/dev/vda rw')
     user_data = os.path.join(parts.folder, 'user-data')
     with open(user_data, 'w', encoding='utf-8') as f:
         f.write('#cloud-config\nusers:\n  - name: guest\n    plain_text_passwd: yado\n    lock_passwd: false\n'
                 '    shell: /bin/bash\n    sudo: "ALL=(ALL) NOPASSWD:ALL"\n')
-    return L1(parts, [parts.yado, *programs], [job], {**kernel_files(parts), '/user-data': user_data, **(files or {})},
-              disk=parts.disk, memory=2048)
+    return L1(parts, [parts.yado], [job], dict(kernel_files(parts), **{'/user-data': user_data}), disk=parts.disk,
+              memory=2048)
 
 
 def wait_login(l1):
@@ -309,23 +309,19 @@ def wait_login(l1):
     return f'L1 up after {l1_up:.1f} s, L2 in its initrd {at_init:.1f} s, at login {time.monotonic() - began:.1f} s later'
 
 
-def log_in(l1):
-    deadline = time.monotonic() + 240 * SLOW
-    while True:
-        l1.send('guest\n')
-        l1.expect(rb'assword: ', 120, 'the password prompt')
-        l1.send('yado\n')
-        if l1.expect(rb'Login incorrect|\$ ', 120, 'a shell').group(0) != b'Login incorrect':
-            break
-        check(time.monotonic() < deadline, 'the login is refused')
-        l1.expect(rb'login: ', 120, 'the prompt again')
-
-
 def case_login(parts):
     """A whole Debian with its disk comes to the login prompt on two vCPUs; poweroff at its shell ends yado with 0."""
     with login_machine(parts) as l1:
         note = wait_login(l1)
-        log_in(l1)
+        deadline = time.monotonic() + 240 * SLOW
+        while True:
+            l1.send('guest\n')
+            l1.expect(rb'assword: ', 120, 'the password prompt')
+            l1.send('yado\n')
+            if l1.expect(rb'Login incorrect|\$ ', 120, 'a shell').group(0) != b'Login incorrect':
+                break
+            check(time.monotonic() < deadline, 'the login is refused')
+            l1.expect(rb'login: ', 120, 'the prompt again')
         l1.send('echo cpus=$(nproc) clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)\n')
         found = l1.expect(rb'cpus=(\d+) clock=(\S+)', 120, 'the number of CPUs')
         check(found.group(1) == b'2', f'the guest sees {found.group(1).decode()} CPUs, not 2')
@@ -333,26 +329,6 @@ def case_login(parts):
         status = l1.wait_statuses(1, 300)[0]
         check(status == 0, l1.describe(f'yado ended with status {status} after poweroff'))
         return f'{note}; clock source {found.group(2).decode()}'
-
-
-def case_vsock(parts):
-    """Sockets under --engine kvm: connections of the guest to a Unix socket, hashes compared on both sides."""
-    talk = os.path.join(BUILD, 'tests', 'guest', 'talk')
-    tool = os.path.join(parts.folder, 'talk.img')
-    with open(tool, 'wb') as f:
-        f.write(read(talk) + bytes(-os.path.getsize(talk) % 4096))
-    with login_machine(parts, before=['/talk', 'beside', 'unix:/host.sock'], programs=[talk], files={'/talk.img': tool},
-                       extra=['--disk', '/talk.img,ro', '--vsock', '7000=/host.sock']) as l1:
-        wait_login(l1)
-        log_in(l1)
-        l1.send('sudo dd if=/dev/vdb of=/tmp/talk bs=64k && sudo chmod 755 /tmp/talk; /tmp/talk refused vsock:2:7001; '
-                'echo refused=$?; /tmp/talk ask vsock:2:7000 50 5; echo asked=$?\n')
-        check(l1.expect(rb'refused=(\d+)', 120, 'a refusal').group(1) == b'0', l1.describe('it was not refused'))
-        line = l1.expect(rb'talk: (\d+ connections[^\r\n]*).*asked=0', 300, 'the connections').group(1)
-        l1.send('sudo poweroff\n')
-        status = l1.wait_statuses(1, 300)[0]
-        check(status == 0, l1.describe(f'yado ended with status {status} after poweroff'))
-        return line.decode()
 
 
 def case_stop(parts):
