@@ -128,6 +128,15 @@ static void wrong_element(void)
     SEND(send_vo, c, S("setStorageDevices:"), a);
 }
 
+static void no_file(void)
+{
+    id url;
+
+    objc_autoreleasePoolPush();
+    url = SEND(send_oo, CLS("NSURL"), S("URLWithString:"), string("/vmlinuz"));
+    SEND(send_oo, alloc("VZLinuxBootLoader"), S("initWithKernelURL:"), url);
+}
+
 static void no_object(void)
 {
     SEND(send_vo, make("VZVirtualMachineConfiguration"), S("setBootLoader:"), (id)(uintptr_t)64);
@@ -380,6 +389,7 @@ static void wrong_is_told(void **state)
           "-[VZLinuxBootLoader initWithKernelURL:]: argument 1 is a NSString, not a NSURL");
     fails(wrong_element, "setStorageDevices:]: argument 1 is an array with a NSString, not of "
                          "VZStorageDeviceConfiguration");
+    fails(no_file, "initWithKernelURL:]: argument 1 is not the URL of a file");
     fails(no_object, "setBootLoader:]: argument 1 is no object: 0x40");
     fails(nil_where_it_may_not, "setStorageDevices:]: argument 1 is nil, which a NSArray");
     fails(argument_missing, "setPlatform:]: argument 1 is no object");
