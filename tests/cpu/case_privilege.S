@@ -192,4 +192,302 @@ CASE(invpcid, MODE_LONG)
 9:  PASS
 5:  invpcid rax, [rsp]
 
+/* ---- debug registers: 18.2, 18.3.1 ---- */
+
+    /* The next exception goes to the label. Uses rax. */
+    .macro arm label
+    lea rax, [rip + \label]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    .endm
+    .macro set_dr7 value
+    mov eax, \value
+    mov dr7, rax
+    .endm
+    .macro clear_dr6
+    mov eax, 0xffff0ff0
+    mov dr6, rax
+    .endm
+#define TRAP_AT(label) EQ(qword ptr got_vector[rip], 1); lea rax, [rip + label]; EQ(rax, got_rip[rip])
+#define DR6_IS(bits) mov rax, dr6; EQ(eax, 0xffff0ff0 + bits)
+
+/* A data breakpoint is a trap behind the instruction that meets its bytes. */
+CASE(data_breakpoint, MODE_LONG)
+    clear_dr6
+    mov ebx, CASE_DATA + 0x100
+    mov dr0, rbx
+    lea rax, [rbx + 8]
+    mov dr3, rax
+    set_dr7 0x000d0401 /* 0: 4 bytes, writes */
+    mov eax, [rbx] /* reads are let through */
+    mov [rbx + 4], eax
+    mov [rbx - 4], eax
+    arm 1f
+    mov byte ptr [rbx + 3], 7
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    EQ(byte ptr [rbx + 3], 7) /* it has been done */
+    clear_dr6
+    arm 1f
+    mov [rbx - 2], eax /* touches two of its bytes */
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    clear_dr6
+    set_dr7 0xb0000480 /* 3: 8 bytes, reads and writes */
+    arm 1f
+    add cl, [rbx + 15]
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(8)
+    clear_dr6
+    arm 1f
+    movups xmm0, [rbx + 1]
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(8)
+    clear_dr6
+    arm 1f
+    lea rsp, [rbx + 16]
+    push rcx
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(8)
+    clear_dr6
+    set_dr7 0x400
+    mov [rbx], rax
+    mov [rbx + 8], rax
+    DR6_IS(0)
+    PASS
+
+/* In REP after each iteration; with TF both causes come at once. */
+CASE(breakpoint_rep_and_step, MODE_LONG)
+    clear_dr6
+    mov eax, CASE_DATA + 0x102
+    mov dr1, rax
+    set_dr7 0x00100404 /* 1: one byte, writes */
+    mov edi, CASE_DATA + 0x100
+    mov ecx, 5
+    arm 1f
+2:  rep stosb
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 1)
+    lea rax, [rip + 2b]
+    EQ(rax, got_rip[rip])
+    EQ(edi, CASE_DATA + 0x103)
+    EQ(ecx, 2)
+    DR6_IS(2)
+    clear_dr6
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    mov byte ptr [CASE_DATA + 0x102], 1
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(0x4002)
+    PASS
+
+/* A code breakpoint is a fault; RF lets the instruction run. */
+CASE(code_breakpoint, MODE_LONG)
+    clear_dr6
+    lea rax, [rip + 2f]
+    mov dr2, rax
+    set_dr7 0x00000420
+    xor ebx, ebx
+    arm 1f
+    inc ebx
+2:  inc ebx
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(4)
+    EQ(ebx, 1)
+    mov rax, got_rflags[rip]
+    bt eax, 16
+    EXPECT(nc) /* 18.3.1.1: the handler sets it */
+    clear_dr6
+    mov rcx, rsp
+    push LG_DATA
+    push rcx
+    pushfq
+    or dword ptr [rsp], 0x10000
+    push LG_CODE64
+    lea rax, [rip + 2b]
+    push rax
+    lea rax, [rip + 3f]
+    mov fail_line[rip], rax
+    /* what stands at 2 goes to FAIL: put a jump there */
+    mov rdx, [rip + 2b]
+    lea rax, [rip + 2b]
+    mov word ptr [rax + 2], 0x27ff
+    mov rdi, offset fail_line - blob + CASE_BASE
+    iretq
+3:  EQ(ebx, 2)
+    DR6_IS(0)
+    set_dr7 0x400
+    PASS
+    .p2align 3
+fail_line: .quad 0
+
+/* 6.8.3: MOV SS puts off breakpoints and the single step until the next instruction is done. */
+CASE(breakpoint_mov_ss, MODE_LONG)
+    clear_dr6
+    mov ebx, CASE_DATA + 0x100
+    mov word ptr [rbx], LG_DATA
+    mov dr0, rbx
+    set_dr7 0x00030401 /* 0: one byte, reads and writes */
+    xor ecx, ecx
+    arm 1f
+    mov ss, [rbx]
+    inc ecx
+2:  inc ecx
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    EQ(ecx, 1)
+    clear_dr6
+    lea rax, [rip + 3f]
+    mov dr0, rax
+    set_dr7 0x00000401 /* 0: code */
+    mov eax, LG_DATA
+    mov ss, eax
+3:  nop
+    DR6_IS(0)
+    set_dr7 0x400
+    xor ecx, ecx
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    mov ss, [rbx]
+    inc ecx
+    inc ecx
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 1)
+    EQ(ecx, 1)
+    DR6_IS(0x4000)
+    PASS
+
+/* CR4.DE: I/O breakpoints. Without it the kind is undefined, so only with it. General detect; DR4 and DR5. */
+CASE(debug_io_and_detect, MODE_LONG)
+    clear_dr6
+    mov rax, cr4
+    bts rax, 3
+    mov cr4, rax
+    FAULTS(6, 0, mov rax, dr4)
+    mov eax, ECHO_PORT
+    mov dr1, rax
+    set_dr7 0x00200404 /* 1: I/O, one byte */
+    mov edx, COUNT_PORT
+    in al, dx
+    mov edx, ECHO_PORT
+    arm 1f
+    out dx, al
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(2)
+    clear_dr6
+    set_dr7 0x2400 /* GD */
+    FAULTS(1, 0, mov rax, dr0)
+    mov rax, dr6
+    EQ(eax, 0xffff2ff0)
+    mov rax, dr7 /* GD is clear in the handler */
+    EQ(eax, 0x400)
+    mov rax, cr4
+    btr rax, 3
+    mov cr4, rax
+    mov rcx, dr4 /* an alias of DR6 now */
+    EQ(ecx, 0xffff2ff0)
+    PASS
+
+/* Single step: through REP one iteration at a time, none behind INT n, SYSCALL by the new TF. */
+CASE(single_step_corners, MODE_LONG)
+    clear_dr6
+    mov esi, CASE_DATA
+    mov edi, CASE_DATA + 0x100
+    mov ecx, 3
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+2:  rep movsb
+    FAIL
+1:  TRAP_AT(2b)
+    EQ(ecx, 2)
+    DR6_IS(0x4000)
+    /* STI's shadow holds interrupts back, not the trap */
+    clear_dr6
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    sti
+2:  FAIL
+1:  TRAP_AT(2b)
+    cli
+    mov byte ptr no_eoi[rip], 1
+    clear_dr6
+    xor ebx, ebx
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    int 0x41 /* its handler is not stepped through, nor the call itself; IRET brings TF back */
+    inc ebx
+2:  FAIL
+1:  TRAP_AT(2b)
+    EQ(ebx, 1)
+    EQ(dword ptr irq_count[rip + 4], 1)
+    PASS
+
+/* ---- alignment checks: 6.15, #AC ---- */
+CASE(alignment_check, MODE_LONG)
+    RUN_USER(1f)
+    mov eax, CASE_DATA + 1 /* ring 0: none */
+    pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov ecx, [rax]
+    pushfq
+    and dword ptr [rsp], ~0x40000
+    popfq
+    USER_FAULTS(17, 0, 2f)
+    USER_FAULTS(17, 0, 3f)
+    USER_FAULTS(17, 0, 4f)
+    mov rax, cr0
+    btr rax, 18
+    mov cr0, rax
+    RUN_USER(5f)
+    PASS
+1:  mov ecx, [r15 + 1] /* AC is clear */
+    int 0x30
+2:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov cl, [r15 + 1]
+    mov rcx, [r15 + 8]
+    mov cx, [r15 + 1]
+    ud2
+3:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov [r15 + 4], rcx
+    ud2
+4:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    lea rsp, [rsp - 4]
+    push rax
+    ud2
+5:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov ecx, [r15 + 1] /* CR0.AM is clear */
+    pushfq
+    and dword ptr [rsp], ~0x40000
+    popfq
+    int 0x30
+
 CASES_END(privilege)

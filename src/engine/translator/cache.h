@@ -22,6 +22,7 @@
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
 #define MODE_SMAP 0x1000u     /* CR4.SMAP */
 #define MODE_FIXED 0x2000u    /* the block knows its linear address (fixed.c) */
+#define MODE_NATIVE 0x4000u   /* the operand's linear address is in tcpu.scratch[2] (native.c) */
 #define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */

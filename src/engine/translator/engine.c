@@ -270,7 +270,7 @@ static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
     s->kvm_pv_eoi = c->kvm_pv_eoi;
     s->mp_state = c->wait_sipi ? X86_MP_WAIT_SIPI : c->halted ? X86_MP_HALTED : X86_MP_RUNNING;
     s->sipi_vector = c->sipi_vector;
-    s->nmi_pending = c->nmi_pending, s->nmi_masked = c->nmi_masked, s->int_shadow = c->int_shadow;
+    s->nmi_pending = c->nmi_pending, s->nmi_masked = c->nmi_masked, s->int_shadow = c->int_shadow != 0;
     s->exc_pending = c->exc.pending, s->exc_vector = c->exc.vector;
     s->exc_has_error = c->exc.has_error, s->exc_error = c->exc.error;
     lapic_save(c->lapic, &s->lapic);

@@ -91,6 +91,18 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     tail(t, e, r, reg, rm);
 }
 
+/* x87 environments have a form for 16-bit operands, which 16-bit code takes without a prefix. */
+static bool has_small_form(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE: return true;
+    default: return false;
+    }
+}
+
 void recode(struct trans *t, struct emit *e, const struct recode *r)
 {
     if (t->bits == 32 &&
@@ -105,8 +117,12 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
     bool has_rex = (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
     if (r->has_mem && r->mem.gs)
         e_byte(e, 0x65);
+    if (has_small_form(t) && t->in->operand_width == 16)
+        e_byte(e, 0x66);
     for (unsigned i = 0; i < t->in->raw.prefix_count; i++) {
         uint8_t p = t->in->raw.prefixes[i].value;
+        if (p == 0x66 && has_small_form(t))
+            continue;
         if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0 || (p == 0x67 && r->addr32))
             e_byte(e, p);
     }

@@ -56,6 +56,8 @@ void side_note(struct trans *t, struct emit *e)
 
 struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
 {
+    if (t->mode & MODE_NATIVE)
+        return (struct gaddr){ .base = BASE_SCRATCH, .index = -1, .scale = 1, .width = 64 };
     struct gaddr a = {
         .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in->address_width
     };
@@ -234,7 +236,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
         return;
     }
     bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
-                 a->width == 64 && !is_slot((unsigned)a->base);
+                 a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
     fl_clobber(t, h);
     emit_tlb_index(t, a);
