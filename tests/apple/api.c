@@ -1,4 +1,6 @@
 /* See api.h. */
+#include <dirent.h>
+
 #include "api.h"
 
 char api_kernel[64], api_disk[64];
@@ -14,12 +16,27 @@ static void file_make(char path[64], const char *pattern, size_t size)
     close(fd);
 }
 
+static unsigned descriptors_open(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    unsigned n = 0;
+
+    assert_non_null(d);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+static unsigned descriptors;
+
 int api_begin(void **state)
 {
     FILE *f;
 
     (void)state;
     standin_begin();
+    descriptors = descriptors_open();
     file_make(api_kernel, "/tmp/yado-test-kernel-XXXXXX", 4096);
     file_make(api_disk, "/tmp/yado-test-disk-XXXXXX", 1 << 20);
     f = fopen(api_kernel, "r+");
@@ -36,6 +53,7 @@ int api_end(void **state)
     unlink(api_disk);
     standin_end();
     assert_int_equal(standin_machine_count(), 0);
+    assert_int_equal(descriptors_open(), descriptors);
     return 0;
 }
 

@@ -16,10 +16,9 @@ struct os_version os_version_get(void)
 static void world_default(void)
 {
     const char *version = getenv("YADO_STANDIN_MACOS"), *arch = getenv("YADO_STANDIN_ARCH");
+    const char *lacks = getenv("YADO_STANDIN_LACKS");
     struct standin_world w = { .major = 15,
-                               .is_supported = true,
                                .nested_supported = true,
-                               .can_virtualize = true,
                                .rosetta = 2,
                                .memory_min = MIB(4),
                                .memory_max = GIB(128),
@@ -28,6 +27,8 @@ static void world_default(void)
 
     if (version && sscanf(version, "%u.%u", &w.major, &w.minor) < 1)
         standin_fail(NULL, "YADO_STANDIN_MACOS=%s is no version", version);
+    w.can_virtualize = !lacks || strcmp(lacks, "entitlement") != 0;
+    w.is_supported = !lacks || strcmp(lacks, "support") != 0;
     w.is_arm64 = arch && !strcmp(arch, "arm64");
     standin_world = w;
 }

@@ -194,6 +194,34 @@ static void the_framework_finds_it_invalid(void **state)
 
 /* ---- the cause is known before the framework is asked ---- */
 
+/* The numbers that this Mac allows, each by its field. */
+static void limits(void **state)
+{
+    struct yado_config *c = api_config();
+
+    (void)state;
+    standin_world.cpus_min = 2;
+    standin_world.cpus_max = 4;
+    yado_config_set_cpu_count(c, 5);
+    api_invalid(c, YADO_ERR_INVALID_CONFIG, "cpu_count: 5", "2 to 4", NULL);
+    c = api_config();
+    yado_config_set_cpu_count(c, 1);
+    api_invalid(c, YADO_ERR_INVALID_CONFIG, "cpu_count: 1", "2 to 4", NULL);
+    c = api_config();
+    yado_config_set_cpu_count(c, 4);
+    api_valid(c);
+    standin_world.cpus_min = 1;
+    standin_world.memory_min = 128ull << 20;
+    standin_world.memory_max = 512ull << 20;
+    api_invalid(api_config(), YADO_ERR_INVALID_CONFIG, "memory_size: 64 MiB", "128 to 512 MiB", NULL);
+    c = api_config();
+    yado_config_set_memory_size(c, 513ull << 20);
+    api_invalid(c, YADO_ERR_MEMORY, "memory_size: 513 MiB", "128 to 512 MiB", NULL);
+    c = api_config();
+    yado_config_set_memory_size(c, 512ull << 20);
+    api_valid(c);
+}
+
 static void unusable_hosts(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
@@ -282,7 +310,7 @@ static void storage_is_refused(void **state)
     api_invalid(with_storage(yado_virtio_block_new(image(0))), YADO_ERR_IMAGE, "storage[0]", "qcow2", NULL);
     assert_int_equal(ftruncate(fd, 0), 0);
     assert_int_equal(ftruncate(fd, 1000), 0);
-    api_invalid(with_storage(yado_virtio_block_new(image(0))), YADO_ERR_IMAGE, "storage[0]", "512", NULL);
+    api_invalid(with_storage(yado_virtio_block_new(image(0))), YADO_ERR_FILE, "storage[0]", "512", NULL);
     assert_int_equal(ftruncate(fd, 4096), 0);
     close(fd);
     standin_fail_next(api_plays(12, 0) ? "initWithURL:readOnly:cachingMode:synchronizationMode:error:"
@@ -698,6 +726,7 @@ int main(void)
         T(the_framework_gives_up),
         T(a_start_fails),
         T(other_verbs_fail),
+        T(limits),
         T(unusable_hosts),
         T(the_framework_finds_it_invalid),
         T(kernels),
