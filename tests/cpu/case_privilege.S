@@ -490,4 +490,203 @@ CASE(alignment_check, MODE_LONG)
     popfq
     int 0x30
 
+/* ---- far transfers: 5.8.3, 5.8.5; volume 2, CALL, RET, IRET ---- */
+
+    /* A 64-bit call gate in the free place of the GDT. Uses rax. */
+    .macro call_gate label, access
+    lea rax, [rip + \label]
+    mov word ptr [LG_GDT + LG_FREE], ax
+    mov word ptr [LG_GDT + LG_FREE + 2], LG_CODE64
+    mov word ptr [LG_GDT + LG_FREE + 4], \access << 8
+    shr rax, 16
+    mov word ptr [LG_GDT + LG_FREE + 6], ax
+    mov qword ptr [LG_GDT + LG_FREE + 8], 0
+    .endm
+
+/* From ring 3 through a gate to ring 0: new stack from the TSS, four quadwords on it; and back. */
+CASE(call_gate_rings, MODE_LONG)
+    mov qword ptr [LG_TSS_AT + 4], CASE_DATA + 0x7000
+    call_gate 2f, 0xec
+    xor ebx, ebx
+    RUN_USER(1f)
+    EQ(ebx, 2)
+    EQ(rbp, USER_STACK - 8)
+    EQ(r12, CASE_DATA + 0x7000 - 32)
+    call_gate 2f, 0x8c /* DPL 0 */
+    USER_FAULTS(13, LG_FREE, 1f)
+    call_gate 2f, 0x6c /* not present */
+    USER_FAULTS(11, LG_FREE, 1f)
+    call_gate 2f, 0xec
+    mov word ptr [LG_GDT + LG_FREE + 2], LG_DATA
+    USER_FAULTS(13, LG_DATA, 1f)
+    mov word ptr [LG_GDT + LG_FREE + 2], LG_CODE32 /* 5.8.3.1: must be 64-bit code */
+    USER_FAULTS(13, LG_CODE32, 1f)
+    mov word ptr [LG_GDT + LG_FREE + 2], 0
+    USER_FAULTS(13, 0, 1f)
+    call_gate 2f, 0xec
+    mov byte ptr [LG_GDT + LG_FREE + 13], 1 /* the type field of the upper half must be 0 */
+    USER_FAULTS(13, LG_FREE, 1f)
+    call_gate 2f, 0xec
+    mov dword ptr [LG_GDT + LG_FREE + 8], 0x8000 /* not canonical */
+    USER_FAULTS(13, 0, 1f)
+    PASS
+1:  push rax
+    call fword ptr [rip + 3f]
+    inc ebx
+    lea rbp, [rsp] /* RET has given the stack back */
+    mov ax, ss
+    cmp ax, LG_USER_DATA
+    jne 4f
+    int 0x30
+4:  ud2
+3:  .long 0
+    .word LG_FREE + 3
+2:  inc ebx
+    mov r12, rsp
+    cmp word ptr [rsp + 8], LG_USER_CODE64
+    jne 5f
+    cmp word ptr [rsp + 24], LG_USER_DATA
+    jne 5f
+    mov rax, USER_STACK - 8
+    cmp [rsp + 16], rax
+    jne 5f
+    mov ax, cs
+    cmp ax, LG_CODE64
+    jne 5f
+    mov ax, ss /* null with the new CPL as RPL */
+    test ax, ax
+    jne 5f
+    retfq
+5:  mov ebx, 99
+    retfq
+
+/* IRET's forms, and what it refuses. */
+CASE(iret_forms, MODE_LONG)
+    mov r12, rsp
+    sub rsp, 20 /* IRETD: five doublewords, to 64-bit code below 4 GiB */
+    lea rax, [rip + 1f]
+    mov [rsp], eax
+    mov dword ptr [rsp + 4], LG_CODE64
+    mov dword ptr [rsp + 8], 0x3
+    mov eax, CASE_STACK - 0x100
+    mov [rsp + 12], eax
+    mov dword ptr [rsp + 16], LG_DATA
+    iret
+    FAIL
+1:  EXPECT(c)
+    EQ(rsp, CASE_STACK - 0x100)
+    mov rsp, r12
+    push 0 /* to ring 0 of 64-bit code SS may be null */
+    push r12
+    push 2
+    push LG_CODE64
+    lea rax, [rip + 2f]
+    push rax
+    iretq
+    FAIL
+2:  EQ(rsp, r12)
+    mov ax, ss
+    EQ(ax, 0)
+    mov eax, LG_DATA
+    mov ss, eax
+    pushfq
+    or dword ptr [rsp], 0x4000 /* NT: no task returns in IA-32e mode */
+    popfq
+    FAULTS(13, 0, iretq)
+    pushfq
+    and dword ptr [rsp], ~0x4000
+    popfq
+    .macro iret_refused vector, error, cs, ss
+    mov rsp, r12
+    push \ss
+    push r12
+    push 2
+    push \cs
+    lea rax, [rip + 9f]
+    push rax
+    FAULTS(\vector, \error, iretq)
+    .endm
+    iret_refused 13, 0, 0, LG_DATA
+    iret_refused 13, LG_DATA, LG_DATA, LG_DATA
+    iret_refused 13, LG_DATA, LG_USER_CODE32, LG_DATA /* SS with RPL 0 for ring 3 */
+    iret_refused 13, LG_TSS, LG_TSS, LG_DATA
+    iret_refused 13, 0x1000, 0x1000, LG_DATA
+    mov byte ptr [LG_GDT + LG_CODE16 + 5], 0x1b /* not present */
+    iret_refused 11, LG_CODE16, LG_CODE16, LG_DATA
+    mov rsp, r12
+    push LG_DATA
+    push r12
+    push 2
+    push LG_CODE64
+    mov rax, 0x8000000000000000
+    push rax
+    FAULTS(13, 0, iretq)
+9:  PASS
+
+/* ---- task register: 8.2.4; volume 2, LTR, STR ---- */
+CASE(task_register, MODE_LONG)
+    str cx
+    EQ(cx, LG_TSS)
+    mov eax, LG_TSS
+    FAULTS(13, LG_TSS, ltr ax) /* busy */
+    mov byte ptr [LG_GDT + LG_TSS + 5], 0x09
+    FAULTS(11, LG_TSS, ltr ax)
+    mov byte ptr [LG_GDT + LG_TSS + 5], 0x89
+    ltr ax
+    EQ(byte ptr [LG_GDT + LG_TSS + 5], 0x8b)
+    xor eax, eax
+    FAULTS(13, 0, ltr ax)
+    mov eax, LG_DATA
+    FAULTS(13, LG_DATA, ltr ax)
+    mov eax, LG_TSS | 4 /* not in the LDT */
+    FAULTS(13, LG_TSS | 4, ltr ax)
+    mov eax, 0x1000
+    FAULTS(13, 0x1000, ltr ax)
+    USER_FAULTS(13, 0, 1f)
+    PASS
+1:  ltr ax
+
+/* ---- x2APIC: 11.12 ---- */
+CASE(x2apic_rules, MODE_LONG)
+    mov ecx, 0x1b
+    rdmsr
+    mov r12d, eax
+    or eax, 0xc00
+    mov r13d, eax
+    wrmsr
+    and eax, ~0x800 /* 11.12.5: EN off alone; then back to xAPIC: both refused */
+    FAULTS(13, 0, wrmsr)
+    mov eax, r13d
+    and eax, ~0x400
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x802 /* ID: read only */
+    rdmsr
+    EQ(eax, 0)
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x80b /* EOI: write only, 0 only */
+    FAULTS(13, 0, rdmsr)
+    mov eax, 1
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x80e /* DFR is not there */
+    FAULTS(13, 0, rdmsr)
+    mov ecx, 0x831 /* nor is the upper half of ICR */
+    FAULTS(13, 0, rdmsr)
+    mov ecx, 0x80d
+    rdmsr
+    EQ(eax, 1) /* 11.12.10.2: logical ID from the ID */
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x808
+    mov eax, 0x100 /* reserved bits */
+    xor edx, edx
+    FAULTS(13, 0, wrmsr)
+    mov eax, 0x20
+    wrmsr
+    mov rax, cr8
+    EQ(eax, 2)
+    xor eax, eax
+    mov cr8, rax
+    rdmsr
+    EQ(eax, 0)
+    PASS
+
 CASES_END(privilege)

@@ -12,6 +12,7 @@ struct limit {
 static const struct limit kvm_limits[] = {
     { "mmio_sse",
       "the kernel's emulator, which does accesses outside RAM, knows moves of SSE but no arithmetic" },
+    { "x2apic_rules", "the kernel's APIC takes any value for an end of interrupt" },
 };
 
 /* ---- a /dev/kvm that interprets guest code (engine_kvm.good says so) ---- */
@@ -42,6 +43,9 @@ static const struct limit interpreting_limits[] = {
     { "breakpoint_mov_ss", "it has no data breakpoints" },
     { "debug_io_and_detect", "it has no I/O breakpoints" },
     { "single_step_corners", "REP is one step for it" },
+    { "call_gate_rings", "it has no far CALL from ring 3" },
+    { "iret_forms", "it refuses IRETD in 64-bit code" },
+    { "task_register", "its LTR takes selectors of the LDT" },
     { "alignment_check", "it has no INT n" },
     { "real_x87_and_sse", "it has no x87 loads and stores" },
     { "compatibility_mode", "it has no AAA, AAS, DAA and DAS" },

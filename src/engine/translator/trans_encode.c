@@ -70,6 +70,7 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     unsigned rbit = b1 & 0x80u ? 0 : 1, xbit = b1 & 0x40u ? 0 : 1, bbit = b1 & 0x20u ? 0 : 1;
     if (t->bits == 32) {
         rbit = xbit = bbit = 0;
+        b2 |= 0x40; /* nor is there an eighth register and up in VEX.vvvv */
         if (names_gpr(t))
             b2 &= ~0x80u; /* there VEX.W does not make a general register 64 bits wide (SDM volume 2, 2.3.5.5)
                            */
