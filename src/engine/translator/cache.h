@@ -49,18 +49,21 @@ enum exit_reason {
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
 struct tb {
+    /* what cache_find looks at, close together */
     struct tb *_Atomic hash_next;
-    struct tb *page_next[2]; /* lists of the pages */
-    uint64_t gpage, gpage2;  /* guest physical pages; gpage2 is ~0 unless the one instruction crosses */
-    uint32_t hot, cold;      /* offsets in the cache */
-    uint32_t hot_len, cold_len;
+    uint64_t gpage; /* guest physical page */
     uint32_t mode;
-    int32_t vpage; /* MODE_FIXED: linear page address, sign-extended */
+    int32_t vpage;     /* MODE_FIXED: linear page address, sign-extended */
+    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    _Atomic bool dead;
+    uint32_t hot, cold; /* offsets in the cache */
+
+    uint64_t gpage2;         /* ~0 unless the one instruction crosses into it */
+    struct tb *page_next[2]; /* lists of the pages */
+    uint32_t hot_len, cold_len;
     uint32_t side; /* first entry in the side table */
     uint16_t side_count;
-    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
     uint16_t insns;
-    _Atomic bool dead;
 };
 
 /* Where host instructions that may raise a host signal stand. */

@@ -145,8 +145,12 @@ static struct hmem hm_tlb(unsigned idx, size_t field)
 void emit_tlb_index(struct trans *t, const struct gaddr *a)
 {
     lea_guest(t, &t->h, T0, a);
-    e_mov_rr(&t->h, 1, T1, T0);
-    e_shr_ri(&t->h, 1, T1, 12 - 5);
+    if (t->vm->host_bmi2) {
+        e_rorx(&t->h, T1, T0, 12 - 5);
+    } else {
+        e_mov_rr(&t->h, 1, T1, T0);
+        e_shr_ri(&t->h, 1, T1, 12 - 5);
+    }
     e_alu_ri(&t->h, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
 }
 
