@@ -12,7 +12,7 @@
 #include "engine/translator/vcpu.h"
 #include "util/err.h"
 
-#define CODE_CACHE_DEFAULT MIB(40)
+#define CODE_CACHE_DEFAULT MIB(64)
 
 struct engine_vm {
     struct tvm vm;
@@ -157,6 +157,9 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     pthread_mutex_init(&vm->excl_lock, NULL);
     vm->host_tsc_khz = measure_tsc_khz();
     vm->tsc_base = cpu_host_tsc();
+    struct cpuid_regs r7;
+    host_cpuid(7, 0, &r7);
+    vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_cpuid);
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
     vm->cache = cache_new(cfg->code_cache_size ? cfg->code_cache_size : CODE_CACHE_DEFAULT, err);

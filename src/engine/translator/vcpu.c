@@ -113,6 +113,22 @@ static void keep_first_piece(struct tcpu *c, uint64_t lin, uint32_t desc)
     c->exc = exc;
 }
 
+/* The linear page of the block that called a stub, if it is of fixed address: such blocks do not keep vpage.
+ */
+static void learn_vpage(struct tcpu *c)
+{
+    struct code_cache *cc = c->vm->cache;
+    const struct tb_side *side;
+    if (c->mmu_idx == MMU_U || !c->fixed_ok)
+        return;
+    uint64_t back = *(const uint64_t *)(uintptr_t)c->jit_rsp;
+    tvm_code_lock(c->vm);
+    const struct tb *tb = cache_by_host(cc, (uint32_t)(back - 1 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
+    tvm_code_unlock(c->vm);
+    if (tb && (tb->mode & MODE_FIXED))
+        c->vpage = (uint64_t)(int64_t)tb->vpage;
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
@@ -121,8 +137,10 @@ unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
         cpu_raise_error(c, MMU_DESC_STACK(desc) ? EXC_SS : EXC_GP, 0);
     else
         a = mmu_slow(c, lin, desc, out);
-    if (a == MMU_ANS_FAULT || a == MMU_ANS_EXCLUSIVE)
-        c->rip = code_address(c, MMU_DESC_OFF(desc));
+    if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
+        return a;
+    learn_vpage(c);
+    c->rip = code_address(c, MMU_DESC_OFF(desc));
     if (a == MMU_ANS_FAULT)
         keep_first_piece(c, lin, desc);
     return a;
@@ -384,8 +402,7 @@ static void patch_link(struct tcpu *c, uint64_t arg, struct tb *tb, uint32_t gen
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
     if (gen == atomic_load(&cc->flush_gen) && tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        int32_t *disp = (int32_t *)(void *)(cc->mem.rw + (uint32_t)arg);
-        __atomic_store_n(disp, (int32_t)(tb->hot - ((uint32_t)arg + 4)), __ATOMIC_SEQ_CST);
+        cache_patch_disp(cc, (uint32_t)arg, (int32_t)(tb->hot - ((uint32_t)arg + 4)));
         c->counters[TC_LINKS]++;
     }
     tvm_code_unlock(c->vm);
@@ -401,7 +418,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
         uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
         uint64_t word =
             (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
-        __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+        cache_patch_entry(cc, dead->hot, word);
     }
     tvm_code_unlock(c->vm);
 }
@@ -639,6 +656,8 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             why = single_step(c);
         } else {
             why = vcpu_run_block(c, vcpu_mode(c));
+            if (why == XIT_ONE)
+                why = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
             if (why == XIT_NOCODE)
                 why = single_step(c);
         }
