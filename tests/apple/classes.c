@@ -16,10 +16,9 @@ struct os_version os_version_get(void)
 static void world_default(void)
 {
     const char *version = getenv("YADO_STANDIN_MACOS"), *arch = getenv("YADO_STANDIN_ARCH");
+    const char *lacks = getenv("YADO_STANDIN_LACKS");
     struct standin_world w = { .major = 15,
-                               .is_supported = true,
                                .nested_supported = true,
-                               .can_virtualize = true,
                                .rosetta = 2,
                                .memory_min = MIB(4),
                                .memory_max = GIB(128),
@@ -28,6 +27,8 @@ static void world_default(void)
 
     if (version && sscanf(version, "%u.%u", &w.major, &w.minor) < 1)
         standin_fail(NULL, "YADO_STANDIN_MACOS=%s is no version", version);
+    w.can_virtualize = !lacks || strcmp(lacks, "entitlement") != 0;
+    w.is_supported = !lacks || strcmp(lacks, "support") != 0;
     w.is_arm64 = arch && !strcmp(arch, "arm64");
     standin_world = w;
 }
@@ -253,4 +254,13 @@ IMP delegate_method(id delegate, const char *protocol, const char *selector)
 Class object_getClass(id obj)
 {
     return obj ? *(Class *)(void *)obj : NULL;
+}
+
+/* For the leak sanitizer, where there is one: GNU's runtime keeps the names of what it registers for ever, in
+ * tables that the sanitizer does not see. */
+const char *__lsan_default_suppressions(void);
+
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:objc_malloc\nleak:objc_calloc\n";
 }

@@ -251,6 +251,8 @@ static void object_argument_check(const struct call *c, unsigned i)
         BAD(c, i, "is a %s, not a %s", object_class_name(o), name);
     if (!strcmp(name, "NSArray"))
         elements_check(c, i, obj, type);
+    if (!strcmp(name, "NSURL") && !url_path(obj) && !strstr(c->cls->name, "NetworkBlockDevice"))
+        BAD(c, i, "is not the URL of a file");
 }
 
 static void block_argument_check(const struct call *c, unsigned i)

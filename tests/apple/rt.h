@@ -176,5 +176,18 @@ id machine_at(unsigned number);
 /* A runtime device of a machine, by the key of its array. */
 id machine_device(id vm, const char *key, unsigned long i);
 void machine_devices_make(id vm, id config); /* vz_device.c */
+/* On the queue: the state changes and the delegate is told. */
+void machine_guest_stopped(id vm);
+void machine_failed(id vm, const char *text);
+
+/* ---- real guests (guest.c), on the machine's queue; without one, nothing happens ---- */
+
+struct yado_error;
+bool guest_is_wanted(void);
+bool guest_start(id vm, id config, struct yado_error *err);
+void guest_end(id vm);
+void guest_pause(id vm);
+void guest_resume(id vm);
+void guest_button(id vm);
 
 #endif

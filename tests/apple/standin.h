@@ -4,10 +4,11 @@
  * Theory of operation. The classes of Virtualization.framework and Foundation are registered in GNU's
  * Objective-C runtime from the manifest of facts, those alone that the macOS version and the kind of Mac have
  * that are played: YADO_STANDIN_MACOS ("13.0"; default 15.0) and YADO_STANDIN_ARCH ("arm64" or "x86_64") in
- * the environment, because a runtime's classes are there for ever. The backend finds them with objc_getClass
- * and talks to them with our objc_msgSend, which looks at every message before GNU's runtime looks up its
- * method: receiver, selector, each argument. What is not as the manifest says ends the process with one line
- * on standard error ("standin: ...") that names message and caller; there is no going on after it.
+ * the environment (and YADO_STANDIN_LACKS, "entitlement" or "support": what the Mac or the process has not),
+ * because a runtime's classes are there for ever. The backend finds them with objc_getClass and talks to them
+ * with our objc_msgSend, which looks at every message before GNU's runtime looks up its method: receiver,
+ * selector, each argument. What is not as the manifest says ends the process with one line on standard error
+ * ("standin: ...") that names message and caller; there is no going on after it.
  *
  * Ownership is counted: an object that dies stays known as dead, so a message to it or a release too many is
  * told with its class and where it was made and died. standin_end fails if an object is left over.

@@ -128,6 +128,15 @@ static void wrong_element(void)
     SEND(send_vo, c, S("setStorageDevices:"), a);
 }
 
+static void no_file(void)
+{
+    id url;
+
+    objc_autoreleasePoolPush();
+    url = SEND(send_oo, CLS("NSURL"), S("URLWithString:"), string("/vmlinuz"));
+    SEND(send_oo, alloc("VZLinuxBootLoader"), S("initWithKernelURL:"), url);
+}
+
 static void no_object(void)
 {
     SEND(send_vo, make("VZVirtualMachineConfiguration"), S("setBootLoader:"), (id)(uintptr_t)64);
@@ -283,6 +292,84 @@ static void delegate_unknown(void)
     class_addMethod(c, S("guestDidSleep:"), (IMP)impossible, "v24@0:8@16");
 }
 
+/* ---- machines ---- */
+
+static id vm_queue;
+
+static id machine(void)
+{
+    char path[] = "/tmp/x";
+    id config = make("VZVirtualMachineConfiguration"), url, loader, m;
+    void *pool = objc_autoreleasePoolPush();
+
+    vm_queue = dispatch_queue_create("vm", NULL);
+    url = SEND(id(*)(id, SEL, id, BOOL), CLS("NSURL"), S("fileURLWithPath:isDirectory:"), string(path), 0);
+    loader = SEND(send_oo, alloc("VZLinuxBootLoader"), S("initWithKernelURL:"), url);
+    SEND(send_vo, config, S("setBootLoader:"), loader);
+    objc_release(loader);
+    SEND(void (*)(id, SEL, unsigned long), config, S("setCPUCount:"), 1);
+    SEND(void (*)(id, SEL, unsigned long), config, S("setMemorySize:"), 64 << 20);
+    m = SEND(id(*)(id, SEL, id, id), alloc("VZVirtualMachine"), S("initWithConfiguration:queue:"), config,
+             vm_queue);
+    objc_release(config);
+    objc_autoreleasePoolPop(pool);
+    return m;
+}
+
+static void off_the_queue(void)
+{
+    SEND(BOOL(*)(id, SEL), machine(), S("canStart"));
+}
+
+static void invalid_machine(void)
+{
+    SEND(id(*)(id, SEL, id, id), alloc("VZVirtualMachine"), S("initWithConfiguration:queue:"),
+         make("VZVirtualMachineConfiguration"), dispatch_queue_create("vm", NULL));
+}
+
+static void can_start(void *ctx)
+{
+    SEND(BOOL(*)(id, SEL), ctx, S("canStart"));
+}
+
+static void machine_leaks(void)
+{
+    id m = machine();
+
+    dispatch_sync_f(vm_queue, m, can_start);
+    dispatch_release(vm_queue);
+}
+
+static void error_ignore(void *ctx, id error)
+{
+    (void)ctx;
+    (void)error;
+}
+
+static void start_with_wrong_block(void *ctx)
+{
+    struct block b = block_connection((void (*)(void *, id, id))(void (*)(void))error_ignore, NULL);
+
+    SEND(void (*)(id, SEL, const struct block *), ctx, S("startWithCompletionHandler:"), &b);
+}
+
+static void wrong_block(void)
+{
+    id m = machine();
+
+    dispatch_sync_f(vm_queue, m, start_with_wrong_block);
+}
+
+static void machines_have_rules(void **state)
+{
+    (void)state;
+    fails(off_the_queue, "-[VZVirtualMachine canStart]: not on the machine's queue");
+    fails(invalid_machine, "an invalid configuration raises an exception: there is no boot loader");
+    fails(machine_leaks, "a VZVirtualMachine is left over");
+    fails(wrong_block, "a block of signature v24@?0@\"VZVirtioSocketConnection\"8@\"NSError\"16, not "
+                       "v16@?0@\"NSError\"8");
+}
+
 static void script_unused(void)
 {
     standin_fail_next("startWithCompletionHandler:", "VZErrorDomain", 1, "x", NULL);
@@ -302,6 +389,7 @@ static void wrong_is_told(void **state)
           "-[VZLinuxBootLoader initWithKernelURL:]: argument 1 is a NSString, not a NSURL");
     fails(wrong_element, "setStorageDevices:]: argument 1 is an array with a NSString, not of "
                          "VZStorageDeviceConfiguration");
+    fails(no_file, "initWithKernelURL:]: argument 1 is not the URL of a file");
     fails(no_object, "setBootLoader:]: argument 1 is no object: 0x40");
     fails(nil_where_it_may_not, "setStorageDevices:]: argument 1 is nil, which a NSArray");
     fails(argument_missing, "setPlatform:]: argument 1 is no object");
@@ -453,6 +541,7 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
+        cmocka_unit_test_setup(machines_have_rules, begin),
         cmocka_unit_test_setup(wrong_is_told, begin),
         cmocka_unit_test_setup(ownership_is_counted, begin),
         cmocka_unit_test_setup(delegates_are_checked, begin),

@@ -1,4 +1,5 @@
 /* Devices of a running machine: sockets, balloon, networks, shares. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,7 +172,7 @@ static void connect_end(void *ctx)
 
     port_key(key, "guest listens", k->port);
     if (!k->error && !property_number(k->device, key))
-        k->error = error_new("NSPOSIXErrorDomain", 54, "Connection reset by peer", NULL);
+        k->error = error_new("NSPOSIXErrorDomain", ECONNRESET, "Connection reset by peer", NULL);
     if (!k->error) {
         conn = connection_new(1024, k->port, &fd);
         port_key(key, "guest end", k->port);

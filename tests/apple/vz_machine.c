@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "rt.h"
+#include "util/err.h"
 
 id init_result(struct call *c);
 
@@ -15,7 +16,7 @@ id init_result(struct call *c);
 #define SIGNATURE "v16@?0@\"NSError\"8"
 
 enum { STOPPED, RUNNING, PAUSED, ERROR, STARTING, PAUSING, RESUMING, STOPPING, SAVING, RESTORING };
-enum { E_STATE = 3, E_TRANSITION = 4, E_SAVE = 11, E_RESTORE = 12 };
+enum { E_INTERNAL = 1, E_STATE = 3, E_TRANSITION = 4, E_SAVE = 11, E_RESTORE = 12 };
 
 #define MACHINES_MAX 16
 
@@ -54,6 +55,7 @@ static void machine_died(id vm, void *ctx)
     pthread_mutex_unlock(&machines.lock);
     if (state_of(vm) >= STARTING)
         standin_fail(NULL, "a machine died between two states");
+    guest_end(vm); /* its end, where there is no hard stop (macOS 11) */
 }
 
 static void machine_init(struct call *c)
@@ -128,10 +130,29 @@ struct verb {
     long failed, done; /* the state afterwards */
 };
 
+/* The guest, if there is one, does what the state says that the machine passes through. */
+static id guest_follow(id vm, long through)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+
+    if (through == STARTING && guest_is_wanted() &&
+        !guest_start(vm, property_object(vm, "Configuration"), &err))
+        return error_new(VZ, E_INTERNAL, "The virtual machine failed to start.", err.message);
+    if (through == PAUSING)
+        guest_pause(vm);
+    else if (through == RESUMING)
+        guest_resume(vm);
+    else if (through == STOPPING)
+        guest_end(vm);
+    return NULL;
+}
+
 static void verb_end(void *ctx)
 {
     struct verb *v = ctx;
 
+    if (!v->error)
+        v->error = guest_follow(v->vm, state_of(v->vm));
     state_set(v->vm, v->error ? v->failed : v->done);
     block_call_error(v->block, v->error);
     if (v->error)
@@ -244,7 +265,7 @@ static void request_stop(struct call *c)
         return;
     }
     error_trap(c, 0);
-    property_set_number(c->self, "requests", property_number(c->self, "requests") + 1);
+    guest_button(c->self);
     c->ret = 1;
 }
 
@@ -309,6 +330,20 @@ static void machine_fails(void *ctx)
     if (imp)
         ((void (*)(id, SEL, id, id))imp)(delegate, sel_registerName("virtualMachine:didStopWithError:"),
                                          h->vm, h->error);
+}
+
+void machine_guest_stopped(id vm)
+{
+    guest_stops(&(struct happening){ .vm = vm });
+}
+
+void machine_failed(id vm, const char *text)
+{
+    struct happening h = { .vm = vm,
+                           .error = error_new(VZ, E_INTERNAL, "The virtual machine stopped.", text) };
+
+    machine_fails(&h);
+    object_release(h.error, NULL);
 }
 
 static void network_disconnects(void *ctx)

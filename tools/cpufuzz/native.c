@@ -23,6 +23,7 @@
 #define SHARED_DRIVER (SHARED_RO + FUZZ_PAGE)
 #define SHARED_SIZE (SHARED_DRIVER + FUZZ_DRIVER_SIZE)
 #define DRIVER_EXIT (FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit - fuzz_driver_start))
+#define DRIVER_EXIT32 (FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit32 - fuzz_driver_start))
 #define BATCH_TIMEOUT_MS 20000
 
 struct fuzz_native {
@@ -31,6 +32,13 @@ struct fuzz_native {
     int fd, request, reply; /* memfd; pipe ends of the parent */
     pid_t child;
 };
+
+__attribute__((no_stack_protector)) static void to_exit(greg_t *r)
+{
+    r[REG_EFL] &= ~(greg_t)0x40100; /* TF, AC: a POPF of the sequence may have set them */
+    r[REG_CSGSFS] = (r[REG_CSGSFS] & ~(greg_t)0xffff) | 0x33;
+    r[REG_RIP] = (greg_t)DRIVER_EXIT;
+}
 
 __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *info, void *context)
 {
@@ -41,23 +49,24 @@ __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *inf
     (void)sig;
     (void)info;
     /* In the driver itself nothing can be trusted, but a single step may end at its exit. */
-    if (rip - FUZZ_DRIVER_VA < FUZZ_DRIVER_SIZE && (r[REG_TRAPNO] != 1 || rip != DRIVER_EXIT)) {
+    if (rip - FUZZ_DRIVER_VA < FUZZ_DRIVER_SIZE &&
+        (r[REG_TRAPNO] != 1 || (rip != DRIVER_EXIT && rip != DRIVER_EXIT32))) {
         r[REG_EFL] = 2;
         r[REG_RIP] = (greg_t)&_exit;
         r[REG_RDI] = 99;
         r[REG_RSP] = FUZZ_DATA_PAGE_VA + FUZZ_PAGE - 8;
         return;
     }
-    /* Alignment checks (17) are not compared: engines need not offer them, and no compiler makes code that
-     * has them on. A single step that a POPF at the very end has left behind traps in whatever comes after.
-     */
+    /* A single step that a POPF at the very end has left behind traps in whatever comes after. */
     bool left_over = r[REG_TRAPNO] == 1 && rip - FUZZ_CODE_VA >= FUZZ_CODE_SIZE;
-    save->vector = r[REG_TRAPNO] == 17 || left_over ? FUZZ_SKIP : (uint64_t)r[REG_TRAPNO];
+    /* ENTER's order of checks is not the engine's: it looks at the new stack's end first. */
+    const uint8_t *at = (const uint8_t *)rip; /* bytes only: AC is still set */
+    bool enter = r[REG_TRAPNO] == 17 && (at[0] == 0xc8 || (at[0] == 0x66 && at[1] == 0xc8));
+    save->vector = left_over || enter ? FUZZ_SKIP : (uint64_t)r[REG_TRAPNO];
     save->error = (uint64_t)r[REG_ERR];
     save->cr2 = r[REG_TRAPNO] == 14 ? (uint64_t)r[REG_CR2] : 0;
     save->rip = rip;
-    r[REG_EFL] &= ~(greg_t)0x40100; /* TF, AC: a POPF of the sequence may have set them */
-    r[REG_RIP] = (greg_t)DRIVER_EXIT;
+    to_exit(r);
 }
 
 /* Every 10 ms of the child's own time. A sequence that two ticks find going on goes round in circles (a
@@ -76,8 +85,7 @@ __attribute__((no_stack_protector)) static void on_tick(int sig, siginfo_t *info
         return;
     }
     data[FUZZ_R_VECTOR / 8] = FUZZ_SKIP;
-    r[REG_EFL] &= ~(greg_t)0x40100;
-    r[REG_RIP] = (greg_t)DRIVER_EXIT;
+    to_exit(r);
 }
 
 static bool map_at(uint64_t va, uint64_t len, int prot, int fd, uint64_t off)

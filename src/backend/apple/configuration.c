@@ -1,5 +1,7 @@
 /* The configuration of a machine: every object of the spec in its array, and what the framework says of the
  * whole. */
+#include <inttypes.h>
+
 #include "backend/apple/apple.h"
 #include "backend/apple/apple_priv.h"
 
@@ -76,6 +78,15 @@ static void balloon_set(id config, const struct spec *s)
     VZVirtualMachineConfiguration_setMemoryBalloonDevices(config, list_array(&l));
 }
 
+static void sockets_set(id config, const struct spec *s)
+{
+    struct list l = { .count = 0 };
+
+    for (unsigned i = 0; i < s->socket_count; i++)
+        list_add(&l, NEW(VZVirtioSocketDeviceConfiguration));
+    VZVirtualMachineConfiguration_setSocketDevices(config, list_array(&l));
+}
+
 static bool shares_set(id config, const struct spec *s, struct yado_error *err)
 {
     struct list l = { .count = 0 };
@@ -132,6 +143,7 @@ static bool devices_set(id config, const struct spec *s, struct scratch *scratch
 {
     entropy_set(config, s);
     balloon_set(config, s);
+    sockets_set(config, s);
     return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
            network_set(config, s, err) && shares_set(config, s, err) && screen_set(config, s, err) &&
            sounds_set(config, s, err);
@@ -147,11 +159,34 @@ static bool framework_agrees(id config, struct yado_error *err)
     return error_from(err, error, "configuration");
 }
 
+/* The framework would call the configuration invalid, and not say which number it minds. */
+static bool numbers_check(const struct spec *s, struct yado_error *err)
+{
+    id cls = vz_class(VZVirtualMachineConfiguration);
+    uint64_t memory_min = VZVirtualMachineConfiguration_minimumAllowedMemorySize(cls);
+    uint64_t memory_max = VZVirtualMachineConfiguration_maximumAllowedMemorySize(cls);
+    unsigned long cpu_min = VZVirtualMachineConfiguration_minimumAllowedCPUCount(cls);
+    unsigned long cpu_max = VZVirtualMachineConfiguration_maximumAllowedCPUCount(cls);
+
+    if (s->cpu_count < cpu_min || s->cpu_count > cpu_max)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "cpu_count: %u is not from %lu to %lu, as this Mac allows", s->cpu_count, cpu_min,
+                       cpu_max);
+    if (s->memory_size < memory_min || s->memory_size > memory_max)
+        return err_set(err, s->memory_size > memory_max ? YADO_ERR_MEMORY : YADO_ERR_INVALID_CONFIG,
+                       "memory_size: %" PRIu64 " MiB is not from %" PRIu64 " to %" PRIu64
+                       " MiB, as this Mac allows",
+                       s->memory_size >> 20, memory_min >> 20, memory_max >> 20);
+    return true;
+}
+
 id configuration_make(const struct spec *s, struct scratch *scratch, struct yado_error *err)
 {
     id config, loader;
 
     if (!apple_usable(err))
+        return NULL;
+    if (!numbers_check(s, err))
         return NULL;
     config = NEW(VZVirtualMachineConfiguration);
     loader = boot_make(&s->boot, err);

@@ -155,6 +155,14 @@ static inline void e_mov_rr(struct emit *e, unsigned w, int dst, int src)
 {
     e_rr(e, w, 0x89, (unsigned)src, (unsigned)dst);
 }
+static inline void e_movzx16(struct emit *e, int dst, int src)
+{
+    if (dst > 7 || src > 7)
+        e_byte(e, 0x40 | (dst > 7) << 2 | (src > 7));
+    e_byte(e, 0x0f);
+    e_byte(e, 0xb7);
+    e_byte(e, 0xc0 | (unsigned)(dst & 7) << 3 | (src & 7));
+}
 static inline void e_load(struct emit *e, unsigned w, int dst, struct hmem m)
 {
     e_rm(e, w, 0x8b, (unsigned)dst, m);
@@ -222,6 +230,16 @@ static inline void e_alu_mi(struct emit *e, unsigned w, unsigned op, struct hmem
 static inline void e_shr_ri(struct emit *e, unsigned w, int dst, unsigned n)
 {
     e_rr(e, w, 0xc1, 5, (unsigned)dst);
+    e_byte(e, n);
+}
+/* RORX, VEX.LZ.F2.0F3A.W1 F0 /r ib (BMI2): no flags. */
+static inline void e_rorx(struct emit *e, int dst, int src, unsigned n)
+{
+    e_byte(e, 0xc4);
+    e_byte(e, (dst > 7 ? 0u : 0x80u) | 0x40u | (src > 7 ? 0u : 0x20u) | 3u);
+    e_byte(e, 0xfb);
+    e_byte(e, 0xf0);
+    e_byte(e, 0xc0u | (unsigned)(dst & 7) << 3 | (unsigned)(src & 7));
     e_byte(e, n);
 }
 static inline void e_shl_ri(struct emit *e, unsigned w, int dst, unsigned n)

@@ -107,7 +107,9 @@ static bool sp_change(const struct trans *t, const struct ginsn *g, int32_t *by)
     bool sp0 = o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && o[0].reg.value == ZYDIS_REGISTER_RSP;
     switch (g->in.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH: *by = -w; return true;
-    case ZYDIS_MNEMONIC_POP: *by = w; return !sp0;
+    case ZYDIS_MNEMONIC_POP: /* POP ESP of 32-bit code too: accesses behind it are not near those before */
+        *by = w;
+        return o[0].type != ZYDIS_OPERAND_TYPE_REGISTER || insn_gpr_id(o[0].reg.value) != R_SP;
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
         *by = (int32_t)o[1].imm.value.s * (g->in.mnemonic == ZYDIS_MNEMONIC_SUB ? -1 : 1);
@@ -272,9 +274,12 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     t.k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };
     t.host_flags = (mode & MODE_HOST_FLAGS) != 0;
     t.saved_flags = !t.host_flags;
-    bool m32 = t.bits == 32;
-    ZydisDecoderInit(&t.decoder, m32 ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     m32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    if ((mode & MODE_BITS) == 2u << MODE_BITS_SHIFT)
+        ZydisDecoderInit(&t.decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+    else if (t.bits == 32)
+        ZydisDecoderInit(&t.decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+    else
+        ZydisDecoderInit(&t.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     e_nop5(&t.h);
     translate_loop(&t);
     if (t.h.full || t.k.full)
