@@ -18,6 +18,7 @@ static const char help[] =
     "  --engine auto|translator   what runs the CPUs\n"
     "  --cpus N                   1 to 64 (default 1)\n"
     "  --memory SIZE              with K, M or G (default 1G)\n"
+    "  --balloon SIZE             ask the guest to do with so much of it\n"
     "  --kernel FILE              bzImage or ELF vmlinux\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT             (default console=hvc0; with a directory IMAGE also\n"

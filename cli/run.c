@@ -87,6 +87,7 @@ static int config_make(struct run *r, struct yado_config *cfg)
         status = serial_open(&r->serial, o, cfg);
     net_options_apply(&o->net, cfg);
     yado_config_add_entropy(cfg, yado_virtio_entropy_new());
+    yado_config_add_balloon(cfg, yado_virtio_balloon_new());
     return status;
 }
 
@@ -272,6 +273,8 @@ static int machine_run(struct run *r)
     terminal_take(r);
     r->plug_ms = NEVER;
     r->deadline_ms = r->o->timeout ? now_ms() + (int64_t)r->o->timeout * 1000 : NEVER;
+    if (r->o->balloon)
+        yado_machine_set_balloon_target(r->machine, r->o->balloon);
     if (!yado_machine_start(r->machine, on_started, r)) {
         say("out of memory");
         return EXIT_FAILED;

@@ -29,6 +29,7 @@ enum option {
     OPT_SERIAL,
     OPT_TRACE,
     OPT_NET,
+    OPT_BALLOON,
 };
 
 static const char *const names[] = {
@@ -47,7 +48,8 @@ static const char *const names[] = {
     [OPT_SERIAL] = "--serial",
     [OPT_TRACE] = "--trace",
     [OPT_NET] = "--net",
-    [OPT_NET + 1] = NULL,
+    [OPT_BALLOON] = "--balloon",
+    [OPT_BALLOON + 1] = NULL,
 };
 
 static char *text_copy(const char *text)
@@ -100,6 +102,16 @@ static int memory_set(struct run_options *o, const char *value)
         return usage_error("--memory: %s is not a multiple of 1 MiB; say for example 512M or 2G", value);
     if (o->memory < YADO_MEMORY_SIZE_MIN)
         return usage_error("--memory: %s is less than the %llu MiB that a machine needs", value,
+                           YADO_MEMORY_SIZE_MIN >> 20);
+    return EXIT_OK;
+}
+
+static int balloon_set(struct run_options *o, const char *value)
+{
+    if (!size_parse(value, &o->balloon))
+        return usage_error("--balloon: \"%s\" is not a size such as 512M or 2G", value);
+    if (o->balloon < YADO_MEMORY_SIZE_MIN || o->balloon % YADO_MEMORY_SIZE_STEP)
+        return usage_error("--balloon: %s is not a multiple of 1 MiB and at least %llu MiB", value,
                            YADO_MEMORY_SIZE_MIN >> 20);
     return EXIT_OK;
 }
@@ -201,6 +213,7 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_DISK: return disk_set(o, value);
     case OPT_SERIAL: return serial_set(o, value);
     case OPT_TRACE: o->trace = value; return EXIT_OK;
+    case OPT_BALLOON: return balloon_set(o, value);
     case OPT_NET: return net_options_add(&o->net, value);
     }
     return EXIT_USAGE;
@@ -269,6 +282,9 @@ static int options_complete(struct run_options *o, const char *image)
         return usage_error("run: nothing to start: give an IMAGE directory or --kernel FILE");
     if (o->has_seed && !o->seed.files[SEED_USER_DATA])
         return usage_error("run: --meta-data and --network-config need --user-data FILE too");
+    if (o->balloon > o->memory)
+        return usage_error("--balloon: %llu MiB is more than the guest's memory, %llu MiB",
+                           (unsigned long long)o->balloon >> 20, (unsigned long long)o->memory >> 20);
     if (!o->cmdline)
         o->cmdline = default_cmdline;
     net_options_complete(&o->net);

@@ -25,6 +25,7 @@ struct run_options {
     enum yado_engine engine;
     unsigned cpus;
     uint64_t memory;
+    uint64_t balloon;      /* what the guest shall keep of it; 0: all */
     uint64_t timeout;      /* seconds; 0: none */
     char *kernel, *initrd; /* owned */
     const char *cmdline;

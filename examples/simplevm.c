@@ -105,6 +105,7 @@ int main(int argc, char **argv)
     yado_config_add_serial_port(
         config, yado_virtio_console_port_new(yado_fd_serial_new(STDIN_FILENO, STDOUT_FILENO)));
     yado_config_add_entropy(config, yado_virtio_entropy_new());
+    yado_config_add_balloon(config, yado_virtio_balloon_new());
     yado_config_add_network(config, yado_virtio_net_new(yado_nat_new())); /* with a random MAC address */
 
     machine = yado_machine_new(config, &how, &err);

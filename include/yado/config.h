@@ -5,6 +5,7 @@
 
 #include <yado/base.h>
 #include <yado/audio.h>
+#include <yado/balloon.h>
 #include <yado/boot.h>
 #include <yado/console.h>
 #include <yado/entropy.h>
@@ -48,6 +49,7 @@ void yado_config_set_platform(struct yado_config *config, struct yado_platform *
 void yado_config_add_storage(struct yado_config *config, struct yado_storage *storage);
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port);
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy);
+void yado_config_add_balloon(struct yado_config *config, struct yado_balloon *balloon); /* one at most */
 void yado_config_add_network(struct yado_config *config, struct yado_network *network);
 void yado_config_add_share(struct yado_config *config, struct yado_share *share);
 void yado_config_add_graphics(struct yado_config *config, struct yado_graphics *graphics);

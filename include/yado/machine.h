@@ -148,6 +148,14 @@ bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *
 void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns,
                                    uint16_t rows);
 
+/* How much memory the guest shall have, in bytes: rounded down to whole MiB, then to at least
+ * YADO_MEMORY_SIZE_MIN and at most the configured memory size, which is what it is at first. A request to the
+ * guest's balloon driver, which follows at its own pace and only as far as it can; memory that it gives up
+ * goes back to the host. Any state; remembered over stops and starts. A machine without a balloon device has
+ * no use for it. Returns what the target is now. */
+uint64_t yado_machine_set_balloon_target(struct yado_machine *machine, uint64_t size);
+uint64_t yado_machine_balloon_target(const struct yado_machine *machine);
+
 /* Adds or removes a forward of NAT device `index` (in the order of the configuration) while the machine runs
  * or is paused; until it is stopped. Connections that exist go on. Removing wants protocol, host address and
  * host port. */

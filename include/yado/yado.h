@@ -3,6 +3,7 @@
 #define YADO_YADO_H
 
 #include <yado/audio.h>
+#include <yado/balloon.h>
 #include <yado/base.h>
 #include <yado/boot.h>
 #include <yado/config.h>

@@ -261,6 +261,18 @@ void yado_entropy_free(struct yado_entropy *entropy)
     free(entropy);
 }
 
+/* ---- memory balloon ---- */
+
+struct yado_balloon *yado_virtio_balloon_new(void)
+{
+    return calloc(1, sizeof(struct yado_balloon));
+}
+
+void yado_balloon_free(struct yado_balloon *balloon)
+{
+    free(balloon);
+}
+
 /* ---- the configuration ---- */
 
 struct yado_config *yado_config_new(void)
@@ -308,8 +320,8 @@ bool device_fits(struct yado_config *c)
 {
     struct spec *s = &c->spec;
 
-    if (s->disk_count + s->serial_count + s->entropy_count + s->net_count + s->share_count +
-            s->graphics_count + s->sound_count + s->keyboard_count + s->pointing_count <
+    if (s->disk_count + s->serial_count + s->entropy_count + s->balloon_count + s->net_count +
+            s->share_count + s->graphics_count + s->sound_count + s->keyboard_count + s->pointing_count <
         SPEC_DEVICE_MAX)
         return true;
     c->devices_over++;
@@ -348,6 +360,15 @@ void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *en
     else if (device_fits(config))
         config->spec.entropy_count++;
     yado_entropy_free(entropy);
+}
+
+void yado_config_add_balloon(struct yado_config *config, struct yado_balloon *balloon)
+{
+    if (!balloon)
+        config->out_of_memory = true;
+    else if (device_fits(config))
+        config->spec.balloon_count++;
+    yado_balloon_free(balloon);
 }
 
 void yado_config_add_network(struct yado_config *config, struct yado_network *network)

@@ -31,6 +31,10 @@ struct yado_entropy {
     char unused; /* no settings */
 };
 
+struct yado_balloon {
+    char unused; /* no settings */
+};
+
 struct yado_platform {
     struct spec_platform platform;
     bool out_of_memory;

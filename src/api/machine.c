@@ -51,6 +51,7 @@ struct yado_machine {
     struct command *commands, **commands_tail;
     bool attention, quit;
     struct console_size sizes[SPEC_DEVICE_MAX];
+    uint64_t balloon_target; /* bytes */
 
     pthread_mutex_t live_lock;
     struct backend *backend; /* written by the control thread with live_lock held */
@@ -187,6 +188,19 @@ static void sizes_to_backend(struct yado_machine *m)
     }
 }
 
+/* The target may be set by others meanwhile: live_lock keeps the order. */
+static void balloon_to_backend(struct yado_machine *m)
+{
+    uint64_t size;
+
+    pthread_mutex_lock(&m->live_lock);
+    pthread_mutex_lock(&m->lock);
+    size = m->balloon_target;
+    pthread_mutex_unlock(&m->lock);
+    m->ops->balloon_target(m->backend, size);
+    pthread_mutex_unlock(&m->live_lock);
+}
+
 static bool command_start(struct yado_machine *m, struct yado_error *err)
 {
     struct backend *b = NULL;
@@ -196,6 +210,7 @@ static bool command_start(struct yado_machine *m, struct yado_error *err)
         return false;
     backend_publish(m, b);
     sizes_to_backend(m);
+    balloon_to_backend(m);
     return true;
 }
 
@@ -217,6 +232,7 @@ static bool command_restore(struct yado_machine *m, const char *path, struct yad
         return false;
     backend_publish(m, b);
     sizes_to_backend(m);
+    balloon_to_backend(m);
     return true;
 }
 
@@ -471,6 +487,7 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
         yado_machine_free(m);
         return NULL;
     }
+    m->balloon_target = config->spec.memory_size;
     if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
@@ -682,6 +699,32 @@ void yado_machine_set_console_size(struct yado_machine *machine, unsigned index,
     if (machine->backend)
         machine->ops->console_size(machine->backend, index, columns, rows);
     pthread_mutex_unlock(&machine->live_lock);
+}
+
+uint64_t yado_machine_set_balloon_target(struct yado_machine *machine, uint64_t size)
+{
+    size -= size % YADO_MEMORY_SIZE_STEP;
+    size = min_u64(max_u64(size, YADO_MEMORY_SIZE_MIN), machine->spec.memory_size);
+    /* Both locks together, so that the backend hears the targets in the order in which they were set. */
+    pthread_mutex_lock(&machine->live_lock);
+    pthread_mutex_lock(&machine->lock);
+    machine->balloon_target = size;
+    pthread_mutex_unlock(&machine->lock);
+    if (machine->backend)
+        machine->ops->balloon_target(machine->backend, size);
+    pthread_mutex_unlock(&machine->live_lock);
+    return size;
+}
+
+uint64_t yado_machine_balloon_target(const struct yado_machine *machine)
+{
+    struct yado_machine *m = unconst(machine);
+    uint64_t size;
+
+    pthread_mutex_lock(&m->lock);
+    size = m->balloon_target;
+    pthread_mutex_unlock(&m->lock);
+    return size;
 }
 
 /* Whether it runs and its backend can do such a thing; else says so. live_lock held. */

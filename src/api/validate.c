@@ -84,6 +84,12 @@ static bool serials_check(const struct spec *s, struct yado_error *err)
     return true;
 }
 
+static bool balloons_check(const struct spec *s, struct yado_error *err)
+{
+    return s->balloon_count <= 1 ||
+           err_set(err, YADO_ERR_INVALID_CONFIG, "balloons[1]: a machine has one memory balloon at most");
+}
+
 bool config_check(const struct yado_config *config, struct yado_error *err)
 {
     if (!config || config->out_of_memory)
@@ -94,8 +100,9 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
                        YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);
     return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
            disks_check(&config->spec, err) && serials_check(&config->spec, err) &&
-           networks_check(&config->spec, err) && shares_check(&config->spec, err) &&
-           graphics_check(&config->spec, err) && sounds_check(&config->spec, err);
+           balloons_check(&config->spec, err) && networks_check(&config->spec, err) &&
+           shares_check(&config->spec, err) && graphics_check(&config->spec, err) &&
+           sounds_check(&config->spec, err);
 }
 
 bool yado_config_validate_save_restore(const struct yado_config *config, struct yado_error *err)

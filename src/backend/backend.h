@@ -2,8 +2,9 @@
  * (Virtualization.framework).
  *
  * Threads: validate may come from any thread. start, pause, resume, service and stop come from one thread per
- * machine (its control thread), one at a time. request_stop, console_size and counters come from any thread,
- * between a start that succeeded and the stop that follows it. Calls may block unless it says otherwise. */
+ * machine (its control thread), one at a time. request_stop, console_size, balloon_target and counters come
+ * from any thread, between a start that succeeded and the stop that follows it. Calls may block unless it
+ * says otherwise. */
 #ifndef BACKEND_BACKEND_H
 #define BACKEND_BACKEND_H
 
@@ -57,6 +58,9 @@ struct backend_ops {
 
     bool (*request_stop)(struct backend *b, struct yado_error *err); /* power button. Does not block */
     void (*console_size)(struct backend *b, unsigned index, uint16_t columns, uint16_t rows);
+    /* How much memory the guest shall have, in bytes: whole MiB, in the allowed range. Nothing happens
+     * without a balloon. Any thread. */
+    void (*balloon_target)(struct backend *b, uint64_t size);
     /* While it runs, from any thread but the backend's own; they wait for its event loop. */
     bool (*net_forward)(struct backend *b, unsigned index, const struct net_forward *f, bool add,
                         struct yado_error *err);

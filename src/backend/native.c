@@ -164,6 +164,7 @@ static void devices_fill(struct backend *b)
         };
     }
     d->entropy_count = s->entropy_count;
+    d->balloon = s->balloon_count > 0;
     d->net_count = s->net_count;
     for (unsigned i = 0; i < s->net_count; i++) {
         d->nets[i].config = s->nets[i].config;
@@ -279,6 +280,11 @@ static void native_console_size(struct backend *b, unsigned index, uint16_t colu
     machine_console_size(b->machine, index, columns, rows);
 }
 
+static void native_balloon_target(struct backend *b, uint64_t size)
+{
+    machine_balloon_target(b->machine, size);
+}
+
 static bool native_net_forward(struct backend *b, unsigned index, const struct net_forward *f, bool add,
                                struct yado_error *err)
 {
@@ -307,6 +313,7 @@ const struct backend_ops backend_native = {
     .service = native_service,
     .request_stop = native_request_stop,
     .console_size = native_console_size,
+    .balloon_target = native_balloon_target,
     .net_forward = native_net_forward,
     .net_attach = native_net_attach,
     .counters = native_counters,

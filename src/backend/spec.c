@@ -190,6 +190,7 @@ static void plain_copy(struct spec *to, const struct spec *from)
     to->memory_size = from->memory_size;
     to->engine = from->engine;
     to->entropy_count = from->entropy_count;
+    to->balloon_count = from->balloon_count;
     memcpy(to->graphics, from->graphics, sizeof(to->graphics));
     to->graphics_count = from->graphics_count;
     memcpy(to->sounds, from->sounds, sizeof(to->sounds));

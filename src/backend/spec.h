@@ -107,6 +107,7 @@ struct spec {
     struct spec_serial serials[SPEC_DEVICE_MAX];
     unsigned serial_count;
     unsigned entropy_count;
+    unsigned balloon_count; /* more than one is reported by validation */
     struct spec_net nets[SPEC_DEVICE_MAX];
     unsigned net_count;
     struct spec_share shares[SPEC_DEVICE_MAX];

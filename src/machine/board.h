@@ -41,6 +41,7 @@ struct board_devices {
     struct board_serial serials[BOARD_DEVICE_MAX]; /* at most one is a BOARD_UART */
     unsigned serial_count;
     unsigned entropy_count;
+    bool balloon;
     struct board_net nets[BOARD_DEVICE_MAX];
     unsigned net_count;
 };
@@ -87,6 +88,10 @@ bool board_reset_was_orderly(struct board *b);
 void board_hurry(struct board *b, bool hurry);
 void board_press_power_button(struct board *b);                                            /* any thread */
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
+
+/* How much memory the guest shall have, in bytes, whole pages; more than there is means all. Nothing without a
+ * balloon. Any thread. */
+void board_balloon_target(struct board *b, uint64_t size);
 
 /* Network device `index`, while the board runs; any thread but the board's own. See machine/nets.h. */
 bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,

@@ -34,6 +34,7 @@
 #include "machine/pc_layout.h"
 #include "machine/pump.h"
 #include "machine/reset_watch.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/rng.h"
@@ -93,6 +94,8 @@ struct board {
     struct board_blk disks[BOARD_DEVICE_MAX];
     struct board_rng rngs[BOARD_DEVICE_MAX];
     unsigned console_count, disk_count, rng_count;
+    struct vballoon *balloon; /* NULL: there is none */
+    struct virtio_pci *balloon_pci;
     struct nets *nets;
 };
 
@@ -606,6 +609,42 @@ static void rngs_destroy(struct board *b)
     }
 }
 
+/* ---- balloon ---- */
+
+static bool balloon_build(struct board *b, struct yado_error *err)
+{
+    struct vballoon_config cfg = { .log = b->cfg.log, .loop = b->loop };
+
+    if (!b->cfg.devices->balloon)
+        return true;
+    b->balloon = vballoon_new(&cfg, err);
+    if (b->balloon)
+        b->balloon_pci = virtio_pci_attach(b->pci, vballoon_vdev(b->balloon), b->cfg.mem, err);
+    return b->balloon_pci != NULL;
+}
+
+static bool balloon_part_reset(struct board *b, struct yado_error *err)
+{
+    (void)err;
+    if (b->balloon_pci)
+        virtio_pci_reset(b->balloon_pci);
+    return true;
+}
+
+static void balloon_destroy(struct board *b)
+{
+    virtio_pci_free(b->balloon_pci);
+    vballoon_free(b->balloon);
+}
+
+void board_balloon_target(struct board *b, uint64_t size)
+{
+    const uint64_t all = gmem_size(b->cfg.mem);
+
+    if (b->balloon)
+        vballoon_set_target(b->balloon, (uint32_t)((all - min_u64(size, all)) / VBALLOON_PAGE));
+}
+
 /* ---- network ---- */
 
 static void net_lost(void *ctx, unsigned index, const struct yado_error *why)
@@ -674,6 +713,7 @@ static const struct part parts[] = {
     { "consoles", consoles_build, consoles_reset, NULL, consoles_destroy },
     { "disks", disks_build, disks_reset, NULL, disks_destroy },
     { "entropy", rngs_build, rngs_reset, NULL, rngs_destroy },
+    { "balloon", balloon_build, balloon_part_reset, NULL, balloon_destroy },
     { "network", nets_build, nets_part_reset, NULL, nets_destroy },
     { "pci addresses", addresses_assign, addresses_assign, NULL, bridge_destroy },
 };

@@ -346,6 +346,11 @@ void machine_console_size(struct machine *m, unsigned index, uint16_t columns, u
     board_console_size(m->board, index, columns, rows);
 }
 
+void machine_balloon_target(struct machine *m, uint64_t size)
+{
+    board_balloon_target(m->board, size);
+}
+
 bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,
                          struct yado_error *err)
 {

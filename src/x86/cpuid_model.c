@@ -10,8 +10,7 @@
  *
  * Left out on purpose: AVX-512, PKU, CET, LA57, TSX, MONITOR, SVM/VMX and performance counters (not
  * implemented); XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME and
- * PSE-36; PCID and INVPCID (the TLB has no tags: every switch flushes, so a kernel that believes in PCIDs
- * would only do more work).
+ * PSE-36.
  *
  * Speculation. The guest's instructions run in one host process, whose isolation from others is the host
  * kernel's business. Guards inside the guest (return thunks, retpolines, page-table isolation, buffer
@@ -43,7 +42,7 @@
 #define F1C_HOST                                                                                             \
     (BIT(0) | BIT(1) | BIT(9) | F1C_FMA | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25) |        \
      F1C_XSAVE | F1C_AVX | F1C_F16C | BIT(30))
-#define F1C_OWN (F1C_X2APIC | F1C_TSC_DEADLINE | F1C_HYPERVISOR) /* F1C_PCID would go here */
+#define F1C_OWN (F1C_PCID | F1C_X2APIC | F1C_TSC_DEADLINE | F1C_HYPERVISOR)
 
 /* Leaf 1 EDX. Of the host: FPU, CX8, CMOV, CLFSH, MMX, FXSR, SSE, SSE2 */
 #define F1D_HTT BIT(28)
@@ -58,8 +57,8 @@
 #define F7B_AVX2 BIT(5)
 #define F7B_HOST                                                                                             \
     (BIT(3) | F7B_AVX2 | BIT(6) | BIT(8) | BIT(9) | BIT(13) | BIT(18) | BIT(19) | BIT(23) | BIT(24) | BIT(29))
-/* Own: FSGSBASE, TSC_ADJUST, SMEP, SMAP. BIT(10), INVPCID, would go here */
-#define F7B_OWN (BIT(0) | BIT(1) | BIT(7) | BIT(20))
+/* Own: FSGSBASE, TSC_ADJUST, SMEP, INVPCID, SMAP */
+#define F7B_OWN (BIT(0) | BIT(1) | BIT(7) | BIT(10) | BIT(20))
 
 /* Leaf 7 ECX. Of the host: GFNI, VAES, VPCLMULQDQ. Own: UMIP, RDPID */
 #define F7C_AVX (BIT(9) | BIT(10))

@@ -193,6 +193,10 @@ static void test_devices(void **state)
     yado_config_add_serial_port(c, yado_uart_port_new(yado_fd_serial_new(-1, -1)));
     expect(c, YADO_ERR_INVALID_CONFIG, "serial_ports[1]: ", "UART");
     c = good();
+    yado_config_add_balloon(c, yado_virtio_balloon_new());
+    yado_config_add_balloon(c, yado_virtio_balloon_new());
+    expect(c, YADO_ERR_INVALID_CONFIG, "balloons[1]: ", "one memory balloon");
+    c = good();
     yado_config_add_serial_port(c, yado_virtio_console_port_new(yado_fd_serial_new(12345, -1)));
     expect(c, YADO_ERR_HOST, "a part of the configuration", "");
 }
@@ -207,6 +211,7 @@ static void test_orphans(void **state)
     yado_serial_free(yado_fd_serial_new(0, 1));
     yado_serial_port_free(yado_uart_port_new(yado_fd_serial_new(0, 1)));
     yado_entropy_free(yado_virtio_entropy_new());
+    yado_balloon_free(yado_virtio_balloon_new());
     yado_config_free(NULL);
     assert_null(yado_disk_fd_new(-1, "x", YADO_DISK_RAW, 0));
 }

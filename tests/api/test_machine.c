@@ -29,6 +29,7 @@ static struct {
     struct backend_status next; /* what service says */
     unsigned starts, stops, buttons, pauses;
     uint16_t columns;
+    uint64_t balloon;                           /* under lock */
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER }; /* one machine at a time */
 
 static bool fake_start(struct backend **out, const struct spec *spec, const struct backend_host *host,
@@ -98,6 +99,24 @@ static void fake_console_size(struct backend *b, unsigned index, uint16_t column
     fake.columns = columns;
 }
 
+static void fake_balloon_target(struct backend *b, uint64_t size)
+{
+    (void)b;
+    pthread_mutex_lock(&fake.lock);
+    fake.balloon = size;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+static uint64_t fake_balloon(void)
+{
+    uint64_t size;
+
+    pthread_mutex_lock(&fake.lock);
+    size = fake.balloon;
+    pthread_mutex_unlock(&fake.lock);
+    return size;
+}
+
 static void fake_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),
                           void *ctx)
 {
@@ -114,6 +133,7 @@ static const struct backend_ops fake_backend = {
     .service = fake_service,
     .request_stop = fake_request_stop,
     .console_size = fake_console_size,
+    .balloon_target = fake_balloon_target,
     .counters = fake_counters,
 };
 
@@ -523,6 +543,35 @@ static void test_small_things(void **state)
     yado_machine_free(NULL);
 }
 
+/* Apple's rules: whole MiB downwards, then into the range. Kept over a stop. */
+static void test_balloon_target(void **state)
+{
+    struct heard h;
+    struct yado_machine *m = machine_make(&h, YADO_DELIVERY_DISPATCH);
+
+    (void)state;
+    fake.balloon = 0;
+    assert_int_equal(yado_machine_balloon_target(m), GIB(1));
+    assert_int_equal(yado_machine_set_balloon_target(m, MIB(300) + MIB(1) - 1), MIB(300));
+    assert_int_equal(yado_machine_balloon_target(m), MIB(300));
+    assert_int_equal(fake_balloon(), 0);
+    assert_true(yado_machine_start(m, on_done, &h));
+    completions_wait(m, &h, 1);
+    assert_int_equal(fake_balloon(), MIB(300));
+    assert_int_equal(yado_machine_set_balloon_target(m, UINT64_MAX), GIB(1));
+    assert_int_equal(fake_balloon(), GIB(1));
+    assert_int_equal(yado_machine_set_balloon_target(m, 0), YADO_MEMORY_SIZE_MIN);
+    assert_int_equal(fake_balloon(), YADO_MEMORY_SIZE_MIN);
+    assert_true(yado_machine_stop(m, on_done, &h));
+    completions_wait(m, &h, 2);
+    yado_machine_set_balloon_target(m, MIB(400));
+    assert_int_equal(fake_balloon(), YADO_MEMORY_SIZE_MIN);
+    assert_true(yado_machine_start(m, on_done, &h));
+    completions_wait(m, &h, 3);
+    assert_int_equal(fake_balloon(), MIB(400));
+    yado_machine_free(m);
+}
+
 static void test_trace_names(void **state)
 {
     struct yado_machine_options o = { .trace_categories = "disk,nonsense" };
@@ -539,12 +588,19 @@ static void test_trace_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),          cmocka_unit_test(test_life),
-        cmocka_unit_test(test_save),           cmocka_unit_test(test_restore),
-        cmocka_unit_test(test_cannot_save),    cmocka_unit_test(test_illegal),
-        cmocka_unit_test(test_start_fails),    cmocka_unit_test(test_guest_ends),
-        cmocka_unit_test(test_end_race),       cmocka_unit_test(test_delivery_thread),
-        cmocka_unit_test(test_wait_times_out), cmocka_unit_test(test_small_things),
+        cmocka_unit_test(test_balloon_target),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_life),
+        cmocka_unit_test(test_save),
+        cmocka_unit_test(test_restore),
+        cmocka_unit_test(test_cannot_save),
+        cmocka_unit_test(test_illegal),
+        cmocka_unit_test(test_start_fails),
+        cmocka_unit_test(test_guest_ends),
+        cmocka_unit_test(test_end_race),
+        cmocka_unit_test(test_delivery_thread),
+        cmocka_unit_test(test_wait_times_out),
+        cmocka_unit_test(test_small_things),
         cmocka_unit_test(test_trace_names),
     };
 

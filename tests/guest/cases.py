@@ -183,6 +183,53 @@ def kill_keeps_flushed():
     return f'{acknowledged} records acknowledged, all there'
 
 
+# ---- memory ----
+
+def wait_memory(guest, limit, seconds, what):
+    """Waits until the guest's RAM takes at most `limit` bytes of the host; returns the seconds that it took."""
+    started = time.monotonic()
+    while guest.memory_of_guest() > limit:
+        check(time.monotonic() - started < seconds * vm.SLOW,
+              f'{what}: after {seconds * vm.SLOW:.0f} s the guest\'s RAM still takes '
+              f'{guest.memory_of_guest() >> 20} MiB of the host, more than {limit >> 20}')
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def balloon_pages(guest):
+    """How many pages the guest's driver holds for the host."""
+    got = guest.value("awk '/^balloon_(in|de)flate/ {print $2}' /proc/vmstat | tr '\\n' ' '").split()
+    check(len(got) == 2, f'the guest kernel has no balloon counters: {got}')
+    return int(got[0]) - int(got[1])
+
+
+def memory_returns():
+    """A guest that touched and freed 1 GiB gives at least 90 % of it back to the host within 10 s, with nobody asking;
+    and `--balloon` is honoured."""
+    image = vm.Image()
+    touch = ('python3 -c \'import mmap; m = mmap.mmap(-1, 1 << 30); '
+             '[m.__setitem__(i, 1) for i in range(0, 1 << 30, 4096)]; print("touched", flush=True); input()\'')
+    with vm.Workdir() as work:
+        disk = work.disk(image)
+        # The guest is to do with 1792 MiB of its 2 GiB.
+        with vm.Guest(vm.yado_argv(image, work, disk, extra=['--balloon', '1792M'])) as guest:
+            guest.wait_login(hostname=vm.HOSTNAME)
+            guest.login()
+            given = balloon_pages(guest)
+            check(given == (256 << 20) // 4096, f'the guest gave up {given} pages, not 256 MiB of them')
+            before = guest.memory_of_guest()
+            guest.send(touch + '\n')
+            guest.expect(rb'touched', 120, 'the touching of 1 GiB')
+            full = guest.memory_of_guest()
+            check(full - before > 0.95 * (1 << 30), f'touching 1 GiB took {(full - before) >> 20} MiB of the host')
+            guest.send('\n')
+            seconds = wait_memory(guest, full - int(0.9 * (1 << 30)), 10, '1 GiB was touched and freed')
+            # What came back is zero, and whole again when it is used.
+            guest.run('head -c 600M /dev/zero > /dev/shm/z; cmp -n 629145600 /dev/zero /dev/shm/z && rm /dev/shm/z', 120)
+            check_ended_well(guest, guest.poweroff(), disk)
+    return f'{(full - before) >> 20} MiB touched, 90 % back after {seconds:.1f} s'
+
+
 # ---- ends of other kinds ----
 
 def tiny(work, code, *extra):
@@ -444,5 +491,5 @@ def closed_stdin():
 # Cases that need no guest image, then those that do; in the order of a run.
 QUICK = [no_command, doctor, triple_fault_status, timeout_status, uart_output, closed_stdin, escape_key,
          signals_restore_terminal, without_privileges, disk_in_use]
-IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, reboot, power_button, kill_keeps_flushed,
+IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, reboot, power_button, kill_keeps_flushed,
          sysrq_crash_status]

@@ -119,17 +119,17 @@ static void amd_features(void **state)
     assert_int_equal(r.ebx, 0x68747541);
     r = get(&m, 1, 0);
     assert_int_equal(r.eax, 0xa10f11);
-    assert_true(r.ecx & BIT(31));                    /* hypervisor */
-    assert_true(r.ecx & BIT(21) && r.ecx & BIT(24)); /* x2APIC, TSC deadline */
-    assert_int_equal(r.ecx & (BIT(3) | BIT(5) | BIT(15) | BIT(17) | BIT(27)),
-                     0);                                          /* MONITOR VMX PDCM PCID OSXSAVE */
-    assert_int_equal(r.edx & (BIT(1) | BIT(17)), 0);              /* VME PSE-36 */
-    assert_true(r.edx & BIT(28));                                 /* two logical processors */
-    assert_true(get_for(&m, 1, 0, 0, 1, 1u << 18).ecx & BIT(27)); /* OSXSAVE follows CR4 */
+    assert_true(r.ecx & BIT(31));                                       /* hypervisor */
+    assert_true(r.ecx & BIT(21) && r.ecx & BIT(24));                    /* x2APIC, TSC deadline */
+    assert_int_equal(r.ecx & (BIT(3) | BIT(5) | BIT(15) | BIT(27)), 0); /* MONITOR VMX PDCM OSXSAVE */
+    assert_int_equal(r.ecx & BIT(17), BIT(17));                         /* PCID */
+    assert_int_equal(r.edx & (BIT(1) | BIT(17)), 0);                    /* VME PSE-36 */
+    assert_true(r.edx & BIT(28));                                       /* two logical processors */
+    assert_true(get_for(&m, 1, 0, 0, 1, 1u << 18).ecx & BIT(27));       /* OSXSAVE follows CR4 */
     r = get(&m, 7, 0);
     assert_int_equal(r.eax, 0); /* no sub-leaf 1 */
-    assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8) | BIT(9) | BIT(18) | BIT(19) |
-                                BIT(20) | BIT(23) | BIT(24) | BIT(29));
+    assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(18) |
+                                BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
     assert_int_equal(r.ebx & 0xd0230000u, 0); /* AVX-512 F DQ IFMA CD BW VL */
     assert_int_equal(r.ecx, BIT(2) | BIT(8) | BIT(9) | BIT(10) | BIT(22));
     assert_int_equal(r.edx, BIT(4));
@@ -162,8 +162,8 @@ static void intel_features(void **state)
     cpuid_model_init(&m, 4, 2900000, host_icelake);
     assert_false(m.is_amd);
     r = get(&m, 7, 0); /* of a host that claims everything, what we know remains */
-    assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(13) |
-                                BIT(18) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
+    assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) |
+                                BIT(13) | BIT(18) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
     assert_int_equal(r.ecx, BIT(2) | BIT(8) | BIT(9) | BIT(10) | BIT(22));
     assert_int_equal(r.edx, BIT(4) | BIT(26) | BIT(27) | BIT(29));
     r = get(&m, 0x80000001, 0);

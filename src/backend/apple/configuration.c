@@ -67,6 +67,15 @@ static void entropy_set(id config, const struct spec *s)
     VZVirtualMachineConfiguration_setEntropyDevices(config, list_array(&l));
 }
 
+static void balloon_set(id config, const struct spec *s)
+{
+    struct list l = { .count = 0 };
+
+    for (unsigned i = 0; i < s->balloon_count; i++)
+        list_add(&l, NEW(VZVirtioTraditionalMemoryBalloonDeviceConfiguration));
+    VZVirtualMachineConfiguration_setMemoryBalloonDevices(config, list_array(&l));
+}
+
 static bool shares_set(id config, const struct spec *s, struct yado_error *err)
 {
     struct list l = { .count = 0 };
@@ -122,6 +131,7 @@ static bool sounds_set(id config, const struct spec *s, struct yado_error *err)
 static bool devices_set(id config, const struct spec *s, struct scratch *scratch, struct yado_error *err)
 {
     entropy_set(config, s);
+    balloon_set(config, s);
     return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
            network_set(config, s, err) && shares_set(config, s, err) && screen_set(config, s, err) &&
            sounds_set(config, s, err);

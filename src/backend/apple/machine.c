@@ -128,6 +128,7 @@ struct quick_call {
     struct backend *b;
     void (*fn)(struct quick_call *q);
     unsigned index;
+    uint64_t size;
     const struct net_config *net;
     const struct spec_share *share;
     bool flag;
@@ -377,6 +378,22 @@ static void apple_console_size(struct backend *b, unsigned index, uint16_t colum
     (void)rows;
 }
 
+static void balloon_target(struct quick_call *q)
+{
+    id devices = VZVirtualMachine_memoryBalloonDevices(q->b->machine);
+
+    if (NSArray_count(devices))
+        VZVirtioTraditionalMemoryBalloonDevice_setTarget(NSArray_objectAtIndex(devices, 0), q->size);
+}
+
+static void apple_balloon_target(struct backend *b, uint64_t size)
+{
+    struct quick_call q = { .b = b, .fn = balloon_target, .size = size };
+    struct yado_error err = YADO_ERROR_INIT;
+
+    quick_do(&q, &err); /* has no way to fail */
+}
+
 static void net_attach(struct quick_call *q)
 {
     id devices = VZVirtualMachine_networkDevices(q->b->machine), attachment = NULL, device;
@@ -451,6 +468,7 @@ const struct backend_ops backend_apple = {
     .service = apple_service,
     .request_stop = apple_request_stop,
     .console_size = apple_console_size,
+    .balloon_target = apple_balloon_target,
     .net_attach = apple_net_attach,
     .counters = apple_counters,
     .share_set = apple_share_set,

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/translator/fixed.h"
 #include "engine/translator/mmu.h"
 #include "util/err.h"
 
@@ -48,7 +49,8 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
     cc->tbs = reserve(cc->tb_max * sizeof *cc->tbs);
     cc->side = reserve(cc->side_max * sizeof *cc->side);
     cc->scratch = malloc(translate_scratch_size());
-    if (!cc->tbs || !cc->side || !cc->scratch) {
+    cc->fixed = reserve(sizeof *cc->fixed);
+    if (!cc->tbs || !cc->side || !cc->scratch || !cc->fixed) {
         err_set(err, YADO_ERR_MEMORY, "translator: no memory for the code cache's tables");
         cache_free(cc);
         return NULL;
@@ -69,6 +71,8 @@ void cache_free(struct code_cache *cc)
     if (cc->side)
         munmap(cc->side, cc->side_max * sizeof *cc->side);
     free(cc->scratch);
+    if (cc->fixed)
+        munmap(cc->fixed, sizeof *cc->fixed);
     jitmem_close(&cc->mem);
     munmap(cc, sizeof *cc);
 }
@@ -149,6 +153,9 @@ void cache_flush(struct tvm *vm)
     cc->side_count = 0;
     cc->hot_pos = cc->stub_len;
     cc->cold_pos = cc->hot_end;
-    for (unsigned i = 0; i < vm->cpu_count; i++)
+    madvise(cc->fixed, sizeof *cc->fixed, MADV_DONTNEED);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        vm->cpus[i]->fixed_ok = 0;
         mmu_flush_jump_cache(vm->cpus[i]);
+    }
 }

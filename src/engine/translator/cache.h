@@ -21,6 +21,7 @@
 #define MODE_NO_AVX 0x200u    /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
 #define MODE_SMAP 0x1000u     /* CR4.SMAP */
+#define MODE_FIXED 0x2000u    /* the block knows its linear address (fixed.c) */
 #define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
@@ -29,10 +30,12 @@ enum exit_reason {
     XIT_LOOKUP, /* go on at c->rip */
     XIT_LINK, /* the same, and a jump can be patched: exit_arg = displacement's offset | guest offset << 32 |
                  MODE bits << 48 */
-    XIT_EXCLUSIVE, /* the instruction at c->rip must run alone */
-    XIT_BRANCH,    /* as XIT_LOOKUP, from an indirect branch: exit_arg = BRANCH_DESC */
-    XIT_POLL,      /* exit_request was seen */
-    XIT_STEP,      /* an interpreted instruction changed the course */
+    XIT_EXCLUSIVE,  /* the instruction at c->rip must run alone */
+    XIT_FIXED_LINK, /* as XIT_LINK, from a block of fixed address: exit_arg = displacement's offset | linear
+                       address << 32; exit_bits = MODE bits */
+    XIT_BRANCH,     /* as XIT_LOOKUP, from an indirect branch: exit_arg = BRANCH_DESC */
+    XIT_POLL,       /* exit_request was seen */
+    XIT_STEP,       /* an interpreted instruction changed the course */
     XIT_SHUTDOWN,
     XIT_SIGNAL, /* a host signal at c->fault_rip */
     XIT_NOCODE, /* the code at c->rip is not in RAM */
@@ -51,6 +54,7 @@ struct tb {
     uint32_t hot, cold;      /* offsets in the cache */
     uint32_t hot_len, cold_len;
     uint32_t mode;
+    int32_t vpage; /* MODE_FIXED: linear page address, sign-extended */
     uint32_t side; /* first entry in the side table */
     uint16_t side_count;
     uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
@@ -73,14 +77,15 @@ static inline bool tb_is_local(const struct tb *tb)
     return tb->gpage2 == ~0ull && tb->len != 0;
 }
 
-#define CACHE_HASH_BITS 17
+#define CACHE_HASH_BITS 18
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
-    void (*enter)(struct tcpu *c, const void *host);
+    void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
     const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
-    const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_poll, *stale, *signal;
+    const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
+    const uint8_t *ret_miss[MMU_COUNT];
 };
 
 struct code_cache {
@@ -92,6 +97,7 @@ struct code_cache {
     struct tb_side *side;
     uint32_t side_count, side_max;
     _Atomic uint32_t flush_gen;
+    struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
     struct tb *_Atomic hash[CACHE_HASH_SIZE];
 };
@@ -106,8 +112,8 @@ static inline unsigned cache_hash(uint64_t gpage, unsigned off, uint32_t mode)
     return (unsigned)(k >> (64 - CACHE_HASH_BITS));
 }
 
-/* Light, no lock needed. */
-struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode);
+/* Light, no lock needed. vpage counts for MODE_FIXED only. */
+struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode, uint64_t vpage);
 static inline const uint8_t *cache_rx(const struct code_cache *cc, uint32_t off)
 {
     return (const uint8_t *)cc->mem.rx + off;
@@ -143,7 +149,7 @@ void stubs_emit(struct code_cache *cc);
 /* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked.
  * NULL: cache full. gpage2 is the next code page or ~0 if it is not known to be there. */
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode);
+                           uint32_t mode, uint64_t vpage);
 size_t translate_scratch_size(void);
 
 /* Called from stubs (vcpu.c). */

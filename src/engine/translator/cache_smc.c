@@ -2,11 +2,13 @@
 #include "engine/translator/cache.h"
 #include "engine/translator/mmu.h"
 
-struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode)
+struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode, uint64_t vpage)
 {
+    int32_t fixed = mode & MODE_FIXED ? (int32_t)vpage : 0;
     struct tb *tb = atomic_load_explicit(&cc->hash[cache_hash(gpage, off, mode)], memory_order_acquire);
     for (; tb; tb = atomic_load_explicit(&tb->hash_next, memory_order_acquire)) {
-        if (tb->off == off && tb->gpage == gpage && tb->mode == mode && !atomic_load(&tb->dead))
+        if (tb->off == off && tb->gpage == gpage && tb->mode == mode && tb->vpage == fixed &&
+            !atomic_load(&tb->dead))
             return tb;
     }
     return NULL;

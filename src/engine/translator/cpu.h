@@ -56,6 +56,12 @@ struct jc_entry {
 
 #define ITLB_SIZE 256u
 
+/* Return addresses of translated code (stubs.c), a pair of words for each call: some 4,000 calls deep. A call
+ * first touches RETURN_STACK_ROOM bytes below RSP, which C handlers of foreign signals may need. */
+#define RETURN_STACK_ROOM 16384
+#define RETURN_STACK_SIZE (4096 + RETURN_STACK_ROOM + 65536)
+#define SIGNAL_STACK_SIZE 65536
+
 enum tcounter {
     TC_BLOCKS,
     TC_BLOCK_INSNS,
@@ -134,6 +140,8 @@ struct tcpu {
     uint32_t staged;          /* the last slow access was staged */
     uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */
     uint64_t host_rsp;
+    uint64_t return_base;              /* top of the return stack (stubs.c) */
+    uint64_t jit_rsp;                  /* RSP of translated code while C runs */
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_seg_changed */
     struct x86_segment seg[S_COUNT];
 
@@ -181,6 +189,10 @@ struct tcpu {
     uint32_t translate_gen;      /* the code cache's flush_gen when the last block was made */
     uint8_t need_exclusive;      /* the instruction must run while all other vCPUs stand still (split LOCK) */
     uint8_t jc_dirty[MMU_COUNT];
+    uint8_t fixed_ok;             /* blocks of fixed address may run (fixed.c) */
+    uint32_t exit_bits;           /* XIT_FIXED_LINK */
+    uint8_t *return_stack;        /* its lowest page cannot be touched; the signal stack follows it */
+    uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
     uint8_t huge_seen;       /* a 1 GiB page is in the TLB */
     uint64_t large_bloom;    /* which 1 GiB stretches (hashed) have large pages in the TLB */
@@ -194,6 +206,7 @@ struct tcpu {
     uint16_t tlb_log[MMU_COUNT][TLB_SIZE]; /* indices that were filled with pages that are not global */
     uint64_t fault_rip;                    /* host signal inside translated code (fault_linux.c) */
     uint64_t fault_eflags;
+    uint64_t fault_address;
     uint16_t exit_fl, exit_fl_pad[3]; /* flags in the form of fl, as the host had them at the last raw exit */
     uint32_t fault_trap, fault_error;
     uint64_t counters[TCOUNTER_COUNT];

@@ -95,6 +95,7 @@ static void translator_close(struct engine_vm *evm)
         if (!vm->cpus[i])
             continue;
         lapic_free(vm->cpus[i]->lapic);
+        munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(vm->cpus[i], sizeof(struct tcpu));
     }
     for (unsigned i = 0; i < vm->slot_count; i++)
@@ -117,10 +118,17 @@ static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
     c->heavy_depth = 1;
     struct lapic_env env = vcpu_lapic_env(c);
     c->lapic = lapic_new(index, &env);
-    if (!c->lapic) {
+    void *stack = mmap(NULL, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!c->lapic || stack == MAP_FAILED || mprotect(stack, PAGE_SIZE, PROT_NONE) != 0) {
+        lapic_free(c->lapic);
+        if (stack != MAP_FAILED)
+            munmap(stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(c, sizeof *c);
         return NULL;
     }
+    c->return_stack = stack;
+    c->return_base = (uint64_t)(uintptr_t)stack + RETURN_STACK_SIZE;
     mmu_init(c);
     vm->cpus[index] = c;
     vm->cpu_count = index + 1;

@@ -58,6 +58,7 @@ static void on_fault(int sig, siginfo_t *info, void *ctx)
     if (c && cache_contains(c->vm->cache, rip)) {
         c->fault_rip = rip;
         c->fault_eflags = (uint64_t)uc->uc_mcontext.gregs[REG_EFL];
+        c->fault_address = (uint64_t)uc->uc_mcontext.gregs[REG_CR2];
         c->fault_trap = (uint32_t)uc->uc_mcontext.gregs[REG_TRAPNO];
         c->fault_error = (uint32_t)uc->uc_mcontext.gregs[REG_ERR];
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)c->vm->cache->stubs.signal;
@@ -124,6 +125,10 @@ void fault_thread_begin(struct tcpu *c)
     for (unsigned i = 0; i < array_size(fault_signals); i++)
         sigaddset(&set, fault_signals[i]);
     sigaddset(&set, timer_signal());
+    /* Translated code's stack is small and full of return addresses: signals have one of their own. */
+    stack_t alt = { .ss_sp = c->return_stack + RETURN_STACK_SIZE, .ss_size = SIGNAL_STACK_SIZE };
+    _Static_assert(sizeof(stack_t) <= sizeof c->old_signal_stack, "cpu.h");
+    sigaltstack(&alt, (stack_t *)(void *)c->old_signal_stack);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     syscall(SYS_arch_prctl, ARCH_SET_GS, c);
     struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = timer_signal() };
@@ -137,6 +142,7 @@ void fault_thread_end(struct tcpu *c)
     if (c->timer_made)
         syscall(SYS_timer_delete, c->timer);
     c->timer_made = 0;
+    sigaltstack((const stack_t *)(const void *)c->old_signal_stack, NULL);
     syscall(SYS_arch_prctl, ARCH_SET_GS, 0);
     thread_cpu = NULL;
 }

@@ -87,14 +87,13 @@ void cpu_io_write(struct tcpu *c, bool port, uint64_t addr, unsigned width, uint
     cpu_heavy_end(c);
 }
 
-struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
-                          struct tb *replace)
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
 {
     struct tb *tb;
     cpu_heavy_begin(c);
     do { /* while this vCPU was out, another may have thrown the cache away */
         cpu_run_out(c);
-        tb = heavy_translate(c, gpage, off, gpage2, mode, replace);
+        tb = heavy_translate(c, gpage, gpage2, mode, replace);
         replace = NULL;
         cpu_run_in(c);
     } while (c->translate_gen != atomic_load(&c->vm->cache->flush_gen));

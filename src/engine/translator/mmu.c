@@ -23,6 +23,7 @@
 #include "engine/translator/mmu.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/fixed.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/tvm.h"
 
@@ -325,6 +326,7 @@ void mmu_flush_all(struct tcpu *c)
     c->large_bloom = 0;
     c->huge_seen = 0;
     mmu_flush_jump_cache(c);
+    fixed_verify_all(c);
     c->counters[TC_FLUSH_ALL]++;
 }
 
@@ -362,6 +364,7 @@ void mmu_flush_nonglobal(struct tcpu *c)
             c->jc[MMU_U][i].pc = JC_INVALID;
         c->jc_dirty[MMU_U] = 0;
     }
+    fixed_check_space(c);
     c->counters[TC_FLUSH_NONGLOBAL]++;
 }
 
@@ -383,6 +386,7 @@ static void flush_large_page(struct tcpu *c, uint64_t lin)
         any |= c->exec_bloom[((first >> 6) + k) & 63];
     if (any)
         mmu_flush_jump_cache(c);
+    fixed_verify(c, lin);
 }
 
 void mmu_flush_page(struct tcpu *c, uint64_t lin)
@@ -399,6 +403,7 @@ void mmu_flush_page(struct tcpu *c, uint64_t lin)
     uint64_t n = lin >> 12;
     if (c->exec_bloom[(n >> 6) & 63] & (1ull << (n & 63)))
         mmu_flush_jump_cache(c);
+    fixed_verify(c, lin);
 }
 
 /* ---- code fetch ---- */
@@ -423,6 +428,23 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
     c->exec_bloom[(n >> 6) & 63] |= 1ull << (n & 63);
     *gpage = w.gpa & PAGE_MASK;
     return true;
+}
+
+bool mmu_code_global(const struct tcpu *c, uint64_t vpage)
+{
+    const struct itlb_entry *e = &c->itlb[(vpage >> 12) & (ITLB_SIZE - 1)];
+    return e->vpage == vpage && (e->pad & 1);
+}
+
+bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m)
+{
+    struct tcpu_exception before = c->exc;
+    struct walk w;
+    bool ok = walk(c, vpage, MMU_EXEC, MMU_S, &w);
+    c->exc = before;
+    if (ok)
+        *m = (struct mmu_mapping){ w.gpa, w.shift, w.global };
+    return ok;
 }
 
 /* ---- access for C ---- */

@@ -62,6 +62,16 @@ bool mmu_translate(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
  * none pending if the page is not RAM. */
 bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage);
 
+/* Whether the page that mmu_code_page has just answered for is global. */
+bool mmu_code_global(const struct tcpu *c, uint64_t vpage);
+/* Walks for supervisor code at vpage. shift: log2 of the page's size. Raises nothing. */
+struct mmu_mapping {
+    uint64_t gpa;
+    unsigned shift;
+    bool global;
+};
+bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m);
+
 /* What translated code asks when a TLB check failed (see trans_mem.c). desc is an mmu_desc. The answer says
  * where to go on. */
 enum mmu_answer { MMU_ANS_FAULT, MMU_ANS_DIRECT, MMU_ANS_STAGED, MMU_ANS_EXCLUSIVE };

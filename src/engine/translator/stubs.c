@@ -2,8 +2,8 @@
  *
  * In translated code the guest's registers are in the host registers of the same number, except: guest RSP is
  * in r15; guest r9, r10, r11 and r15 are in their homes in struct tcpu (GS base); r9, r10, r11 are scratch.
- * RSP is the thread's C stack, 16-byte aligned between instructions. Guest x87/SSE/AVX state is in the
- * registers; the C functions called here are light. DF is always clear.
+ * RSP is the return stack (below). Guest x87/SSE/AVX state is in the registers; the C functions called here
+ * are light. DF is always clear.
  *
  *   mem_slow_h/d  call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: r9 = offset, r10 = host
  * page (_h) or r10 = delta (_d); tcpu.staged says whether it is the staging buffer. group         call; r9 =
@@ -13,7 +13,18 @@
  * special << 16. Flags are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
  *   exit_branch   the same, and r10d = BRANCH_DESC.
  *   exit_poll     jump; r10d = offset. Flags are saved.
- *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them. */
+ *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them.
+ *   exit_fixed_link  the same, and r9d = exit_bits.
+ *
+ * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
+ * said above; others have 0 there, and the page is in tcpu.vpage.
+ *
+ * The return stack. A guest CALL ends in a host CALL, a guest RET in a host RET, so that the host predicts
+ * where returns go. RSP is the vCPU's return stack for that reason, not the thread's C stack, to which the
+ * stubs change. Behind the host CALL stands a check that the guest really returns there (r9 = the address
+ * that RET popped, r11 = BRANCH_DESC of the RET, as for r10); if not, or at the bottom of the stack, ret_miss
+ * empties the return stack and looks in the jump cache. The stack is emptied whenever the dispatcher runs,
+ * thus whenever translations or modes change. */
 #include "engine/translator/cache.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
@@ -50,6 +61,29 @@ static void call_c(struct emit *e, void *fn)
     e_byte(e, 0xff), e_byte(e, 0xd0);
 }
 
+/* The upper half of r10 is the linear page of a block of fixed address. Uses rax, and flags. */
+static void take_vpage(struct emit *e)
+{
+    e_mov_rr(e, 1, H_AX, H_10);
+    e_rr(e, 1, 0xc1, 7, H_AX); /* SAR */
+    e_byte(e, 32);
+    uint8_t *none = e_jcc_fwd(e, CC_E);
+    e_store(e, 1, GS(vpage), H_AX);
+    e_patch(none, e->p);
+}
+
+/* From the return stack to the C stack with n bytes on it (a multiple of 16), and back. */
+static void to_c_stack(struct emit *e, int n)
+{
+    e_store(e, 1, GS(jit_rsp), H_SP);
+    e_load(e, 1, H_SP, GS(host_rsp));
+    e_lea(e, 1, H_SP, hm_base(H_SP, -8 - n));
+}
+static void from_c_stack(struct emit *e)
+{
+    e_load(e, 1, H_SP, GS(jit_rsp));
+}
+
 /* eax = exit reason, guest registers are in their homes. */
 static void leave(struct emit *e)
 {
@@ -70,33 +104,66 @@ static void capture_flags(struct emit *e)
     e_store(e, 0, hm_gs(offsetof(struct tcpu, exit_fl)), H_AX);
 }
 
-static void emit_enter(struct emit *e)
+/* T0 = where the guest returns to, r11 = BRANCH_DESC. */
+static void emit_ret_miss(struct emit *e, unsigned idx, const uint8_t *exit_branch)
+{
+    size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
+    e_load(e, 1, H_SP, GS(return_base));
+    e_lea(e, 1, H_SP, hm_base(H_SP, -8)); /* where emit_enter's return address is */
+    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
+    uint8_t *out = e_jcc_fwd(e, CC_NE);
+    e_mov_rr(e, 0, T1, T0);
+    e_shr_ri(e, 0, T1, 8);
+    e_alu_rr(e, 0, ALU_XOR, T1, T0);
+    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
+    e_shl_ri(e, 0, T1, 4);
+    e_alu_rm(e, 1, ALU_CMP, T0,
+             (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
+    uint8_t *miss = e_jcc_fwd(e, CC_NE);
+    e_alu_ri(e, 1, ALU_AND, T0, -4096);
+    e_store(e, 1, GS(vpage), T0);
+    e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
+    e_patch(out, e->p);
+    e_patch(miss, e->p);
+    e_mov_rr(e, 1, H_10, H_11);
+    e_jmp(e, exit_branch);
+}
+
+/* The lowest return address on the return stack is the one that this leaves there. Returns happen under MMU_U
+ * and MMU_S only (trans_flow.c). */
+static void emit_enter(struct emit *e, unsigned idx, const uint8_t *exit_branch)
 {
     static const uint8_t pushes[] = { H_BX, H_BP, H_12, H_13, H_14, H_15 };
     for (unsigned i = 0; i < array_size(pushes); i++)
         e_push(e, pushes[i]);
-    e_store(e, 1, hm_gs(offsetof(struct tcpu, host_rsp)), H_SP);
-    e_alu_ri(e, 1, ALU_SUB, H_SP, 8);
+    e_store(e, 1, GS(host_rsp), H_SP);
+    e_load(e, 1, H_SP, GS(return_base));
     e_mov_rr(e, 1, H_9, H_SI);
     e_rm0f(e, 0, 0xb7, H_AX, hm_gs(offsetof(struct tcpu, fl))); /* movzx */
     e_add_al_7f(e);
     e_sahf(e);
     fill_caller(e);
     fill_callee(e);
-    e_jmp_reg(e, H_9);
+    e_byte(e, 0x41), e_byte(e, 0xff), e_byte(e, 0xd1); /* call r9 */
+    emit_ret_miss(e, idx == MMU_SU ? MMU_S : idx, exit_branch);
 }
 
 static void emit_exit(struct emit *e, enum exit_reason why)
 {
     spill_caller(e);
     spill_callee(e);
-    if (why == XIT_LINK || why == XIT_STALE || why == XIT_SIGNAL)
+    if (why == XIT_LINK || why == XIT_FIXED_LINK || why == XIT_STALE || why == XIT_SIGNAL)
         capture_flags(e);
-    if (why == XIT_LINK || why == XIT_STALE || why == XIT_BRANCH)
+    if (why == XIT_LINK || why == XIT_FIXED_LINK || why == XIT_STALE || why == XIT_BRANCH)
         e_store(e, 1, hm_gs(offsetof(struct tcpu, exit_arg)), H_10);
+    if (why == XIT_FIXED_LINK)
+        e_store(e, 0, GS(exit_bits), H_9);
+    if (why == XIT_BRANCH || why == XIT_POLL)
+        take_vpage(e);
     if (why == XIT_LOOKUP || why == XIT_BRANCH)
         e_store(e, 1, hm_gs(offsetof(struct tcpu, rip)), H_9);
     if (why == XIT_POLL) {
+        e_mov_rr(e, 0, H_10, H_10);
         e_alu_rm(e, 1, ALU_ADD, H_10, hm_gs(offsetof(struct tcpu, vpage)));
         e_store(e, 1, hm_gs(offsetof(struct tcpu, rip)), H_10);
     }
@@ -107,8 +174,9 @@ static void emit_exit(struct emit *e, enum exit_reason why)
 static void emit_mem_slow(struct emit *e, bool delta)
 {
     spill_caller(e);
+    take_vpage(e);
     e_store(e, 1, GS(dc_home), DC);
-    e_alu_ri(e, 1, ALU_SUB, H_SP, 40);
+    to_c_stack(e, 32);
     e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
     e_mov_rr(e, 1, H_SI, H_9);
     e_mov_rr(e, 0, H_DX, H_10);
@@ -124,7 +192,7 @@ static void emit_mem_slow(struct emit *e, bool delta)
            hm_base(H_SP, delta ? offsetof(struct mmu_slow, delta) : offsetof(struct mmu_slow, hpage)));
     e_load(e, 1, DC, GS(dc_home));
     fill_caller(e);
-    e_alu_ri(e, 1, ALU_ADD, H_SP, 40);
+    from_c_stack(e);
     e_ret(e);
     e_patch(out, e->p);
     spill_callee(e);
@@ -135,8 +203,9 @@ static void emit_mem_slow(struct emit *e, bool delta)
 static void emit_group(struct emit *e)
 {
     spill_caller(e);
+    take_vpage(e);
     e_store(e, 1, GS(dc_home), DC);
-    e_alu_ri(e, 1, ALU_SUB, H_SP, 40);
+    to_c_stack(e, 32);
     e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
     e_mov_rr(e, 1, H_SI, H_9);
     e_mov_rr(e, 0, H_DX, H_10);
@@ -146,7 +215,7 @@ static void emit_group(struct emit *e)
     e_rr(e, 0, 0x85, H_AX, H_AX);
     e_load(e, 1, DC, GS(dc_home));
     fill_caller(e);
-    e_lea(e, 1, H_SP, hm_base(H_SP, 40));
+    from_c_stack(e);
     e_ret(e);
 }
 
@@ -156,12 +225,13 @@ static void emit_call(struct emit *e, void *fn, bool keep_flags)
     spill_callee(e);
     if (keep_flags)
         capture_flags(e);
+    take_vpage(e);
     e_store(e, 1, GS(dc_home), DC);
-    e_alu_ri(e, 1, ALU_SUB, H_SP, 8);
+    to_c_stack(e, 0);
     e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
     e_mov_rr(e, 0, H_SI, H_10);
     call_c(e, fn);
-    e_alu_ri(e, 1, ALU_ADD, H_SP, 8);
+    from_c_stack(e);
     e_rr(e, 0, 0x85, H_AX, H_AX);
     uint8_t *out = e_jcc_fwd(e, CC_NE);
     if (keep_flags) {
@@ -187,18 +257,24 @@ static const uint8_t *start(struct emit *e)
 void stubs_emit(struct code_cache *cc)
 {
     struct emit em = { .p = cc->mem.rw,
-                       .end = (uint8_t *)cc->mem.rw + PAGE_SIZE,
+                       .end = (uint8_t *)cc->mem.rw + 2 * PAGE_SIZE,
                        .rx_off = (uint8_t *)cc->mem.rx - (uint8_t *)cc->mem.rw };
     struct emit *e = &em;
     struct stubs *s = &cc->stubs;
-    s->enter = (void (*)(struct tcpu *, const void *))(uintptr_t)start(e);
-    emit_enter(e);
     s->exit_lookup = start(e);
     emit_exit(e, XIT_LOOKUP);
     s->exit_branch = start(e);
     emit_exit(e, XIT_BRANCH);
     s->exit_link = start(e);
     emit_exit(e, XIT_LINK);
+    s->exit_fixed_link = start(e);
+    emit_exit(e, XIT_FIXED_LINK);
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        s->ret_miss[idx] = start(e);
+        emit_ret_miss(e, idx, s->exit_branch);
+        s->enter[idx] = (void (*)(struct tcpu *, const void *))(uintptr_t)start(e);
+        emit_enter(e, idx, s->exit_branch);
+    }
     s->exit_poll = start(e);
     emit_exit(e, XIT_POLL);
     s->signal = start(e);

@@ -76,10 +76,10 @@ static bool write_cr0(struct tcpu *c, uint64_t v)
 
 static bool write_cr3(struct tcpu *c, uint64_t v)
 {
-    bool pcid = (c->cr4 & CR4_PCIDE) != 0;
-
-    if (pcid)
-        v &= ~(1ull << 63); /* "need not flush": the TLB has no PCIDs, so it must */
+    /* 4.10.4.1: bit 63 allows to keep what the PCID has in the TLB. Without tags in ours nothing of another
+     * PCID may stay, so the flush comes all the same. */
+    if (c->cr4 & CR4_PCIDE)
+        v &= ~(1ull << 63);
     if (cpu_long_mode(c) && v >> tvm_cpuid(c->vm)->phys_bits)
         return cpu_raise_gp(c, 0);
     c->cr3 = cpu_long_mode(c) ? v : v & 0xffffffffu;

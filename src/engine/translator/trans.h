@@ -7,6 +7,7 @@
 
 #include "engine/translator/cache.h"
 #include "engine/translator/emit.h"
+#include "engine/translator/fixed.h"
 
 /* Scratch host registers. */
 #define T0 H_9
@@ -85,6 +86,7 @@ struct trans {
     const uint8_t *page;
     unsigned start, off; /* guest offsets in the page: of the block, of the current instruction */
     unsigned end;        /* guest bytes read so far end here */
+    uint64_t vpage;      /* linear page; known only under MODE_FIXED */
     uint32_t mode;
     unsigned idx;  /* enum mmu_index */
     unsigned bits; /* 32 or 64 */
@@ -110,6 +112,15 @@ static inline bool is_slot(unsigned gpr) /* guest registers that live in memory 
 static inline int host_reg(unsigned gpr) /* for those that do not */
 {
     return gpr == R_SP ? H_GUEST_SP : (int)gpr;
+}
+static inline bool is_fixed(const struct trans *t) /* the linear address is known */
+{
+    return (t->mode & MODE_FIXED) != 0;
+}
+/* r10 (or r11) = what a stub wants there, with the linear page if it is known. */
+static inline void e_desc(const struct trans *t, struct emit *e, int reg, uint32_t desc)
+{
+    e_mov_ri64(e, reg, desc | (is_fixed(t) ? (uint64_t)(uint32_t)t->vpage << 32 : 0));
 }
 static inline unsigned next_off(const struct trans *t)
 {

@@ -178,38 +178,108 @@ static enum way system_way(const struct trans *t)
     }
 }
 
-/* Encodings that CPUID denies to every guest. */
-static bool denied(const struct trans *t)
+#define BIT(n) (1u << (n))
+
+/* Instruction sets beyond the basic ones, and the CPUID bits that offer them. */
+static bool extension_offered(const struct cpuid_model *m, ZydisISASet set)
 {
-    switch (t->in->encoding) {
-    case ZYDIS_INSTRUCTION_ENCODING_EVEX:
-    case ZYDIS_INSTRUCTION_ENCODING_MVEX:
-    case ZYDIS_INSTRUCTION_ENCODING_XOP:
-    case ZYDIS_INSTRUCTION_ENCODING_3DNOW: return true;
-    default: break;
-    }
-    switch (t->in->mnemonic) {
-    case ZYDIS_MNEMONIC_XSAVEC:
-    case ZYDIS_MNEMONIC_XSAVEC64:
-    case ZYDIS_MNEMONIC_XSAVES:
-    case ZYDIS_MNEMONIC_XSAVES64:
-    case ZYDIS_MNEMONIC_XRSTORS:
-    case ZYDIS_MNEMONIC_XRSTORS64:
-    case ZYDIS_MNEMONIC_XBEGIN:
-    case ZYDIS_MNEMONIC_XEND:
-    case ZYDIS_MNEMONIC_XABORT:
-    case ZYDIS_MNEMONIC_XTEST:
-    case ZYDIS_MNEMONIC_RDPKRU:
-    case ZYDIS_MNEMONIC_WRPKRU:
-    case ZYDIS_MNEMONIC_RDPRU:
-    case ZYDIS_MNEMONIC_RDSSPD:
-    case ZYDIS_MNEMONIC_RDSSPQ:
-    case ZYDIS_MNEMONIC_UMONITOR:
-    case ZYDIS_MNEMONIC_UMWAIT:
-    case ZYDIS_MNEMONIC_TPAUSE:
-    case ZYDIS_MNEMONIC_CLZERO: return true;
+    uint32_t c1 = m->f1_ecx, b7 = m->f7_ebx, c7 = m->f7_ecx;
+    bool avx = m->has_avx;
+    switch (set) {
+    case ZYDIS_ISA_SET_SSE3:
+    case ZYDIS_ISA_SET_SSE3X87: return c1 & BIT(0);
+    case ZYDIS_ISA_SET_PCLMULQDQ: return c1 & BIT(1);
+    case ZYDIS_ISA_SET_SSSE3:
+    case ZYDIS_ISA_SET_SSSE3MMX: return c1 & BIT(9);
+    case ZYDIS_ISA_SET_FMA: return avx && (c1 & BIT(12));
+    case ZYDIS_ISA_SET_CMPXCHG16B: return c1 & BIT(13);
+    case ZYDIS_ISA_SET_SSE4: return c1 & BIT(19);
+    case ZYDIS_ISA_SET_SSE42: return c1 & BIT(20);
+    case ZYDIS_ISA_SET_MOVBE: return c1 & BIT(22);
+    case ZYDIS_ISA_SET_POPCNT: return c1 & BIT(23);
+    case ZYDIS_ISA_SET_AES: return c1 & BIT(25);
+    case ZYDIS_ISA_SET_XSAVE: return c1 & BIT(26);
+    case ZYDIS_ISA_SET_XSAVEOPT: return m->host_d1.eax & BIT(0);
+    case ZYDIS_ISA_SET_AVX: return avx;
+    case ZYDIS_ISA_SET_AVXAES: return avx && (c1 & BIT(25));
+    case ZYDIS_ISA_SET_F16C: return avx && (c1 & BIT(29));
+    case ZYDIS_ISA_SET_RDRAND: return c1 & BIT(30);
+    case ZYDIS_ISA_SET_BMI1: return b7 & BIT(3);
+    case ZYDIS_ISA_SET_AVX2:
+    case ZYDIS_ISA_SET_AVX2GATHER: return avx && (b7 & BIT(5));
+    case ZYDIS_ISA_SET_BMI2: return b7 & BIT(8);
+    case ZYDIS_ISA_SET_RDSEED: return b7 & BIT(18);
+    case ZYDIS_ISA_SET_ADOX_ADCX: return b7 & BIT(19);
+    case ZYDIS_ISA_SET_CLFLUSHOPT: return b7 & BIT(23);
+    case ZYDIS_ISA_SET_CLWB: return b7 & BIT(24);
+    case ZYDIS_ISA_SET_SHA: return b7 & BIT(29);
+    case ZYDIS_ISA_SET_GFNI: return c7 & BIT(8);
+    case ZYDIS_ISA_SET_AVX_GFNI: return avx && (c7 & BIT(8));
+    case ZYDIS_ISA_SET_VAES: return avx && (c7 & BIT(9));
+    case ZYDIS_ISA_SET_VPCLMULQDQ: return avx && (c7 & BIT(10));
     default: return false;
     }
+}
+
+/* The list of what may run: the host has more than the guest's CPUID offers, and some of that (stores through
+ * a register that no check has seen, states that are not switched) must not get into the cache. What is not
+ * on the list raises #UD. The general path has a list of its own, its table of handlers. */
+static bool is_offered(const struct trans *t)
+{
+    switch (t->in->encoding) {
+    case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
+    case ZYDIS_INSTRUCTION_ENCODING_VEX: break;
+    default: return false;
+    }
+    switch (t->in->meta.isa_set) {
+    case ZYDIS_ISA_SET_I86:
+    case ZYDIS_ISA_SET_I186:
+    case ZYDIS_ISA_SET_I286PROTECTED:
+    case ZYDIS_ISA_SET_I286REAL:
+    case ZYDIS_ISA_SET_I386:
+    case ZYDIS_ISA_SET_I486:
+    case ZYDIS_ISA_SET_I486REAL:
+    case ZYDIS_ISA_SET_PENTIUMREAL:
+    case ZYDIS_ISA_SET_PPRO:
+    case ZYDIS_ISA_SET_CMOV:
+    case ZYDIS_ISA_SET_LONGMODE:
+    case ZYDIS_ISA_SET_LAHF:
+    case ZYDIS_ISA_SET_FAT_NOP:
+    case ZYDIS_ISA_SET_PAUSE:
+    case ZYDIS_ISA_SET_X87:
+    case ZYDIS_ISA_SET_FCMOV:
+    case ZYDIS_ISA_SET_FXSAVE:
+    case ZYDIS_ISA_SET_FXSAVE64:
+    case ZYDIS_ISA_SET_PENTIUMMMX:
+    case ZYDIS_ISA_SET_SSE:
+    case ZYDIS_ISA_SET_SSE2:
+    case ZYDIS_ISA_SET_SSE2MMX:
+    case ZYDIS_ISA_SET_SSEMXCSR:
+    case ZYDIS_ISA_SET_CLFSH:
+    case ZYDIS_ISA_SET_LZCNT: /* without it the same bytes are BSR, on this host too */ return true;
+    /* NOPs where the feature is not offered; and what the general path checks for itself */
+    case ZYDIS_ISA_SET_PREFETCH_NOP:
+    case ZYDIS_ISA_SET_PREFETCHWT1:
+    case ZYDIS_ISA_SET_SSE_PREFETCH:
+    case ZYDIS_ISA_SET_CLDEMOTE:
+    case ZYDIS_ISA_SET_MPX:
+    case ZYDIS_ISA_SET_AMD: /* SYSCALL and SYSRET outside 64-bit mode */
+    case ZYDIS_ISA_SET_RDPMC:
+    case ZYDIS_ISA_SET_RDPID:
+    case ZYDIS_ISA_SET_RDTSCP:
+    case ZYDIS_ISA_SET_RDWRFSGS:
+    case ZYDIS_ISA_SET_INVPCID:
+    case ZYDIS_ISA_SET_SMAP: return true;
+    case ZYDIS_ISA_SET_CET:
+        return t->in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 || t->in->mnemonic == ZYDIS_MNEMONIC_ENDBR64;
+    default: return extension_offered(&t->vm->cpuid, t->in->meta.isa_set);
+    }
+}
+
+/* MPX's and CLDEMOTE's encodings are in the space of hints (SDM volume 2, NOP; appendix A, table A-3). */
+static bool is_hint(const struct trans *t)
+{
+    return t->in->meta.isa_set == ZYDIS_ISA_SET_MPX || t->in->meta.isa_set == ZYDIS_ISA_SET_CLDEMOTE;
 }
 
 enum way classify_insn(struct trans *t, unsigned *special)
@@ -217,8 +287,10 @@ enum way classify_insn(struct trans *t, unsigned *special)
     *special = SPECIAL_UD;
     if (t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ)
         return WAY_NOTHING; /* without shadow stacks this encoding is a NOP */
-    if (denied(t))
+    if (!is_offered(t))
         return WAY_SPECIAL;
+    if (is_hint(t))
+        return WAY_NOTHING;
     enum way way = system_way(t);
     if (way == WAY_GENERIC)
         way = fpu_way(t, special);

@@ -1,8 +1,10 @@
 /* Control flow and the stack: how blocks end and how they reach each other.
  *
- * Inside one page a jump goes straight to the other block (patched once that exists). Everything else has a
- * linear address in T0 and goes through the vCPU's jump cache. Host interrupts, kicks and requests of other
- * vCPUs are seen by polls of tcpu.exit_request at backward jumps and at every jump-cache transfer. */
+ * Inside one page, and between blocks of fixed address (fixed.c), a jump goes straight to the other block
+ * (patched once that exists). Everything else has a linear address in T0 and goes through the vCPU's jump
+ * cache. Calls and returns are calls and returns of the host too (stubs.c). Host interrupts, kicks and
+ * requests of other vCPUs are seen by polls of tcpu.exit_request at backward jumps, at returns and at every
+ * jump-cache transfer. */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -18,12 +20,17 @@ static unsigned wide(const struct trans *t)
 /* T0 = vpage + target */
 static void load_target(struct trans *t, struct emit *e, int64_t target)
 {
+    if (is_fixed(t)) {
+        e_mov_ri64(e, T0, t->vpage + (uint64_t)target);
+        return;
+    }
     e_load(e, 1, T0, GS(vpage));
     e_lea(e, wide(t), T0, hm_base(T0, (int32_t)target));
 }
 
-/* T0 = target. miss: where to go with it when the jump cache does not know it. */
-static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *miss)
+/* T0 = target. miss: where to go with it when the jump cache does not know it. call: with a return address on
+ * the return stack (the caller goes on with return_site). */
+static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *miss, bool call)
 {
     if (t->mode & MODE_ONE) {
         e_jmp(e, miss);
@@ -40,23 +47,32 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
     e_alu_rm(e, 1, ALU_CMP, T0,
              (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
     e_jcc(e, CC_NE, miss);
+    if (call && !is_fixed(t))
+        e_rm(e, 0, 0xff, 6, GS(vpage)); /* PUSH */
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
-    e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
+    e_rm(e, 0, 0xff, call ? 2 : 4, /* CALL or JMP */
+         (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
 }
 
 static void exit_indirect(struct trans *t, struct emit *e)
 {
-    exit_through_cache(t, e, t->cc->stubs.exit_lookup);
+    exit_through_cache(t, e, t->cc->stubs.exit_lookup, false);
+}
+
+static const uint8_t *branch_miss(struct trans *t, unsigned popped)
+{
+    const uint8_t *miss = e_rx(&t->k);
+    e_desc(t, &t->k, H_10, BRANCH_DESC(t->off, popped));
+    e_jmp(&t->k, t->cc->stubs.exit_branch);
+    return miss;
 }
 
 void flow_exit_indirect(struct trans *t, unsigned popped)
 {
-    const uint8_t *miss = e_rx(&t->k);
-    e_mov_ri32(&t->k, H_10, BRANCH_DESC(t->off, popped));
-    e_jmp(&t->k, t->cc->stubs.exit_branch);
+    const uint8_t *miss = branch_miss(t, popped);
     fl_save(t, &t->h);
-    exit_through_cache(t, &t->h, miss);
+    exit_through_cache(t, &t->h, miss, false);
 }
 
 /* A call whose target is not canonical faults, on Intel's behind the push: the general path knows. T0 =
@@ -73,25 +89,48 @@ static void check_canonical(struct trans *t)
     e_byte(h, 16);
     e_alu_rr(h, 1, ALU_CMP, T1, T0);
     e_jcc(h, CC_NE, e_rx(k));
-    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_INTERP << 16);
+    e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_INTERP << 16);
     e_call(k, t->cc->stubs.special);
 }
 
-/* The host address for a jump inside the page, and in cold code, if the target is not there yet, the way to
- * it. `disp` is where the displacement will stand. */
-static const uint8_t *local_target(struct trans *t, unsigned target, const uint8_t *disp, uint32_t extra)
+static bool is_local(const struct trans *t, int64_t target)
+{
+    return target >= 0 && target < (int64_t)PAGE_SIZE && !(t->mode & MODE_ONE);
+}
+
+/* Whether a jump there need not go through the jump cache. */
+static bool is_direct(const struct trans *t, int64_t target)
+{
+    return is_local(t, target) || (is_fixed(t) && t->vpage + (uint64_t)target >= FIXED_FIRST);
+}
+
+/* Cold: to the dispatcher, which patches the displacement at `disp`. */
+static void link_way(struct trans *t, struct emit *k, int64_t target, const uint8_t *disp, uint32_t bits)
+{
+    uint64_t site = (uint64_t)(disp - (uint8_t *)t->cc->mem.rw);
+    if (is_fixed(t)) {
+        e_mov_ri32(k, H_9, bits | (is_local(t, target) ? FIXED_SAME_PAGE : 0));
+        e_mov_ri64(k, H_10, site | (t->vpage + (uint64_t)target) << 32);
+        e_jmp(k, t->cc->stubs.exit_fixed_link);
+    } else {
+        e_mov_ri64(k, H_10, site | (uint64_t)target << 32 | (uint64_t)bits << 48);
+        e_jmp(k, t->cc->stubs.exit_link);
+    }
+}
+
+/* The host address for a direct jump, and in cold code, if the target is not known yet, the way to it.
+ * `disp` is where the displacement will stand. */
+static const uint8_t *direct_target(struct trans *t, int64_t target, const uint8_t *disp)
 {
     bool host_only = t->host_flags && !t->saved_flags;
-    uint32_t bits = (host_only ? MODE_HOST_FLAGS : 0) | extra;
+    uint32_t bits = host_only ? MODE_HOST_FLAGS : 0;
     uint32_t mode = (t->mode & ~(MODE_HOST_FLAGS | MODE_NO_GROUP)) | bits;
-    struct tb *tb = cache_find(t->cc, t->gpage, target, mode);
+    struct tb *tb =
+        is_local(t, target) ? cache_find(t->cc, t->gpage, (unsigned)target, mode, t->vpage) : NULL;
     if (tb && tb_is_local(tb))
         return cache_rx(t->cc, tb->hot);
     const uint8_t *way = e_rx(&t->k);
-    uint64_t arg =
-        (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)target << 32 | (uint64_t)bits << 48;
-    e_mov_ri64(&t->k, H_10, arg);
-    e_jmp(&t->k, t->cc->stubs.exit_link);
+    link_way(t, &t->k, target, disp, bits);
     return way;
 }
 
@@ -100,11 +139,6 @@ static void pad_for_patch(struct emit *e, unsigned opcode_len)
 {
     while ((((uintptr_t)e->p + opcode_len) & 63) > 60)
         e_byte(e, 0x90);
-}
-
-static bool is_local(const struct trans *t, int64_t target)
-{
-    return target >= 0 && target < (int64_t)PAGE_SIZE && !(t->mode & MODE_ONE);
 }
 
 void flow_exit_far(struct trans *t, int64_t target)
@@ -118,12 +152,12 @@ void flow_exit_far(struct trans *t, int64_t target)
 void flow_exit_direct(struct trans *t, int64_t target)
 {
     struct emit *h = &t->h;
-    if (!is_local(t, target)) {
+    if (!is_direct(t, target)) {
         flow_exit_far(t, target);
         return;
     }
     pad_for_patch(h, 1);
-    const uint8_t *to = local_target(t, (unsigned)target, h->p + 1, 0);
+    const uint8_t *to = direct_target(t, target, h->p + 1);
     e_jmp(h, to);
     t->done = true;
 }
@@ -133,15 +167,12 @@ void flow_no_group(struct trans *t)
 {
     struct emit *k = &t->k;
     uint32_t mode = (t->mode & ~MODE_HOST_FLAGS) | MODE_NO_GROUP;
-    struct tb *tb = cache_find(t->cc, t->gpage, t->off, mode);
+    struct tb *tb = cache_find(t->cc, t->gpage, t->off, mode, t->vpage);
     pad_for_patch(k, 1);
     uint8_t *disp = k->p + 1;
     const uint8_t *to = tb && tb_is_local(tb) ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off;
     e_jmp(k, to);
-    uint64_t arg =
-        (uint64_t)(disp - (uint8_t *)t->cc->mem.rw) | (uint64_t)t->off << 32 | (uint64_t)MODE_NO_GROUP << 48;
-    e_mov_ri64(k, H_10, arg);
-    e_jmp(k, t->cc->stubs.exit_link);
+    link_way(t, k, t->off, disp, MODE_NO_GROUP);
 }
 
 void flow_poll(struct trans *t)
@@ -151,7 +182,7 @@ void flow_poll(struct trans *t)
     fl_clobber(t, &t->h);
     e_alu_mi(&t->h, 0, ALU_CMP, GS(exit_request), 0);
     e_jcc(&t->h, CC_NE, e_rx(&t->k));
-    e_mov_ri32(&t->k, H_10, t->off);
+    e_desc(t, &t->k, H_10, t->off);
     e_jmp(&t->k, t->cc->stubs.exit_poll);
     t->polled = true;
 }
@@ -159,14 +190,14 @@ void flow_poll(struct trans *t)
 void flow_interp(struct trans *t)
 {
     fl_clobber(t, &t->h);
-    e_mov_ri32(&t->h, H_10, t->off | (uint32_t)t->in->length << 16);
+    e_desc(t, &t->h, H_10, t->off | (uint32_t)t->in->length << 16);
     e_call(&t->h, t->cc->stubs.interp);
 }
 
 void flow_special(struct trans *t, unsigned what)
 {
     fl_clobber(t, &t->h);
-    e_mov_ri32(&t->h, H_10, t->off | (uint32_t)what << 16);
+    e_desc(t, &t->h, H_10, t->off | (uint32_t)what << 16);
     e_call(&t->h, t->cc->stubs.special);
 }
 
@@ -175,12 +206,12 @@ static void jcc(struct trans *t)
     unsigned cc = t->in->opcode & 15u;
     int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
     struct emit *h = &t->h;
-    if (is_local(t, target)) {
+    if (is_direct(t, target)) {
         if (target <= (int64_t)t->off)
             flow_poll(t);
         fl_need(t, h, T1);
         pad_for_patch(h, 2);
-        const uint8_t *to = local_target(t, (unsigned)target, h->p + 2, 0);
+        const uint8_t *to = direct_target(t, target, h->p + 2);
         e_jcc(h, cc, to);
     } else {
         fl_need(t, h, T1);
@@ -219,6 +250,10 @@ static void push_body(struct trans *t, struct emit *e, struct hmem ref, void *ar
         return;
     }
     int reg = p->gpr >= 0 && !is_slot((unsigned)p->gpr) ? host_reg((unsigned)p->gpr) : body_tmp(e, &ref);
+    if (p->ra && is_fixed(t)) {
+        e_store_imm32(e, 1, ref, (uint32_t)(t->vpage + next_off(t)));
+        return;
+    }
     if (p->ra) {
         e_load(e, 1, reg, GS(vpage));
         e_lea(e, 1, reg, hm_base(reg, (int32_t)next_off(t)));
@@ -277,14 +312,74 @@ static void translate_pop(struct trans *t)
         sp_add(t, (int32_t)word(t));
 }
 
+/* Calls and returns that use the return stack. Code with SMAP suspended does not: which of its two mmu
+ * indices a function returns under is not known when it is called. */
+static bool pairs(const struct trans *t)
+{
+    return !(t->mode & MODE_ONE) && t->idx != MMU_SU;
+}
+
+/* Before anything of a CALL is done: is there room? (If not, a host signal ends the block here.) */
+static void touch_return_stack(struct trans *t)
+{
+    if (!pairs(t))
+        return;
+    side_note(t, &t->h);
+    e_load(&t->h, 0, T0, hm_base(H_SP, -RETURN_STACK_ROOM));
+}
+
+/* Behind the host's CALL: T0 = where the guest's RET goes. Flags are saved. */
+static void return_site(struct trans *t)
+{
+    struct emit *h = &t->h;
+    t->host_flags = false;
+    t->saved_flags = true;
+    if (is_fixed(t)) {
+        e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(uint32_t)(t->vpage + next_off(t)));
+    } else {
+        e_pop(h, T1);
+        e_lea(h, wide(t), T1, hm_base(T1, (int32_t)next_off(t)));
+        e_alu_rr(h, 1, ALU_CMP, T0, T1);
+    }
+    e_jcc(h, CC_NE, t->cc->stubs.ret_miss[t->idx]);
+    if (!is_fixed(t)) {
+        e_lea(h, wide(t), T1, hm_base(T1, -(int32_t)next_off(t)));
+        e_store(h, 1, GS(vpage), T1);
+    }
+    flow_exit_direct(t, next_off(t));
+}
+
+static void call_direct(struct trans *t, int64_t target)
+{
+    struct emit *h = &t->h;
+    touch_return_stack(t);
+    push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
+    if (!pairs(t)) {
+        flow_exit_direct(t, target);
+        return;
+    }
+    fl_clobber(t, h);
+    if (is_direct(t, target)) {
+        if (!is_fixed(t))
+            e_rm(h, 0, 0xff, 6, GS(vpage)); /* PUSH */
+        pad_for_patch(h, 1);
+        const uint8_t *to = direct_target(t, target, h->p + 1);
+        e_call(h, to);
+    } else {
+        load_target(t, h, target);
+        exit_through_cache(t, h, t->cc->stubs.exit_lookup, true);
+    }
+    return_site(t);
+}
+
 static void translate_call(struct trans *t)
 {
     const ZydisDecodedOperand *op = &t->ops[0];
     if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
-        flow_exit_direct(t, (int64_t)next_off(t) + t->in->raw.imm[0].value.s);
+        call_direct(t, (int64_t)next_off(t) + t->in->raw.imm[0].value.s);
         return;
     }
+    touch_return_stack(t);
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct gaddr a = gaddr_of(t, op);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
@@ -300,8 +395,14 @@ static void translate_call(struct trans *t)
     e_store(&t->h, 1, GS(scratch), T0);
     push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
     e_load(&t->h, wide(t), T0, GS(scratch));
-    flow_exit_indirect(t, 0);
-    t->done = true;
+    if (!pairs(t)) {
+        flow_exit_indirect(t, 0);
+        t->done = true;
+        return;
+    }
+    fl_clobber(t, &t->h);
+    exit_through_cache(t, &t->h, branch_miss(t, 0), true);
+    return_site(t);
 }
 
 static void translate_jmp(struct trans *t)
@@ -309,7 +410,7 @@ static void translate_jmp(struct trans *t)
     const ZydisDecodedOperand *op = &t->ops[0];
     if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
-        if (is_local(t, target) && target <= (int64_t)t->off)
+        if (is_direct(t, target) && target <= (int64_t)t->off)
             flow_poll(t);
         flow_exit_direct(t, target);
         return;
@@ -335,8 +436,18 @@ static void translate_ret(struct trans *t)
     load_word(t, &a, T0, MEM_STACK);
     int32_t extra = t->in->raw.imm[0].size ? (int32_t)(uint16_t)t->in->raw.imm[0].value.u : 0;
     sp_add(t, (int32_t)word(t) + extra);
-    flow_exit_indirect(t, word(t) + (unsigned)extra);
+    unsigned popped = word(t) + (unsigned)extra;
     t->done = true;
+    if (!pairs(t)) {
+        flow_exit_indirect(t, popped);
+        return;
+    }
+    const uint8_t *miss = branch_miss(t, popped);
+    fl_clobber(t, &t->h);
+    e_alu_mi(&t->h, 0, ALU_CMP, GS(exit_request), 0);
+    e_jcc(&t->h, CC_NE, miss);
+    e_desc(t, &t->h, H_11, BRANCH_DESC(t->off, popped));
+    e_ret(&t->h);
 }
 
 static void translate_leave(struct trans *t)

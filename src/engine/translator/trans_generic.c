@@ -184,7 +184,7 @@ static void check_restore(struct trans *t, struct emit *e, struct hmem m)
     e_jcc(e, CC_NE, e_rx(k));
     e_load(k, 1, H_AX, GS(scratch));
     e_load(k, 1, H_DX, GS(scratch[1]));
-    e_mov_ri32(k, H_10, t->off | (uint32_t)SPECIAL_GP << 16);
+    e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_GP << 16);
     e_call(k, t->cc->stubs.special);
 }
 

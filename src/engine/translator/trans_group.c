@@ -99,7 +99,7 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
         e_store(h, 1, GS(group_delta[g->slot]), T1);
 
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_mov_ri32(k, T1, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
+    e_desc(t, k, T1, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
     e_call(k, t->cc->stubs.group);
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)

@@ -102,10 +102,12 @@ static void add_disp(struct emit *e, int dst, int64_t disp)
 /* Uses T1 besides dst; dst may be T0 or T2. */
 void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
 {
-    (void)t;
     unsigned w = a->width == 64;
     int tmp = dst == T1 ? T0 : dst;
-    if (a->rip) {
+    if (a->rip && is_fixed(t)) {
+        uint64_t at = t->vpage + (uint64_t)a->disp;
+        e_mov_ri64(e, dst, w ? at : (uint32_t)at);
+    } else if (a->rip) {
         e_load(e, 1, dst, GS(vpage));
         add_disp(e, dst, a->disp);
         if (!w)
@@ -168,9 +170,9 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
     if (flags & MEM_SIDE)
         side_note(t, k);
     body(t, k, ref, arg);
-    e_mov_ri32(k, T1,
-               next_off(t) | (t->saved_flags ? 0 : COMMIT_HOST_FLAGS) |
-                   (flags & MEM_NO_EXIT ? COMMIT_NO_EXIT : 0));
+    e_desc(t, k, T1,
+           next_off(t) | (t->saved_flags ? 0 : COMMIT_HOST_FLAGS) |
+               (flags & MEM_NO_EXIT ? COMMIT_NO_EXIT : 0));
     e_call(k, t->cc->stubs.commit);
     t->host_flags = host;
     t->saved_flags = saved;
@@ -245,9 +247,9 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     /* cold: the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     uint8_t *over = before_access(t, flags, body, arg);
-    e_mov_ri32(k, T1,
-               MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
-                   flags >> MEM_ALIGN_SHIFT << 30);
+    e_desc(t, k, T1,
+           MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
+               flags >> MEM_ALIGN_SHIFT << 30);
     e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
     uint8_t *back = NULL;
     if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {

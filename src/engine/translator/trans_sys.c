@@ -84,7 +84,7 @@ static void set_if(struct trans *t)
     e_jcc(h, CC_NE, e_rx(k));
     e_rm(k, 0, 0xc6, 0, GS(int_shadow));
     e_byte(k, 1);
-    e_mov_ri32(k, H_10, next_off(t));
+    e_desc(t, k, H_10, next_off(t));
     e_jmp(k, t->cc->stubs.exit_poll);
 }
 
@@ -112,7 +112,7 @@ static void read_tsc(struct trans *t, bool with_aux)
     if (is_user(t)) { /* CR4.TSD */
         e_alu_mi(h, 0, ALU_CMP, GS(user_tsc_denied), 0);
         e_jcc(h, CC_NE, e_rx(k));
-        e_mov_ri32(k, H_10, t->off | (uint32_t)t->in->length << 16);
+        e_desc(t, k, H_10, t->off | (uint32_t)t->in->length << 16);
         e_call(k, t->cc->stubs.interp);
         back = e_jmp_fwd(k);
     }
@@ -258,7 +258,7 @@ static void rep_string(struct trans *t)
     e_alu_rr(h, 1, ALU_SUB, H_DI, DC);
     if (movs)
         e_alu_rr(h, 1, ALU_SUB, H_SI, T1);
-    e_mov_ri32(k, H_10, t->off | (uint32_t)t->in->length << 16);
+    e_desc(t, k, H_10, t->off | (uint32_t)t->in->length << 16);
     e_call(k, t->cc->stubs.interp);
     e_jmp(k, h->p + h->rx_off);
 }

@@ -245,7 +245,7 @@ size_t translate_scratch_size(void)
 }
 
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode)
+                           uint32_t mode, uint64_t vpage)
 {
     struct code_cache *cc = vm->cache;
     struct tb *tb = cache_alloc(cc);
@@ -262,6 +262,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
                        .off = off,
                        .end = off,
                        .mode = mode,
+                       .vpage = vpage,
                        .idx = mode & MODE_IDX,
                        .bits = mode & MODE_BITS ? 32 : 64 };
     t.page = tvm_hva(vm, gpage);
@@ -286,6 +287,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     tb->hot_len = (uint32_t)(t.h.p - (rw + hot));
     tb->cold_len = (uint32_t)(t.k.p - (rw + cc->cold_pos));
     tb->mode = mode;
+    tb->vpage = mode & MODE_FIXED ? (int32_t)vpage : 0;
     tb->off = (uint16_t)off;
     tb->len = (uint16_t)(t.end - off);
     tb->insns = (uint16_t)t.insns;

@@ -15,6 +15,7 @@
 #include "engine/translator/vcpu.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/fixed.h"
 #include "engine/translator/interp.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/light_sys.h"
@@ -309,7 +310,9 @@ static struct tb *find_block(struct tcpu *c, uint32_t mode)
             c->exc.cr2 = c->rip;
         return NULL;
     }
-    struct tb *tb = cache_find(c->vm->cache, gpage, off, mode);
+    if (!(mode & MODE_ONE) && fixed_wanted(c, vpage))
+        mode |= MODE_FIXED;
+    struct tb *tb = cache_find(c->vm->cache, gpage, off, mode, vpage);
     c->counters[TC_LOOKUPS]++;
     if (tb && tb_is_local(tb))
         return tb;
@@ -319,7 +322,7 @@ static struct tb *find_block(struct tcpu *c, uint32_t mode)
         if (tb && tb->gpage2 == gpage2) /* also: the second page is still not there */
             return tb;
     }
-    return vcpu_translate(c, gpage, off, gpage2, mode, tb);
+    return vcpu_translate(c, gpage, gpage2, mode, tb);
 }
 
 /* Jumps of translated code that can be patched to the block they want. */
@@ -340,8 +343,8 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
 {
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
-    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb_is_local(tb) &&
-        !atomic_load(&tb->dead)) {
+    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->vpage == dead->vpage &&
+        tb_is_local(tb) && !atomic_load(&tb->dead)) {
         uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
         uint64_t word =
             (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
@@ -363,9 +366,13 @@ static enum exit_reason take_signal(struct tcpu *c)
     tvm_code_unlock(c->vm);
     if (!tb || !side)
         return XIT_SIGNAL;
+    if (tb->mode & MODE_FIXED)
+        c->vpage = (uint64_t)(int64_t)tb->vpage;
     c->rip = code_address(c, side->off);
     if (side->host_flags)
         c->fl = c->exit_fl;
+    if (c->fault_trap == EXC_PF && c->fault_address - (uint64_t)(uintptr_t)c->return_stack < PAGE_SIZE)
+        return XIT_POLL; /* the return stack is full: a new one begins */
     switch (c->fault_trap) {
     case EXC_DE:
     case EXC_UD:
@@ -392,7 +399,8 @@ static enum exit_reason take_branch(struct tcpu *c, uint32_t desc)
 enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
 {
     struct code_cache *cc = c->vm->cache;
-    uint32_t key = mode & ~(uint32_t)(MODE_IDX | MODE_HOST_FLAGS | MODE_ONE);
+    uint32_t key =
+        (mode & ~(uint32_t)(MODE_IDX | MODE_HOST_FLAGS | MODE_ONE)) | (c->fixed_ok ? MODE_FIXED : 0);
     if (c->jc_mode[c->mmu_idx] != key) {
         mmu_flush_jump_cache(c);
         for (unsigned i = 0; i < MMU_COUNT; i++)
@@ -412,7 +420,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
     for (;;) {
         uint32_t gen = atomic_load(&cc->flush_gen);
         c->vpage = c->rip & PAGE_MASK;
-        cc->stubs.enter(c, host);
+        cc->stubs.enter[c->mmu_idx](c, host);
         enum exit_reason why = c->exit_reason;
         struct tb *dead = NULL;
         uint64_t arg = c->exit_arg;
@@ -420,9 +428,9 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
             return take_signal(c);
         if (why == XIT_BRANCH)
             return take_branch(c, (uint32_t)arg);
-        if (why != XIT_LINK && why != XIT_STALE)
+        if (why != XIT_LINK && why != XIT_FIXED_LINK && why != XIT_STALE)
             return why;
-        uint32_t bits = (uint32_t)(arg >> 48);
+        uint32_t bits = why == XIT_FIXED_LINK ? c->exit_bits : (uint32_t)(arg >> 48);
         if (why == XIT_STALE) {
             const struct tb_side *side;
             tvm_code_lock(c->vm);
@@ -430,17 +438,22 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
             tvm_code_unlock(c->vm);
             bits = dead->mode & (MODE_HOST_FLAGS | MODE_NO_GROUP);
             arg = (uint64_t)dead->off << 32;
+            if (dead->mode & MODE_FIXED)
+                c->vpage = (uint64_t)(int64_t)dead->vpage;
         }
-        c->rip = code_address(c, (unsigned)(arg >> 32) & 0xffff);
+        c->rip = why == XIT_FIXED_LINK ? (uint64_t)((int64_t)arg >> 32)
+                                       : code_address(c, (unsigned)(arg >> 32) & 0xffff);
         if (bits & MODE_HOST_FLAGS)
             c->fl = c->exit_fl;
         if (atomic_load(&c->exit_request))
             return XIT_LOOKUP;
-        tb = find_block(c, mode | bits);
+        tb = find_block(c, mode | (bits & ~FIXED_SAME_PAGE));
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
         if (dead)
             patch_stale(c, dead, tb, gen);
+        else if (why == XIT_FIXED_LINK)
+            fixed_link(c, (uint32_t)arg, tb, gen, (bits & FIXED_SAME_PAGE) != 0);
         else
             patch_link(c, arg, tb, gen);
         host = cache_rx(cc, tb->hot);

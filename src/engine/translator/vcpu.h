@@ -13,8 +13,7 @@ enum exit_reason vcpu_single_step(struct tcpu *c);
 uint32_t vcpu_mode(const struct tcpu *c);
 
 /* light_host.c; called from light code, they bracket themselves. */
-struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
-                          struct tb *replace);
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace);
 enum exit_reason vcpu_step_exclusive(struct tcpu *c); /* one instruction while everybody else stands still */
 bool vcpu_vec_mem(struct tcpu *c);
 bool vcpu_native_insn(
@@ -24,7 +23,8 @@ struct lapic_env vcpu_lapic_env(struct tcpu *c);
 
 /* vcpu_heavy.c, inside the brackets */
 void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value);
-struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+/* The block for the code at c->rip, in physical page gpage (gpage2: the next one, or ~0). */
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode,
                            struct tb *replace);
 
 /* vec_mem.c: gathers and masked moves at c->rip; false: an exception is pending. Heavy */

@@ -52,9 +52,10 @@ void tvm_exclusive_end(struct tvm *vm, struct tcpu *c)
 }
 
 /* Makes the block, throwing the whole cache away if it is full. */
-struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
-                           struct tb *replace)
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
 {
+    uint64_t vpage = c->rip & PAGE_MASK;
+    unsigned off = (unsigned)(c->rip & ~PAGE_MASK);
     struct tvm *vm = c->vm;
     struct tb *tb = NULL;
     while (!tb) {
@@ -65,7 +66,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_
         if (replace && !atomic_load(&replace->dead))
             cache_kill(vm, replace);
         replace = NULL;
-        tb = cache_find(vm->cache, gpage, off, mode);
+        tb = cache_find(vm->cache, gpage, off, mode, vpage);
         /* A kill between marking and locking may have taken the mark away again. */
         bool marked = atomic_load(&tvm_page(vm, gpage)->code) &&
                       (gpage2 == ~0ull || atomic_load(&tvm_page(vm, gpage2)->code));
@@ -73,7 +74,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, unsigned off, uint64_
         c->translate_gen = gen;
         bool full = false;
         if (!tb && marked) {
-            tb = translate_block(vm, c, gpage, off, gpage2, mode);
+            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage);
             full = !tb;
             if (tb) {
                 c->counters[TC_BLOCKS]++;
