@@ -84,7 +84,7 @@ _Static_assert(sizeof(struct cap_body) == 17, "packed by its types");
 #define CAP_HEADER 3 /* id, next, length */
 
 struct queue_bell {
-    struct virtio_pci *vp;
+    struct virtio_pci *vp;    /* these two never change: the loop thread reads them without the lock */
     unsigned queue;
     struct loop_event *event; /* made when first needed */
 };
@@ -128,7 +128,6 @@ static void bells_on(struct virtio_pci *vp)
 
         if (!vd->queues[i].enabled || vd->polled >> i & 1)
             continue;
-        *b = (struct queue_bell){ .vp = vp, .queue = i, .event = b->event };
         if (!b->event)
             b->event = loop_event_new(vd->loop, bell_rung, b, NULL);
         if (b->event)
@@ -458,6 +457,8 @@ struct virtio_pci *virtio_pci_attach(struct pci_host *host, struct vdev *vd, str
     desc.bars[BAR_STRUCTURES] =
         (struct pci_bar){ .len = BAR_LEN, .is_64bit = true, .ops = &structures_ops, .ctx = vp };
     vp->vd = vd;
+    for (unsigned i = 0; i < VDEV_QUEUES_MAX; i++)
+        vp->queue_bells[i] = (struct queue_bell){ .vp = vp, .queue = i };
     vp->fn = pci_host_add(host, &desc, err);
     if (!vp->fn)
         goto fail;
