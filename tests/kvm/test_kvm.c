@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -143,6 +144,28 @@ static void test_failure_says_bytes(void **state)
     } else {
         assert_int_equal(x.kind, EXIT_KICKED);
     }
+    guest_close(&g);
+}
+
+/* The host takes the memory away (as when it has none left): KVM_RUN itself fails. */
+static void test_failure_of_run(void **state)
+{
+    struct guest g;
+    struct exit x;
+
+    (void)state;
+    guest_open(&g, 1);
+    REAL(&g, spin);
+    assert_int_equal(mprotect(g.ram, GUEST_RAM, PROT_NONE), 0);
+    x = guest_run(&g);
+    assert_int_equal(x.kind, EXIT_FAULT);
+    assert_int_equal(g.errors[0].code, YADO_ERR_ENGINE);
+    if (!strstr(g.errors[0].message, "kvm: "))
+        fail_msg("%s", g.errors[0].message);
+    printf("# %s\n", g.errors[0].message);
+    assert_int_equal(mprotect(g.ram, GUEST_RAM, PROT_READ | PROT_WRITE), 0);
+    REAL(&g, ports); /* and when it is back */
+    assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
     guest_close(&g);
 }
 
@@ -634,6 +657,7 @@ int main(void)
         cmocka_unit_test(test_triple_fault),
         cmocka_unit_test(test_failure_says_where),
         cmocka_unit_test(test_failure_says_bytes),
+        cmocka_unit_test(test_failure_of_run),
         cmocka_unit_test(test_kick_before_run),
         cmocka_unit_test(test_kick_running),
         cmocka_unit_test(test_kick_halted),

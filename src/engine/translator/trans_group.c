@@ -36,7 +36,7 @@ static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
  * grouping there. */
 static bool near_disp(const struct gaddr *a)
 {
-    return a->disp == (int32_t)a->disp;
+    return a->disp == (int32_t)a->disp && a->width > 16;
 }
 
 static uint16_t key_regs(const struct gaddr *a)

@@ -113,7 +113,7 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
         if (!w)
             e_mov_rr(e, 0, dst, dst);
     } else if (a->base < 0 && a->index < 0) {
-        e_mov_ri64(e, dst, w ? (uint64_t)a->disp : (uint32_t)a->disp);
+        e_mov_ri64(e, dst, w ? (uint64_t)a->disp : a->width == 32 ? (uint32_t)a->disp : (uint16_t)a->disp);
     } else {
         struct hmem m = { H_NONE, H_NONE, (uint8_t)a->scale, false, (int32_t)a->disp };
         if (a->base >= 0)
@@ -124,10 +124,12 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
             m.base != dst ? e_mov_rr(e, 1, dst, m.base) : (void)0;
         else
             e_lea(e, w, dst, m);
+        if (a->width == 16)
+            e_movzx16(e, dst, dst);
     }
     if (a->seg_base) {
         e_load(e, 1, T1, hm_gs(a->seg_base));
-        e_lea(e, 1, dst, hm_index(dst, T1, 1, 0));
+        e_lea(e, t->bits == 64, dst, hm_index(dst, T1, 1, 0)); /* 32-bit linear addresses wrap */
     }
 }
 

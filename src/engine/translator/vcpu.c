@@ -115,7 +115,12 @@ static void keep_first_piece(struct tcpu *c, uint64_t lin, uint32_t desc)
 
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
-    enum mmu_answer a = mmu_slow(c, lin, desc, out);
+    enum mmu_answer a = MMU_ANS_FAULT;
+    /* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. */
+    if (c->code_bits == 32 && c->vm->cpuid.is_amd && lin + MMU_DESC_LEN(desc) - 1 > 0xffffffffu)
+        cpu_raise_error(c, MMU_DESC_STACK(desc) ? EXC_SS : EXC_GP, 0);
+    else
+        a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_FAULT || a == MMU_ANS_EXCLUSIVE)
         c->rip = code_address(c, MMU_DESC_OFF(desc));
     if (a == MMU_ANS_FAULT)
@@ -144,6 +149,12 @@ static bool flat_segment(const struct x86_segment *s)
     return s->base == 0 && s->limit == 0xffffffffu && (s->attr & SEG_P);
 }
 
+/* Writable too, and not expanding down. */
+static bool flat_data(const struct x86_segment *s)
+{
+    return flat_segment(s) && (s->attr & (SEG_CODE | SEG_CONFORM | SEG_RW)) == SEG_RW;
+}
+
 /* Whether blocks can be made for the present code: 64-bit, or 32-bit with flat segments. */
 static bool translatable(const struct tcpu *c)
 {
@@ -152,9 +163,8 @@ static bool translatable(const struct tcpu *c)
     if (c->code_bits != 32 || cpu_v86(c))
         return false;
     const struct x86_segment *ss = &c->seg[S_SS];
-    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) &&
-           flat_segment(ss) && (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) &&
-           !(c->seg[S_DS].attr & SEG_CODE);
+    return flat_segment(&c->seg[S_CS]) && flat_data(&c->seg[S_DS]) && flat_data(&c->seg[S_ES]) &&
+           flat_data(ss) && (ss->attr & SEG_DB);
 }
 
 uint32_t vcpu_mode(const struct tcpu *c)
@@ -188,6 +198,19 @@ static enum exit_reason reason_of(struct tcpu *c, enum step st)
     }
 }
 
+/* The instruction at rip runs into a second page that was not there when its block was made (`decode` in
+ * translate.c says so by length 0), and is not the interpreter's: that page's fault, or if it has come
+ * meanwhile, another look for a block. */
+static enum exit_reason second_page(struct tcpu *c)
+{
+    uint64_t gpage;
+    bool there = mmu_code_page(c, (c->rip & PAGE_MASK) + PAGE_SIZE, &gpage);
+
+    if (!there && !c->exc.pending)
+        cpu_raise(c, EXC_UD); /* outside RAM */
+    return there ? XIT_LOOKUP : XIT_EXC;
+}
+
 unsigned helper_interp(struct tcpu *c, uint32_t desc)
 {
     unsigned off = desc & 0xffff, len = desc >> 16;
@@ -196,6 +219,8 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     c->rip = code_address(c, off);
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
+    if (st == STEP_UNKNOWN && len == 0)
+        return 1 + (unsigned)second_page(c);
     if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
         gen == c->flush_gen && !c->int_shadow && !(c->rflags & FL_TF) &&
         invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
