@@ -84,7 +84,7 @@ _Static_assert(sizeof(struct cap_body) == 17, "packed by its types");
 #define CAP_HEADER 3 /* id, next, length */
 
 struct queue_bell {
-    struct virtio_pci *vp;    /* these two never change: the loop thread reads them without the lock */
+    struct virtio_pci *vp;
     unsigned queue;
     struct loop_event *event; /* made when first needed */
 };
@@ -128,8 +128,10 @@ static void bells_on(struct virtio_pci *vp)
 
         if (!vd->queues[i].enabled || vd->polled >> i & 1)
             continue;
-        if (!b->event)
+        if (!b->event) { /* what its callback reads does not change any more */
+            *b = (struct queue_bell){ .vp = vp, .queue = i };
             b->event = loop_event_new(vd->loop, bell_rung, b, NULL);
+        }
         if (b->event)
             vp->bells[n++] = (struct doorbell){ .off = AREA_NOTIFY * AREA_LEN + (uint64_t)i * NOTIFY_STRIDE,
                                                 .fd = loop_event_fd(b->event) };
@@ -457,8 +459,6 @@ struct virtio_pci *virtio_pci_attach(struct pci_host *host, struct vdev *vd, str
     desc.bars[BAR_STRUCTURES] =
         (struct pci_bar){ .len = BAR_LEN, .is_64bit = true, .ops = &structures_ops, .ctx = vp };
     vp->vd = vd;
-    for (unsigned i = 0; i < VDEV_QUEUES_MAX; i++)
-        vp->queue_bells[i] = (struct queue_bell){ .vp = vp, .queue = i };
     vp->fn = pci_host_add(host, &desc, err);
     if (!vp->fn)
         goto fail;

@@ -243,6 +243,8 @@ static bool is_open(uint16_t port)
 
 static void forwards_change_while_it_runs(void **state)
 {
+    SKIP_ON_APPLE(); /* forwards, stream sockets */
+
     struct yado_error err = YADO_ERROR_INIT;
     struct heard h = { 0 };
     struct yado_config *c = config_new();
@@ -252,7 +254,6 @@ static void forwards_change_while_it_runs(void **state)
     uint16_t first, second;
 
     (void)state;
-    SKIP_ON_APPLE(); /* forwards, stream sockets */
     close(listen_on(&first));
     close(listen_on(&second));
     yado_config_add_network(c, yado_virtio_net_new(forwarded(NULL, first, 22, 1)));
@@ -290,6 +291,8 @@ static void forwards_change_while_it_runs(void **state)
 
 static void a_taken_port_fails_the_start(void **state)
 {
+    SKIP_ON_APPLE(); /* forwards, stream sockets */
+
     struct heard h = { 0 };
     struct yado_config *c = config_new();
     struct yado_machine *m;
@@ -297,7 +300,6 @@ static void a_taken_port_fails_the_start(void **state)
     int fd = listen_on(&port);
 
     (void)state;
-    SKIP_ON_APPLE(); /* forwards, stream sockets */
     yado_config_add_network(c, yado_virtio_net_new(forwarded(NULL, port, 22, 1)));
     m = start(c, &h);
     assert_int_equal(yado_machine_state(m), YADO_STATE_ERROR);
@@ -307,6 +309,8 @@ static void a_taken_port_fails_the_start(void **state)
 
 static void attachments_change_and_get_lost(void **state)
 {
+    SKIP_ON_APPLE(); /* forwards, stream sockets */
+
     struct yado_error err = YADO_ERROR_INIT;
     struct heard h = { 0 };
     struct yado_config *c = config_new();
@@ -315,7 +319,6 @@ static void attachments_change_and_get_lost(void **state)
     int fds[2];
 
     (void)state;
-    SKIP_ON_APPLE(); /* forwards, stream sockets */
     close(listen_on(&port));
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     yado_config_add_network(c, yado_virtio_net_new(yado_nat_new()));

@@ -53,10 +53,11 @@ static void nothing_else(void **state)
 
 static void lacks_efi(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
-    SKIP_ON_APPLE();
     yado_config_set_boot_loader(config, yado_efi_boot_loader_new("store"));
     LACKS("boot_loader", "EFI");
     assert_false(yado_efi_variable_store_create("/no/such/store", false, &err));
@@ -65,10 +66,11 @@ static void lacks_efi(void **state)
 
 static void lacks_nested(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_platform *p = yado_generic_platform_new();
 
     (void)state;
-    SKIP_ON_APPLE();
     yado_generic_platform_set_nested_virtualization(p, true);
     yado_config_set_platform(config, p);
     LACKS("platform.nested_virtualization", "guests");
@@ -76,10 +78,11 @@ static void lacks_nested(void **state)
 
 static void lacks_identifier(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
-    SKIP_ON_APPLE();
     assert_null(yado_machine_identifier_new(&err));
     assert_int_equal(err.code, YADO_ERR_UNSUPPORTED);
     assert_null(yado_machine_identifier_from_data("x", 1, NULL));
@@ -87,34 +90,35 @@ static void lacks_identifier(void **state)
 
 static void lacks_storage(void **state)
 {
-    (void)state;
     SKIP_ON_APPLE();
+    (void)state;
     yado_config_add_storage(config, yado_virtio_block_new(yado_nbd_new("nbd://localhost/x", 0)));
     LACKS("storage[0]", "NBD");
 }
 
 static void lacks_nvme(void **state)
 {
-    (void)state;
     SKIP_ON_APPLE();
+    (void)state;
     yado_config_add_storage(config, yado_nvme_new(yado_disk_image_new("/dev/null", YADO_DISK_RAW, 0)));
     LACKS("storage[0]", "NVMe");
 }
 
 static void lacks_usb(void **state)
 {
-    (void)state;
     SKIP_ON_APPLE();
+    (void)state;
     yado_config_add_storage(config, yado_usb_storage_new(yado_block_device_new("/dev/null", 0)));
     LACKS("storage[0]", "USB");
 }
 
 static void lacks_uncached(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_disk *d = yado_disk_image_new("/dev/null", YADO_DISK_RAW, 0);
 
     (void)state;
-    SKIP_ON_APPLE();
     yado_disk_set_cache(d, YADO_CACHE_UNCACHED);
     yado_config_add_storage(config, yado_virtio_block_new(d));
     LACKS("storage[0].cache", "cache");
@@ -122,8 +126,8 @@ static void lacks_uncached(void **state)
 
 static void lacks_bridged(void **state)
 {
-    (void)state;
     SKIP_ON_APPLE();
+    (void)state;
     assert_int_equal(yado_each_bridged_interface(NULL, NULL), 0);
     yado_config_add_network(config, yado_virtio_net_new(yado_bridged_new("en0")));
     LACKS("network[0].attachment", "bridge");
@@ -131,10 +135,11 @@ static void lacks_bridged(void **state)
 
 static void lacks_share(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
-    SKIP_ON_APPLE();
     yado_config_add_share(
         config, yado_virtio_fs_new("home", yado_single_share_new(yado_shared_directory_new("/", 0))));
     LACKS("shares[0]", "file system");
@@ -145,10 +150,11 @@ static void lacks_share(void **state)
 
 static void lacks_screen(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_graphics *g = yado_virtio_gpu_new();
 
     (void)state;
-    SKIP_ON_APPLE();
     yado_graphics_add_scanout(g, 800, 600);
     yado_config_add_graphics(config, g);
     LACKS("graphics[0]", "graphics");
@@ -156,26 +162,27 @@ static void lacks_screen(void **state)
 
 static void lacks_keyboard(void **state)
 {
-    (void)state;
     SKIP_ON_APPLE();
+    (void)state;
     yado_config_add_keyboard(config, yado_usb_keyboard_new());
     LACKS("keyboards[0]", "keyboard");
 }
 
 static void lacks_pointing(void **state)
 {
-    (void)state;
     SKIP_ON_APPLE();
+    (void)state;
     yado_config_add_pointing(config, yado_usb_pointing_new());
     LACKS("pointing[0]", "pointing");
 }
 
 static void lacks_sound(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_sound *s = yado_virtio_sound_new();
 
     (void)state;
-    SKIP_ON_APPLE();
     yado_sound_add_output(s, true);
     yado_sound_add_input(s, false);
     yado_config_add_sound(config, s);
@@ -184,10 +191,11 @@ static void lacks_sound(void **state)
 
 static void lacks_save(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
-    SKIP_ON_APPLE();
     assert_false(yado_config_validate_save_restore(config, &err));
     assert_int_equal(err.code, YADO_ERR_UNSUPPORTED);
 }

@@ -19,6 +19,7 @@
 #include <yado/yado.h>
 
 #include "../machine/tiny_kernel.h"
+#include "overlap.h"
 #include "api/machine_priv.h"
 #include "host/socket.h"
 
@@ -535,9 +536,13 @@ static void paths_come_and_go(void **state)
     assert_true(read(fd, &c, 1) <= 0); /* the guest runs no driver */
     close(fd);
     assert_true(yado_machine_connect_socket(m, 22, on_connected, &r));
-    yado_machine_dispatch(m);
-    assert_int_equal(r.err.code, YADO_ERR_STATE);
-    assert_non_null(strstr(r.err.message, "driver"));
+    for (int i = 0; i < 10000 && !r.calls; i++) { /* the framework answers some time later */
+        yado_machine_dispatch(m);
+        usleep(on_apple() ? 1000 : 0);
+        assert_true(on_apple() || r.calls);
+    }
+    assert_int_equal(r.err.code, on_apple() ? YADO_ERR_REFUSED : YADO_ERR_STATE);
+    assert_true(on_apple() || strstr(r.err.message, "driver"));
     assert_false(guest_start(second, &second_err)); /* somebody listens there */
     assert_int_equal(second_err.code, YADO_ERR_IN_USE);
     assert_non_null(strstr(second_err.message, path));
@@ -551,6 +556,23 @@ static void paths_come_and_go(void **state)
     assert_int_equal(err.code, YADO_ERR_IN_USE);
     yado_machine_free(m);
     assert_int_equal(unlink(path), 0);
+}
+
+/* Whether this platform's backend has the device; one that has not says so by name. */
+static bool has_device(void)
+{
+    struct yado_config *c = yado_config_new();
+    struct yado_error err = YADO_ERROR_INIT;
+    bool ok;
+
+    yado_config_set_memory_size(c, 32 << 20);
+    yado_config_set_boot_loader(c, yado_linux_boot_loader_new(kernel, NULL, NULL));
+    yado_config_add_socket(c, yado_virtio_socket_new());
+    ok = yado_config_validate(c, &err);
+    yado_config_free(c);
+    if (!ok && (err.code != YADO_ERR_UNSUPPORTED || strncmp(err.message, "sockets[0]", 10) != 0))
+        fail_msg("%s", err.message);
+    return ok;
 }
 
 int main(void)
@@ -577,7 +599,7 @@ int main(void)
     tiny_kernel_write(kernel, code, sizeof(code));
     for (unsigned i = 0; i < yado_engine_count(); i++) {
         engine = yado_engine_at(i);
-        if (yado_engine_usable(engine, NULL))
+        if (yado_engine_usable(engine, NULL) && has_device())
             failed += cmocka_run_group_tests_name(yado_engine_name(engine), on_engines, NULL, NULL);
     }
     unlink(kernel);

@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cases
 import network_cases
 import vm
+import vsock_cases
 
 
 def run_case(case):
@@ -33,7 +34,7 @@ def run_case(case):
 
 
 def main():
-    need_image = cases.IMAGE + network_cases.IMAGE
+    need_image = cases.IMAGE + network_cases.IMAGE + vsock_cases.IMAGE
     known = {case.__name__: case for case in cases.QUICK + network_cases.QUICK + need_image}
     words = sys.argv[1:]
     if words == ['--list']:

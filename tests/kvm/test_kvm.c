@@ -306,6 +306,40 @@ static void test_kick_keeps_read(void **state)
     guest_close(&g);
 }
 
+/* Kicks against exits, the state read and written back at each: every access comes once, and every answer
+ * reaches the guest. */
+static void test_kick_against_exits(void **state)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct guest g;
+    struct storm storm = { .g = &g };
+    struct x86_state s;
+    pthread_t kicker;
+    unsigned kicks = 0;
+
+    (void)state;
+    guest_open(&g, 1);
+    g.reads_count = true;
+    REAL(&g, echo);
+    assert_int_equal(pthread_create(&kicker, NULL, kick_storm, &storm), 0);
+    for (; g.log_count < GUEST_LOG && kicks < 200000; kicks++) {
+        assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
+        g.ops->get_state(g.ops->vcpu(g.vm, 0), &s);
+        if (!g.ops->set_state(g.ops->vcpu(g.vm, 0), &s, &err))
+            fail_msg("%s", err.message);
+    }
+    atomic_store(&storm.over, true);
+    pthread_join(kicker, NULL);
+    printf("# %u kicks in %u accesses\n", kicks, g.log_count);
+    assert_int_equal(g.log_count, GUEST_LOG);
+    assert_true(kicks >= GUEST_LOG / 3);
+    for (unsigned i = 0; i < GUEST_LOG; i++) {
+        assert_int_equal(g.log[i].is_write, i % 2);
+        assert_int_equal(g.log[i].data, i / 2);
+    }
+    guest_close(&g);
+}
+
 /* ---- several vCPUs, interrupts ---- */
 
 static void test_sipi(void **state)
@@ -664,6 +698,7 @@ int main(void)
         cmocka_unit_test(test_kick_from_signal_handler),
         cmocka_unit_test(test_kick_storm),
         cmocka_unit_test(test_kick_keeps_read),
+        cmocka_unit_test(test_kick_against_exits),
         cmocka_unit_test(test_sipi),
         cmocka_unit_test(test_kick_waiting),
         cmocka_unit_test(test_msi),

@@ -22,6 +22,7 @@
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
 #define MODE_SMAP 0x1000u     /* CR4.SMAP */
 #define MODE_FIXED 0x2000u    /* the block knows its linear address (fixed.c) */
+#define MODE_NATIVE 0x4000u   /* the operand's linear address is in tcpu.scratch[2] (native.c) */
 #define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
@@ -39,6 +40,7 @@ enum exit_reason {
     XIT_SHUTDOWN,
     XIT_SIGNAL, /* a host signal at c->fault_rip */
     XIT_NOCODE, /* the code at c->rip is not in RAM */
+    XIT_ONE,    /* the instruction at c->rip in a block of its own (MODE_ONE): its store must be staged */
     XIT_STALE,  /* entered a block that is no more: exit_arg = address after its call */
 };
 
@@ -48,18 +50,21 @@ enum exit_reason {
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
 struct tb {
+    /* what cache_find looks at, close together */
     struct tb *_Atomic hash_next;
-    struct tb *page_next[2]; /* lists of the pages */
-    uint64_t gpage, gpage2;  /* guest physical pages; gpage2 is ~0 unless the one instruction crosses */
-    uint32_t hot, cold;      /* offsets in the cache */
-    uint32_t hot_len, cold_len;
+    uint64_t gpage; /* guest physical page */
     uint32_t mode;
-    int32_t vpage; /* MODE_FIXED: linear page address, sign-extended */
+    int32_t vpage;     /* MODE_FIXED: linear page address, sign-extended */
+    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    _Atomic bool dead;
+    uint32_t hot, cold; /* offsets in the cache */
+
+    uint64_t gpage2;         /* ~0 unless the one instruction crosses into it */
+    struct tb *page_next[2]; /* lists of the pages */
+    uint32_t hot_len, cold_len;
     uint32_t side; /* first entry in the side table */
     uint16_t side_count;
-    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
     uint16_t insns;
-    _Atomic bool dead;
 };
 
 /* Where host instructions that may raise a host signal stand. */
@@ -83,7 +88,9 @@ static inline bool tb_is_local(const struct tb *tb)
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
-    const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
+    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
+    const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special;
+    const uint8_t *lookup[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
 };
@@ -96,6 +103,7 @@ struct code_cache {
     uint32_t tb_count, tb_max;
     struct tb_side *side;
     uint32_t side_count, side_max;
+    uint32_t patches; /* since the writable alias was last given back */
     _Atomic uint32_t flush_gen;
     struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
@@ -136,6 +144,10 @@ void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage);
 /* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be
  * NULL. */
 void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const void *buf, unsigned n);
+/* Change a displacement, or the eight bytes at a block's entry, of code that may be running. code_lock held.
+ * Light. */
+void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
+void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
 /* Kills blocks in a range that was written already. Any thread. */

@@ -98,9 +98,8 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (g->slot >= 0)
         e_store(h, 1, GS(group_delta[g->slot]), T1);
 
-    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_desc(t, k, T1, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
-    e_call(k, t->cc->stubs.group);
+    e_call(k, t->cc->stubs.slow_group[g->write][t->idx]);
+    e_u32(k, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);
@@ -162,6 +161,7 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
             x->lo <= d && d + n <= x->hi && (!write || x->write))
             g = x;
     }
+    bool begun = !g;
     if (!g)
         g = begin(t, a, n, write);
     if (!g)
@@ -172,7 +172,8 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
     if (!plain)
         lea_guest(t, h, T0, a);
     if (g->slot >= 0) {
-        e_load(h, 1, T1, GS(group_delta[g->slot]));
+        if (!begun || !plain) /* T1 holds it still */
+            e_load(h, 1, T1, GS(group_delta[g->slot]));
         delta = T1;
     }
     if (!plain) {
