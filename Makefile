@@ -9,7 +9,7 @@ IMAGE := $(BUILD)/image
 TIMES ?= 1
 export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA KEEP FORCE MIRROR
 
-.PHONY: all image run test test-nested check check-style apple-check sign bench install clean distclean sanitize help
+.PHONY: all image run test test-nested check check-style apple-check sign bench install clean distclean sanitize sanitize-threads help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -21,6 +21,7 @@ help:
 	@echo 'make test          every test; make check: those that need no guest image (a minute or two)'
 	@echo 'make test-nested   guests and CPU cases on real KVM semantics under QEMU (half an hour); TIMES=10 for each'
 	@echo 'make sanitize      the tests that need no guest image, under ASan and UBSan, in build-asan/'
+	@echo 'make sanitize-threads   the same without the CPU cases, under ThreadSanitizer, in build-tsan/'
 	@echo 'make check-style   include levels, headers, formatting'
 	@echo 'make apple-check   compiles and links the macOS side here, for arm64 and x86-64, into build/apple/'
 	@echo 'make sign          on a Mac: signs build/yado and build/simplevm again (the build does it too)'
@@ -54,7 +55,14 @@ sanitize:
 	@tools/install-packages build test
 	@test -e build-asan/build.ninja || meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false
 	@ninja -C build-asan
-	@BUILD=build-asan tools/run-tests --no-suite guest
+	@BUILD=build-asan tools/run-tests --no-suite guest --no-suite nested
+
+# Not the CPU cases: what they run is code that the translator makes, which no sanitizer sees.
+sanitize-threads:
+	@tools/install-packages build test
+	@test -e build-tsan/build.ninja || meson setup build-tsan -Db_sanitize=thread -Db_lundef=false
+	@ninja -C build-tsan
+	@BUILD=build-tsan tools/run-tests --no-suite guest --no-suite nested --no-suite cpu
 
 check-style:
 	@tools/check-includes
@@ -82,4 +90,4 @@ clean:
 	@rm -rf $(BUILD)/run
 
 distclean:
-	@rm -rf $(BUILD) build-asan
+	@rm -rf $(BUILD) build-asan build-tsan

@@ -2,6 +2,7 @@
 #include "net_options.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,7 +109,8 @@ static int kind_set(struct run_net *n, const char *word, size_t len)
         n->kind = RUN_NET_NAT;
     } else if (len > 4 && !memcmp(word, "tap=", 4)) {
         n->kind = RUN_NET_TAP;
-        n->tap = strndup(word + 4, len - 4);
+        if (asprintf(&n->tap, "%.*s", (int)len - 4, word + 4) < 0)
+            n->tap = NULL;
     } else if (len > 3 && !memcmp(word, "fd=", 3)) {
         n->kind = RUN_NET_FD;
         if (!word_copy(text, sizeof(text), word + 3, len - 3) || !number_parse(text, 0, 1 << 20, &fd))

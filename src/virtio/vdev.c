@@ -285,7 +285,7 @@ bool vdev_drain(struct vdev *vd, unsigned queue,
     unsigned budget = q->size;
 
     virtq_kicks_off(q);
-    do {
+    while (vdev_running(vd)) { /* fn may have broken the device, with chains left */
         struct virtq_chain chain;
 
         while (budget && vdev_take(vd, queue, &chain)) {
@@ -295,7 +295,10 @@ bool vdev_drain(struct vdev *vd, unsigned queue,
         }
         if (!budget)
             return true;
-    } while (virtq_kicks_on(q));
+        budget--; /* an index that goes to and fro gives no chains, and must not hold the thread either */
+        if (!virtq_kicks_on(q))
+            return false;
+    }
     return false;
 }
 

@@ -164,11 +164,15 @@ bool guest_wait_eoi(struct guest *g, unsigned n)
 
 uint64_t guest_told(struct guest *g, unsigned n)
 {
-    for (unsigned i = 0; i < g->log_count; i++) {
+    uint64_t told = ~0ull;
+
+    pthread_mutex_lock(&g->lock);
+    for (unsigned i = 0; i < g->log_count && told == ~0ull; i++) {
         if (g->log[i].kind == EXIT_PORT && g->log[i].is_write && g->log[i].addr == GUEST_TELL && n-- == 0)
-            return g->log[i].data;
+            told = g->log[i].data;
     }
-    return ~0ull;
+    pthread_mutex_unlock(&g->lock);
+    return told;
 }
 
 struct counter_wanted {

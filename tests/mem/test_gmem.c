@@ -328,7 +328,7 @@ static void limits_are_errors(void **state)
     (void)state;
     pid = fork();
     if (pid == 0) {
-        const struct rlimit file = { MIB(1), MIB(1) }, space = { MIB(512), MIB(512) };
+        const struct rlimit file = { MIB(1), MIB(1) };
         struct yado_error err = YADO_ERROR_INIT;
         struct gmem *mem;
 
@@ -338,6 +338,7 @@ static void limits_are_errors(void **state)
             _exit(1);
         gmem_free(mem);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+        const struct rlimit space = { MIB(512), MIB(512) };
         setrlimit(RLIMIT_AS, &space);
         if (gmem_new(MIB(600), LOW_END, &err) || err.code != YADO_ERR_MEMORY)
             _exit(2);

@@ -139,7 +139,7 @@ static int resolve(const struct plan *p, int reg)
 /* Gives each slot a scratch register that the memory operand does not use. */
 static void assign_slots(struct trans *t, struct emit *e, struct plan *p)
 {
-    int free[3];
+    int free[3] = { T0, T0, T0 };
     unsigned n = 0, need = p->slot_count;
     bool flags = p->reads_flags && !t->host_flags;
     if (!p->r.has_mem) {
