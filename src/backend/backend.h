@@ -71,6 +71,9 @@ struct backend_ops {
 
     /* What follows is absent (NULL) in a backend that cannot do it. */
 
+    /* Moves all clocks of a paused guest ahead, as if it had been paused for so much longer. */
+    bool (*time_skip)(struct backend *b, uint64_t ns, struct yado_error *err);
+
     /* Another directory share for a device, while it runs. As net_attach. */
     bool (*share_set)(struct backend *b, unsigned index, const struct spec_share *share,
                       struct yado_error *err);
