@@ -9,7 +9,7 @@ IMAGE := $(BUILD)/image
 TIMES ?= 1
 export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA KEEP FORCE MIRROR
 
-.PHONY: all image run test test-nested check check-style bench install clean distclean sanitize help
+.PHONY: all image run test test-nested check check-style apple-check sign bench install clean distclean sanitize help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -22,6 +22,8 @@ help:
 	@echo 'make test-nested   guests and CPU cases on real KVM semantics under QEMU (half an hour); TIMES=10 for each'
 	@echo 'make sanitize      the tests that need no guest image, under ASan and UBSan, in build-asan/'
 	@echo 'make check-style   include levels, headers, formatting'
+	@echo 'make apple-check   compiles and links the macOS side here, for arm64 and x86-64, into build/apple/'
+	@echo 'make sign          on a Mac: signs build/yado and build/simplevm again (the build does it too)'
 	@echo 'make bench         start-to-login and sysbench against QEMU, when that is installed'
 	@echo 'make install       PREFIX=/usr/local DESTDIR='
 
@@ -58,6 +60,13 @@ check-style:
 	@tools/check-includes
 	@tools/check-headers
 	@tools/check-format
+
+apple-check:
+	@tools/install-packages build test
+	@tools/apple-check $(BUILD)
+
+sign:
+	@tools/sign $(BUILD)/yado $(BUILD)/simplevm
 
 bench: all image
 	@tools/install-packages bench

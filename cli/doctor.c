@@ -2,6 +2,7 @@
 #include "cli.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/utsname.h>
 
 #include "host_facts.h"
@@ -20,22 +21,47 @@ static const char *expected_speed(enum yado_engine e)
     return "a speed of its own";
 }
 
+/* Of one that is usable and not good: hundreds of nanoseconds an instruction, where the host needs a fraction
+ * of one. */
+#define POOR_SPEED "a thousandth of the host's speed: it interprets"
+
+/* A reason as the library gives it, "what: why; what to do", in two lines. */
+static void print_reason(const char *reason)
+{
+    const char *todo = strstr(reason, "; ");
+
+    if (!todo) {
+        printf("    why:   %s\n", reason);
+        return;
+    }
+    printf("    why:   %.*s\n    to do: %s\n", (int)(todo - reason), reason, todo + 2);
+}
+
+static void print_engine(enum yado_engine e)
+{
+    struct yado_error why = YADO_ERROR_INIT;
+    const char *name = yado_engine_name(e), *speed = expected_speed(e);
+
+    if (!yado_engine_usable(e, &why)) {
+        printf("engine %s: not usable\n", name);
+        print_reason(why.message);
+        printf("    speed: would be %s\n", speed);
+    } else if (yado_engine_good(e, &why)) {
+        printf("engine %s: usable\n    speed: expect %s\n", name, speed);
+    } else {
+        printf("engine %s: usable, but only if asked for\n", name);
+        print_reason(why.message);
+        printf("    speed: expect %s\n", POOR_SPEED);
+    }
+}
+
 static void print_engines(void)
 {
     struct yado_error err = YADO_ERROR_INIT;
     enum yado_engine choice = yado_engine_choose(&err);
 
-    for (unsigned i = 0; i < yado_engine_count(); i++) {
-        struct yado_error why = YADO_ERROR_INIT;
-        enum yado_engine e = yado_engine_at(i);
-
-        if (!yado_engine_usable(e, &why))
-            printf("engine %s: not usable: %s\n", yado_engine_name(e), why.message);
-        else if (yado_engine_good(e, &why))
-            printf("engine %s: usable; expect %s\n", yado_engine_name(e), expected_speed(e));
-        else
-            printf("engine %s: usable, but only if asked for: %s\n", yado_engine_name(e), why.message);
-    }
+    for (unsigned i = 0; i < yado_engine_count(); i++)
+        print_engine(yado_engine_at(i));
     if (choice != YADO_ENGINE_AUTO)
         printf("--engine auto: %s\n", yado_engine_name(choice));
     else

@@ -15,7 +15,7 @@ static const char help[] =
     "       yado --version\n"
     "\n"
     "run: IMAGE is a directory with vmlinuz, initrd.img and disk.img, or a disk file\n"
-    "  --engine auto|translator   what runs the CPUs\n"
+    "  --engine auto|kvm|translator|apple   what runs the CPUs\n"
     "  --cpus N                   1 to 64 (default 1)\n"
     "  --memory SIZE              with K, M or G (default 1G)\n"
     "  --balloon SIZE             ask the guest to do with so much of it\n"
@@ -32,13 +32,16 @@ static const char help[] =
     "                             |tap=NAME[,mac=M]|fd=N[,mac=M][,mtu=N]\n"
     "                             again for more (default nat; forwards listen on\n"
     "                             127.0.0.1 unless they name an address)\n"
+    "  --vsock PORT=SOCKET        what connects to the host's PORT in the guest reaches\n"
+    "                             the Unix socket SOCKET\n"
+    "  --vsock guest:PORT=SOCKET  what connects to SOCKET here reaches the guest's PORT\n"
     "  --timeout SECONDS          stop the guest then\n"
     "  --trace CATEGORIES         or \"all\": say what happens inside, on standard error\n"
     "On the terminal, Ctrl-] or Ctrl-A x leaves; everything else goes to the guest.\n"
     "Exit status: 0 powered off, 1 could not start, 2 usage, 3 the guest crashed,\n"
     "4 time limit.\n";
 
-static void say_va(const char *fmt, va_list ap)
+static void printf_like(1, 0) say_va(const char *fmt, va_list ap)
 {
     char line[1024];
 

@@ -1,6 +1,7 @@
 /* See net_options.h. */
 #include "net_options.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,6 +114,8 @@ static int kind_set(struct run_net *n, const char *word, size_t len)
         if (!word_copy(text, sizeof(text), word + 3, len - 3) || !number_parse(text, 0, 1 << 20, &fd))
             return usage_error("--net: \"%.*s\" is not the number of a descriptor", (int)len, word);
         n->fd = (int)fd;
+        if (fcntl(n->fd, F_GETFD) < 0)
+            return usage_error("--net: descriptor %d is not open", n->fd);
     } else {
         return usage_error("--net: \"%.*s\" is none of none, nat, tap=NAME, fd=N", (int)len, word);
     }
@@ -171,7 +174,15 @@ void net_options_free(struct net_options *o)
     o->count = 0;
 }
 
-static struct yado_network_attachment *attachment_make(const struct run_net *n)
+struct yado_forward net_options_forward(const struct run_forward *f)
+{
+    return (struct yado_forward){ .protocol = f->protocol,
+                                  .host_address = f->host[0] ? f->host : NULL,
+                                  .host_port = f->host_port,
+                                  .guest_port = f->guest_port };
+}
+
+struct yado_network_attachment *net_options_attachment(const struct run_net *n)
 {
     struct yado_network_attachment *a;
 
@@ -186,11 +197,7 @@ static struct yado_network_attachment *attachment_make(const struct run_net *n)
     }
     a = yado_nat_new();
     for (unsigned i = 0; i < n->forward_count; i++) {
-        const struct run_forward *from = &n->forwards[i];
-        struct yado_forward f = { .protocol = from->protocol,
-                                  .host_address = from->host[0] ? from->host : NULL,
-                                  .host_port = from->host_port,
-                                  .guest_port = from->guest_port };
+        struct yado_forward f = net_options_forward(&n->forwards[i]);
 
         yado_nat_add_forward(a, &f);
     }
@@ -200,7 +207,7 @@ static struct yado_network_attachment *attachment_make(const struct run_net *n)
 void net_options_apply(const struct net_options *o, struct yado_config *cfg)
 {
     for (unsigned i = 0; i < o->count; i++) {
-        struct yado_network *n = yado_virtio_net_new(attachment_make(&o->nets[i]));
+        struct yado_network *n = yado_virtio_net_new(net_options_attachment(&o->nets[i]));
 
         if (o->nets[i].has_mac)
             yado_network_set_mac(n, &o->nets[i].mac);

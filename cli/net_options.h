@@ -38,6 +38,10 @@ int net_options_add(struct net_options *o, const char *value);
 void net_options_complete(struct net_options *o); /* after the last */
 void net_options_free(struct net_options *o);
 
+/* What the library is given for one. The forward borrows from f; the attachment is the caller's. */
+struct yado_forward net_options_forward(const struct run_forward *f);
+struct yado_network_attachment *net_options_attachment(const struct run_net *n);
+
 /* Adds the devices to the configuration. */
 void net_options_apply(const struct net_options *o, struct yado_config *cfg);
 

@@ -86,6 +86,7 @@ static int config_make(struct run *r, struct yado_config *cfg)
     if (status == EXIT_OK)
         status = serial_open(&r->serial, o, cfg);
     net_options_apply(&o->net, cfg);
+    vsock_options_apply(&o->vsock, cfg);
     yado_config_add_entropy(cfg, yado_virtio_entropy_new());
     yado_config_add_balloon(cfg, yado_virtio_balloon_new());
     return status;

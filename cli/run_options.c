@@ -29,6 +29,7 @@ enum option {
     OPT_SERIAL,
     OPT_TRACE,
     OPT_NET,
+    OPT_VSOCK,
     OPT_BALLOON,
 };
 
@@ -48,6 +49,7 @@ static const char *const names[] = {
     [OPT_SERIAL] = "--serial",
     [OPT_TRACE] = "--trace",
     [OPT_NET] = "--net",
+    [OPT_VSOCK] = "--vsock",
     [OPT_BALLOON] = "--balloon",
     [OPT_BALLOON + 1] = NULL,
 };
@@ -215,6 +217,7 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_TRACE: o->trace = value; return EXIT_OK;
     case OPT_BALLOON: return balloon_set(o, value);
     case OPT_NET: return net_options_add(&o->net, value);
+    case OPT_VSOCK: return vsock_options_add(&o->vsock, value);
     }
     return EXIT_USAGE;
 }

@@ -5,6 +5,7 @@
 #include "cli.h"
 #include "net_options.h"
 #include "seed.h"
+#include "vsock_options.h"
 
 #define RUN_SERIAL_MAX 8
 
@@ -34,6 +35,7 @@ struct run_options {
     struct run_serial serials[RUN_SERIAL_MAX];
     unsigned serial_count;
     struct net_options net;
+    struct vsock_options vsock;
     struct seed_options seed;
     bool has_seed;
     const char *trace;

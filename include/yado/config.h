@@ -13,6 +13,7 @@
 #include <yado/network.h>
 #include <yado/platform.h>
 #include <yado/share.h>
+#include <yado/socket.h>
 #include <yado/storage.h>
 
 #ifdef __cplusplus
@@ -50,6 +51,7 @@ void yado_config_add_storage(struct yado_config *config, struct yado_storage *st
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port);
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy);
 void yado_config_add_balloon(struct yado_config *config, struct yado_balloon *balloon); /* one at most */
+void yado_config_add_socket(struct yado_config *config, struct yado_socket *socket);    /* one at most */
 void yado_config_add_network(struct yado_config *config, struct yado_network *network);
 void yado_config_add_share(struct yado_config *config, struct yado_share *share);
 void yado_config_add_graphics(struct yado_config *config, struct yado_graphics *graphics);

@@ -22,6 +22,8 @@ enum yado_error_code {
     YADO_ERR_GUEST,          /* the guest ended in a way that it should not (triple fault, panic) */
     YADO_ERR_ENGINE,         /* the engine could not go on executing the guest */
     YADO_ERR_INTERNAL,       /* a defect of libyado */
+    YADO_ERR_REFUSED,        /* the guest refused a connection: no program listens there */
+    YADO_ERR_TIMEOUT,        /* the guest did not answer in time */
 };
 
 #define YADO_ERROR_MESSAGE_MAX 512

@@ -17,6 +17,7 @@
 #include <yado/platform.h>
 #include <yado/seed.h>
 #include <yado/share.h>
+#include <yado/socket.h>
 #include <yado/storage.h>
 
 #endif

@@ -320,8 +320,9 @@ bool device_fits(struct yado_config *c)
 {
     struct spec *s = &c->spec;
 
-    if (s->disk_count + s->serial_count + s->entropy_count + s->balloon_count + s->net_count +
-            s->share_count + s->graphics_count + s->sound_count + s->keyboard_count + s->pointing_count <
+    if (s->disk_count + s->serial_count + s->entropy_count + s->balloon_count + s->socket_count +
+            s->net_count + s->share_count + s->graphics_count + s->sound_count + s->keyboard_count +
+            s->pointing_count <
         SPEC_DEVICE_MAX)
         return true;
     c->devices_over++;

@@ -35,6 +35,11 @@ struct yado_balloon {
     char unused; /* no settings */
 };
 
+struct yado_socket {
+    struct spec_socket socket;
+    bool out_of_memory;
+};
+
 struct yado_platform {
     struct spec_platform platform;
     bool out_of_memory;
@@ -104,6 +109,8 @@ bool share_check(const struct spec_share *s, unsigned index, struct yado_error *
 bool shares_check(const struct spec *s, struct yado_error *err);
 bool graphics_check(const struct spec *s, struct yado_error *err);
 bool sounds_check(const struct spec *s, struct yado_error *err);
+
+bool sockets_check(const struct spec *s, struct yado_error *err);
 
 /* Counts a device in, unless there is no room for it. */
 bool device_fits(struct yado_config *c);

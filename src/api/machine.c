@@ -26,6 +26,7 @@
 
 #include "api/config_priv.h"
 #include "api/queue.h"
+#include "api/sockets.h"
 #include "api/state.h"
 #include "host/thread.h"
 #include "util/log.h"
@@ -63,6 +64,7 @@ struct yado_machine {
     enum yado_engine engine;
     struct yado_machine_options options;
     struct callback_queue queue;
+    struct sockets *sockets;
 
     pthread_t control, delivery;
     bool control_runs, delivery_runs;
@@ -142,6 +144,20 @@ static void net_lost(void *ctx, unsigned index, const struct yado_error *why)
     pthread_mutex_unlock(&m->lock);
 }
 
+static bool socket_asked(void *ctx, uint64_t id, uint32_t guest_port, uint32_t host_port)
+{
+    struct yado_machine *m = ctx;
+
+    return sockets_asked(m->sockets, id, guest_port, host_port);
+}
+
+static void socket_connected(void *ctx, uint64_t tag, uint32_t host_port, const struct yado_error *why)
+{
+    struct yado_machine *m = ctx;
+
+    sockets_connected(m->sockets, tag, host_port, why);
+}
+
 static void backend_publish(struct yado_machine *m, struct backend *b)
 {
     pthread_mutex_lock(&m->live_lock);
@@ -156,6 +172,7 @@ static void backend_end_run(struct yado_machine *m)
     backend_publish(m, NULL);
     if (b)
         m->ops->stop(b);
+    sockets_run_ended(m->sockets);
     pthread_mutex_lock(&m->lock);
     m->attention = false;
     pthread_mutex_unlock(&m->lock);
@@ -444,6 +461,8 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     spec_init(&m->spec);
     m->host = (struct backend_host){ .attention = attention,
                                      .net_lost = net_lost,
+                                     .socket_asked = socket_asked,
+                                     .socket_connected = socket_connected,
                                      .ctx = m,
                                      .log = &m->log,
                                      .stop_on_reset = m->options.stop_on_reset };
@@ -451,7 +470,10 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     pthread_mutex_init(&m->live_lock, NULL);
     pthread_cond_init(&m->work, NULL);
     thread_cond_init(&m->changed);
-    if (!queue_init(&m->queue, err)) {
+    m->sockets = sockets_new(m);
+    if (!m->sockets)
+        err_set(err, YADO_ERR_HOST, "out of memory");
+    if (!queue_init(&m->queue, err) || !m->sockets) {
         yado_machine_free(m);
         return NULL;
     }
@@ -529,6 +551,7 @@ void yado_machine_free(struct yado_machine *machine)
         command_free(c);
     }
     queue_destroy(&m->queue);
+    sockets_free(m->sockets);
     spec_clear(&m->spec);
     pthread_cond_destroy(&m->changed);
     pthread_cond_destroy(&m->work);
@@ -625,6 +648,35 @@ bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *
                           : err_set(err, YADO_ERR_STATE, "cannot ask the guest to stop: it ended first");
     pthread_mutex_unlock(&machine->live_lock);
     return ok;
+}
+
+/* ---- for the rest of api/ ---- */
+
+struct sockets *machine_sockets(struct yado_machine *m)
+{
+    return m->sockets;
+}
+
+struct callback_queue *machine_queue(struct yado_machine *m)
+{
+    return &m->queue;
+}
+
+bool machine_has_socket_device(const struct yado_machine *m)
+{
+    return m->spec.socket_count > 0;
+}
+
+struct backend *machine_backend_enter(struct yado_machine *m, const struct backend_ops **ops)
+{
+    pthread_mutex_lock(&m->live_lock);
+    *ops = m->ops;
+    return m->backend;
+}
+
+void machine_backend_leave(struct yado_machine *m)
+{
+    pthread_mutex_unlock(&m->live_lock);
 }
 
 /* ---- questions ---- */

@@ -19,7 +19,10 @@ void queue_destroy(struct callback_queue *q)
         struct callback *c = q->head;
 
         q->head = c->next;
-        free(c);
+        if (c->run)
+            c->run(c, false);
+        else
+            free(c);
     }
     wake_close(&q->wake);
     pthread_mutex_destroy(&q->lock);
@@ -76,12 +79,16 @@ unsigned queue_dispatch(struct callback_queue *q)
     /* Cleared first: what is pushed from now on sets it again. */
     wake_clear(&q->wake);
     while ((c = queue_pop(q))) {
+        count++;
+        if (c->run) {
+            c->run(c, true);
+            continue;
+        }
         if (c->done)
             c->done(c->done_ctx, c->error.code == YADO_OK ? NULL : &c->error);
         else if (q->on_event)
             q->on_event(q->event_ctx, &c->event);
         free(c);
-        count++;
     }
     pthread_mutex_lock(&q->lock);
     q->dispatching = false;

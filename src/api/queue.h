@@ -12,6 +12,9 @@
 /* One callback: an event, or the completion of a verb. */
 struct callback {
     struct callback *next;
+    /* Not NULL: the callback is part of something larger, and this runs it (or not: `deliver` false) and
+     * frees it. */
+    void (*run)(struct callback *c, bool deliver);
     yado_completion done; /* NULL: it is an event */
     void *done_ctx;
     struct yado_error error; /* of a completion */

@@ -101,8 +101,8 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
     return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
            disks_check(&config->spec, err) && serials_check(&config->spec, err) &&
            balloons_check(&config->spec, err) && networks_check(&config->spec, err) &&
-           shares_check(&config->spec, err) && graphics_check(&config->spec, err) &&
-           sounds_check(&config->spec, err);
+           sockets_check(&config->spec, err) && shares_check(&config->spec, err) &&
+           graphics_check(&config->spec, err) && sounds_check(&config->spec, err);
 }
 
 bool yado_config_validate_save_restore(const struct yado_config *config, struct yado_error *err)

@@ -30,6 +30,12 @@ struct backend_host {
     void (*attention)(void *ctx);
     /* The attachment of a network device is gone for good. As attention. May be NULL. */
     void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
+    /* A program of the guest connects to port `host_port` of the host: whether anyone listens there; if so,
+     * socket_answer follows. And what became of a socket_connect: `why` NULL if the guest accepted. Exactly
+     * once for each that succeeded. Any thread, maybe with a lock of the backend held: neither blocks nor
+     * calls the backend. May be NULL. */
+    bool (*socket_asked)(void *ctx, uint64_t id, uint32_t guest_port, uint32_t host_port);
+    void (*socket_connected)(void *ctx, uint64_t tag, uint32_t host_port, const struct yado_error *why);
     void *ctx;
     const struct log *log; /* lives as long as the backend */
     bool stop_on_reset;
@@ -74,6 +80,11 @@ struct backend_ops {
     /* Moves all clocks of a paused guest ahead, as if it had been paused for so much longer. */
     bool (*time_skip)(struct backend *b, uint64_t ns, struct yado_error *err);
 
+    /* Sockets, while it runs and has a socket device, from any thread but the backend's own. The descriptor,
+     * a connected stream socket, is taken over in any case. socket_answer: -1 refuses. */
+    void (*socket_answer)(struct backend *b, uint64_t id, int fd);
+    bool (*socket_connect)(struct backend *b, uint32_t guest_port, int fd, uint64_t tag,
+                           struct yado_error *err);
     /* Another directory share for a device, while it runs. As net_attach. */
     bool (*share_set)(struct backend *b, unsigned index, const struct spec_share *share,
                       struct yado_error *err);

@@ -12,6 +12,7 @@
 
 #include "backend/native_engines.h"
 #include "backend/native_lacks.h"
+#include "backend/native_sockets.h"
 #include "disk/disk.h"
 #include "host/anonfile.h"
 #include "machine/machine.h"
@@ -24,6 +25,7 @@ struct backend {
     struct disk *disks[SPEC_DEVICE_MAX];
     struct boot_files boot;
     struct board_devices devices;
+    struct native_sockets *sockets;
 };
 
 /* ---- files ---- */
@@ -178,6 +180,7 @@ static void native_stop(struct backend *b)
     for (unsigned i = 0; i < SPEC_DEVICE_MAX; i++)
         disk_close(b->disks[i]);
     boot_close(&b->boot);
+    native_sockets_close(b->sockets);
     free(b);
 }
 
@@ -224,6 +227,11 @@ static bool native_start(struct backend **out, const struct spec *spec, const st
     if (!boot_open(&spec->boot, &b->boot, err) || !disks_open(b, err))
         goto fail;
     devices_fill(b);
+    if (spec->socket_count) {
+        b->sockets = native_sockets_open(&spec->socket, host, &b->devices.sockets, err);
+        if (!b->sockets)
+            goto fail;
+    }
     if (!machine_make(b, host, err))
         goto fail;
     *out = b;
@@ -302,6 +310,17 @@ static bool native_net_attach(struct backend *b, unsigned index, const struct ne
     return (!cfg || native_can_attach(cfg, index, err)) && machine_net_attach(b->machine, index, cfg, err);
 }
 
+static void native_socket_answer(struct backend *b, uint64_t id, int fd)
+{
+    machine_socket_answer(b->machine, id, fd);
+}
+
+static bool native_socket_connect(struct backend *b, uint32_t guest_port, int fd, uint64_t tag,
+                                  struct yado_error *err)
+{
+    return machine_socket_connect(b->machine, guest_port, fd, tag, err);
+}
+
 static void native_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),
                             void *ctx)
 {
@@ -322,5 +341,7 @@ const struct backend_ops backend_native = {
     .balloon_target = native_balloon_target,
     .net_forward = native_net_forward,
     .net_attach = native_net_attach,
+    .socket_answer = native_socket_answer,
+    .socket_connect = native_socket_connect,
     .counters = native_counters,
 };

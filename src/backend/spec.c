@@ -59,6 +59,30 @@ void spec_share_clear(struct spec_share *s)
     *s = (struct spec_share){ 0 };
 }
 
+void spec_socket_clear(struct spec_socket *s)
+{
+    for (unsigned i = 0; i < s->path_count; i++)
+        free(s->paths[i].path);
+    free(s->paths);
+    *s = (struct spec_socket){ 0 };
+}
+
+bool spec_socket_path_add(struct spec_socket *s, const struct spec_socket_path *p)
+{
+    struct spec_socket_path *more = realloc(s->paths, (s->path_count + 1) * sizeof(*more));
+    char *path = strdup(p->path);
+
+    if (more)
+        s->paths = more;
+    if (!more || !path) {
+        free(path);
+        return false;
+    }
+    more[s->path_count] = *p;
+    more[s->path_count++].path = path;
+    return true;
+}
+
 void spec_net_clear(struct spec_net *n)
 {
     if (!n->has_attachment)
@@ -91,6 +115,7 @@ void spec_clear(struct spec *s)
         spec_net_clear(&s->nets[i]);
     for (unsigned i = 0; i < s->share_count; i++)
         spec_share_clear(&s->shares[i]);
+    spec_socket_clear(&s->socket);
     spec_platform_clear(&s->platform);
     spec_init(s);
 }
@@ -191,6 +216,7 @@ static void plain_copy(struct spec *to, const struct spec *from)
     to->engine = from->engine;
     to->entropy_count = from->entropy_count;
     to->balloon_count = from->balloon_count;
+    to->socket_count = from->socket_count;
     memcpy(to->graphics, from->graphics, sizeof(to->graphics));
     to->graphics_count = from->graphics_count;
     memcpy(to->sounds, from->sounds, sizeof(to->sounds));
@@ -214,6 +240,8 @@ bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
         ok = net_copy(&to->nets[to->net_count++], &from->nets[i]);
     for (unsigned i = 0; ok && i < from->share_count; i++)
         ok = spec_share_copy(&to->shares[to->share_count++], &from->shares[i]);
+    for (unsigned i = 0; ok && i < from->socket.path_count; i++)
+        ok = spec_socket_path_add(&to->socket, &from->socket.paths[i]);
     if (!ok) {
         int e = errno;
 

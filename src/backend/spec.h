@@ -44,6 +44,19 @@ struct spec_net {
     uint8_t mac[6];
 };
 
+/* A port that a Unix socket of the host stands for. */
+struct spec_socket_path {
+    uint32_t port;
+    char *path;
+    bool to_guest; /* programs of the host connect to `path`, which we make, and reach the guest's port; else
+                      the guest's programs connect to the host's port and reach `path` */
+};
+
+struct spec_socket {
+    struct spec_socket_path *paths;
+    unsigned path_count;
+};
+
 enum spec_boot_kind { SPEC_BOOT_NONE, SPEC_BOOT_LINUX, SPEC_BOOT_EFI };
 
 struct spec_boot {
@@ -110,6 +123,8 @@ struct spec {
     unsigned balloon_count; /* more than one is reported by validation */
     struct spec_net nets[SPEC_DEVICE_MAX];
     unsigned net_count;
+    struct spec_socket socket;
+    unsigned socket_count; /* more than one is reported by validation */
     struct spec_share shares[SPEC_DEVICE_MAX];
     unsigned share_count;
     struct spec_graphics graphics[SPEC_DEVICE_MAX];
@@ -132,6 +147,9 @@ void spec_net_clear(struct spec_net *n);
 void spec_platform_clear(struct spec_platform *p);
 void spec_share_clear(struct spec_share *s);
 bool spec_share_copy(struct spec_share *to, const struct spec_share *from);
+void spec_socket_clear(struct spec_socket *s);
+/* Adds a copy. False: out of memory. */
+bool spec_socket_path_add(struct spec_socket *s, const struct spec_socket_path *p);
 /* Adds a directory, with copies of the strings. False: out of memory. */
 bool spec_directory_add(struct spec_share *s, const struct spec_directory *d);
 

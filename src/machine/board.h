@@ -35,6 +35,29 @@ struct board_net {
     uint8_t mac[6];
 };
 
+/* What `asked` returns instead of a descriptor. */
+enum { BOARD_SOCKET_REFUSED = -1, BOARD_SOCKET_LATER = -2, BOARD_SOCKET_BUSY = -3 };
+
+struct board_socket_listener {
+    int fd; /* a listening stream socket; borrowed */
+    uint32_t guest_port;
+};
+
+/* The socket device's other side. */
+struct board_sockets {
+    bool present;
+    const struct board_socket_listener
+        *listeners; /* what comes in there goes to a port of the guest; borrowed */
+    unsigned listener_count;
+    /* A program of the guest connects to port `host_port` of the host. Returns a connected socket, which is
+     * taken over, or REFUSED; LATER: board_socket_answer follows; BUSY: ask again soon. `connected` tells
+     * what became of a board_socket_connect. Event loop thread (connected: any), with a lock of the device
+     * held: they do not block, and call nothing here. */
+    int (*asked)(void *ctx, uint64_t id, uint32_t guest_port, uint32_t host_port);
+    void (*connected)(void *ctx, uint64_t tag, uint32_t host_port, const struct yado_error *why);
+    void *ctx;
+};
+
 struct board_devices {
     struct board_disk disks[BOARD_DEVICE_MAX];
     unsigned disk_count;
@@ -42,6 +65,7 @@ struct board_devices {
     unsigned serial_count;
     unsigned entropy_count;
     bool balloon;
+    struct board_sockets sockets;
     struct board_net nets[BOARD_DEVICE_MAX];
     unsigned net_count;
 };
@@ -89,9 +113,13 @@ void board_hurry(struct board *b, bool hurry);
 void board_press_power_button(struct board *b);                                            /* any thread */
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
 
-/* How much memory the guest shall have, in bytes, whole pages; more than there is means all. Nothing without a
- * balloon. Any thread. */
+/* How much memory the guest shall have, in bytes, whole pages; more than there is means all. Nothing without
+ * a balloon. Any thread. */
 void board_balloon_target(struct board *b, uint64_t size);
+
+/* The socket device, which is there; any thread. See virtio/vsock.h. */
+bool board_socket_answer(struct board *b, uint64_t id, int fd);
+bool board_socket_connect(struct board *b, uint32_t guest_port, int fd, uint64_t tag, struct yado_error *err);
 
 /* Network device `index`, while the board runs; any thread but the board's own. See machine/nets.h. */
 bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,

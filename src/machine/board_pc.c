@@ -34,6 +34,7 @@
 #include "machine/pc_layout.h"
 #include "machine/pump.h"
 #include "machine/reset_watch.h"
+#include "machine/vsocks.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
@@ -97,6 +98,7 @@ struct board {
     struct vballoon *balloon; /* NULL: there is none */
     struct virtio_pci *balloon_pci;
     struct nets *nets;
+    struct vsocks *sockets; /* NULL: there are none */
 };
 
 struct part {
@@ -685,6 +687,48 @@ static void nets_destroy(struct board *b)
     nets_free(b->nets);
 }
 
+/* ---- sockets ---- */
+
+static bool sockets_build(struct board *b, struct yado_error *err)
+{
+    struct vsocks_config cfg = {
+        .sockets = &b->cfg.devices->sockets,
+        .pci = b->pci,
+        .mem = b->cfg.mem,
+        .loop = b->loop,
+        .clock = b->cfg.clock,
+        .log = b->cfg.log,
+    };
+
+    if (!cfg.sockets->present)
+        return true;
+    b->sockets = vsocks_new(&cfg, err);
+    return b->sockets != NULL;
+}
+
+static bool sockets_part_reset(struct board *b, struct yado_error *err)
+{
+    (void)err;
+    if (b->sockets)
+        vsocks_reset(b->sockets);
+    return true;
+}
+
+static void sockets_destroy(struct board *b)
+{
+    vsocks_free(b->sockets);
+}
+
+bool board_socket_answer(struct board *b, uint64_t id, int fd)
+{
+    return vsocks_answer(b->sockets, id, fd);
+}
+
+bool board_socket_connect(struct board *b, uint32_t guest_port, int fd, uint64_t tag, struct yado_error *err)
+{
+    return vsocks_connect(b->sockets, guest_port, fd, tag, err);
+}
+
 /* ---- PCI addresses: what firmware would do, and the end of the bridge ---- */
 
 static bool addresses_assign(struct board *b, struct yado_error *err)
@@ -715,6 +759,7 @@ static const struct part parts[] = {
     { "entropy", rngs_build, rngs_reset, NULL, rngs_destroy },
     { "balloon", balloon_build, balloon_part_reset, NULL, balloon_destroy },
     { "network", nets_build, nets_part_reset, NULL, nets_destroy },
+    { "sockets", sockets_build, sockets_part_reset, NULL, sockets_destroy },
     { "pci addresses", addresses_assign, addresses_assign, NULL, bridge_destroy },
 };
 

@@ -1,9 +1,10 @@
 /* Reads kernel and initrd whole before looking at them: the bytes that were checked are the bytes that are
- * loaded, even if someone writes the files meanwhile. The copies live only as long as the call. */
+ * loaded, even if someone writes the files meanwhile. The copies live only as long as the call, and outside
+ * of the heap, which would keep their memory afterwards. */
 #include "machine/boot_files.h"
 
 #include <errno.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,14 +15,24 @@ _Static_assert(BOOT_GDT_LEN <= PC_BOOT_GDT_ROOM && BOOT_PARAMS_LEN <= PC_BOOT_PA
                    BOOT_PAGE_TABLES_LEN <= PC_BOOT_PAGE_TABLES_ROOM,
                "boot data have room");
 
-struct loaded {
-    uint8_t *kernel, *initrd;
+struct copy {
+    uint8_t *bytes;
+    size_t len;
 };
+struct loaded {
+    struct copy kernel, initrd;
+};
+
+static void copy_free(struct copy *c)
+{
+    if (c->bytes)
+        munmap(c->bytes, c->len);
+}
 
 static void loaded_free(struct loaded *l)
 {
-    free(l->kernel);
-    free(l->initrd);
+    copy_free(&l->kernel);
+    copy_free(&l->initrd);
 }
 
 static bool bytes_read(const struct boot_open_file *f, uint8_t *buf, size_t len, struct yado_error *err)
@@ -43,12 +54,12 @@ static bool bytes_read(const struct boot_open_file *f, uint8_t *buf, size_t len,
 }
 
 /* `limit`: what could fit into the machine; a larger file is not read. */
-static bool file_read(const struct boot_open_file *f, uint64_t limit, uint8_t **bytes, struct boot_file *out,
-                      struct yado_error *err)
+static bool file_read(const struct boot_open_file *f, uint64_t limit, struct copy *copy,
+                      struct boot_file *out, struct yado_error *err)
 {
     struct stat st;
 
-    *bytes = NULL;
+    *copy = (struct copy){ 0 };
     out->name = f->name;
     if (fstat(f->fd, &st) < 0)
         return err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot read", f->name);
@@ -63,12 +74,13 @@ static bool file_read(const struct boot_open_file *f, uint64_t limit, uint8_t **
             err, YADO_ERR_MEMORY,
             "%s: has %llu MiB, more than the machine's memory of %llu MiB holds; give it more memory",
             f->name, (unsigned long long)st.st_size >> 20, (unsigned long long)limit >> 20);
-    *bytes = malloc((size_t)st.st_size);
-    if (!*bytes)
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
         return err_set(err, YADO_ERR_HOST, "%s: out of memory", f->name);
-    out->data = *bytes;
-    out->len = (size_t)st.st_size;
-    return bytes_read(f, *bytes, out->len, err);
+    *copy = (struct copy){ p, (size_t)st.st_size };
+    out->data = p;
+    out->len = copy->len;
+    return bytes_read(f, p, out->len, err);
 }
 
 static bool input_read(const struct boot_files *files, uint64_t ram_size, struct boot_input *in,

@@ -371,6 +371,17 @@ void machine_balloon_target(struct machine *m, uint64_t size)
     board_balloon_target(m->board, size);
 }
 
+bool machine_socket_answer(struct machine *m, uint64_t id, int fd)
+{
+    return board_socket_answer(m->board, id, fd);
+}
+
+bool machine_socket_connect(struct machine *m, uint32_t guest_port, int fd, uint64_t tag,
+                            struct yado_error *err)
+{
+    return board_socket_connect(m->board, guest_port, fd, tag, err);
+}
+
 bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,
                          struct yado_error *err)
 {

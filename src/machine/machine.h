@@ -60,6 +60,10 @@ void machine_service(struct machine *m, struct machine_status *out);
 void machine_press_power_button(struct machine *m);
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows);
 void machine_balloon_target(struct machine *m, uint64_t size); /* see board_balloon_target */
+/* The socket device, which is there: see board_socket_answer. */
+bool machine_socket_answer(struct machine *m, uint64_t id, int fd);
+bool machine_socket_connect(struct machine *m, uint32_t guest_port, int fd, uint64_t tag,
+                            struct yado_error *err);
 bool machine_net_forward(struct machine *m, unsigned index, const struct net_forward *f, bool add,
                          struct yado_error *err);
 bool machine_net_attach(struct machine *m, unsigned index, const struct net_config *cfg,

@@ -24,6 +24,8 @@ const char *yado_error_code_name(enum yado_error_code code)
     case YADO_ERR_GUEST: return "guest";
     case YADO_ERR_ENGINE: return "engine";
     case YADO_ERR_INTERNAL: return "internal";
+    case YADO_ERR_REFUSED: return "refused";
+    case YADO_ERR_TIMEOUT: return "timeout";
     }
     return "unknown";
 }
@@ -59,7 +61,8 @@ static void message_store(struct yado_error *err, const char *text)
             *p = '?'; /* a file name may hold anything; the terminal of the reader must not act on it */
 }
 
-static void message_format(struct yado_error *err, const char *fmt, va_list args, const char *tail_text)
+static void printf_like(2, 0)
+    message_format(struct yado_error *err, const char *fmt, va_list args, const char *tail_text)
 {
     char text[ERR_SCRATCH_SIZE];
     size_t len;
@@ -87,6 +90,20 @@ bool err_set(struct yado_error *err, enum yado_error_code code, const char *fmt,
     return false;
 }
 
+/* strerror_r returns the text where it is GNU's, and elsewhere a number, the text being in the buffer. */
+static const char *gnu_text(const char *text, const char *buf)
+{
+    (void)buf;
+    return text;
+}
+
+static const char *posix_text(int error, const char *buf)
+{
+    return error ? "unknown error" : buf;
+}
+
+#define ERRNO_TEXT(result, buf) _Generic((result), char * : gnu_text, int : posix_text)(result, buf)
+
 bool err_set_errno(struct yado_error *err, enum yado_error_code code, int os_errno, const char *fmt, ...)
 {
     char reason[128];
@@ -97,7 +114,7 @@ bool err_set_errno(struct yado_error *err, enum yado_error_code code, int os_err
     err->code = code;
     err->os_errno = os_errno;
     va_start(args, fmt);
-    message_format(err, fmt, args, strerror_r(os_errno, reason, sizeof(reason)));
+    message_format(err, fmt, args, ERRNO_TEXT(strerror_r(os_errno, reason, sizeof(reason)), reason));
     va_end(args);
     return false;
 }

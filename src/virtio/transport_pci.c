@@ -128,9 +128,10 @@ static void bells_on(struct virtio_pci *vp)
 
         if (!vd->queues[i].enabled || vd->polled >> i & 1)
             continue;
-        *b = (struct queue_bell){ .vp = vp, .queue = i, .event = b->event };
-        if (!b->event)
+        if (!b->event) { /* what its callback reads does not change any more */
+            *b = (struct queue_bell){ .vp = vp, .queue = i };
             b->event = loop_event_new(vd->loop, bell_rung, b, NULL);
+        }
         if (b->event)
             vp->bells[n++] = (struct doorbell){ .off = AREA_NOTIFY * AREA_LEN + (uint64_t)i * NOTIFY_STRIDE,
                                                 .fd = loop_event_fd(b->event) };

@@ -14,6 +14,7 @@ enum {
     VIRTIO_ID_CONSOLE = 3,
     VIRTIO_ID_RNG = 4,
     VIRTIO_ID_BALLOON = 5,
+    VIRTIO_ID_VSOCK = 19,
 };
 
 /* Device status bits, section 2.1. */

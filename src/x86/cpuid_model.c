@@ -69,6 +69,10 @@
 #define F7D_HOST BIT(4)
 #define F7D_INTEL (BIT(26) | BIT(27) | BIT(29))
 
+/* Leaf 7.2 EDX. Own, Intel only: BHI_CTRL, and not affected by MXCSR dependent timing. Some kernels do not
+ * heed BHI_NO; told that SPEC_CTRL can keep branch history apart, they need no loop at every system call. */
+#define F72D_INTEL (BIT(4) | BIT(5))
+
 /* Leaf 0x80000001 ECX. Of the host: LAHF in 64-bit mode, LZCNT, PREFETCHW */
 #define FXC_CMP_LEGACY BIT(1)
 #define FXC_TOPOEXT BIT(22)
@@ -142,6 +146,7 @@ static void init_features(struct cpuid_model *m)
         m->f21_ecx = F21C_OWN;
     } else {
         m->arch_capabilities = ARCH_CAPS;
+        m->f72_edx = F72D_INTEL;
     }
     m->has_x2apic = true;
     m->has_tsc_deadline = true;
@@ -329,7 +334,9 @@ static void leaf_basic(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
     case 6: r->eax = BIT(2); break; /* the APIC timer never stops */
     case 7:
         if (sub == 0)
-            *r = (struct cpuid_regs){ 0, m->f7_ebx, m->f7_ecx, m->f7_edx };
+            *r = (struct cpuid_regs){ m->f72_edx ? 2 : 0, m->f7_ebx, m->f7_ecx, m->f7_edx };
+        else if (sub == 2)
+            r->edx = m->f72_edx;
         break;
     case 0xb: leaf_topology(m, sub, dyn, r); break;
     case 0xd: leaf_xsave(m, sub, dyn, r); break;

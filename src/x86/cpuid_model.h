@@ -43,6 +43,7 @@ struct cpuid_model {
     bool has_x2apic, has_tsc_deadline;
     /* feature bits as told to the guest (static part): */
     uint32_t f1_ecx, f1_edx, f7_ebx, f7_ecx, f7_edx, fext_ecx, fext_edx;
+    uint32_t f72_edx;           /* leaf 7, sub-leaf 2 EDX (Intel) */
     uint32_t f8_ebx;            /* leaf 0x80000008 EBX (AMD) */
     uint32_t f21_eax, f21_ecx;  /* leaf 0x80000021 (AMD) */
     uint64_t arch_capabilities; /* MSR 0x10a (Intel), 0: no such MSR */

@@ -15,6 +15,7 @@
 #include <yado/yado.h>
 
 #include "../machine/tiny_kernel.h"
+#include "overlap.h"
 
 #define PATIENCE_MS 20000
 
@@ -59,7 +60,10 @@ static struct yado_machine *guest_start(struct heard *h, enum yado_engine engine
     yado_config_set_cpu_count(c, 2);
     yado_config_set_memory_size(c, 32 << 20);
     yado_config_set_boot_loader(c, yado_linux_boot_loader_new(kernel, NULL, NULL));
-    yado_config_add_serial_port(c, yado_uart_port_new(yado_fd_serial_new(in_fd, out_fd)));
+    /* Under Apple's engine the tests' guest has its UART behind the only kind of port there is. */
+    yado_config_add_serial_port(c, on_apple()
+                                       ? yado_virtio_console_port_new(yado_fd_serial_new(in_fd, out_fd))
+                                       : yado_uart_port_new(yado_fd_serial_new(in_fd, out_fd)));
     if (disk)
         yado_config_add_storage(c, yado_virtio_block_new(yado_disk_image_new(disk, YADO_DISK_RAW, 0)));
     m = yado_machine_new(c, &o, &err);
@@ -86,7 +90,7 @@ static void expect_end(const uint8_t *code, size_t len, enum yado_stop_reason re
     assert_string_equal(h.start_error.message, "");
     assert_int_equal(h.reason, reason);
     assert_int_equal(h.ends, 1);
-    assert_true(h.resets >= resets);
+    assert_true(h.resets >= (on_apple() ? 0 : resets)); /* which tells nobody of them */
     assert_int_equal(yado_machine_stop_reason(m), reason);
     yado_machine_free(m);
 }
@@ -104,7 +108,7 @@ static void test_triple_fault(void **state)
     static const uint8_t code[] = { TINY_TRIPLE_FAULT, TINY_HALT };
 
     (void)state;
-    expect_end(code, sizeof(code), YADO_STOP_TRIPLE_FAULT, 0);
+    expect_end(code, sizeof(code), on_apple() ? YADO_STOP_FAILURE : YADO_STOP_TRIPLE_FAULT, 0);
 }
 
 static void test_panic(void **state)
@@ -112,7 +116,7 @@ static void test_panic(void **state)
     static const uint8_t code[] = { TINY_UNMASK, TINY_RESET, TINY_HALT };
 
     (void)state;
-    expect_end(code, sizeof(code), YADO_STOP_PANIC, 0);
+    expect_end(code, sizeof(code), on_apple() ? YADO_STOP_FAILURE : YADO_STOP_PANIC, 0);
 }
 
 /* Counts in CMOS, which outlives a reset: reboots twice, then powers off. */
@@ -272,6 +276,11 @@ static void test_disk_is_locked(void **state)
     int fd = mkstemp(disk);
 
     (void)state;
+    if (on_apple()) { /* how the framework says it is not known */
+        close(fd);
+        unlink(disk);
+        skip();
+    }
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, 1 << 20), 0);
     close(fd);
@@ -289,13 +298,46 @@ static void test_disk_is_locked(void **state)
     unlink(disk);
 }
 
+/* FADD from a place without memory: the CPU cannot do that access, and KVM's emulator has no such
+ * instruction. The machine ends in an error that says where and at what; the process and its other machines
+ * go on. */
+static void test_engine_failure(void **state)
+{
+    static const uint8_t code[] = { 0xd8, 0x05, TINY_BYTES32(0xd0000000u), TINY_HALT };
+    static const uint8_t other[] = { TINY_HALT };
+    static const char bytes[] = "(bytes d8 05 00 00 00 d0";
+    struct yado_machine *m, *bystander;
+    struct heard h, hb;
+
+    (void)state;
+    if (engine != YADO_ENGINE_KVM) {
+        skip(); /* the translator does it */
+        return;
+    }
+    bystander = guest_start(&hb, engine, other, sizeof(other), -1, -1, NULL);
+    m = guest_start(&h, engine, code, sizeof(code), -1, -1, NULL);
+    assert_true(yado_machine_wait(m, PATIENCE_MS));
+    assert_int_equal(yado_machine_state(m), YADO_STATE_ERROR);
+    assert_int_equal(yado_machine_stop_reason(m), YADO_STOP_FAILURE);
+    assert_int_equal(h.ends, 1);
+    assert_int_equal(h.error.code, YADO_ERR_ENGINE);
+    if (!strstr(h.error.message, "at 0x100000") || !strstr(h.error.message, bytes))
+        fail_msg("%s", h.error.message);
+    assert_int_equal(yado_machine_state(bystander), YADO_STATE_RUNNING);
+    yado_machine_free(m);
+    yado_machine_free(bystander);
+    assert_int_equal(hb.ends, 0);
+    test_power_off(state);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_power_off),    cmocka_unit_test(test_triple_fault),
-        cmocka_unit_test(test_panic),        cmocka_unit_test(test_reboot),
-        cmocka_unit_test(test_request_stop), cmocka_unit_test(test_two_machines),
-        cmocka_unit_test(test_pause),        cmocka_unit_test(test_disk_is_locked),
+        cmocka_unit_test(test_power_off),      cmocka_unit_test(test_triple_fault),
+        cmocka_unit_test(test_panic),          cmocka_unit_test(test_reboot),
+        cmocka_unit_test(test_request_stop),   cmocka_unit_test(test_two_machines),
+        cmocka_unit_test(test_pause),          cmocka_unit_test(test_disk_is_locked),
+        cmocka_unit_test(test_engine_failure),
     };
     int failed = 0;
 

@@ -328,7 +328,6 @@ static void test_save(void **state)
     completions_wait(m, &h, 1);
     assert_int_equal(h.last.code, YADO_ERR_STATE);
     yado_machine_start(m, NULL, NULL);
-    yado_machine_pause(m, NULL, NULL); /* too early: no completion, no effect */
     while (yado_machine_state(m) != YADO_STATE_RUNNING)
         sleep_ms(1);
     yado_machine_pause(m, on_done, &h);

@@ -16,6 +16,7 @@
 #include <yado/yado.h>
 
 #include "../machine/tiny_kernel.h"
+#include "overlap.h"
 
 static void addresses_are_read_and_written(void **state)
 {
@@ -71,6 +72,25 @@ static void expect_with(struct yado_config *c, struct yado_network *n, const cha
         fail_msg("said \"%s\", not \"%s\"", err.message, text ? text : "");
 }
 
+/* Valid on our own engines; the framework has no such thing. */
+static void expect_own(struct yado_network_attachment *a)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct yado_config *c;
+
+    if (!on_apple()) {
+        expect_with(config_new(), yado_virtio_net_new(a), NULL);
+        return;
+    }
+    c = config_new();
+    yado_config_add_network(c, yado_virtio_net_new(a));
+    assert_false(yado_config_validate(c, &err));
+    assert_int_equal(err.code, YADO_ERR_UNSUPPORTED);
+    assert_ptr_equal(strstr(err.message, "network[0]"), err.message);
+    yado_config_free(c);
+    unlink(kernel);
+}
+
 static void expect(struct yado_network_attachment *a, const char *text)
 {
     expect_with(config_new(), yado_virtio_net_new(a), text);
@@ -112,10 +132,12 @@ static void validation_names_the_field(void **state)
     (void)state;
     assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
     expect(yado_nat_new(), NULL);
-    expect(yado_tap_new("tap0"), NULL);
-    expect(with_mtu(yado_fd_network_new(fds[0]), 9000), NULL);
-    expect(forwarded(NULL, 8080, 80, 1), NULL);
-    expect(forwarded("::1", 8080, 80, 1), NULL);
+    expect(yado_fd_network_new(fds[0]), NULL);
+    expect_own(yado_tap_new("tap0"));
+    if (!on_apple()) /* from macOS 13 */
+        expect(with_mtu(yado_fd_network_new(fds[0]), 9000), NULL);
+    expect_own(forwarded(NULL, 8080, 80, 1));
+    expect_own(forwarded("::1", 8080, 80, 1));
 
     expect(with_mtu(yado_fd_network_new(fds[0]), 1499), "network[0].mtu: 1499");
     expect(with_mtu(yado_fd_network_new(fds[0]), 65536), "network[0].mtu: 65536");
@@ -221,6 +243,8 @@ static bool is_open(uint16_t port)
 
 static void forwards_change_while_it_runs(void **state)
 {
+    SKIP_ON_APPLE(); /* forwards, stream sockets */
+
     struct yado_error err = YADO_ERROR_INIT;
     struct heard h = { 0 };
     struct yado_config *c = config_new();
@@ -267,6 +291,8 @@ static void forwards_change_while_it_runs(void **state)
 
 static void a_taken_port_fails_the_start(void **state)
 {
+    SKIP_ON_APPLE(); /* forwards, stream sockets */
+
     struct heard h = { 0 };
     struct yado_config *c = config_new();
     struct yado_machine *m;
@@ -283,6 +309,8 @@ static void a_taken_port_fails_the_start(void **state)
 
 static void attachments_change_and_get_lost(void **state)
 {
+    SKIP_ON_APPLE(); /* forwards, stream sockets */
+
     struct yado_error err = YADO_ERROR_INIT;
     struct heard h = { 0 };
     struct yado_config *c = config_new();

@@ -12,6 +12,8 @@
 
 #include <yado/yado.h>
 
+#include "overlap.h"
+
 static struct yado_config *config;
 
 static int fresh(void **state)
@@ -51,6 +53,8 @@ static void nothing_else(void **state)
 
 static void lacks_efi(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
@@ -62,6 +66,8 @@ static void lacks_efi(void **state)
 
 static void lacks_nested(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_platform *p = yado_generic_platform_new();
 
     (void)state;
@@ -72,6 +78,8 @@ static void lacks_nested(void **state)
 
 static void lacks_identifier(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
@@ -82,6 +90,7 @@ static void lacks_identifier(void **state)
 
 static void lacks_storage(void **state)
 {
+    SKIP_ON_APPLE();
     (void)state;
     yado_config_add_storage(config, yado_virtio_block_new(yado_nbd_new("nbd://localhost/x", 0)));
     LACKS("storage[0]", "NBD");
@@ -89,6 +98,7 @@ static void lacks_storage(void **state)
 
 static void lacks_nvme(void **state)
 {
+    SKIP_ON_APPLE();
     (void)state;
     yado_config_add_storage(config, yado_nvme_new(yado_disk_image_new("/dev/null", YADO_DISK_RAW, 0)));
     LACKS("storage[0]", "NVMe");
@@ -96,6 +106,7 @@ static void lacks_nvme(void **state)
 
 static void lacks_usb(void **state)
 {
+    SKIP_ON_APPLE();
     (void)state;
     yado_config_add_storage(config, yado_usb_storage_new(yado_block_device_new("/dev/null", 0)));
     LACKS("storage[0]", "USB");
@@ -103,6 +114,8 @@ static void lacks_usb(void **state)
 
 static void lacks_uncached(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_disk *d = yado_disk_image_new("/dev/null", YADO_DISK_RAW, 0);
 
     (void)state;
@@ -113,6 +126,7 @@ static void lacks_uncached(void **state)
 
 static void lacks_bridged(void **state)
 {
+    SKIP_ON_APPLE();
     (void)state;
     assert_int_equal(yado_each_bridged_interface(NULL, NULL), 0);
     yado_config_add_network(config, yado_virtio_net_new(yado_bridged_new("en0")));
@@ -121,6 +135,8 @@ static void lacks_bridged(void **state)
 
 static void lacks_share(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;
@@ -134,6 +150,8 @@ static void lacks_share(void **state)
 
 static void lacks_screen(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_graphics *g = yado_virtio_gpu_new();
 
     (void)state;
@@ -144,6 +162,7 @@ static void lacks_screen(void **state)
 
 static void lacks_keyboard(void **state)
 {
+    SKIP_ON_APPLE();
     (void)state;
     yado_config_add_keyboard(config, yado_usb_keyboard_new());
     LACKS("keyboards[0]", "keyboard");
@@ -151,6 +170,7 @@ static void lacks_keyboard(void **state)
 
 static void lacks_pointing(void **state)
 {
+    SKIP_ON_APPLE();
     (void)state;
     yado_config_add_pointing(config, yado_usb_pointing_new());
     LACKS("pointing[0]", "pointing");
@@ -158,6 +178,8 @@ static void lacks_pointing(void **state)
 
 static void lacks_sound(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_sound *s = yado_virtio_sound_new();
 
     (void)state;
@@ -169,6 +191,8 @@ static void lacks_sound(void **state)
 
 static void lacks_save(void **state)
 {
+    SKIP_ON_APPLE();
+
     struct yado_error err = YADO_ERROR_INIT;
 
     (void)state;

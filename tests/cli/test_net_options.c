@@ -70,8 +70,8 @@ static void all_forms_are_read(void **state)
     assert_int_equal(f[2].host_port, 2222);
     assert_int_equal(net_options_add(&o, "tap=tap0,mac=52:54:00:00:00:02"), EXIT_OK);
     assert_string_equal(o.nets[1].tap, "tap0");
-    assert_int_equal(net_options_add(&o, "fd=3,mtu=9000"), EXIT_OK);
-    assert_int_equal(o.nets[2].fd, 3);
+    assert_int_equal(net_options_add(&o, "fd=0,mtu=9000"), EXIT_OK);
+    assert_int_equal(o.nets[2].fd, 0);
     assert_int_equal(o.nets[2].mtu, 9000);
     assert_int_equal(o.count, 3);
     net_options_free(&o);
@@ -96,7 +96,8 @@ static void mistakes_are_named(void **state)
         { "tap=tap0,forward=tcp:80:80", "forwards" },
         { "tap=", "tap=" },
         { "fd=x", "fd=x" },
-        { "fd=3,mtu=10", "mtu=10" },
+        { "fd=0,mtu=10", "mtu=10" },
+        { "fd=1048575", "descriptor 1048575 is not open" },
     };
 
     (void)state;

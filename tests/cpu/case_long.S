@@ -495,6 +495,34 @@ CASE(page_crossing_vector, MODE_LONG)
     call rbx
     PASS
 
+/* The same with the opcode whole in the first page and the displacement in the second. */
+CASE(page_crossing_vector_operand, MODE_LONG)
+    set_page 14, FRAME + RW_S
+    set_page 15, 0
+    mov dword ptr [FRAME + 0xffc], 0xff80280f /* movaps xmm0, [rax - 1]; ret */
+    mov dword ptr [FRAME + 0x4000], 0xc3ffffff
+    mov rbx, PAGES + 0xeffc
+    lea rax, [rip + 1f]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    call rbx
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 14)
+    lea r12, [rbx + 4]
+    EQ(r12, got_cr2[rip])
+    EQ(rbx, got_rip[rip])
+    set_page 15, FRAME + 0x4000 + RW_S
+    mov eax, 5
+    movq xmm0, rax
+    mov qword ptr [FRAME + 0x100], 7
+    mov qword ptr [FRAME + 0x108], 0
+    mov rax, FRAME + 0x101
+    call rbx
+    movq rax, xmm0
+    EQ(rax, 7)
+    PASS
+
 /* ---- code that changes itself: volume 3, 8.1.3 ---- */
 CASE(smc_next_instruction, MODE_LONG)
     mov ecx, 3

@@ -21,6 +21,7 @@ static const struct limit interpreting_limits[] = {
     { "smep_smap", "it has no STAC and CLAC" },
     { "page_crossing", "it has no SSE compares" },
     { "page_crossing_vector", "it has no MOVQ" },
+    { "page_crossing_vector_operand", "it has no MOVQ" },
     { "rep_movs_fault", "REP MOVS keeps no exact count when an element faults" },
     { "exceptions", "it has no PXOR" },
     { "exceptions_traps", "it has no INT3" },

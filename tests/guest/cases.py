@@ -2,6 +2,7 @@
 claim does not hold; run.py names, times and reports them."""
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -430,6 +431,27 @@ def without_privileges():
             guest.expect(b'unprivileged', 30, 'the text')
 
 
+def kvm_refused():
+    """--engine kvm without /dev/kvm, without the right to it, or with what its emulator cannot do: one line each."""
+    with vm.Workdir() as work:
+        argv = tiny(work, b'\xd8\x05\x00\x00\x00\xd0' + pvh.HALT, '--engine', 'kvm', '--timeout', '30')
+        if os.geteuid() == 0:
+            os.chmod(work.path, 0o755)
+            yado = work.file('yado')
+            subprocess.run(['cp', vm.YADO, yado], check=True)
+            argv[0] = yado
+            hidden = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /dev && exec "$@"', 'sh']
+            if subprocess.run([*hidden, 'true'], capture_output=True, check=False).returncode == 0:
+                check_refused('no /dev/kvm', [*hidden, *argv], 1, ['/dev/kvm: not there'])
+            if os.path.exists('/dev/kvm') and not os.stat('/dev/kvm').st_mode & 0o006:
+                other = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+                check_refused('no right to /dev/kvm', [*other, *argv], 1, ['/dev/kvm: no permission; '])
+        if os.access('/dev/kvm', os.R_OK | os.W_OK):
+            check_refused('emulation failure', argv, 1, ['cannot emulate', '0x100000 (bytes d8 05 00 00 00 d0'])
+        else:
+            check_refused('no KVM here', argv, 1, ['/dev/kvm: '])
+
+
 def disk_in_use():
     """A disk that one yado has open is refused by the next, in one line and with status 1."""
     with vm.Workdir() as work:
@@ -567,10 +589,15 @@ def no_command():
 
 
 def doctor():
-    """yado doctor names the engine that auto would choose."""
+    """yado doctor says of each engine whether it is usable, why not, what to do and what to expect, and names auto's choice."""
     done = subprocess.run([vm.YADO, 'doctor'], capture_output=True, timeout=60, check=False)
     text = done.stdout.decode()
-    check(done.returncode == 0 and 'translator' in text, f'status {done.returncode}: {text}{done.stderr.decode()}')
+    what = f'status {done.returncode}: {text}{done.stderr.decode()}'
+    check(done.returncode == 0 and re.search(r'--engine auto: (kvm|translator)\n', text), what)
+    for engine in ('kvm', 'translator'):
+        told = re.search(rf'engine {engine}: (usable|usable, but only if asked for|not usable)\n((?:    .*\n)+)', text)
+        check(told and '    speed: ' in told.group(2), what)
+        check(told.group(1) == 'usable' or '    why: ' in told.group(2) and '    to do: ' in told.group(2), what)
 
 
 def closed_stdin():
@@ -583,6 +610,7 @@ def closed_stdin():
 
 # Cases that need no guest image, then those that do; in the order of a run.
 QUICK = [no_command, doctor, triple_fault_status, timeout_status, uart_output, closed_stdin, escape_key,
-         signals_restore_terminal, without_privileges, disk_in_use]
-IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, clock, balloon_target, reboot, power_button, kill_keeps_flushed,
+         signals_restore_terminal, without_privileges, kvm_refused, disk_in_use]
+IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, clock, balloon_target,
+         reboot, power_button, kill_keeps_flushed,
          sysrq_crash_status]

@@ -111,7 +111,7 @@ def qemu_argv(image, disk, seed, cpus=2, memory='2G'):
 class Guest:
     """A running guest. Use as a context manager: the process never outlives the block."""
 
-    def __init__(self, argv, env=None, rows=40, cols=200):
+    def __init__(self, argv, env=None, rows=40, cols=200, pass_fds=()):
         self.argv = argv
         self.buffer = b''    # console output not yet consumed by expect()
         self.console = b''   # all of it
@@ -124,7 +124,7 @@ class Guest:
         self.started = time.monotonic()
         # pylint: disable=consider-using-with
         self.process = subprocess.Popen(argv, stdin=self.slave, stdout=self.slave, stderr=self.stderr_file, env=env,
-                                        start_new_session=True, preexec_fn=self._own_terminal)
+                                        start_new_session=True, preexec_fn=self._own_terminal, pass_fds=pass_fds)
         os.set_blocking(self.master, False)
 
     def _own_terminal(self):

@@ -50,6 +50,13 @@ GUEST(read)
 1:  jmp 1b
 GUEST_END_OF(read)
 
+/* Tells what it reads. */
+GUEST(echo)
+1:  in eax, 0x20
+    TELL_EAX
+    jmp 1b
+GUEST_END_OF(echo)
+
 /* Writes each page from 0x10000 up, CX of them, then ends. */
 GUEST(touch)
     mov ax, 0x1000

@@ -9,6 +9,7 @@ CODE(ports);
 CODE(hlt);
 CODE(spin);
 CODE(read);
+CODE(echo);
 CODE(touch);
 CODE(mmio);
 CODE(interrupts);

@@ -12,12 +12,13 @@ static void on_io(void *ctx, unsigned vcpu, struct exit *x)
 
     pthread_mutex_lock(&g->lock);
     if (!x->is_write)
-        x->data = g->read_value;
+        x->data = g->reads_count ? g->read_value++ : g->read_value;
     if (g->log_count < GUEST_LOG)
         g->log[g->log_count++] = *x;
     pthread_cond_broadcast(&g->told_more);
     pthread_mutex_unlock(&g->lock);
-    if (x->kind == EXIT_PORT && x->is_write && x->addr == GUEST_END)
+    if ((x->kind == EXIT_PORT && x->is_write && x->addr == GUEST_END) ||
+        (g->reads_count && g->log_count % 3 == 0))
         g->ops->kick(g->ops->vcpu(g->vm, vcpu));
 }
 

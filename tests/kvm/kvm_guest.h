@@ -39,6 +39,7 @@ struct guest {
     unsigned log_count;
     unsigned eois[64], eoi_count;
     uint64_t read_value; /* what reads give */
+    bool reads_count;    /* and one more each time; every third access is kicked from inside */
 };
 
 void guest_open(struct guest *g, unsigned cpus);

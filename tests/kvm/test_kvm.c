@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -143,6 +144,28 @@ static void test_failure_says_bytes(void **state)
     } else {
         assert_int_equal(x.kind, EXIT_KICKED);
     }
+    guest_close(&g);
+}
+
+/* The host takes the memory away (as when it has none left): KVM_RUN itself fails. */
+static void test_failure_of_run(void **state)
+{
+    struct guest g;
+    struct exit x;
+
+    (void)state;
+    guest_open(&g, 1);
+    REAL(&g, spin);
+    assert_int_equal(mprotect(g.ram, GUEST_RAM, PROT_NONE), 0);
+    x = guest_run(&g);
+    assert_int_equal(x.kind, EXIT_FAULT);
+    assert_int_equal(g.errors[0].code, YADO_ERR_ENGINE);
+    if (!strstr(g.errors[0].message, "kvm: "))
+        fail_msg("%s", g.errors[0].message);
+    printf("# %s\n", g.errors[0].message);
+    assert_int_equal(mprotect(g.ram, GUEST_RAM, PROT_READ | PROT_WRITE), 0);
+    REAL(&g, ports); /* and when it is back */
+    assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
     guest_close(&g);
 }
 
@@ -280,6 +303,40 @@ static void test_kick_keeps_read(void **state)
     g.ops->get_state(g.ops->vcpu(g.vm, 0), &s);
     assert_int_equal(s.gpr[R_BX], 0xcafe1234);
     assert_int_equal(s.rip, LEN(read) - 2); /* past the OUT that kicked */
+    guest_close(&g);
+}
+
+/* Kicks against exits, the state read and written back at each: every access comes once, and every answer
+ * reaches the guest. */
+static void test_kick_against_exits(void **state)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct guest g;
+    struct storm storm = { .g = &g };
+    struct x86_state s;
+    pthread_t kicker;
+    unsigned kicks = 0;
+
+    (void)state;
+    guest_open(&g, 1);
+    g.reads_count = true;
+    REAL(&g, echo);
+    assert_int_equal(pthread_create(&kicker, NULL, kick_storm, &storm), 0);
+    for (; g.log_count < GUEST_LOG && kicks < 200000; kicks++) {
+        assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
+        g.ops->get_state(g.ops->vcpu(g.vm, 0), &s);
+        if (!g.ops->set_state(g.ops->vcpu(g.vm, 0), &s, &err))
+            fail_msg("%s", err.message);
+    }
+    atomic_store(&storm.over, true);
+    pthread_join(kicker, NULL);
+    printf("# %u kicks in %u accesses\n", kicks, g.log_count);
+    assert_int_equal(g.log_count, GUEST_LOG);
+    assert_true(kicks >= GUEST_LOG / 3);
+    for (unsigned i = 0; i < GUEST_LOG; i++) {
+        assert_int_equal(g.log[i].is_write, i % 2);
+        assert_int_equal(g.log[i].data, i / 2);
+    }
     guest_close(&g);
 }
 
@@ -634,12 +691,14 @@ int main(void)
         cmocka_unit_test(test_triple_fault),
         cmocka_unit_test(test_failure_says_where),
         cmocka_unit_test(test_failure_says_bytes),
+        cmocka_unit_test(test_failure_of_run),
         cmocka_unit_test(test_kick_before_run),
         cmocka_unit_test(test_kick_running),
         cmocka_unit_test(test_kick_halted),
         cmocka_unit_test(test_kick_from_signal_handler),
         cmocka_unit_test(test_kick_storm),
         cmocka_unit_test(test_kick_keeps_read),
+        cmocka_unit_test(test_kick_against_exits),
         cmocka_unit_test(test_sipi),
         cmocka_unit_test(test_kick_waiting),
         cmocka_unit_test(test_msi),

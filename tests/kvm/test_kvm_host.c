@@ -45,11 +45,44 @@ static void test_no_permission(void **state)
             _exit(3);
         if (kvm_device_open(path, &err) != -1 || err.code != YADO_ERR_UNSUPPORTED || err.os_errno != EACCES)
             _exit(1);
-        _exit(strstr(err.message, "no permission; add yourself") ? 0 : 2);
+        _exit(strstr(err.message, "no permission; ") ? 0 : 2);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     unlink(path);
     assert_int_equal(status, 0);
+}
+
+/* What to do depends on what the host is. */
+static void test_advice(void **state)
+{
+    static const struct {
+        int e;
+        struct kvm_host_facts facts;
+        const char *words[2];
+    } cases[] = {
+        { ENOENT, { .cpu_virtualizes = true }, { "modprobe kvm_intel or kvm_amd", "firmware (BIOS)" } },
+        { ENOENT, { .module_loaded = true }, { "container", "--device /dev/kvm" } },
+        { ENOENT, { .cpu_virtualizes = false }, { "CPU does not offer", "nested virtualization" } },
+        { EACCES, { .group = "kvm" }, { "no permission; become a member", "usermod -aG kvm" } },
+        { EACCES, { .group = "" }, { "no permission; let a group", "container" } },
+        { EPERM, { .group = "virt" }, { "usermod -aG virt", "in a container, allow the device" } },
+        { ENODEV, { .cpu_virtualizes = true }, { "no driver behind it", "modprobe" } },
+        { EMFILE, { .cpu_virtualizes = true }, { "/dev/kvm: cannot open", "Too many open files" } },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < array_size(cases); i++) {
+        struct yado_error err = YADO_ERROR_INIT;
+
+        kvm_device_explain("/dev/kvm", cases[i].e, &cases[i].facts, &err);
+        assert_int_equal(err.code, YADO_ERR_UNSUPPORTED);
+        assert_int_equal(err.os_errno, cases[i].e);
+        assert_null(strchr(err.message, '\n'));
+        for (unsigned w = 0; w < 2; w++) {
+            if (!strstr(err.message, cases[i].words[w]))
+                fail_msg("\"%s\" does not say \"%s\"", err.message, cases[i].words[w]);
+        }
+    }
 }
 
 static void test_not_kvm(void **state)
@@ -136,9 +169,9 @@ static void test_old_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_device),   cmocka_unit_test(test_no_permission),
-        cmocka_unit_test(test_not_kvm),     cmocka_unit_test(test_whole_kernel),
-        cmocka_unit_test(test_old_kernels),
+        cmocka_unit_test(test_no_device),    cmocka_unit_test(test_no_permission),
+        cmocka_unit_test(test_advice),       cmocka_unit_test(test_not_kvm),
+        cmocka_unit_test(test_whole_kernel), cmocka_unit_test(test_old_kernels),
     };
 
     return cmocka_run_group_tests_name("kvm host", tests, NULL, NULL);

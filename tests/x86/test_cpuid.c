@@ -166,6 +166,11 @@ static void intel_features(void **state)
                                 BIT(13) | BIT(18) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
     assert_int_equal(r.ecx, BIT(2) | BIT(8) | BIT(9) | BIT(10) | BIT(22));
     assert_int_equal(r.edx, BIT(4) | BIT(26) | BIT(27) | BIT(29));
+    assert_int_equal(r.eax, 2);
+    r = get(&m, 7, 2);
+    assert_int_equal(r.edx, BIT(4) | BIT(5));
+    assert_int_equal(r.eax | r.ebx | r.ecx, 0);
+    assert_int_equal(get(&m, 7, 1).eax, 0);
     r = get(&m, 0x80000001, 0);
     assert_int_equal(r.ecx, BIT(0) | BIT(5) | BIT(8));
     assert_int_equal(r.edx, BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29));

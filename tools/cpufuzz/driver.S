@@ -11,6 +11,11 @@ fuzz_driver_start:
     mov qword ptr [rbx + FUZZ_P_INDEX], 0
     rdfsbase rax
     mov [rbx + FUZZ_P_HOST_FS], rax
+    mov eax, 0x2b /* 32-bit code needs them */
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
 next:
     movabs rbx, FUZZ_DATA_PAGE_VA
     lea rsp, [rbx + 4096]
@@ -42,13 +47,15 @@ next:
     wrfsbase rax
     mov rax, [rbp + FUZZ_R_GS]
     wrgsbase rax
+    push 0x2b
+    push qword ptr [rbp + 8 * 4]
     push qword ptr [rbp + FUZZ_R_RFLAGS]
-    popfq
+    push qword ptr [rbp + FUZZ_R_CS]
+    push qword ptr [rbp + FUZZ_R_TARGET]
     mov rax, rbp
     mov rcx, [rax + 8 * 1]
     mov rdx, [rax + 8 * 2]
     mov rbx, [rax + 8 * 3]
-    mov rsp, [rax + 8 * 4]
     mov rbp, [rax + 8 * 5]
     mov rsi, [rax + 8 * 6]
     mov rdi, [rax + 8 * 7]
@@ -60,7 +67,15 @@ next:
     mov r13, [rax + 8 * 13]
     mov r14, [rax + 8 * 14]
     mov r15, [rax + 8 * 15]
-    jmp [rax + FUZZ_R_TARGET] /* the code begins with mov rax, [rax] */
+    mov rax, [rax]
+    iretq
+
+    /* The way out of 32-bit code */
+    .globl fuzz_driver_exit32
+fuzz_driver_exit32:
+    .byte 0xea
+    .long FUZZ_DRIVER_VA + fuzz_driver_exit - fuzz_driver_start
+    .word 0x33
 
     /* Where every sequence ends, with all registers as they came out. */
     .p2align 6
@@ -194,6 +209,7 @@ exception:
     jz bug
     mov ebx, FUZZ_DRIVER_VA + fuzz_driver_exit - fuzz_driver_start
     mov [rsp + 32], rbx
+    mov qword ptr [rsp + 40], 0x33
     and dword ptr [rsp + 48], ~0x50100 /* RF, AC, TF */
     pop rbx
     pop rax
@@ -204,5 +220,49 @@ bug: /* an exception of the kernel itself */
     out 0xf4, eax
     hlt
 fuzz_kernel_end:
+
+/* ---- the attack's kernel (attack.c): counts an exception and goes on one byte further, or, from outside the code, at some place
+ * in it. Position-independent; everything comes on IST 1. ---- */
+    .globl fuzz_attack_start, fuzz_attack_end
+    .p2align 6
+fuzz_attack_start:
+    .set vector, 0
+    .rept 256
+    .p2align 4
+    .if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21
+    .else
+    push 0
+    .endif
+    push rax
+    jmp attacked
+    .set vector, vector + 1
+    .endr
+    .p2align 4
+attacked: /* rax, error code, rip, cs, rflags, rsp, ss */
+    inc dword ptr attack_count[rip]
+    cmp dword ptr attack_count[rip], FUZZ_ATTACK_FAULTS
+    jae 3f
+    mov rax, [rsp + 16]
+    sub rax, FUZZ_CODE_VA
+    cmp rax, FUZZ_CODE_SIZE
+    jb 1f
+    imul eax, attack_count[rip], 0x1f35
+    and eax, FUZZ_CODE_SIZE - 1
+1:  add rax, FUZZ_CODE_VA + 1
+    mov [rsp + 16], rax
+    test byte ptr attack_count[rip], 7 /* its stack has a chance to be one again */
+    jnz 2f
+    mov qword ptr [rsp + 40], FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2
+2:  and dword ptr [rsp + 32], ~0x100
+    pop rax
+    add rsp, 8
+    iretq
+3:  mov eax, 1
+    out 0xf4, eax
+4:  hlt
+    jmp 4b
+    .p2align 3
+attack_count: .long 0
+fuzz_attack_end:
 
     .section .note.GNU-stack, "", @progbits

@@ -46,14 +46,16 @@ _Static_assert(offsetof(struct fuzz_regs, rip) == FUZZ_R_RIP, "driver.S");
 struct fuzz_insn {
     uint8_t bytes[16];
     uint8_t len;
-    uint8_t fix_at;   /* offset of a displacement that is relative to the end of the instruction, 0: none */
-    uint8_t fix_size; /* 1 or 4 */
-    int16_t to_insn;  /* branch: index of the target instruction, -1: fix_target is an address */
+    uint8_t fix_at;    /* offset of a displacement that is relative to the end of the instruction, 0: none */
+    uint8_t fix_size;  /* 1 or 4 */
+    bool fix_absolute; /* the field holds the target itself */
+    int16_t to_insn;   /* branch: index of the target instruction, -1: fix_target is an address */
     uint64_t fix_target;
 };
 
 struct fuzz_seq {
     uint64_t seed;
+    unsigned bits; /* 64 or 32 */
     unsigned count;
     struct fuzz_insn insn[FUZZ_INSNS];
     struct fuzz_input in;
@@ -74,8 +76,8 @@ enum fuzz_class {
 };
 
 struct fuzz_gen;
-/* classes: bit per enum fuzz_class. NULL: out of memory, or no class. */
-struct fuzz_gen *fuzz_gen_new(uint32_t classes);
+/* classes: bit per enum fuzz_class. bits: of the code, 64 or 32. NULL: out of memory, or no class. */
+struct fuzz_gen *fuzz_gen_new(uint32_t classes, unsigned bits);
 void fuzz_gen_free(struct fuzz_gen *g);
 const char *fuzz_class_name(unsigned fc);
 /* Number of templates found per class, for the listing. */
@@ -113,9 +115,13 @@ struct fuzz_world *fuzz_guest_world(struct fuzz_guest *g);
 void fuzz_guest_code_written(struct fuzz_guest *g, uint64_t off, uint64_t len);
 bool fuzz_guest_run(struct fuzz_guest *g, unsigned count, struct yado_error *err);
 
+/* Runs `count` guests of hostile bytes in a process of their own, or with `replay` the one of that seed, and
+ * says what happened. False: the process died, or something outside of a guest changed. */
+bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct yado_error *err);
+
 /* Whether two outputs agree. With `f`, prints what differs. */
-bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, bool fault_flags,
-                  FILE *f);
+bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits,
+                  bool fault_flags, FILE *f);
 
 static inline uint64_t fuzz_mix(uint64_t x) /* splitmix64 finalizer */
 {
@@ -126,7 +132,9 @@ static inline uint64_t fuzz_mix(uint64_t x) /* splitmix64 finalizer */
 }
 
 /* driver.S */
-extern const uint8_t fuzz_driver_start[], fuzz_driver_exit[], fuzz_driver_guest_done[], fuzz_driver_end[];
+extern const uint8_t fuzz_driver_start[], fuzz_driver_exit[], fuzz_driver_exit32[], fuzz_driver_guest_done[],
+    fuzz_driver_end[];
+extern const uint8_t fuzz_attack_start[], fuzz_attack_end[];
 extern const uint8_t fuzz_kernel_start[], fuzz_kernel_done[], fuzz_kernel_end[];
 void fuzz_native_enter(uint64_t driver_va);
 void fuzz_native_done(void);

@@ -13,6 +13,7 @@ struct fuzz_gen {
     ZydisDecoder decoder;
     struct template_list lists[FC_COUNT];
     uint32_t classes;
+    unsigned bits, regs; /* of the code: 64 or 32; general registers: 16 or 8 */
     unsigned weight_sum;
 
     /* of the sequence that is being made */
@@ -53,14 +54,19 @@ static bool chance(struct fuzz_gen *g, unsigned percent)
     return below(g, 100) < percent;
 }
 
-struct fuzz_gen *fuzz_gen_new(uint32_t class_bits)
+struct fuzz_gen *fuzz_gen_new(uint32_t class_bits, unsigned bits)
 {
     struct fuzz_gen *g = calloc(1, sizeof(*g));
 
     if (!g)
         return NULL;
     g->classes = class_bits;
-    ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    g->bits = bits;
+    g->regs = bits / 4;
+    if (bits == 32)
+        ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+    else
+        ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     for (unsigned i = 0; i < FC_COUNT; i++)
         g->weight_sum += class_bits & 1u << i ? classes[i].weight : 0;
     if (!g->weight_sum || !templates_find(&g->decoder, g->lists)) {
@@ -251,8 +257,10 @@ static void append_mov(struct fuzz_gen *g, unsigned reg, uint64_t v)
 {
     uint8_t b[10] = { (uint8_t)(0x48 | reg >> 3), (uint8_t)(0xb8 | (reg & 7)) };
 
+    if (g->bits == 32)
+        v = (uint32_t)v;
     put(b + 2, v, 8);
-    append_bytes(g, b, 10);
+    append_bytes(g, b + (g->bits == 32), g->bits == 32 ? 5 : 10);
     g->known[reg] = true;
     g->value[reg] = v;
 }
@@ -297,7 +305,7 @@ static void encode_sib(struct operand *o, int base, int index, unsigned scale, i
 static int known_reg(struct fuzz_gen *g, bool index)
 {
     for (unsigned tries = 0; tries < 8; tries++) {
-        unsigned r = below(g, 16);
+        unsigned r = below(g, g->regs);
 
         if (g->known[r] && !(index && r == 4))
             return (int)r;
@@ -313,7 +321,7 @@ static bool based_operand(struct fuzz_gen *g, struct operand *o, uint64_t target
     uint64_t sum = (base < 0 ? 0 : g->value[base]) + (index < 0 ? 0 : g->value[index] << scale);
     int64_t disp = (int64_t)(target - sum);
 
-    if (addr32)
+    if (addr32 || g->bits == 32)
         disp = (int32_t)disp;
     if (disp != (int32_t)disp || (base < 0 && index < 0 && chance(g, 70)))
         return false;
@@ -330,7 +338,8 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
     if (vsib) { /* the index is a vector; its value is what it is */
         int base = known_reg(g, false);
 
-        encode_sib(o, base, 1 + (int)below(g, 15), below(g, 4), base < 0 ? FUZZ_DATA_VA : (int8_t)rnd(g));
+        encode_sib(o, base, (int)(1 + below(g, g->regs - 1)), below(g, 4),
+                   base < 0 ? FUZZ_DATA_VA : (int8_t)rnd(g));
         if ((o->bytes[0] & 7) != 4)
             encode_sib(o, 0, 1, 0, 0);
         return;
@@ -340,10 +349,17 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
         uint64_t seg_base = gs ? g->s->in.r.gs_base : g->s->in.r.fs_base;
 
         o->prefixes[o->prefix_count++] = gs ? 0x65 : 0x64;
+        /* SDM volume 3, 5.3: what wraps at the end of a segment of 4 GiB may fault or not */
+        if (g->bits == 32 && (uint32_t)(target - seg_base) > 0xffffff80u)
+            target = seg_base;
         encode_sib(o, -1, -1, 0, (int64_t)(target - seg_base));
         return;
     }
     if (kind < 16) {
+        if (g->bits == 32) {
+            encode_sib(o, -1, -1, 0, (int64_t)target);
+            return;
+        }
         o->rip = true;
         o->target = target;
         o->bytes[0] = 5;
@@ -351,7 +367,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
         return;
     }
     if (kind < 19) { /* anything */
-        encode_sib(o, (int)below(g, 16), chance(g, 50) ? -1 : 5, below(g, 4),
+        encode_sib(o, (int)below(g, g->regs), chance(g, 50) ? -1 : 5, below(g, 4),
                    (int32_t)rnd(g) >> below(g, 24));
         return;
     }
@@ -364,7 +380,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
 
         if (!based_operand(g, o, target, addr32))
             continue;
-        if (addr32)
+        if (addr32 && g->bits == 64)
             o->prefixes[o->prefix_count++] = 0x67;
         return;
     }
@@ -446,13 +462,13 @@ static void choose_shape(struct fuzz_gen *g, const struct template *t, struct sh
     *s = (struct shape){ .t = t,
                          .reg = t->fixed_reg || t->fixed_modrm ? t->modrm >> 3 & 7 : (uint8_t)below(g, 8) };
     if (t->vex) {
-        s->vvvv = chance(g, 70) ? (uint8_t)below(g, 16) : 0;
-        s->rex = (uint8_t)(below(g, 2) << 2);
+        s->vvvv = chance(g, 70) ? (uint8_t)below(g, g->regs) : 0;
+        s->rex = g->bits == 64 ? (uint8_t)(below(g, 2) << 2) : 0;
         return;
     }
     if (t->fc == FC_INT && chance(g, 20))
         s->pre[s->pre_count++] = 0x66;
-    if (chance(g, t->fc == FC_INT ? 55 : 25))
+    if (g->bits == 64 && chance(g, t->fc == FC_INT ? 55 : 25))
         s->rex = (uint8_t)(0x40 | (below(g, 2) << 3) | (below(g, 2) << 2));
 }
 
@@ -478,8 +494,8 @@ static void fill_immediates(struct fuzz_gen *g, const ZydisDecodedInstruction *i
             continue;
         put(b + insn->raw.imm[i].offset, chance(g, 40) ? interesting(g) : rnd(g), insn->raw.imm[i].size / 8u);
     }
-    if (insn->raw.disp.size == 64)
-        put(b + insn->raw.disp.offset, place(g, 8, false), 8);
+    if (insn->raw.disp.size && !(insn->attributes & ZYDIS_ATTRIB_HAS_MODRM))
+        put(b + insn->raw.disp.offset, place(g, 8, false), insn->raw.disp.size / 8u);
 }
 
 /* One instruction from a template; false if this draw made nothing valid. */
@@ -519,7 +535,7 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
         }
     } else {
         o.bytes[0] = (uint8_t)(0xc0 | below(g, 8));
-        o.rex = s.rex || t->vex ? (uint8_t)below(g, 2) : 0;
+        o.rex = g->bits == 64 && (s.rex || t->vex) ? (uint8_t)below(g, 2) : 0;
     }
     memset(b, 0, sizeof(b));
     n = encode(&s, &o, b, &modrm_at);
@@ -569,7 +585,7 @@ static bool gen_string(struct fuzz_gen *g)
     if (chance(g, 75))
         b[n++] = chance(g, 70) ? 0xf3 : 0xf2;
     if (chance(g, 50))
-        b[n++] = chance(g, 60) ? 0x48 : 0x66;
+        b[n++] = chance(g, 60) && g->bits == 64 ? 0x48 : 0x66;
     if (n >= 2 && b[n - 1] == 0x66) { /* keep the order 66 F3 op legal either way */
         b[n - 1] = b[n - 2];
         b[n - 2] = 0x66;
@@ -624,13 +640,18 @@ static void append_jcc(struct fuzz_gen *g)
 /* lea reg, [rip + label]; then a jump, call or return to it */
 static void append_indirect(struct fuzz_gen *g)
 {
-    unsigned reg = below(g, 16), kind = below(g, 5);
+    unsigned reg = below(g, g->regs), kind = below(g, 5);
     uint8_t b[4] = { (uint8_t)(0x48 | (reg >> 3) << 2), 0x8d, (uint8_t)(5 | (reg & 7) << 3) };
-    unsigned between = kind == 3 ? 3 : kind == 2 ? 2 : 1;
+    unsigned between = kind == 3 ? 3 : kind == 2 ? 2 : 1, rex = g->bits == 64;
 
     if (reg == 4)
         return;
-    append_branch(g, b, 3, 4, between + below(g, 3));
+    if (g->bits == 64) {
+        append_branch(g, b, 3, 4, between + below(g, 3));
+    } else { /* mov reg, label */
+        b[0] = (uint8_t)(0xb8 | reg);
+        append_branch(g, b, 1, 4, between + below(g, 3))->fix_absolute = true;
+    }
     g->known[reg] = g->known[4] = false;
     b[0] = (uint8_t)(0x40 | reg >> 3);
     switch (kind) {
@@ -638,11 +659,11 @@ static void append_indirect(struct fuzz_gen *g)
     case 1: /* jmp reg, call reg */
         b[1] = 0xff;
         b[2] = (uint8_t)((kind ? 0xd0 : 0xe0) | (reg & 7));
-        append_bytes(g, b, 3);
+        append_bytes(g, b + !rex, 2 + rex);
         break;
     case 2: /* push reg; ret or ret n */
         b[1] = (uint8_t)(0x50 | (reg & 7));
-        append_bytes(g, b, 2);
+        append_bytes(g, b + !rex, 1 + rex);
         if (chance(g, 70))
             append_bytes(g, "\xc3", 1);
         else
@@ -650,7 +671,7 @@ static void append_indirect(struct fuzz_gen *g)
         break;
     case 3: /* push reg; jmp or call [rsp]; pop */
         b[1] = (uint8_t)(0x50 | (reg & 7));
-        append_bytes(g, b, 2);
+        append_bytes(g, b + !rex, 1 + rex);
         append_bytes(g, chance(g, 50) ? "\xff\x24\x24" : "\xff\x14\x24", 3);
         append_bytes(g, "\x58", 1);
         g->known[0] = false;
@@ -721,7 +742,7 @@ static bool gen_int(struct fuzz_gen *g)
         };
 
         append_bytes(g, "\x31\xd2", 2);
-        append_bytes(g, div[below(g, 4)], 3);
+        append_bytes(g, div[below(g, 4)] + (g->bits == 32), g->bits == 32 ? 2 : 3);
         g->known[0] = g->known[2] = false;
         return true;
     }
@@ -807,15 +828,15 @@ static bool gen_one(struct fuzz_gen *g)
 /* Keeps some registers good for addresses. */
 static void refresh(struct fuzz_gen *g)
 {
-    unsigned known = 0, reg = below(g, 16);
+    unsigned known = 0, reg = below(g, g->regs);
 
-    for (unsigned i = 0; i < 16; i++)
+    for (unsigned i = 0; i < g->regs; i++)
         known += g->known[i];
     if (!g->known[4] && chance(g, 20))
         append_mov(g, 4,
                    FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 +
                        32 * g->s->count); /* upwards: no old return address */
-    else if (known < 6 && reg != 4 && chance(g, 60))
+    else if (known < (g->bits == 32 ? 4u : 6u) && reg != 4 && chance(g, 60))
         append_mov(g, reg, chance(g, 70) ? place(g, 64, true) : below(g, 64));
 }
 
@@ -828,9 +849,11 @@ void fuzz_gen_sequence(struct fuzz_gen *g, struct fuzz_seq *s, uint64_t seed)
     g->s = s;
     g->random = fuzz_mix(seed) | 1;
     for (unsigned i = 0; i < 16; i++) {
-        s->in.r.gpr[i] = g->value[i] = start_value(g, i);
-        g->known[i] = true;
+        s->in.r.gpr[i] = g->value[i] = start_value(g, i) & (g->bits == 32 && i < 8 ? 0xffffffff : ~0ull);
+        g->known[i] = i < g->regs;
     }
+    s->bits = g->bits;
+    s->in.r.error = g->bits == 32 ? 0x23 : 0x33; /* CS: FUZZ_R_CS */
     s->in.r.rflags = 0x202 | (rnd(g) & 0x8d5);
     s->in.r.fs_base = FUZZ_DATA_VA + below(g, FUZZ_DATA_SIZE);
     s->in.r.gs_base = FUZZ_DATA_VA - below(g, FUZZ_DATA_SIZE);

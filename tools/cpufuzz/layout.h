@@ -40,6 +40,7 @@
 #define FUZZ_R_GS 144
 #define FUZZ_R_TARGET 152
 #define FUZZ_R_ERROR 160
+#define FUZZ_R_CS 160 /* input */
 #define FUZZ_R_CR2 168
 #define FUZZ_R_RIP 176
 #define FUZZ_R_VECTOR 184
@@ -53,6 +54,9 @@
 #define FUZZ_P_HOST_FS 288
 #define FUZZ_P_IN 296   /* current input record */
 #define FUZZ_P_TICK 304 /* native: 1 + index that the last tick of its clock saw */
+
+/* exceptions after which an attack ends */
+#define FUZZ_ATTACK_FAULTS 2000
 
 /* vector */
 #define FUZZ_NO_FAULT 0xff

@@ -14,18 +14,21 @@ static const char usage[] =
     "  --count N        stop after N executed instructions (default 1000000)\n"
     "  --time SECONDS   stop after this time\n"
     "  --classes LIST   of: int,string,branch,stack,x87,mmx,sse,avx,priv,raw (default all)\n"
+    "  --bits 64|32     of the code: 64-bit (default), or compatibility mode\n"
     "  --replay N       run only the sequence with this seed\n"
     "  --at ADDRESS     with --replay: put its code there\n"
     "  --differences N  stop after N differences (default 1)\n"
     "  --no-fault-flags do not compare status flags at a fault\n"
     "  --native-only    run both times on the host: checks the tool itself\n"
     "  --dump           with --replay: print the sequence and its outcome also when equal\n"
+    "  --attack N       run N guests of hostile bytes instead; nothing may happen to this process (--replay "
+    "N: one)\n"
     "  --list           print the number of templates per class\n"
     "Exit status: 0 no difference, 1 differences or failure, 2 usage.\n";
 
 struct options {
-    uint64_t seed, count, replay, differences, at;
-    unsigned seconds;
+    uint64_t seed, count, replay, differences, at, attack;
+    unsigned seconds, bits;
     uint32_t classes;
     bool seed_given, replay_given, fault_flags, native_only, list, dump;
 };
@@ -132,7 +135,7 @@ static bool is_equal(struct run *r, unsigned i, FILE *f)
 {
     if (output_of(r, false, i)->r.vector == FUZZ_SKIP)
         return true;
-    return fuzz_compare(output_of(r, false, i), output_of(r, true, i), r->o.fault_flags, f);
+    return fuzz_compare(output_of(r, false, i), output_of(r, true, i), r->o.bits, r->o.fault_flags, f);
 }
 
 static void remove_insn(struct fuzz_seq *s, unsigned at)
@@ -360,7 +363,21 @@ static bool parse_number(const char *name, const char *text, uint64_t *out)
     return false;
 }
 
-enum { SEED = 1, COUNT, TIME, CLASSES, REPLAY, DIFFERENCES, NO_FAULT_FLAGS, NATIVE_ONLY, LIST, DUMP, PLACE };
+enum {
+    SEED = 1,
+    COUNT,
+    TIME,
+    CLASSES,
+    REPLAY,
+    DIFFERENCES,
+    NO_FAULT_FLAGS,
+    NATIVE_ONLY,
+    LIST,
+    DUMP,
+    PLACE,
+    ATTACK,
+    BITS
+};
 static const struct option longs[] = {
     { "seed", 1, NULL, SEED },
     { "count", 1, NULL, COUNT },
@@ -373,6 +390,8 @@ static const struct option longs[] = {
     { "list", 0, NULL, LIST },
     { "dump", 0, NULL, DUMP },
     { "at", 1, NULL, PLACE },
+    { "attack", 1, NULL, ATTACK },
+    { "bits", 1, NULL, BITS },
     { NULL, 0, NULL, 0 },
 };
 
@@ -401,6 +420,11 @@ static bool parse(int argc, char **argv, struct options *o)
             ok = parse_number(name, optarg, &o->replay);
             o->replay_given = true;
             break;
+        case BITS:
+            ok = parse_number(name, optarg, &n) && (n == 64 || n == 32);
+            o->bits = (unsigned)n;
+            break;
+        case ATTACK: ok = parse_number(name, optarg, &o->attack); break;
         case PLACE: ok = parse_number(name, optarg, &o->at); break;
         case DIFFERENCES: ok = parse_number(name, optarg, &o->differences); break;
         case NO_FAULT_FLAGS: o->fault_flags = false; break;
@@ -419,7 +443,7 @@ static bool start(struct run *r, struct yado_error *err)
 {
     uint8_t *memory = malloc(FUZZ_MEM + FUZZ_PAGE);
 
-    r->gen = fuzz_gen_new(r->o.classes);
+    r->gen = fuzz_gen_new(r->o.classes, r->o.bits);
     r->seq = calloc(FUZZ_BATCH, sizeof(*r->seq));
     r->first = calloc(FUZZ_BATCH, sizeof(*r->first));
     if (!memory || !r->gen || !r->seq || !r->first) {
@@ -454,9 +478,11 @@ static void finish(struct run *r)
 
 int main(int argc, char **argv)
 {
-    struct run r = {
-        .o = { .count = 1000000, .differences = 1, .classes = (1u << FC_COUNT) - 1, .fault_flags = true }
-    };
+    struct run r = { .o = { .count = 1000000,
+                            .bits = 64,
+                            .differences = 1,
+                            .classes = (1u << FC_COUNT) - 1,
+                            .fault_flags = true } };
     struct yado_error err = YADO_ERROR_INIT;
     struct timespec t;
     bool ok;
@@ -470,6 +496,13 @@ int main(int argc, char **argv)
         r.o.seed = fuzz_mix((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec) >> 32;
     }
     signal(SIGPIPE, SIG_IGN);
+    if (r.o.attack) {
+        printf("seed %" PRIu64 "\n", r.o.seed);
+        ok = fuzz_attack(r.o.seed, r.o.attack, r.o.replay_given ? &r.o.replay : NULL, &err);
+        if (err.code != YADO_OK)
+            fprintf(stderr, "cpufuzz: %s\n", err.message);
+        return ok ? 0 : 1;
+    }
     ok = start(&r, &err);
     if (ok && r.o.list) {
         for (unsigned i = 0; i < FC_COUNT; i++)

@@ -23,6 +23,7 @@
 #define SHARED_DRIVER (SHARED_RO + FUZZ_PAGE)
 #define SHARED_SIZE (SHARED_DRIVER + FUZZ_DRIVER_SIZE)
 #define DRIVER_EXIT (FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit - fuzz_driver_start))
+#define DRIVER_EXIT32 (FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit32 - fuzz_driver_start))
 #define BATCH_TIMEOUT_MS 20000
 
 struct fuzz_native {
@@ -31,6 +32,13 @@ struct fuzz_native {
     int fd, request, reply; /* memfd; pipe ends of the parent */
     pid_t child;
 };
+
+__attribute__((no_stack_protector)) static void to_exit(greg_t *r)
+{
+    r[REG_EFL] &= ~(greg_t)0x40100; /* TF, AC: a POPF of the sequence may have set them */
+    r[REG_CSGSFS] = (r[REG_CSGSFS] & ~(greg_t)0xffff) | 0x33;
+    r[REG_RIP] = (greg_t)DRIVER_EXIT;
+}
 
 __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *info, void *context)
 {
@@ -41,7 +49,8 @@ __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *inf
     (void)sig;
     (void)info;
     /* In the driver itself nothing can be trusted, but a single step may end at its exit. */
-    if (rip - FUZZ_DRIVER_VA < FUZZ_DRIVER_SIZE && (r[REG_TRAPNO] != 1 || rip != DRIVER_EXIT)) {
+    if (rip - FUZZ_DRIVER_VA < FUZZ_DRIVER_SIZE &&
+        (r[REG_TRAPNO] != 1 || (rip != DRIVER_EXIT && rip != DRIVER_EXIT32))) {
         r[REG_EFL] = 2;
         r[REG_RIP] = (greg_t)&_exit;
         r[REG_RDI] = 99;
@@ -56,8 +65,7 @@ __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *inf
     save->error = (uint64_t)r[REG_ERR];
     save->cr2 = r[REG_TRAPNO] == 14 ? (uint64_t)r[REG_CR2] : 0;
     save->rip = rip;
-    r[REG_EFL] &= ~(greg_t)0x40100; /* TF, AC: a POPF of the sequence may have set them */
-    r[REG_RIP] = (greg_t)DRIVER_EXIT;
+    to_exit(r);
 }
 
 /* Every 10 ms of the child's own time. A sequence that two ticks find going on goes round in circles (a
@@ -76,8 +84,7 @@ __attribute__((no_stack_protector)) static void on_tick(int sig, siginfo_t *info
         return;
     }
     data[FUZZ_R_VECTOR / 8] = FUZZ_SKIP;
-    r[REG_EFL] &= ~(greg_t)0x40100;
-    r[REG_RIP] = (greg_t)DRIVER_EXIT;
+    to_exit(r);
 }
 
 static bool map_at(uint64_t va, uint64_t len, int prot, int fd, uint64_t off)

@@ -8,9 +8,10 @@
 
 unsigned fuzz_seq_layout(const struct fuzz_seq *s, uint64_t va, uint8_t *out)
 {
-    static const uint8_t prologue[] = { 0x48, 0x8b, 0x00 }; /* mov rax, [rax]: see driver.S */
+    static const uint8_t prologue[] = { 0x0f, 0x1f, 0x00 }; /* a NOP: what jumps here is no template's */
     unsigned at[FUZZ_INSNS + 1], n = sizeof(prologue);
-    uint64_t exit_va = FUZZ_DRIVER_VA + (uint64_t)(fuzz_driver_exit - fuzz_driver_start);
+    const uint8_t *way_out = s->bits == 32 ? fuzz_driver_exit32 : fuzz_driver_exit;
+    uint64_t exit_va = FUZZ_DRIVER_VA + (uint64_t)(way_out - fuzz_driver_start);
     uint32_t rel;
 
     for (unsigned i = 0; i < s->count; i++) {
@@ -22,7 +23,8 @@ unsigned fuzz_seq_layout(const struct fuzz_seq *s, uint64_t va, uint8_t *out)
     for (unsigned i = 0; i < s->count; i++) {
         const struct fuzz_insn *in = &s->insn[i];
         uint64_t end = va + at[i] + in->len;
-        uint64_t target = in->to_insn >= 0 ? va + at[in->to_insn] : in->fix_target, disp = target - end;
+        uint64_t target = in->to_insn >= 0 ? va + at[in->to_insn] : in->fix_target,
+                 disp = in->fix_absolute ? target : target - end;
 
         memcpy(out + at[i], in->bytes, in->len);
         if (in->fix_at)
@@ -48,8 +50,9 @@ void fuzz_seq_print(FILE *f, const struct fuzz_seq *s, uint64_t va)
             fprintf(f, "%02x ", code[at + j]);
         if (s->insn[i].len < 12)
             fprintf(f, "%*s", (12 - s->insn[i].len) * 3, "");
-        if (ZYAN_SUCCESS(
-                ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, va + at, code + at, s->insn[i].len, &d)))
+        if (ZYAN_SUCCESS(ZydisDisassembleIntel(s->bits == 32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32
+                                                             : ZYDIS_MACHINE_MODE_LONG_64,
+                                               va + at, code + at, s->insn[i].len, &d)))
             fprintf(f, " %s", d.text);
         else
             fprintf(f, " (invalid)");

@@ -254,13 +254,14 @@ static bool find_x87(const ZydisDecoder *decoder, struct template_list lists[FC_
     return true;
 }
 
-static bool is_prefix(unsigned map, unsigned op)
+static bool is_prefix(const ZydisDecoder *decoder, unsigned map, unsigned op)
 {
+    bool rex = decoder->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && (op & 0xf0) == 0x40;
+
     if (map)
         return map == 1 && (op == 0x38 || op == 0x3a);
-    return op == 0x0f || (op & 0xe7) == 0x26 || (op & 0xf0) == 0x40 ||
-           (op >= 0x62 && op <= 0x67 && op != 0x63) || op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 ||
-           op == 0xf3 || (op & 0xf8) == 0xd8;
+    return op == 0x0f || (op & 0xe7) == 0x26 || rex || (op >= 0x62 && op <= 0x67 && op != 0x63) ||
+           op == 0xc4 || op == 0xc5 || op == 0xf0 || op == 0xf2 || op == 0xf3 || (op & 0xf8) == 0xd8;
 }
 
 bool templates_find(const ZydisDecoder *decoder, struct template_list lists[FC_COUNT])
@@ -269,7 +270,7 @@ bool templates_find(const ZydisDecoder *decoder, struct template_list lists[FC_C
         for (unsigned n = 0; n < 4 * 256; n++) {
             struct template t = { .map = (uint8_t)map, .pp = (uint8_t)(n >> 8), .opcode = (uint8_t)n };
 
-            if (!is_prefix(map, n & 0xff) && !find_opcode(decoder, t, lists))
+            if (!is_prefix(decoder, map, n & 0xff) && !find_opcode(decoder, t, lists))
                 return false;
         }
     }

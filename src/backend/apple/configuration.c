@@ -1,5 +1,7 @@
 /* The configuration of a machine: every object of the spec in its array, and what the framework says of the
  * whole. */
+#include <inttypes.h>
+
 #include "backend/apple/apple.h"
 #include "backend/apple/apple_priv.h"
 
@@ -130,6 +132,9 @@ static bool sounds_set(id config, const struct spec *s, struct yado_error *err)
 
 static bool devices_set(id config, const struct spec *s, struct scratch *scratch, struct yado_error *err)
 {
+    if (s->socket_count)
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "sockets[0]: this engine's socket device is not connected yet");
     entropy_set(config, s);
     balloon_set(config, s);
     return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
@@ -147,11 +152,34 @@ static bool framework_agrees(id config, struct yado_error *err)
     return error_from(err, error, "configuration");
 }
 
+/* The framework would call the configuration invalid, and not say which number it minds. */
+static bool numbers_check(const struct spec *s, struct yado_error *err)
+{
+    id cls = vz_class(VZVirtualMachineConfiguration);
+    uint64_t memory_min = VZVirtualMachineConfiguration_minimumAllowedMemorySize(cls);
+    uint64_t memory_max = VZVirtualMachineConfiguration_maximumAllowedMemorySize(cls);
+    unsigned long cpu_min = VZVirtualMachineConfiguration_minimumAllowedCPUCount(cls);
+    unsigned long cpu_max = VZVirtualMachineConfiguration_maximumAllowedCPUCount(cls);
+
+    if (s->cpu_count < cpu_min || s->cpu_count > cpu_max)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "cpu_count: %u is not from %lu to %lu, as this Mac allows", s->cpu_count, cpu_min,
+                       cpu_max);
+    if (s->memory_size < memory_min || s->memory_size > memory_max)
+        return err_set(err, s->memory_size > memory_max ? YADO_ERR_MEMORY : YADO_ERR_INVALID_CONFIG,
+                       "memory_size: %" PRIu64 " MiB is not from %" PRIu64 " to %" PRIu64
+                       " MiB, as this Mac allows",
+                       s->memory_size >> 20, memory_min >> 20, memory_max >> 20);
+    return true;
+}
+
 id configuration_make(const struct spec *s, struct scratch *scratch, struct yado_error *err)
 {
     id config, loader;
 
     if (!apple_usable(err))
+        return NULL;
+    if (!numbers_check(s, err))
         return NULL;
     config = NEW(VZVirtualMachineConfiguration);
     loader = boot_make(&s->boot, err);

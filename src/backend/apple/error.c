@@ -47,6 +47,7 @@ static enum yado_error_code posix_code(long code)
 {
     switch (code) {
     case ENOENT:
+    case EEXIST:
     case EACCES:
     case EPERM:
     case ENOTDIR:

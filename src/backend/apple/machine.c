@@ -22,25 +22,15 @@
  * (queue, machine, delegate) is retained by name in struct backend. The framework's delegate is weak: it is
  * taken away, on the queue, before ours dies, and no callback can follow.
  *
+ * This file has a run's life and its verbs; what is asked of its devices is in devices.c.
+ *
  * Lock: `lock` is a leaf; no message is sent and nothing of the host's is called while it is held. */
 #include <pthread.h>
 #include <stdlib.h>
 
 #include "backend/apple/apple.h"
-#include "backend/apple/apple_priv.h"
+#include "backend/apple/run_priv.h"
 #include "backend/apple/vz_values.h"
-
-struct backend {
-    const struct spec *spec;
-    struct backend_host host;
-    struct machine_events events;
-    struct scratch scratch;
-    id queue, machine, delegate; /* owned */
-
-    pthread_mutex_t lock;
-    pthread_cond_t verb_over;
-    struct backend_status status; /* what service() will say. With lock */
-};
 
 /* ---- on the queue and back ---- */
 
@@ -123,18 +113,6 @@ static void restore_send(struct verb_call *c, const struct block *done)
     VZVirtualMachine_restore(c->b->machine, file_url(c->path), done);
 }
 
-/* A quick call: fn runs on the queue, in a pool, while the caller waits. */
-struct quick_call {
-    struct backend *b;
-    void (*fn)(struct quick_call *q);
-    unsigned index;
-    uint64_t size;
-    const struct net_config *net;
-    const struct spec_share *share;
-    bool flag;
-    struct yado_error error;
-};
-
 static void quick_run(void *ctx)
 {
     struct quick_call *q = ctx;
@@ -144,7 +122,7 @@ static void quick_run(void *ctx)
     objc_autoreleasePoolPop(pool);
 }
 
-static bool quick_do(struct quick_call *q, struct yado_error *err)
+bool quick_do(struct quick_call *q, struct yado_error *err)
 {
     dispatch_sync_f(q->b->queue, q, quick_run);
     return q->error.code == YADO_OK || err_set(err, q->error.code, "%s", q->error.message);
@@ -376,76 +354,6 @@ static void apple_console_size(struct backend *b, unsigned index, uint16_t colum
     (void)index;
     (void)columns;
     (void)rows;
-}
-
-static void balloon_target(struct quick_call *q)
-{
-    id devices = VZVirtualMachine_memoryBalloonDevices(q->b->machine);
-
-    if (NSArray_count(devices))
-        VZVirtioTraditionalMemoryBalloonDevice_setTarget(NSArray_objectAtIndex(devices, 0), q->size);
-}
-
-static void apple_balloon_target(struct backend *b, uint64_t size)
-{
-    struct quick_call q = { .b = b, .fn = balloon_target, .size = size };
-    struct yado_error err = YADO_ERROR_INIT;
-
-    quick_do(&q, &err); /* has no way to fail */
-}
-
-static void net_attach(struct quick_call *q)
-{
-    id devices = VZVirtualMachine_networkDevices(q->b->machine), attachment = NULL, device;
-
-    if (q->index >= NSArray_count(devices)) {
-        err_set(&q->error, YADO_ERR_INVALID_CONFIG, "network[%u]: there is no such device", q->index);
-        return;
-    }
-    device = NSArray_objectAtIndex(devices, q->index);
-    VZNetworkDevice_setAttachment(device, NULL);
-    if (!q->net)
-        return;
-    attachment = net_attachment_make(q->net, q->index, &q->error);
-    if (attachment)
-        VZNetworkDevice_setAttachment(device, attachment);
-}
-
-static bool apple_net_attach(struct backend *b, unsigned index, const struct net_config *cfg,
-                             struct yado_error *err)
-{
-    struct quick_call q = { .b = b, .fn = net_attach, .index = index, .net = cfg };
-
-    return NEEDED(VZNetworkDevice, setAttachment, err, "network[%u]: another attachment while running",
-                  index) &&
-           quick_do(&q, err);
-}
-
-static void share_set(struct quick_call *q)
-{
-    id devices = VZVirtualMachine_directorySharingDevices(q->b->machine), share;
-
-    if (q->index >= NSArray_count(devices)) {
-        err_set(&q->error, YADO_ERR_INVALID_CONFIG, "shares[%u]: there is no such device", q->index);
-        return;
-    }
-    share = directory_share_make(q->share, q->index, &q->error);
-    if (share)
-        VZVirtioFileSystemDevice_setShare(NSArray_objectAtIndex(devices, q->index), share);
-}
-
-static bool apple_share_set(struct backend *b, unsigned index, const struct spec_share *share,
-                            struct yado_error *err)
-{
-    struct quick_call q = { .b = b, .fn = share_set, .index = index, .share = share };
-
-    if (share->kind == SPEC_SHARE_ROSETTA ||
-        (index < b->spec->share_count && b->spec->shares[index].kind == SPEC_SHARE_ROSETTA))
-        return err_set(err, YADO_ERR_UNSUPPORTED, "shares[%u]: Rosetta cannot be changed while running",
-                       index);
-    return NEEDED(VZVirtioFileSystemDevice, setShare, err, "shares[%u]: another share while running",
-                  index) &&
-           quick_do(&q, err);
 }
 
 /* The framework counts nothing that it would tell. */

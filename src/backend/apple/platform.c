@@ -18,9 +18,6 @@ static id identifier_make(const void *data, size_t len, struct yado_error *err)
 
 static bool nested_set(id platform, struct yado_error *err)
 {
-    if (!NEEDED(VZGenericPlatformConfiguration, setNestedVirtualizationEnabled, err,
-                "platform.nested_virtualization: this"))
-        return false;
     if (!VZGenericPlatformConfiguration_isNestedVirtualizationSupported(
             vz_class(VZGenericPlatformConfiguration)))
         return err_set(err, YADO_ERR_UNSUPPORTED,
@@ -37,7 +34,11 @@ bool platform_set(id config, const struct spec_platform *p, struct yado_error *e
     /* The default is a generic one, and macOS 11 has no other. */
     if (!p->identifier && !p->nested_virtualization)
         return true;
-    if (!NEEDED(VZVirtualMachineConfiguration, setPlatform, err, "platform: one of your own"))
+    /* Either is newer than setting a platform, and the version named must be enough. */
+    if ((p->nested_virtualization && !NEEDED(VZGenericPlatformConfiguration, setNestedVirtualizationEnabled,
+                                             err, "platform.nested_virtualization: this")) ||
+        (p->identifier && !NEEDED(VZGenericPlatformConfiguration, setMachineIdentifier, err,
+                                  "platform.machine_identifier: this")))
         return false;
     platform = NEW(VZGenericPlatformConfiguration);
     if (p->identifier) {

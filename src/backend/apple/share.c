@@ -104,7 +104,10 @@ id share_make(const struct spec_share *s, unsigned index, struct yado_error *err
 {
     id tag = string_of(s->tag), error = NULL, share, device;
 
-    if (!NEEDED(VZVirtioFileSystemDeviceConfiguration, initWithTag, err, "shares[%u]: a shared directory",
+    /* The newest thing first, so that the version named is enough. */
+    if ((s->kind == SPEC_SHARE_ROSETTA &&
+         !NEEDED(VZLinuxRosettaDirectoryShare, init, err, "shares[%u]: Rosetta", index)) ||
+        !NEEDED(VZVirtioFileSystemDeviceConfiguration, initWithTag, err, "shares[%u]: a shared directory",
                 index))
         return NULL;
     if (!tag || !VZVirtioFileSystemDeviceConfiguration_validateTag(

@@ -122,8 +122,10 @@ static bool image_check(const char *path, bool read_only, struct yado_error *err
     if (!S_ISREG(st.st_mode))
         return err_set(err, YADO_ERR_FILE,
                        "%s: is not an image file; a whole disk is given as a block device", path);
-    if (!st.st_size || st.st_size % SECTOR)
-        return err_set(err, YADO_ERR_IMAGE, "%s: its %lld bytes are not a number of whole %d-byte blocks",
+    if (!st.st_size)
+        return err_set(err, YADO_ERR_FILE, "%s: is empty; a disk image has the size of the disk", path);
+    if (st.st_size % SECTOR)
+        return err_set(err, YADO_ERR_FILE, "%s: its %lld bytes are not a number of whole %d-byte blocks",
                        path, (long long)st.st_size, SECTOR);
     return true;
 }

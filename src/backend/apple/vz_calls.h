@@ -128,11 +128,6 @@ static inline IMP msg_send(void)
     {                                                                                                        \
         return ((BOOL(*)(id, SEL, id))msg_send())(self, sel_registerName(sel), a);                           \
     }
-#define VZ_CALL_B_k(fn, sel)                                                                                 \
-    static inline BOOL fn(id self, Class a)                                                                  \
-    {                                                                                                        \
-        return ((BOOL(*)(id, SEL, Class))msg_send())(self, sel_registerName(sel), a);                        \
-    }
 #define VZ_CALL_B_e(fn, sel)                                                                                 \
     static inline BOOL fn(id self, id *a)                                                                    \
     {                                                                                                        \

@@ -9,9 +9,9 @@
  * VZ_CALLBACKS(P)  P(protocol, name, selector, shape, major, minor): optional methods that delegates of ours
  *                  implement.
  * VZ_SHAPE_*       type encodings (64-bit, frame offsets included), named after their letters: what is
- * returned, an underscore, the arguments. o object, s C string, p const pointer, e NSError **, b block, k
- *                  class, B BOOL, i int, I uint32_t, q NSInteger, Q NSUInteger or uint64_t, d double, v void,
- *                  z CGSize. */
+ *                  returned, an underscore, the arguments. o object, s C string, x const void *, p objects,
+ *                  e NSError **, b block, B BOOL, i int, I uint32_t, q NSInteger, Q NSUInteger or uint64_t,
+ *                  d double, v void. */
 #ifndef BACKEND_APPLE_VZ_TABLE_H
 #define BACKEND_APPLE_VZ_TABLE_H
 
@@ -44,7 +44,6 @@
 #define VZ_SHAPE_x_ "r^v16@0:8"
 #define VZ_SHAPE_B_ VZ_BOOL "16@0:8"
 #define VZ_SHAPE_B_o VZ_BOOL "24@0:8@16"
-#define VZ_SHAPE_B_k VZ_BOOL "24@0:8#16"
 #define VZ_SHAPE_B_e VZ_BOOL "24@0:8^@16"
 #define VZ_SHAPE_B_oe VZ_BOOL "32@0:8@16^@24"
 #define VZ_SHAPE_B_ooo VZ_BOOL "40@0:8@16@24@32"
@@ -141,7 +140,6 @@
 #define VZ_METHODS_FOUNDATION(M)                                                                             \
     M(NSObject, alloc, C, "alloc", o_, ANY, 11, 0)                                                           \
     M(NSObject, init, I, "init", o_, ANY, 11, 0)                                                             \
-    M(NSObject, isKindOfClass, I, "isKindOfClass:", B_k, ANY, 11, 0)                                         \
     M(NSString, stringWithUTF8String, C, "stringWithUTF8String:", o_s, ANY, 11, 0)                           \
     M(NSString, UTF8String, I, "UTF8String", s_, ANY, 11, 0)                                                 \
     M(NSURL, fileURLWithPath, C, "fileURLWithPath:isDirectory:", o_oB, ANY, 11, 0)                           \
@@ -164,7 +162,6 @@
 #define VZ_METHODS_MACHINE(M)                                                                                \
     M(VZVirtualMachine, isSupported, C, "isSupported", B_, ANY, 11, 0)                                       \
     M(VZVirtualMachine, initWithConfiguration, I, "initWithConfiguration:queue:", o_oo, ANY, 11, 0)          \
-    M(VZVirtualMachine, state, I, "state", q_, ANY, 11, 0)                                                   \
     M(VZVirtualMachine, setDelegate, I, "setDelegate:", v_o, ANY, 11, 0)                                     \
     M(VZVirtualMachine, canStop, I, "canStop", B_, ANY, 12, 0)                                               \
     M(VZVirtualMachine, canRequestStop, I, "canRequestStop", B_, ANY, 11, 0)                                 \
@@ -257,8 +254,7 @@
     M(VZNetworkDeviceConfiguration, setMACAddress, I, "setMACAddress:", v_o, ANY, 11, 0)                     \
     M(VZNetworkDeviceConfiguration, setAttachment, I, "setAttachment:", v_o, ANY, 11, 0)                     \
     M(VZVirtioNetworkDeviceConfiguration, init, I, "init", o_, ANY, 11, 0)                                   \
-    M(VZNetworkDevice, setAttachment, I, "setAttachment:", v_o, ANY, 12, 0)                                  \
-    M(VZNetworkDevice, attachment, I, "attachment", o_, ANY, 12, 0)
+    M(VZNetworkDevice, setAttachment, I, "setAttachment:", v_o, ANY, 12, 0)
 
 #define VZ_METHODS_CONSOLE(M)                                                                                \
     M(VZFileHandleSerialPortAttachment, init, I, "initWithFileHandleForReading:fileHandleForWriting:", o_oo, \
@@ -284,13 +280,11 @@
     M(VZVirtioSocketListener, setDelegate, I, "setDelegate:", v_o, ANY, 11, 0)                               \
     M(VZVirtioSocketConnection, destinationPort, I, "destinationPort", I_, ANY, 11, 0)                       \
     M(VZVirtioSocketConnection, sourcePort, I, "sourcePort", I_, ANY, 11, 0)                                 \
-    M(VZVirtioSocketConnection, fileDescriptor, I, "fileDescriptor", i_, ANY, 11, 0)                         \
-    M(VZVirtioSocketConnection, close, I, "close", v_, ANY, 11, 0)
+    M(VZVirtioSocketConnection, fileDescriptor, I, "fileDescriptor", i_, ANY, 11, 0)
 
 #define VZ_METHODS_MEMORY(M)                                                                                 \
     M(VZVirtioEntropyDeviceConfiguration, init, I, "init", o_, ANY, 11, 0)                                   \
     M(VZVirtioTraditionalMemoryBalloonDeviceConfiguration, init, I, "init", o_, ANY, 11, 0)                  \
-    M(VZVirtioTraditionalMemoryBalloonDevice, target, I, "targetVirtualMachineMemorySize", Q_, ANY, 11, 0)   \
     M(VZVirtioTraditionalMemoryBalloonDevice, setTarget, I, "setTargetVirtualMachineMemorySize:", v_Q, ANY,  \
       11, 0)
 
@@ -342,8 +336,6 @@
     P(VZVirtualMachineDelegate, attachmentWasDisconnected,                                                   \
       "virtualMachine:networkDevice:attachmentWasDisconnectedWithError:", v_ooo, 12, 0)                      \
     P(VZVirtioSocketListenerDelegate, shouldAcceptNewConnection,                                             \
-      "listener:shouldAcceptNewConnection:fromSocketDevice:", B_ooo, 11, 0)                                  \
-    P(VZNetworkBlockDeviceStorageDeviceAttachmentDelegate, didEncounterError,                                \
-      "attachment:didEncounterError:", v_oo, 14, 0)
+      "listener:shouldAcceptNewConnection:fromSocketDevice:", B_ooo, 11, 0)
 
 #endif

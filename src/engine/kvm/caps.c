@@ -3,9 +3,12 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/kvm/kvm_priv.h"
@@ -70,6 +73,8 @@ static const uint32_t state_msrs[] = {
 };
 _Static_assert(array_size(state_msrs) <= KVM_MSRS_MAX, "room for the state's MSRs");
 
+/* ---- the device ---- */
+
 static bool cpu_has_virtualization(void)
 {
     unsigned a, b, c, d;
@@ -79,40 +84,87 @@ static bool cpu_has_virtualization(void)
     return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2); /* SVM */
 }
 
+static void facts_read(const char *path, struct kvm_host_facts *f)
+{
+    struct stat st;
+    struct group group, *found = NULL;
+    char names[1024]; /* of the group's members too: without room for them it stays nameless */
+
+    *f = (struct kvm_host_facts){ 0 };
+    f->cpu_virtualizes = cpu_has_virtualization();
+    f->module_loaded = access("/sys/module/kvm_intel", F_OK) == 0 || access("/sys/module/kvm_amd", F_OK) == 0;
+    if (stat(path, &st) == 0 && (st.st_mode & S_IWGRP) && st.st_gid != 0 &&
+        getgrgid_r(st.st_gid, &group, names, sizeof(names), &found) == 0 && found)
+        snprintf(f->group, sizeof(f->group), "%s", group.gr_name);
+}
+
+static void say_missing(const char *path, const struct kvm_host_facts *f, struct yado_error *err)
+{
+    if (f->module_loaded)
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "%s: not there, though the kernel's module is; if this is a container, pass the device in "
+                "(--device %s)",
+                path, path);
+    else if (f->cpu_virtualizes)
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "%s: not there; load the module (sudo modprobe kvm_intel or kvm_amd), and if that fails, "
+                "switch on VT-x or AMD-V in the firmware (BIOS)",
+                path);
+    else
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "%s: not there, and the CPU does not offer virtualization; switch on VT-x or AMD-V in the "
+                "firmware (BIOS), or nested virtualization if this is a virtual machine",
+                path);
+}
+
+static void say_forbidden(const char *path, const struct kvm_host_facts *f, struct yado_error *err)
+{
+    if (f->group[0])
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "%s: no permission; become a member of its group (sudo usermod -aG %s \"$USER\") and log in "
+                "again; in a container, allow the device",
+                path, f->group);
+    else
+        err_set(
+            err, YADO_ERR_UNSUPPORTED,
+            "%s: no permission; let a group have it (sudo chgrp kvm %s; sudo chmod 660 %s) and become its "
+            "member; in a container, allow the device",
+            path, path, path);
+}
+
+void kvm_device_explain(const char *path, int e, const struct kvm_host_facts *facts, struct yado_error *err)
+{
+    switch (e) {
+    case ENOENT: say_missing(path, facts, err); break;
+    case EACCES:
+    case EPERM: say_forbidden(path, facts, err); break;
+    case ENODEV:
+    case ENXIO:
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "%s: there is no driver behind it; load the module (sudo modprobe kvm_intel or kvm_amd), and "
+                "if that fails, switch on VT-x or AMD-V in the firmware (BIOS)",
+                path);
+        break;
+    default: err_set(err, YADO_ERR_UNSUPPORTED, "%s: cannot open: %s", path, strerror(e));
+    }
+    if (err)
+        err->os_errno = e; /* for programs; people were told in words */
+}
+
 int kvm_device_open(const char *path, struct yado_error *err)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct kvm_host_facts facts;
+    int e = errno;
 
     if (fd >= 0)
         return fd;
-    if (errno == EACCES || errno == EPERM)
-        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
-                      "%s: no permission; add yourself to its group (sudo usermod -aG kvm \"$USER\", then "
-                      "log in again); in "
-                      "a container, allow the device",
-                      path);
-    else if (errno == ENOENT && cpu_has_virtualization())
-        err_set_errno(
-            err, YADO_ERR_UNSUPPORTED, errno,
-            "%s: not there; load the module (sudo modprobe kvm_intel or kvm_amd); in a container, pass the "
-            "device in (--device %s)",
-            path, path);
-    else if (errno == ENOENT)
-        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno,
-                      "%s: not there, and the CPU does not offer virtualization; switch on VT-x or AMD-V in "
-                      "the firmware, or "
-                      "nested virtualization if this is a virtual machine",
-                      path);
-    else if (errno == ENODEV || errno == ENXIO)
-        err_set_errno(
-            err, YADO_ERR_UNSUPPORTED, errno,
-            "%s: there is no driver behind it; load the module (sudo modprobe kvm_intel or kvm_amd) and see "
-            "that VT-x or AMD-V is on in the firmware",
-            path);
-    else
-        err_set_errno(err, YADO_ERR_UNSUPPORTED, errno, "%s: cannot open", path);
+    facts_read(path, &facts);
+    kvm_device_explain(path, e, &facts, err);
     return -1;
 }
+
+/* ---- what it can do ---- */
 
 static int query_ioctl(int fd, unsigned long request, unsigned long arg)
 {

@@ -40,6 +40,13 @@ struct kvm_caps {
 /* A stand-in for ioctl on /dev/kvm, for tests. */
 typedef int (*kvm_query_fn)(int fd, unsigned long request, unsigned long arg);
 
+/* What decides the advice to one who cannot open the device. */
+struct kvm_host_facts {
+    bool cpu_virtualizes, module_loaded;
+    char group[64]; /* that may use the device; "": none with a name */
+};
+
+void kvm_device_explain(const char *path, int e, const struct kvm_host_facts *facts, struct yado_error *err);
 /* Opens the device. -1 and err (YADO_ERR_UNSUPPORTED) with what to do. */
 int kvm_device_open(const char *path, struct yado_error *err);
 /* False and err if it is not KVM, or too old a one. query NULL: ioctl. */

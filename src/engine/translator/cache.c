@@ -56,7 +56,7 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
         return NULL;
     }
     stubs_emit(cc);
-    cc->hot_end = align_down(cc->mem.size * 5 / 9, PAGE_SIZE);
+    cc->hot_end = align_down(cc->mem.size * 3 / 4, PAGE_SIZE);
     cc->hot_pos = cc->stub_len;
     cc->cold_pos = cc->hot_end;
     return cc;
@@ -105,8 +105,15 @@ static void drop_alias(struct code_cache *cc, size_t from, size_t to)
         madvise(cc->mem.rw + from, to - from, MADV_DONTNEED);
 }
 
+#define PATCHES_MAX 1024 /* each may bring in a page of the writable alias */
+
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos)
 {
+    if (cc->patches > PATCHES_MAX) {
+        drop_alias(cc, 0, hot_pos);
+        drop_alias(cc, cc->hot_end, cold_pos);
+        cc->patches = 0;
+    }
     drop_alias(cc, cc->hot_pos, hot_pos);
     drop_alias(cc, cc->cold_pos, cold_pos);
     cc->hot_pos = hot_pos;

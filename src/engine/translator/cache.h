@@ -39,6 +39,7 @@ enum exit_reason {
     XIT_SHUTDOWN,
     XIT_SIGNAL, /* a host signal at c->fault_rip */
     XIT_NOCODE, /* the code at c->rip is not in RAM */
+    XIT_ONE,    /* the instruction at c->rip in a block of its own (MODE_ONE): its store must be staged */
     XIT_STALE,  /* entered a block that is no more: exit_arg = address after its call */
 };
 
@@ -83,7 +84,9 @@ static inline bool tb_is_local(const struct tb *tb)
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
-    const uint8_t *mem_slow_h, *mem_slow_d, *group, *commit, *interp, *special;
+    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
+    const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special;
+    const uint8_t *lookup[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
 };
@@ -96,6 +99,7 @@ struct code_cache {
     uint32_t tb_count, tb_max;
     struct tb_side *side;
     uint32_t side_count, side_max;
+    uint32_t patches; /* since the writable alias was last given back */
     _Atomic uint32_t flush_gen;
     struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
@@ -136,6 +140,10 @@ void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage);
 /* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be
  * NULL. */
 void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const void *buf, unsigned n);
+/* Change a displacement, or the eight bytes at a block's entry, of code that may be running. code_lock held.
+ * Light. */
+void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
+void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
 /* Kills blocks in a range that was written already. Any thread. */

@@ -40,6 +40,18 @@ struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_si
     return tb;
 }
 
+void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp)
+{
+    cc->patches++;
+    __atomic_store_n((int32_t *)(void *)(cc->mem.rw + off), disp, __ATOMIC_SEQ_CST);
+}
+
+void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word)
+{
+    cc->patches++;
+    __atomic_store_n((uint64_t *)(void *)(cc->mem.rw + off), word, __ATOMIC_SEQ_CST);
+}
+
 static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
 {
     struct tb *cur = atomic_load(&p->tbs), *prev = NULL;
@@ -76,7 +88,7 @@ void cache_kill(struct tvm *vm, struct tb *tb)
     uint64_t *entry = (uint64_t *)(void *)((uint8_t *)cc->mem.rw + tb->hot);
     int32_t rel = (int32_t)(cc->stubs.stale - (cache_rx(cc, tb->hot) + 5));
     uint64_t word = (*entry & ~0xffffffffffull) | 0xe8 | (uint64_t)(uint32_t)rel << 8;
-    __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+    cache_patch_entry(cc, tb->hot, word);
 }
 
 /* code_lock held. Returns how many died. */

@@ -155,6 +155,14 @@ static inline void e_mov_rr(struct emit *e, unsigned w, int dst, int src)
 {
     e_rr(e, w, 0x89, (unsigned)src, (unsigned)dst);
 }
+static inline void e_movzx16(struct emit *e, int dst, int src)
+{
+    if (dst > 7 || src > 7)
+        e_byte(e, 0x40 | (dst > 7) << 2 | (src > 7));
+    e_byte(e, 0x0f);
+    e_byte(e, 0xb7);
+    e_byte(e, 0xc0 | (unsigned)(dst & 7) << 3 | (src & 7));
+}
 static inline void e_load(struct emit *e, unsigned w, int dst, struct hmem m)
 {
     e_rm(e, w, 0x8b, (unsigned)dst, m);

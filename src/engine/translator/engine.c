@@ -12,7 +12,7 @@
 #include "engine/translator/vcpu.h"
 #include "util/err.h"
 
-#define CODE_CACHE_DEFAULT MIB(40)
+#define CODE_CACHE_DEFAULT MIB(64)
 
 struct engine_vm {
     struct tvm vm;

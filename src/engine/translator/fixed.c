@@ -65,16 +65,11 @@ static struct fixed_page *find_page(struct fixed *f, uint64_t vpage)
     return NULL;
 }
 
-static void patch(struct code_cache *cc, uint32_t site, int32_t disp)
-{
-    __atomic_store_n((int32_t *)(void *)(cc->mem.rw + site), disp, __ATOMIC_SEQ_CST);
-}
-
 static void unlink_page(struct code_cache *cc, struct fixed_page *p)
 {
     struct fixed *f = cc->fixed;
     for (uint32_t i = p->links; i; i = f->links[i - 1].next)
-        patch(cc, f->links[i - 1].site, f->links[i - 1].unlinked);
+        cache_patch_disp(cc, f->links[i - 1].site, f->links[i - 1].unlinked);
     p->links = 0;
     p->gpage = ~0ull;
 }
@@ -156,7 +151,7 @@ void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool
     bool good = gen == atomic_load(&cc->flush_gen) && (tb->mode & MODE_FIXED) && tb_is_local(tb) &&
                 !atomic_load(&tb->dead) && unlinked && c->fixed_ok;
     if (good && same_page) {
-        patch(cc, site, (int32_t)(tb->hot - (site + 4)));
+        cache_patch_disp(cc, site, (int32_t)(tb->hot - (site + 4)));
         c->counters[TC_LINKS]++;
     } else if (good && f->link_count < FIXED_LINKS) {
         p = take_page(f, (uint64_t)(int64_t)tb->vpage, tb->gpage);
@@ -164,7 +159,7 @@ void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool
     if (p) {
         f->links[f->link_count] = (struct fixed_link){ site, disp, p->links };
         p->links = ++f->link_count;
-        patch(cc, site, (int32_t)(tb->hot - (site + 4)));
+        cache_patch_disp(cc, site, (int32_t)(tb->hot - (site + 4)));
         c->counters[TC_LINKS]++;
     }
     tvm_code_unlock(c->vm);

@@ -284,8 +284,15 @@ enum step op_cmpxchg8b(struct tcpu *c, struct insn *i)
 
 /* ---- BCD: not in 64-bit mode ---- */
 
-/* The manuals leave some flags undefined here. Where they do, the flags are those that AMD processors of
- * family 19h were seen to give: as if the adjustment were one addition or subtraction. */
+/* The manuals leave some flags undefined here. Where they do, the flags are those that processors were seen
+ * to give: AMD's of family 19h as if the adjustment were one addition or subtraction, Intel's (Sapphire
+ * Rapids) those of the result in AL, OF clear. */
+static uint16_t bcd_result_flags(const struct tcpu *c, uint16_t fl)
+{
+    if (!tvm_cpuid(c->vm)->is_amd)
+        alu_binary(ALU_OR, 1, c->gpr[R_AX], 0, &fl);
+    return fl;
+}
 
 static void bcd_carries(struct tcpu *c, uint16_t fl, bool cf, bool af)
 {
@@ -307,7 +314,7 @@ static void bcd_daa_das(struct tcpu *c, bool sub)
         new_cf = true;
     }
     gpr_set(c, R_AX, 1, alu_binary(sub ? ALU_SUB : ALU_ADD, 1, al, adjust, &fl));
-    bcd_carries(c, fl, new_cf, af);
+    bcd_carries(c, bcd_result_flags(c, fl), new_cf, af);
 }
 
 static void bcd_aaa_aas(struct tcpu *c, bool sub)
@@ -316,7 +323,7 @@ static void bcd_aaa_aas(struct tcpu *c, bool sub)
     bool adjust = (ax & 15) > 9 || (c->fl & F_AF);
     uint64_t r = alu_binary(sub ? ALU_SUB : ALU_ADD, 2, ax, adjust ? 0x106 : 0, &fl);
     gpr_set(c, R_AX, 2, r & 0xff0fu);
-    bcd_carries(c, fl, adjust, adjust);
+    bcd_carries(c, bcd_result_flags(c, fl), adjust, adjust);
 }
 
 /* 27 2f 37 3f d4 d5 */

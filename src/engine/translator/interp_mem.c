@@ -38,6 +38,10 @@ bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, 
         return cpu_canonical(a) && cpu_canonical(a + size - 1);
     }
     *lin = (c->seg[seg].base + off) & 0xffffffffu;
+    /* 5.3: an access that wraps at the end of a flat segment of 4 GiB may fault or not: Intel's do not */
+    if (off + size - 1 > 0xffffffffu && off <= 0xffffffffu && c->seg[seg].limit == 0xffffffffu &&
+        !c->seg[seg].base && !tvm_cpuid(c->vm)->is_amd)
+        size = 1;
     return seg_check_legacy(c, seg, off, size, acc);
 }
 

@@ -5,16 +5,16 @@
  * RSP is the return stack (below). Guest x87/SSE/AVX state is in the registers; the C functions called here
  * are light. DF is always clear.
  *
- *   mem_slow_h/d  call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: r9 = offset, r10 = host
- * page (_h) or r10 = delta (_d); tcpu.staged says whether it is the staging buffer. group         call; r9 =
- * address, r10d = MMU_DESC. Flags are saved. Back: ZF and r10 = delta, or not ZF. commit        call; r10d =
- * offset of the next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d
- * = offset | length << 16. Flags are saved. One instruction in C. special       call; r10d = offset | enum
- * special << 16. Flags are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved.
- *   exit_branch   the same, and r10d = BRANCH_DESC.
- *   exit_poll     jump; r10d = offset. Flags are saved.
- *   exit_link     jump; r10 = exit_arg. Flags as the block exits with them.
- *   exit_fixed_link  the same, and r9d = exit_bits.
+ *   slow          call, an MMU_DESC as data behind it; r9 = linear address XOR the entry's tag, r10 = index
+ * into the TLB, as a check leaves them. Flags are saved. Back: r9 = offset in the page, r10 = host page or
+ * delta. A store that must be staged leaves (XIT_ONE). slow_group    the same; back: ZF and r10 = delta, or
+ * not ZF. mem_staged_h/d call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: as slow, and
+ * tcpu.staged says whether it is the staging buffer. commit        call; r10d = offset of the next
+ * instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset | length
+ * << 16. Flags are saved. One instruction in C. special       call; r10d = offset | enum special << 16. Flags
+ * are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same,
+ * and r10d = BRANCH_DESC. exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 =
+ * exit_arg. Flags as the block exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
  * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
  * said above; others have 0 there, and the page is in tcpu.vpage.
@@ -104,14 +104,13 @@ static void capture_flags(struct emit *e)
     e_store(e, 0, hm_gs(offsetof(struct tcpu, exit_fl)), H_AX);
 }
 
-/* T0 = where the guest returns to, r11 = BRANCH_DESC. */
-static void emit_ret_miss(struct emit *e, unsigned idx, const uint8_t *exit_branch)
+/* T0 = linear address to go to. Returns the places of two jumps for when the jump cache does not know it or
+ * exit_request is set. */
+static void look_up(struct emit *e, unsigned idx, uint8_t *out[2])
 {
     size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
-    e_load(e, 1, H_SP, GS(return_base));
-    e_lea(e, 1, H_SP, hm_base(H_SP, -8)); /* where emit_enter's return address is */
     e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    uint8_t *out = e_jcc_fwd(e, CC_NE);
+    out[0] = e_jcc_fwd(e, CC_NE);
     e_mov_rr(e, 0, T1, T0);
     e_shr_ri(e, 0, T1, 8);
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
@@ -119,12 +118,30 @@ static void emit_ret_miss(struct emit *e, unsigned idx, const uint8_t *exit_bran
     e_shl_ri(e, 0, T1, 4);
     e_alu_rm(e, 1, ALU_CMP, T0,
              (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
-    uint8_t *miss = e_jcc_fwd(e, CC_NE);
+    out[1] = e_jcc_fwd(e, CC_NE);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
     e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
-    e_patch(out, e->p);
-    e_patch(miss, e->p);
+}
+
+static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup)
+{
+    uint8_t *out[2];
+    look_up(e, idx, out);
+    e_patch(out[0], e->p);
+    e_patch(out[1], e->p);
+    e_jmp(e, exit_lookup);
+}
+
+/* T0 = where the guest returns to, r11 = BRANCH_DESC. */
+static void emit_ret_miss(struct emit *e, unsigned idx, const uint8_t *exit_branch)
+{
+    uint8_t *out[2];
+    e_load(e, 1, H_SP, GS(return_base));
+    e_lea(e, 1, H_SP, hm_base(H_SP, -8)); /* where emit_enter's return address is */
+    look_up(e, idx, out);
+    e_patch(out[0], e->p);
+    e_patch(out[1], e->p);
     e_mov_rr(e, 1, H_10, H_11);
     e_jmp(e, exit_branch);
 }
@@ -171,52 +188,100 @@ static void emit_exit(struct emit *e, enum exit_reason why)
     leave(e);
 }
 
-static void emit_mem_slow(struct emit *e, bool delta)
+static void call_helper_mem(struct emit *e, void *fn)
 {
-    spill_caller(e);
-    take_vpage(e);
-    e_store(e, 1, GS(dc_home), DC);
-    to_c_stack(e, 32);
     e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
     e_mov_rr(e, 1, H_SI, H_9);
-    e_mov_rr(e, 0, H_DX, H_10);
     e_mov_rr(e, 1, H_CX, H_SP);
-    call_c(e, (void *)(uintptr_t)helper_mem);
-    e_mov_rr(e, 0, H_CX, H_AX);
-    e_alu_ri(e, 0, ALU_SUB, H_CX, MMU_ANS_DIRECT); /* 0 direct, 1 staged; below or above: out */
-    e_store(e, 0, GS(staged), H_CX);
-    e_alu_ri(e, 0, ALU_CMP, H_CX, 1);
-    uint8_t *out = e_jcc_fwd(e, CC_A);
+    call_c(e, fn);
+}
+
+static void load_answer(struct emit *e, bool delta)
+{
     e_load(e, 1, H_9, hm_base(H_SP, offsetof(struct mmu_slow, offset)));
     e_load(e, 1, H_10,
            hm_base(H_SP, delta ? offsetof(struct mmu_slow, delta) : offsetof(struct mmu_slow, hpage)));
     e_load(e, 1, DC, GS(dc_home));
     fill_caller(e);
     from_c_stack(e);
+}
+
+static void emit_mem_staged(struct emit *e, bool delta)
+{
+    spill_caller(e);
+    take_vpage(e);
+    e_store(e, 1, GS(dc_home), DC);
+    to_c_stack(e, 32);
+    e_mov_rr(e, 0, H_DX, H_10);
+    call_helper_mem(e, (void *)(uintptr_t)helper_mem);
+    e_mov_rr(e, 0, H_CX, H_AX);
+    e_alu_ri(e, 0, ALU_SUB, H_CX, MMU_ANS_DIRECT); /* 0 direct, 1 staged; below or above: out */
+    e_store(e, 0, GS(staged), H_CX);
+    e_alu_ri(e, 0, ALU_CMP, H_CX, 1);
+    uint8_t *out = e_jcc_fwd(e, CC_A);
+    load_answer(e, delta);
     e_ret(e);
     e_patch(out, e->p);
     spill_callee(e);
     leave(e); /* MMU_ANS_FAULT and MMU_ANS_EXCLUSIVE equal their exit reasons */
 }
 
+/* edx = the MMU_DESC behind the call. */
+static void load_inline_desc(struct emit *e)
+{
+    e_load(e, 1, H_DX, GS(jit_rsp));
+    e_load(e, 1, H_DX, hm_base(H_DX, 0));
+    e_load(e, 0, H_DX, hm_base(H_DX, 0));
+}
+
+static void emit_slow(struct emit *e, bool write, bool delta)
+{
+    spill_caller(e);
+    e_store(e, 1, GS(dc_home), DC);
+    to_c_stack(e, 32);
+    load_inline_desc(e);
+    call_helper_mem(e, (void *)(uintptr_t)helper_mem);
+    e_alu_ri(e, 0, ALU_CMP, H_AX, MMU_ANS_DIRECT);
+    uint8_t *out = e_jcc_fwd(e, CC_NE);
+    const uint8_t *good = e->p;
+    load_answer(e, delta);
+    e_alu_mi(e, 1, ALU_ADD, hm_base(H_SP, 0), 4);
+    e_ret(e);
+    e_patch(out, e->p);
+    e_alu_ri(e, 0, ALU_CMP, H_AX, MMU_ANS_STAGED);
+    if (write) {
+        uint8_t *other = e_jcc_fwd(e, CC_NE);
+        e_mov_ri32(e, H_AX, XIT_ONE);
+        e_patch(other, e->p);
+    } else {
+        e_jcc(e, CC_E, good + e->rx_off);
+    }
+    spill_callee(e);
+    leave(e);
+}
+
 /* ZF: r10 is the delta; else the group cannot be made. */
 static void emit_group(struct emit *e)
 {
     spill_caller(e);
-    take_vpage(e);
     e_store(e, 1, GS(dc_home), DC);
     to_c_stack(e, 32);
-    e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
-    e_mov_rr(e, 1, H_SI, H_9);
-    e_mov_rr(e, 0, H_DX, H_10);
-    e_mov_rr(e, 1, H_CX, H_SP);
-    call_c(e, (void *)(uintptr_t)helper_group);
-    e_load(e, 1, H_10, hm_base(H_SP, offsetof(struct mmu_slow, delta)));
+    load_inline_desc(e);
+    call_helper_mem(e, (void *)(uintptr_t)helper_group);
     e_rr(e, 0, 0x85, H_AX, H_AX);
-    e_load(e, 1, DC, GS(dc_home));
-    fill_caller(e);
-    from_c_stack(e);
+    load_answer(e, true);
+    e_load(e, 1, H_9, hm_base(H_SP, 0)); /* past the MMU_DESC, without touching ZF */
+    e_lea(e, 1, H_9, hm_base(H_9, 4));
+    e_store(e, 1, hm_base(H_SP, 0), H_9);
     e_ret(e);
+}
+
+/* r9 = the linear address again: the tag is where the check found it. */
+static void emit_slow_front(struct emit *e, bool write, unsigned idx, const uint8_t *common)
+{
+    size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    e_alu_rm(e, 1, ALU_XOR, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, tag) });
+    e_jmp(e, common);
 }
 
 static void emit_call(struct emit *e, void *fn, bool keep_flags)
@@ -254,6 +319,28 @@ static const uint8_t *start(struct emit *e)
     return e_rx(e);
 }
 
+static void emit_slow_paths(struct emit *e, struct stubs *s)
+{
+    for (unsigned write = 0; write < 2; write++) {
+        for (unsigned delta = 0; delta < 2; delta++) {
+            const uint8_t *common = start(e);
+            emit_slow(e, write, delta);
+            for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+                s->slow[write][idx][delta] = start(e);
+                emit_slow_front(e, write, idx, common);
+            }
+        }
+    }
+    const uint8_t *common = start(e);
+    emit_group(e);
+    for (unsigned write = 0; write < 2; write++) {
+        for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+            s->slow_group[write][idx] = start(e);
+            emit_slow_front(e, write, idx, common);
+        }
+    }
+}
+
 void stubs_emit(struct code_cache *cc)
 {
     struct emit em = { .p = cc->mem.rw,
@@ -270,6 +357,8 @@ void stubs_emit(struct code_cache *cc)
     s->exit_fixed_link = start(e);
     emit_exit(e, XIT_FIXED_LINK);
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        s->lookup[idx] = start(e);
+        emit_lookup(e, idx, s->exit_lookup);
         s->ret_miss[idx] = start(e);
         emit_ret_miss(e, idx, s->exit_branch);
         s->enter[idx] = (void (*)(struct tcpu *, const void *))(uintptr_t)start(e);
@@ -282,12 +371,11 @@ void stubs_emit(struct code_cache *cc)
     s->stale = start(e);
     e_pop(e, H_10);
     emit_exit(e, XIT_STALE);
-    s->mem_slow_h = start(e);
-    emit_mem_slow(e, false);
-    s->mem_slow_d = start(e);
-    emit_mem_slow(e, true);
-    s->group = start(e);
-    emit_group(e);
+    s->mem_staged_h = start(e);
+    emit_mem_staged(e, false);
+    s->mem_staged_d = start(e);
+    emit_mem_staged(e, true);
+    emit_slow_paths(e, s);
     s->commit = start(e);
     emit_call(e, (void *)(uintptr_t)helper_commit, true);
     s->interp = start(e);

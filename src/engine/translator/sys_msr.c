@@ -167,6 +167,8 @@ static uint64_t spec_ctrl_allowed(const struct cpuid_model *m)
         v |= 2; /* STIBP */
     if ((m->f7_edx & 1u << 31) || (m->f8_ebx & 1u << 24))
         v |= 4; /* SSBD */
+    if (m->f72_edx & 1u << 4)
+        v |= 1u << 10; /* BHI_DIS_S */
     return v;
 }
 

@@ -35,7 +35,7 @@ struct gaddr {
     int64_t disp;
     bool rip;        /* disp is relative to the start of the code page (tcpu.vpage) */
     size_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
-    unsigned width;  /* address size in bits: 32 or 64 */
+    unsigned width;  /* address size in bits: 16, 32 or 64 */
 };
 
 #define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */

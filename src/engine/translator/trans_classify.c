@@ -1,6 +1,7 @@
 /* Which way an instruction goes: translated, in C, not allowed (translate.c). Decided by mnemonic and
  * category, and for x87, MMX, SSE and AVX by what CR0, CR4 and XCR0 allow now (Intel SDM volume 1, 9.6.6
  * and 14.3; volume 3, 2.5). */
+#include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
 /* SSE conversions name no vector register if their source is in memory. */
@@ -282,6 +283,17 @@ static bool is_hint(const struct trans *t)
     return t->in->meta.isa_set == ZYDIS_ISA_SET_MPX || t->in->meta.isa_set == ZYDIS_ISA_SET_CLDEMOTE;
 }
 
+/* CS: as override of a store. Volume 3, 5.5. */
+static bool writes_code_segment(const struct trans *t)
+{
+    const ZydisDecodedOperand *m = insn_mem_operand(t);
+    unsigned acc;
+    if (t->bits == 64 || !m || m->mem.segment != ZYDIS_REGISTER_CS)
+        return false;
+    generic_access(t, m, &acc);
+    return acc != MMU_SLOW_R;
+}
+
 enum way classify_insn(struct trans *t, unsigned *special)
 {
     *special = SPECIAL_UD;
@@ -305,6 +317,10 @@ enum way classify_insn(struct trans *t, unsigned *special)
     /* one-byte INC and DEC of 32-bit code have no 64-bit encoding */
     if (t->bits == 32 && (t->in->opcode & 0xf0) == 0x40 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
         way = WAY_INTERP;
+    if ((way == WAY_GENERIC || way == WAY_VECTOR) && writes_code_segment(t)) {
+        *special = SPECIAL_GP;
+        way = WAY_SPECIAL;
+    }
     if ((way == WAY_GENERIC || way == WAY_VECTOR) && !generic_can(t))
         way = WAY_INTERP;
     return way;

@@ -1,6 +1,16 @@
 /* Writing a decoded guest instruction again with other registers and another memory operand. */
 #include "engine/translator/trans.h"
 
+/* An immediate whose upper half is a register number (outside 64-bit mode its top bit is ignored). */
+static bool names_by_imm(const struct trans *t)
+{
+    for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
+        if (t->ops[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+            return true;
+    }
+    return false;
+}
+
 static void tail(struct trans *t, struct emit *e, const struct recode *r, unsigned reg, unsigned rm)
 {
     if (r->has_mem)
@@ -10,7 +20,7 @@ static void tail(struct trans *t, struct emit *e, const struct recode *r, unsign
     for (unsigned i = 0; i < 2; i++) {
         const uint8_t *imm = t->bytes + t->in->raw.imm[i].offset;
         for (unsigned k = 0; k < t->in->raw.imm[i].size / 8u; k++)
-            e_byte(e, imm[k]);
+            e_byte(e, imm[k] & (names_by_imm(t) && t->bits == 32 ? 0x7f : 0xff));
     }
 }
 
@@ -18,6 +28,36 @@ static unsigned mem_xb(const struct recode *r)
 {
     return (r->mem.index != H_NONE && r->mem.index > 7 ? 2u : 0u) |
            (r->mem.base != H_NONE && r->mem.base > 7 ? 1u : 0u);
+}
+
+static bool names_gpr(const struct trans *t)
+{
+    switch (t->in->mnemonic) { /* also with a memory operand instead */
+    case ZYDIS_MNEMONIC_VMOVD:
+    case ZYDIS_MNEMONIC_VPCMPESTRI: /* lengths in EAX and EDX */
+    case ZYDIS_MNEMONIC_VPCMPESTRM:
+    case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VCVTSI2SS:
+    case ZYDIS_MNEMONIC_VCVTSI2SD: return true;
+    default: break;
+    }
+    for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
+        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && insn_gpr_id(t->ops[i].reg.value) >= 0)
+            return true;
+    }
+    return false;
+}
+
+/* VZEROUPPER and VZEROALL know eight registers outside 64-bit mode: VMOVAPS xmm, xmm or VPXOR on each. */
+static void zero_eight(struct emit *e, bool all)
+{
+    for (unsigned r = 0; r < 8; r++) {
+        e_byte(e, 0xc5);
+        e_byte(e, all ? (~r & 15) << 3 | 0x81 : 0xf8);
+        e_byte(e, all ? 0xef : 0x28);
+        e_byte(e, 0xc0 | r << 3 | r);
+    }
 }
 
 static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
@@ -28,8 +68,12 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     unsigned b2 = three ? v[2] : v[1] & 0x7fu;
     unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u;
     unsigned rbit = b1 & 0x80u ? 0 : 1, xbit = b1 & 0x40u ? 0 : 1, bbit = b1 & 0x20u ? 0 : 1;
-    if (t->bits == 32)
+    if (t->bits == 32) {
         rbit = xbit = bbit = 0;
+        if (names_gpr(t))
+            b2 &= ~0x80u; /* there VEX.W does not make a general register 64 bits wide (SDM volume 2, 2.3.5.5)
+                           */
+    }
     if (r->reg >= 0)
         reg = (unsigned)r->reg & 7, rbit = (unsigned)r->reg >> 3;
     if (r->has_mem)
@@ -49,6 +93,11 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
 
 void recode(struct trans *t, struct emit *e, const struct recode *r)
 {
+    if (t->bits == 32 &&
+        (t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)) {
+        zero_eight(e, t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+        return;
+    }
     if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         recode_vex(t, e, r);
         return;
@@ -62,6 +111,8 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
             e_byte(e, p);
     }
     unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u, opcode = t->in->opcode, rex = 0;
+    if (opcode == 0x82 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+        opcode = 0x80; /* the same in 32-bit code, nothing in 64-bit code */
     if (has_rex)
         rex = 0x40u | (unsigned)t->in->raw.rex.W << 3 | (unsigned)t->in->raw.rex.R << 2 | t->in->raw.rex.B;
     if (r->subst_reg != 0xff)

@@ -55,9 +55,10 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
          (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
 }
 
-static void exit_indirect(struct trans *t, struct emit *e)
+/* The same for places that are many and seldom run: through shared code. */
+static void exit_lookup(struct trans *t, struct emit *e)
 {
-    exit_through_cache(t, e, t->cc->stubs.exit_lookup, false);
+    e_jmp(e, t->mode & MODE_ONE ? t->cc->stubs.exit_lookup : t->cc->stubs.lookup[t->idx]);
 }
 
 static const uint8_t *branch_miss(struct trans *t, unsigned popped)
@@ -145,7 +146,7 @@ void flow_exit_far(struct trans *t, int64_t target)
 {
     fl_save(t, &t->h);
     load_target(t, &t->h, target);
-    exit_indirect(t, &t->h);
+    exit_lookup(t, &t->h);
     t->done = true;
 }
 
@@ -220,7 +221,7 @@ static void jcc(struct trans *t)
         fl_save(t, &t->k);
         t->saved_flags = saved;
         load_target(t, &t->k, target);
-        exit_indirect(t, &t->k);
+        exit_lookup(t, &t->k);
     }
 }
 

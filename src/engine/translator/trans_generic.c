@@ -393,7 +393,7 @@ bool generic_can(const struct trans *t)
         return false;
     if (!mem)
         return true;
-    if (mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || t->in->address_width == 16 ||
+    if (mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || (t->in->address_width == 16 && t->bits == 64) ||
         (high && t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG) || slots > 2)
         return false;
     unsigned n = generic_access(t, mem, &acc);

@@ -36,7 +36,7 @@ static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
  * grouping there. */
 static bool near_disp(const struct gaddr *a)
 {
-    return a->disp == (int32_t)a->disp;
+    return a->disp == (int32_t)a->disp && a->width > 16;
 }
 
 static uint16_t key_regs(const struct gaddr *a)
@@ -98,9 +98,8 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (g->slot >= 0)
         e_store(h, 1, GS(group_delta[g->slot]), T1);
 
-    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_desc(t, k, T1, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
-    e_call(k, t->cc->stubs.group);
+    e_call(k, t->cc->stubs.slow_group[g->write][t->idx]);
+    e_u32(k, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);

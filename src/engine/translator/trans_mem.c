@@ -113,7 +113,7 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
         if (!w)
             e_mov_rr(e, 0, dst, dst);
     } else if (a->base < 0 && a->index < 0) {
-        e_mov_ri64(e, dst, w ? (uint64_t)a->disp : (uint32_t)a->disp);
+        e_mov_ri64(e, dst, w ? (uint64_t)a->disp : a->width == 32 ? (uint32_t)a->disp : (uint16_t)a->disp);
     } else {
         struct hmem m = { H_NONE, H_NONE, (uint8_t)a->scale, false, (int32_t)a->disp };
         if (a->base >= 0)
@@ -124,10 +124,12 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
             m.base != dst ? e_mov_rr(e, 1, dst, m.base) : (void)0;
         else
             e_lea(e, w, dst, m);
+        if (a->width == 16)
+            e_movzx16(e, dst, dst);
     }
     if (a->seg_base) {
         e_load(e, 1, T1, hm_gs(a->seg_base));
-        e_lea(e, 1, dst, hm_index(dst, T1, 1, 0));
+        e_lea(e, t->bits == 64, dst, hm_index(dst, T1, 1, 0)); /* 32-bit linear addresses wrap */
     }
 }
 
@@ -244,19 +246,24 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     uint8_t *hit = h->p;
     ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
 
-    /* cold: the tag is still where it was, so the same XOR gives the address back */
-    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    uint8_t *over = before_access(t, flags, body, arg);
-    e_desc(t, k, T1,
-           MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
-               flags >> MEM_ALIGN_SHIFT << 30);
-    e_call(k, delta ? t->cc->stubs.mem_slow_d : t->cc->stubs.mem_slow_h);
-    uint8_t *back = NULL;
-    if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
+    uint32_t desc = MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
+                    flags >> MEM_ALIGN_SHIFT << 30;
+    uint8_t *back = NULL, *over = NULL;
+    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+        e_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta]);
+        e_u32(k, desc);
         e_jmp(k, hit + h->rx_off);
-    } else {
-        staged_body(t, ref, flags, body, arg, hit);
-        back = e_jmp_fwd(k);
+    } else { /* the tag is still where it was, so the same XOR gives the address back */
+        e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+        over = before_access(t, flags, body, arg);
+        e_desc(t, k, T1, desc);
+        e_call(k, delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
+        if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
+            e_jmp(k, hit + h->rx_off);
+        } else {
+            staged_body(t, ref, flags, body, arg, hit);
+            back = e_jmp_fwd(k);
+        }
     }
     if (flags & MEM_SIDE)
         side_note(t, h);

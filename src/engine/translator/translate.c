@@ -107,7 +107,9 @@ static bool sp_change(const struct trans *t, const struct ginsn *g, int32_t *by)
     bool sp0 = o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && o[0].reg.value == ZYDIS_REGISTER_RSP;
     switch (g->in.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH: *by = -w; return true;
-    case ZYDIS_MNEMONIC_POP: *by = w; return !sp0;
+    case ZYDIS_MNEMONIC_POP: /* POP ESP of 32-bit code too: accesses behind it are not near those before */
+        *by = w;
+        return o[0].type != ZYDIS_OPERAND_TYPE_REGISTER || insn_gpr_id(o[0].reg.value) != R_SP;
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
         *by = (int32_t)o[1].imm.value.s * (g->in.mnemonic == ZYDIS_MNEMONIC_SUB ? -1 : 1);

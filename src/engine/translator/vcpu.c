@@ -113,11 +113,34 @@ static void keep_first_piece(struct tcpu *c, uint64_t lin, uint32_t desc)
     c->exc = exc;
 }
 
+/* The linear page of the block that called a stub, if it is of fixed address: such blocks do not keep vpage.
+ */
+static void learn_vpage(struct tcpu *c)
+{
+    struct code_cache *cc = c->vm->cache;
+    const struct tb_side *side;
+    if (c->mmu_idx == MMU_U || !c->fixed_ok)
+        return;
+    uint64_t back = *(const uint64_t *)(uintptr_t)c->jit_rsp;
+    tvm_code_lock(c->vm);
+    const struct tb *tb = cache_by_host(cc, (uint32_t)(back - 1 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
+    tvm_code_unlock(c->vm);
+    if (tb && (tb->mode & MODE_FIXED))
+        c->vpage = (uint64_t)(int64_t)tb->vpage;
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
-    enum mmu_answer a = mmu_slow(c, lin, desc, out);
-    if (a == MMU_ANS_FAULT || a == MMU_ANS_EXCLUSIVE)
-        c->rip = code_address(c, MMU_DESC_OFF(desc));
+    enum mmu_answer a = MMU_ANS_FAULT;
+    /* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. */
+    if (c->code_bits == 32 && c->vm->cpuid.is_amd && lin + MMU_DESC_LEN(desc) - 1 > 0xffffffffu)
+        cpu_raise_error(c, MMU_DESC_STACK(desc) ? EXC_SS : EXC_GP, 0);
+    else
+        a = mmu_slow(c, lin, desc, out);
+    if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
+        return a;
+    learn_vpage(c);
+    c->rip = code_address(c, MMU_DESC_OFF(desc));
     if (a == MMU_ANS_FAULT)
         keep_first_piece(c, lin, desc);
     return a;
@@ -144,6 +167,12 @@ static bool flat_segment(const struct x86_segment *s)
     return s->base == 0 && s->limit == 0xffffffffu && (s->attr & SEG_P);
 }
 
+/* Writable too, and not expanding down. */
+static bool flat_data(const struct x86_segment *s)
+{
+    return flat_segment(s) && (s->attr & (SEG_CODE | SEG_CONFORM | SEG_RW)) == SEG_RW;
+}
+
 /* Whether blocks can be made for the present code: 64-bit, or 32-bit with flat segments. */
 static bool translatable(const struct tcpu *c)
 {
@@ -152,9 +181,8 @@ static bool translatable(const struct tcpu *c)
     if (c->code_bits != 32 || cpu_v86(c))
         return false;
     const struct x86_segment *ss = &c->seg[S_SS];
-    return flat_segment(&c->seg[S_CS]) && flat_segment(&c->seg[S_DS]) && flat_segment(&c->seg[S_ES]) &&
-           flat_segment(ss) && (ss->attr & SEG_DB) && !(ss->attr & SEG_CONFORM) &&
-           !(c->seg[S_DS].attr & SEG_CODE);
+    return flat_segment(&c->seg[S_CS]) && flat_data(&c->seg[S_DS]) && flat_data(&c->seg[S_ES]) &&
+           flat_data(ss) && (ss->attr & SEG_DB);
 }
 
 uint32_t vcpu_mode(const struct tcpu *c)
@@ -188,6 +216,19 @@ static enum exit_reason reason_of(struct tcpu *c, enum step st)
     }
 }
 
+/* The instruction at rip runs into a second page that was not there when its block was made (`decode` in
+ * translate.c says so by length 0), and is not the interpreter's: that page's fault, or if it has come
+ * meanwhile, another look for a block. */
+static enum exit_reason second_page(struct tcpu *c)
+{
+    uint64_t gpage;
+    bool there = mmu_code_page(c, (c->rip & PAGE_MASK) + PAGE_SIZE, &gpage);
+
+    if (!there && !c->exc.pending)
+        cpu_raise(c, EXC_UD); /* outside RAM */
+    return there ? XIT_LOOKUP : XIT_EXC;
+}
+
 unsigned helper_interp(struct tcpu *c, uint32_t desc)
 {
     unsigned off = desc & 0xffff, len = desc >> 16;
@@ -196,6 +237,8 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     c->rip = code_address(c, off);
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
+    if (st == STEP_UNKNOWN && len == 0)
+        return 1 + (unsigned)second_page(c);
     if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
         gen == c->flush_gen && !c->int_shadow && !(c->rflags & FL_TF) &&
         invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
@@ -331,8 +374,7 @@ static void patch_link(struct tcpu *c, uint64_t arg, struct tb *tb, uint32_t gen
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
     if (gen == atomic_load(&cc->flush_gen) && tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        int32_t *disp = (int32_t *)(void *)(cc->mem.rw + (uint32_t)arg);
-        __atomic_store_n(disp, (int32_t)(tb->hot - ((uint32_t)arg + 4)), __ATOMIC_SEQ_CST);
+        cache_patch_disp(cc, (uint32_t)arg, (int32_t)(tb->hot - ((uint32_t)arg + 4)));
         c->counters[TC_LINKS]++;
     }
     tvm_code_unlock(c->vm);
@@ -348,7 +390,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
         uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
         uint64_t word =
             (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
-        __atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+        cache_patch_entry(cc, dead->hot, word);
     }
     tvm_code_unlock(c->vm);
 }
@@ -588,6 +630,8 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             why = single_step(c);
         } else {
             why = vcpu_run_block(c, vcpu_mode(c));
+            if (why == XIT_ONE)
+                why = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
             if (why == XIT_NOCODE)
                 why = single_step(c);
         }

@@ -1,0 +1,44 @@
+/* A run of a machine: between machine.c and the files that ask things of its devices. */
+#ifndef BACKEND_APPLE_RUN_PRIV_H
+#define BACKEND_APPLE_RUN_PRIV_H
+
+#include <pthread.h>
+
+#include "backend/apple/apple_priv.h"
+
+struct backend {
+    const struct spec *spec;
+    struct backend_host host;
+    struct machine_events events;
+    struct scratch scratch;
+    id queue, machine, delegate; /* owned */
+
+    pthread_mutex_t lock;
+    pthread_cond_t verb_over;
+    struct backend_status status; /* what service() will say. With lock */
+};
+
+/* A quick call of the control thread or any other but the queue itself: fn runs on the queue, in a pool,
+ * while the caller waits. */
+struct quick_call {
+    struct backend *b;
+    void (*fn)(struct quick_call *q);
+    unsigned index;
+    uint64_t size;
+    const struct net_config *net;
+    const struct spec_share *share;
+    bool flag;
+    struct yado_error error;
+};
+
+/* False and err: q->error. */
+bool quick_do(struct quick_call *q, struct yado_error *err);
+
+/* Members of backend_apple (devices.c). */
+bool apple_net_attach(struct backend *b, unsigned index, const struct net_config *cfg,
+                      struct yado_error *err);
+bool apple_share_set(struct backend *b, unsigned index, const struct spec_share *share,
+                     struct yado_error *err);
+void apple_balloon_target(struct backend *b, uint64_t size);
+
+#endif

@@ -1,0 +1,277 @@
+/* Devices of a running machine: sockets, balloon, networks, shares. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "rt.h"
+
+id init_result(struct call *c);
+
+#define VZ "VZErrorDomain"
+
+/* ---- making them ---- */
+
+static const struct {
+    const char *config, *config_class, *key, *cls;
+} kinds[] = {
+    { "SocketDevices", "VZVirtioSocketDeviceConfiguration", "SocketDevices", "VZVirtioSocketDevice" },
+    { "MemoryBalloonDevices", "VZVirtioTraditionalMemoryBalloonDeviceConfiguration", "MemoryBalloonDevices",
+      "VZVirtioTraditionalMemoryBalloonDevice" },
+    { "NetworkDevices", "VZVirtioNetworkDeviceConfiguration", "NetworkDevices", "VZNetworkDevice" },
+    { "DirectorySharingDevices", "VZVirtioFileSystemDeviceConfiguration", "DirectorySharingDevices",
+      "VZVirtioFileSystemDevice" },
+};
+
+static id device_make(id vm, id config, id from, const char *cls)
+{
+    id d = object_make_named(cls, NULL);
+
+    properties_copy(d, from);
+    property_set_number(d, VM_QUEUE, (int64_t)(uintptr_t)property_object(vm, "Queue"));
+    property_set_number(d, "memory", property_number(config, "MemorySize"));
+    property_set_number(d, "TargetVirtualMachineMemorySize", property_number(config, "MemorySize"));
+    return d;
+}
+
+void machine_devices_make(id vm, id config)
+{
+    for (size_t k = 0; k < array_size(kinds); k++) {
+        id from = property_object(config, kinds[k].config), to[32], array;
+        unsigned long n = array_count(from);
+
+        if (!objc_lookUpClass(kinds[k].cls))
+            continue;
+        for (unsigned long i = 0; i < n; i++)
+            to[i] = device_make(vm, config, array_at(from, i), kinds[k].cls);
+        array = array_new(to, n);
+        property_set_object(vm, kinds[k].key, array);
+        object_release(array, NULL);
+        for (unsigned long i = 0; i < n; i++)
+            object_release(to[i], NULL);
+    }
+}
+
+id machine_device(id vm, const char *key, unsigned long i)
+{
+    id array = property_object(vm, key);
+
+    if (i >= array_count(array))
+        standin_fail(NULL, "the machine has no %s[%lu]", key, i);
+    return array_at(array, i);
+}
+
+/* ---- balloon ---- */
+
+static void target_set(struct call *c)
+{
+    uint64_t memory = (uint64_t)property_number(c->self, "memory"), v = c->args[0] / MIB(1) * MIB(1);
+
+    if (v < standin_world.memory_min)
+        v = standin_world.memory_min;
+    if (v > memory)
+        v = memory;
+    property_set_number(c->self, "TargetVirtualMachineMemorySize", (int64_t)v);
+}
+
+uint64_t standin_balloon_target(unsigned machine)
+{
+    return (uint64_t)property_number(machine_device(machine_at(machine), "MemoryBalloonDevices", 0),
+                                     "TargetVirtualMachineMemorySize");
+}
+
+/* ---- shares ---- */
+
+static void share_set(struct call *c)
+{
+    if ((arg_id(c, 0) && is_kind(arg_id(c, 0), "VZLinuxRosettaDirectoryShare")) ||
+        is_kind(property_object(c->self, "Share"), "VZLinuxRosettaDirectoryShare"))
+        standin_fail(c->caller, "-[VZVirtioFileSystemDevice setShare:]: Rosetta raises an exception");
+    property_set_object(c->self, "Share", arg_id(c, 0));
+}
+
+/* ---- sockets ---- */
+
+static void port_key(char key[32], const char *what, uint64_t port)
+{
+    snprintf(key, 32, "%s%u", what, (uint32_t)port);
+}
+
+static void listener_set(struct call *c)
+{
+    char key[32];
+
+    port_key(key, "listener", c->args[1]);
+    property_set_object(c->self, key, arg_id(c, 0));
+}
+
+static void listener_remove(struct call *c)
+{
+    char key[32];
+
+    port_key(key, "listener", c->args[0]);
+    property_set_object(c->self, key, NULL);
+}
+
+static void delegate_set(struct call *c)
+{
+    property_set_number(c->self, "delegate", (int64_t)c->args[0]);
+}
+
+static void connection_close(id conn)
+{
+    int fd = (int)property_number(conn, "FileDescriptor");
+
+    if (fd >= 0 && close(fd))
+        standin_fail(NULL, "the descriptor of a VZVirtioSocketConnection was closed by somebody else");
+    property_set_number(conn, "FileDescriptor", -1);
+}
+
+static void connection_died(id conn, void *ctx)
+{
+    (void)ctx;
+    connection_close(conn);
+}
+
+static void connection_closed(struct call *c)
+{
+    connection_close(c->self);
+}
+
+static id connection_new(uint64_t source, uint64_t destination, int *guest_end)
+{
+    id conn = object_make_named("VZVirtioSocketConnection", NULL);
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
+        standin_fail(NULL, "no socket pair");
+    property_set_number(conn, "FileDescriptor", fds[0]);
+    property_set_number(conn, "SourcePort", (int64_t)source);
+    property_set_number(conn, "DestinationPort", (int64_t)destination);
+    object_on_death(conn, connection_died, NULL);
+    *guest_end = fds[1];
+    return conn;
+}
+
+struct connect {
+    id device;
+    uint64_t port;
+    struct held_block *block;
+    id error;
+};
+
+static void connect_end(void *ctx)
+{
+    struct connect *k = ctx;
+    char key[32];
+    id conn = NULL;
+    int fd;
+
+    port_key(key, "guest listens", k->port);
+    if (!k->error && !property_number(k->device, key))
+        k->error = error_new("NSPOSIXErrorDomain", ECONNRESET, "Connection reset by peer", NULL);
+    if (!k->error) {
+        conn = connection_new(1024, k->port, &fd);
+        port_key(key, "guest end", k->port);
+        property_set_number(k->device, key, fd);
+    }
+    block_call_connection(k->block, conn, k->error);
+    if (conn)
+        object_release(conn, NULL);
+    if (k->error)
+        object_release(k->error, NULL);
+    object_release(k->device, NULL);
+    free(k);
+}
+
+static void connect_to(struct call *c)
+{
+    struct connect *k = malloc(sizeof(*k));
+
+    *k = (struct connect){ c->self, c->args[0],
+                           block_hold(c->args[1], "v24@?0@\"VZVirtioSocketConnection\"8@\"NSError\"16",
+                                      c->caller),
+                           scripted_error(c->method->selector) };
+    object_retain(c->self, NULL);
+    queue_async((id)(uintptr_t)property_number(c->self, VM_QUEUE), connect_end, k);
+}
+
+/* ---- what the guest does ---- */
+
+struct guest_connect {
+    id device, conn;
+    uint32_t port;
+    bool is_taken;
+};
+
+static void guest_connects(void *ctx)
+{
+    static const char selector[] = "listener:shouldAcceptNewConnection:fromSocketDevice:";
+    struct guest_connect *g = ctx;
+    char key[32];
+    id listener, delegate;
+    IMP imp;
+
+    port_key(key, "listener", g->port);
+    listener = property_object(g->device, key);
+    delegate = listener ? (id)(uintptr_t)property_number(listener, "delegate") : NULL;
+    imp = delegate_method(delegate, "VZVirtioSocketListenerDelegate", selector);
+    if (imp)
+        g->is_taken = ((BOOL(*)(id, SEL, id, id, id))imp)(delegate, sel_registerName(selector), listener,
+                                                          g->conn, g->device);
+}
+
+bool standin_guest_connects(unsigned machine, uint32_t port, int *fd)
+{
+    id vm = machine_at(machine);
+    struct guest_connect g = { machine_device(vm, "SocketDevices", 0), NULL, port, false };
+
+    g.conn = connection_new(49152, port, fd);
+    queue_sync(property_object(vm, "Queue"), guest_connects, &g);
+    object_release(g.conn, NULL);
+    return g.is_taken;
+}
+
+void standin_guest_listens(unsigned machine, uint32_t port)
+{
+    char key[32];
+
+    port_key(key, "guest listens", port);
+    property_set_number(machine_device(machine_at(machine), "SocketDevices", 0), key, 1);
+}
+
+int standin_guest_accepts(unsigned machine, uint32_t port)
+{
+    id device = machine_device(machine_at(machine), "SocketDevices", 0);
+    char key[32];
+    int fd;
+
+    port_key(key, "guest end", port);
+    if (!property_has(device, key))
+        return -1;
+    fd = (int)property_number(device, key);
+    property_set_number(device, key, -1);
+    return fd;
+}
+
+/* ---- networks ---- */
+
+static void attachment_set(struct call *c)
+{
+    property_set_object(c->self, "Attachment", arg_id(c, 0));
+}
+
+const struct behaviour_row device_behaviour[] = {
+    { "VZVirtioTraditionalMemoryBalloonDevice", "-setTargetVirtualMachineMemorySize:", target_set },
+    { "VZVirtioFileSystemDevice", "-setShare:", share_set },
+    { "VZVirtioSocketDevice", "-setSocketListener:forPort:", listener_set },
+    { "VZVirtioSocketDevice", "-removeSocketListenerForPort:", listener_remove },
+    { "VZVirtioSocketDevice", "-connectToPort:completionHandler:", connect_to },
+    { "VZVirtioSocketListener", "-setDelegate:", delegate_set },
+    { "VZVirtioSocketConnection", "-close", connection_closed },
+    { "VZNetworkDevice", "-setAttachment:", attachment_set },
+    { NULL, NULL, NULL },
+};
