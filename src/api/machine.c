@@ -227,6 +227,7 @@ static bool command_start(struct yado_machine *m, struct yado_error *err)
         return false;
     backend_publish(m, b);
     sizes_to_backend(m);
+    sockets_run_began(m->sockets);
     balloon_to_backend(m);
     return true;
 }
@@ -249,6 +250,7 @@ static bool command_restore(struct yado_machine *m, const char *path, struct yad
         return false;
     backend_publish(m, b);
     sizes_to_backend(m);
+    sockets_run_began(m->sockets);
     balloon_to_backend(m);
     return true;
 }

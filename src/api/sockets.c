@@ -124,13 +124,44 @@ static bool port_check(struct yado_machine *m, uint32_t port, struct yado_error 
     return true;
 }
 
+static void listen_tell(struct yado_machine *m, uint32_t port, bool listens)
+{
+    const struct backend_ops *ops;
+    struct backend *b = machine_backend_enter(m, &ops);
+
+    if (b && ops->socket_listen)
+        ops->socket_listen(b, port, listens);
+    machine_backend_leave(m);
+}
+
+void sockets_run_began(struct sockets *s)
+{
+    for (unsigned i = 0;; i++) {
+        uint32_t port = 0;
+        bool is_there;
+
+        pthread_mutex_lock(&s->lock);
+        is_there = i < s->listener_count;
+        if (is_there)
+            port = s->listeners[i].port;
+        pthread_mutex_unlock(&s->lock);
+        if (!is_there)
+            return;
+        listen_tell(s->machine, port, true);
+    }
+}
+
 bool yado_machine_set_socket_listener(struct yado_machine *machine, uint32_t port, yado_socket_accept accept,
                                       void *ctx, struct yado_error *err)
 {
     struct listener l = { .port = port, .accept = accept, .ctx = ctx };
 
-    return port_check(machine, port, err) &&
-           (listener_set(machine_sockets(machine), &l) || err_set(err, YADO_ERR_MEMORY, "out of memory"));
+    if (!port_check(machine, port, err))
+        return false;
+    if (!listener_set(machine_sockets(machine), &l))
+        return err_set(err, YADO_ERR_MEMORY, "out of memory");
+    listen_tell(machine, port, true);
+    return true;
 }
 
 void yado_machine_remove_socket_listener(struct yado_machine *machine, uint32_t port)
@@ -143,6 +174,8 @@ void yado_machine_remove_socket_listener(struct yado_machine *machine, uint32_t 
     if (l)
         *l = s->listeners[--s->listener_count];
     pthread_mutex_unlock(&s->lock);
+    if (l)
+        listen_tell(machine, port, false);
 }
 
 /* ---- the guest connects ---- */

@@ -14,6 +14,8 @@ void sockets_free(struct sockets *s);                      /* after the last cal
 /* What the backend tells, see backend.h. */
 bool sockets_asked(struct sockets *s, uint64_t id, uint32_t guest_port, uint32_t host_port);
 void sockets_connected(struct sockets *s, uint64_t tag, uint32_t host_port, const struct yado_error *why);
+/* A run of the machine has begun: backends that must be told where to listen are told. */
+void sockets_run_began(struct sockets *s);
 /* A run of the machine is over: what waits from it is void. */
 void sockets_run_ended(struct sockets *s);
 

@@ -85,6 +85,10 @@ struct backend_ops {
     void (*socket_answer)(struct backend *b, uint64_t id, int fd);
     bool (*socket_connect)(struct backend *b, uint32_t guest_port, int fd, uint64_t tag,
                            struct yado_error *err);
+    /* For a backend that must be told where to listen: the program listens at this port of the host from now
+     * on, or does not any more. Also called after each start, for the ports that are there already. As
+     * socket_answer. */
+    void (*socket_listen)(struct backend *b, uint32_t host_port, bool listens);
     /* Another directory share for a device, while it runs. As net_attach. */
     bool (*share_set)(struct backend *b, unsigned index, const struct spec_share *share,
                       struct yado_error *err);

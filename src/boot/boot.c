@@ -108,7 +108,7 @@ static bool make_plan(const struct boot_input *in, uint64_t low_ram_len, struct 
     if (len > max)
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "command line: %zu characters are too many; this kernel takes at most %zu", len, max);
-    if (in->initrd.data && !plan_initrd(&in->initrd, plan, err))
+    if (in->initrd.len && !plan_initrd(&in->initrd, plan, err))
         return false;
     return true;
 }
@@ -117,7 +117,7 @@ bool boot_check(const struct boot_input *in, uint64_t low_ram_len, struct yado_e
 {
     struct boot_plan plan;
 
-    return make_plan(in, low_ram_len, &plan, err) && (!in->initrd.data || initrd_check(&in->initrd, err));
+    return make_plan(in, low_ram_len, &plan, err) && (!in->initrd.len || initrd_check(&in->initrd, err));
 }
 
 static void map_add(struct boot_map *map, uint64_t gpa, uint64_t len, uint32_t type)
@@ -155,6 +155,19 @@ static uint64_t low_ram_of(const struct gmem *mem)
     return 0;
 }
 
+static bool initrd_place(const struct boot_file *f, uint64_t gpa, struct gmem *mem, struct yado_error *err)
+{
+    void *at;
+
+    if (!f->len || f->data)
+        return !f->len || gmem_write(mem, gpa, f->data, f->len);
+    at = gmem_span(mem, gpa, f->len, GMEM_WRITE);
+    if (!at || !f->read(f, at, err))
+        return false;
+    gmem_written(mem, gpa, f->len);
+    return true;
+}
+
 bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *out, struct yado_error *err)
 {
     const char *cmdline = boot_cmdline(in);
@@ -164,7 +177,7 @@ bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *
     if (!make_plan(in, low_ram_of(mem), &plan, err))
         return false;
     ok = gmem_write(mem, in->layout.cmdline, cmdline, strlen(cmdline) + 1) &&
-         (!in->initrd.data || gmem_write(mem, plan.initrd_gpa, in->initrd.data, in->initrd.len));
+         initrd_place(&in->initrd, plan.initrd_gpa, mem, err);
     if (!ok)
         return err_set(err, YADO_ERR_INTERNAL, "boot data do not lie in guest memory");
     if (plan.kind == BOOT_PVH)

@@ -10,9 +10,12 @@
 
 /* A file's bytes. They may be a private mapping of the file and stay the caller's. */
 struct boot_file {
-    const char *name; /* for messages */
-    const uint8_t *data;
+    const char *name;    /* for messages */
+    const uint8_t *data; /* NULL with a len: an initrd for boot_load, to be had by read */
     size_t len;
+    /* Puts all bytes at `at`, which is guest memory: an initrd need not be copied twice. */
+    bool (*read)(const struct boot_file *f, void *at, struct yado_error *err);
+    const void *ctx;
 };
 
 /* An extra entry of the memory map: something that is not usable RAM. */
@@ -46,7 +49,7 @@ struct boot_layout {
 
 struct boot_input {
     struct boot_file kernel;
-    struct boot_file initrd; /* data NULL: none */
+    struct boot_file initrd; /* len 0: none */
     const char *cmdline;     /* NULL is "" */
     struct boot_layout layout;
 };

@@ -1,6 +1,7 @@
-/* Reads kernel and initrd whole before looking at them: the bytes that were checked are the bytes that are
- * loaded, even if someone writes the files meanwhile. The copies live only as long as the call, and outside
- * of the heap, which would keep their memory afterwards. */
+/* Reads a file whole before looking at it: the bytes that were checked are the bytes that are loaded, even if
+ * someone writes the file meanwhile. The copies live only as long as the call, and outside of the heap, which
+ * would keep their memory afterwards. An initrd, at which nobody looks when it is loaded, goes from the file
+ * straight into guest memory. */
 #include "machine/boot_files.h"
 
 #include <errno.h>
@@ -53,14 +54,18 @@ static bool bytes_read(const struct boot_open_file *f, uint8_t *buf, size_t len,
     return true;
 }
 
-/* `limit`: what could fit into the machine; a larger file is not read. */
-static bool file_read(const struct boot_open_file *f, uint64_t limit, struct copy *copy,
-                      struct boot_file *out, struct yado_error *err)
+static bool straight_read(const struct boot_file *f, void *at, struct yado_error *err)
+{
+    return bytes_read(f->ctx, at, f->len, err);
+}
+
+/* Name and length. `limit`: what could fit into the machine; a larger file is not read. */
+static bool file_measure(const struct boot_open_file *f, uint64_t limit, struct boot_file *out,
+                         struct yado_error *err)
 {
     struct stat st;
 
-    *copy = (struct copy){ 0 };
-    out->name = f->name;
+    *out = (struct boot_file){ .name = f->name, .read = straight_read, .ctx = f };
     if (fstat(f->fd, &st) < 0)
         return err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot read", f->name);
     if (S_ISDIR(st.st_mode))
@@ -74,16 +79,28 @@ static bool file_read(const struct boot_open_file *f, uint64_t limit, struct cop
             err, YADO_ERR_MEMORY,
             "%s: has %llu MiB, more than the machine's memory of %llu MiB holds; give it more memory",
             f->name, (unsigned long long)st.st_size >> 20, (unsigned long long)limit >> 20);
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    out->len = (size_t)st.st_size;
+    return true;
+}
+
+static bool file_read(const struct boot_open_file *f, uint64_t limit, struct copy *copy,
+                      struct boot_file *out, struct yado_error *err)
+{
+    void *p;
+
+    if (!file_measure(f, limit, out, err))
+        return false;
+    p = mmap(NULL, out->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return err_set(err, YADO_ERR_HOST, "%s: out of memory", f->name);
-    *copy = (struct copy){ p, (size_t)st.st_size };
+    madvise(p, out->len, MADV_HUGEPAGE); /* fewer faults; no harm if there is no such thing */
+    *copy = (struct copy){ p, out->len };
     out->data = p;
-    out->len = copy->len;
     return bytes_read(f, p, out->len, err);
 }
 
-static bool input_read(const struct boot_files *files, uint64_t ram_size, struct boot_input *in,
+/* to_load: the initrd's bytes are not wanted here. */
+static bool input_read(const struct boot_files *files, uint64_t ram_size, bool to_load, struct boot_input *in,
                        struct loaded *l, struct yado_error *err)
 {
     *l = (struct loaded){ 0 };
@@ -104,16 +121,20 @@ static bool input_read(const struct boot_files *files, uint64_t ram_size, struct
             .reserved_count = 2,
         },
     };
-    return file_read(&files->kernel, ram_size, &l->kernel, &in->kernel, err) &&
-           (files->initrd.fd < 0 || file_read(&files->initrd, ram_size, &l->initrd, &in->initrd, err));
+    if (!file_read(&files->kernel, ram_size, &l->kernel, &in->kernel, err))
+        return false;
+    if (files->initrd.fd < 0)
+        return true;
+    return to_load ? file_measure(&files->initrd, ram_size, &in->initrd, err)
+                   : file_read(&files->initrd, ram_size, &l->initrd, &in->initrd, err);
 }
 
 bool boot_files_check(const struct boot_files *files, uint64_t ram_size, struct yado_error *err)
 {
     struct boot_input in;
     struct loaded l;
-    bool ok =
-        input_read(files, ram_size, &in, &l, err) && boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
+    bool ok = input_read(files, ram_size, false, &in, &l, err) &&
+              boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
 
     loaded_free(&l);
     return ok;
@@ -124,7 +145,7 @@ bool boot_files_load(const struct boot_files *files, struct gmem *mem, uint64_t 
 {
     struct boot_input in;
     struct loaded l;
-    bool ok = input_read(files, gmem_size(mem), &in, &l, err);
+    bool ok = input_read(files, gmem_size(mem), true, &in, &l, err);
 
     in.layout.reserved[0].len = align_up(acpi_len, 0x1000);
     ok = ok && boot_load(&in, mem, out, err);

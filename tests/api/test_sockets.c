@@ -19,6 +19,7 @@
 #include <yado/yado.h>
 
 #include "../machine/tiny_kernel.h"
+#include "overlap.h"
 #include "api/machine_priv.h"
 #include "host/socket.h"
 
@@ -535,9 +536,13 @@ static void paths_come_and_go(void **state)
     assert_true(read(fd, &c, 1) <= 0); /* the guest runs no driver */
     close(fd);
     assert_true(yado_machine_connect_socket(m, 22, on_connected, &r));
-    yado_machine_dispatch(m);
-    assert_int_equal(r.err.code, YADO_ERR_STATE);
-    assert_non_null(strstr(r.err.message, "driver"));
+    for (int i = 0; i < 10000 && !r.calls; i++) { /* the framework answers some time later */
+        yado_machine_dispatch(m);
+        usleep(on_apple() ? 1000 : 0);
+        assert_true(on_apple() || r.calls);
+    }
+    assert_int_equal(r.err.code, on_apple() ? YADO_ERR_REFUSED : YADO_ERR_STATE);
+    assert_true(on_apple() || strstr(r.err.message, "driver"));
     assert_false(guest_start(second, &second_err)); /* somebody listens there */
     assert_int_equal(second_err.code, YADO_ERR_IN_USE);
     assert_non_null(strstr(second_err.message, path));

@@ -3,7 +3,9 @@
 the backend's table has for it, a reason for what is not sent, and functions that the public headers declare; and every
 item of the parity test.
 
-usage: check_map.py SOURCE_ROOT CC...
+usage: check_map.py [--write] SOURCE_ROOT CC...
+
+--write: first brings the column of what is sent up to date with the table.
 """
 
 import glob
@@ -43,15 +45,37 @@ def row_errors(entry, row, sent):
         yield f"{name}: is used, and nothing of this library is named"
 
 
+ROW = re.compile(r"^(\| `(VZ\w+)` \|[^|]*\|[^|]*\|[^|]*\|)([^|]*)(\|[^|]*\|)$", re.M)
+
+
+def column_written(text, entries, sent):
+    """The text with the column of what is sent as the table has it."""
+    methods = {e["name"]: [m["selector"] for m in e["methods"]] for e in entries}
+
+    def row(m):
+        have = sent.get(m[2], [])
+        listed = "all" if have and set(have) == set(methods[m[2]]) else ", ".join(f"`{s}`" for s in have)
+        return f"{m[1]} {listed} {m[4]}"
+
+    return ROW.sub(row, text)
+
+
 def main():
-    root, cc = sys.argv[1], sys.argv[2:]
+    arguments = sys.argv[1:]
+    writes = arguments[:1] == ["--write"]
+    root, cc = arguments[writes], arguments[writes + 1:]
     check = check_table.Check(root, cc)
     sent, errors = sent_by_class(check), []
-    with open(os.path.join(root, "docs/api-map.md"), encoding="utf-8") as f:
+    path = os.path.join(root, "docs/api-map.md")
+    with open(path, encoding="utf-8") as f:
         text = f.read()
+    entries = [c for c in check.classes.values() if c["name"].startswith("VZ")] + list(check.protocols.values())
+    if writes:
+        text = column_written(text, entries, sent)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
     rows = {r[0]: r[1:] for r in re.findall(
         r"^\| `(VZ\w+)` \| ([^|]*?) ?\| ?([^|]*?) ?\| ?([^|]*?) ?\| ?([^|]*?) ?\| ?([^|]*?) ?\|$", text, re.M)}
-    entries = [c for c in check.classes.values() if c["name"].startswith("VZ")] + list(check.protocols.values())
     for e in entries:
         if e["name"] in rows:
             errors += row_errors(e, rows.pop(e["name"]), sent)

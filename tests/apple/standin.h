@@ -71,6 +71,10 @@ bool standin_guest_connects(unsigned machine, uint32_t port, int *fd);
  */
 void standin_guest_listens(unsigned machine, uint32_t port);
 int standin_guest_accepts(unsigned machine, uint32_t port);
+/* Connects of the host get no answer from now on, until they get theirs all at once: also after the machine
+ * is gone, as the framework may do. */
+void standin_connects_hold(void);
+void standin_connects_answer(void);
 /* The balloon device's target in bytes. */
 uint64_t standin_balloon_target(unsigned machine);
 

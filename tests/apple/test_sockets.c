@@ -222,13 +222,35 @@ static void many_connections(void **state)
     yado_machine_free(e.m);
 }
 
+/* The framework may answer after the run, or after the machine: who asked was told then, once. */
+static void a_late_answer(void **state)
+{
+    struct ends e;
+
+    (void)state;
+    if (!begin(&e))
+        skip();
+    standin_guest_listens(0, 5000);
+    standin_connects_hold();
+    assert_true(yado_machine_connect_socket(e.m, 5000, on_connected, &e));
+    assert_true(yado_machine_connect_socket(e.m, 5001, on_connected, &e));
+    for (int i = 0; i < 10000 && standin_count("connectToPort:completionHandler:") < 2; i++)
+        usleep(1000);
+    api_do(e.m, &e.h, yado_machine_stop);
+    wait_for(&e, &e.connected, 2);
+    assert_int_equal(e.error.code, YADO_ERR_STATE);
+    yado_machine_free(e.m);
+    standin_connects_answer();
+    assert_int_equal(e.connected, 2);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, api_begin, api_end)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(the_guest_connects),        T(a_guest_is_refused), T(the_host_connects),
-        T(connections_when_it_stops), T(many_connections),
+        T(connections_when_it_stops), T(many_connections),   T(a_late_answer),
     };
 
     standin_init();

@@ -156,12 +156,32 @@ static id connection_new(uint64_t source, uint64_t destination, int *guest_end)
     return conn;
 }
 
+/* A guest's end that no program of the guest has taken. */
+static void guest_end_close(id device, void *ctx)
+{
+    char key[32];
+    int fd;
+
+    port_key(key, "guest end", (uintptr_t)ctx);
+    fd = (int)property_number(device, key);
+    property_set_number(device, key, -1);
+    if (fd >= 0)
+        close(fd);
+}
+
 struct connect {
-    id device;
+    struct connect *next; /* of those that are held */
+    id device, queue;     /* retained */
     uint64_t port;
     struct held_block *block;
     id error;
 };
+
+static struct {
+    pthread_mutex_t lock;
+    bool holds;
+    struct connect *held;
+} connects = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void connect_end(void *ctx)
 {
@@ -177,6 +197,7 @@ static void connect_end(void *ctx)
         conn = connection_new(1024, k->port, &fd);
         port_key(key, "guest end", k->port);
         property_set_number(k->device, key, fd);
+        object_on_death(k->device, guest_end_close, (void *)(uintptr_t)k->port);
     }
     block_call_connection(k->block, conn, k->error);
     if (conn)
@@ -184,6 +205,7 @@ static void connect_end(void *ctx)
     if (k->error)
         object_release(k->error, NULL);
     object_release(k->device, NULL);
+    object_release(k->queue, NULL);
     free(k);
 }
 
@@ -191,12 +213,47 @@ static void connect_to(struct call *c)
 {
     struct connect *k = malloc(sizeof(*k));
 
-    *k = (struct connect){ c->self, c->args[0],
+    *k = (struct connect){ NULL,
+                           c->self,
+                           (id)(uintptr_t)property_number(c->self, VM_QUEUE),
+                           c->args[0],
                            block_hold(c->args[1], "v24@?0@\"VZVirtioSocketConnection\"8@\"NSError\"16",
                                       c->caller),
                            scripted_error(c->method->selector) };
-    object_retain(c->self, NULL);
-    queue_async((id)(uintptr_t)property_number(c->self, VM_QUEUE), connect_end, k);
+    object_retain(k->device, NULL);
+    object_retain(k->queue, NULL);
+    pthread_mutex_lock(&connects.lock);
+    if (connects.holds) {
+        k->next = connects.held;
+        connects.held = k;
+    } else {
+        queue_async(k->queue, connect_end, k);
+    }
+    pthread_mutex_unlock(&connects.lock);
+}
+
+void standin_connects_hold(void)
+{
+    pthread_mutex_lock(&connects.lock);
+    connects.holds = true;
+    pthread_mutex_unlock(&connects.lock);
+}
+
+void standin_connects_answer(void)
+{
+    struct connect *k;
+
+    pthread_mutex_lock(&connects.lock);
+    connects.holds = false;
+    while ((k = connects.held)) {
+        id queue = k->queue;
+
+        connects.held = k->next;
+        object_retain(queue, NULL);
+        queue_sync(queue, connect_end, k);
+        object_release(queue, NULL);
+    }
+    pthread_mutex_unlock(&connects.lock);
 }
 
 /* ---- what the guest does ---- */

@@ -474,4 +474,40 @@ CASE(prot_long_prot, MODE_PROT)
     OK(nc)
     SAME(ebx, 0x12345678)
     PASS32
+/* x87 and SSE in real mode, with segments that begin anywhere: volume 1, 8.1; volume 3, 20.1 */
+    .code16
+CASE(real_x87_and_sse, MODE_REAL)
+    mov ax, 0x6000
+    mov ds, ax
+    mov ax, 0x6100
+    mov es, ax
+    fninit
+    fnstcw word ptr ds:[0x10]
+    SAME(word ptr ds:[0x10], 0x37f)
+    fld1
+    fldpi
+    fstp dword ptr es:[0x20]
+    SAME(dword ptr ds:[0x1020], 0x40490fdb)
+    mov bx, 2
+    fistp word ptr [bx + 0x1020]
+    SAME(dword ptr ds:[0x1020], 0x10fdb)
+    fnstsw ax
+    SAME(ax, 0x20)
+    mov word ptr ds:[0x20e], 0x5a5a
+    fnstenv ds:[0x200] /* 14 bytes */
+    SAME(word ptr ds:[0x200], 0x37f)
+    SAME(word ptr ds:[0x204], 0xffff) /* all are empty */
+    SAME(word ptr ds:[0x20e], 0x5a5a)
+    mov eax, cr4
+    or ax, 0x200
+    mov cr4, eax
+    mov dword ptr ds:[0x30], 0x12345678
+    movd xmm1, dword ptr ds:[0x30]
+    pshufd xmm2, xmm1, 0
+    movups es:[0x41], xmm2
+    SAME(dword ptr ds:[0x104d], 0x12345678)
+    movd edx, xmm2
+    SAME(edx, 0x12345678)
+    PASS32
+
 CASES_END(legacy)

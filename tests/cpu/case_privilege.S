@@ -192,4 +192,501 @@ CASE(invpcid, MODE_LONG)
 9:  PASS
 5:  invpcid rax, [rsp]
 
+/* ---- debug registers: 18.2, 18.3.1 ---- */
+
+    /* The next exception goes to the label. Uses rax. */
+    .macro arm label
+    lea rax, [rip + \label]
+    mov back[rip], rax
+    mov back_rsp[rip], rsp
+    mov byte ptr armed[rip], 1
+    .endm
+    .macro set_dr7 value
+    mov eax, \value
+    mov dr7, rax
+    .endm
+    .macro clear_dr6
+    mov eax, 0xffff0ff0
+    mov dr6, rax
+    .endm
+#define TRAP_AT(label) EQ(qword ptr got_vector[rip], 1); lea rax, [rip + label]; EQ(rax, got_rip[rip])
+#define DR6_IS(bits) mov rax, dr6; EQ(eax, 0xffff0ff0 + bits)
+
+/* A data breakpoint is a trap behind the instruction that meets its bytes. */
+CASE(data_breakpoint, MODE_LONG)
+    clear_dr6
+    mov ebx, CASE_DATA + 0x100
+    mov dr0, rbx
+    lea rax, [rbx + 8]
+    mov dr3, rax
+    set_dr7 0x000d0401 /* 0: 4 bytes, writes */
+    mov eax, [rbx] /* reads are let through */
+    mov [rbx + 4], eax
+    mov [rbx - 4], eax
+    arm 1f
+    mov byte ptr [rbx + 3], 7
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    EQ(byte ptr [rbx + 3], 7) /* it has been done */
+    clear_dr6
+    arm 1f
+    mov [rbx - 2], eax /* touches two of its bytes */
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    clear_dr6
+    set_dr7 0xb0000480 /* 3: 8 bytes, reads and writes */
+    arm 1f
+    add cl, [rbx + 15]
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(8)
+    clear_dr6
+    arm 1f
+    movups xmm0, [rbx + 1]
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(8)
+    clear_dr6
+    arm 1f
+    lea rsp, [rbx + 16]
+    push rcx
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(8)
+    clear_dr6
+    set_dr7 0x400
+    mov [rbx], rax
+    mov [rbx + 8], rax
+    DR6_IS(0)
+    PASS
+
+/* In REP after each iteration; with TF both causes come at once. */
+CASE(breakpoint_rep_and_step, MODE_LONG)
+    clear_dr6
+    mov eax, CASE_DATA + 0x102
+    mov dr1, rax
+    set_dr7 0x00100404 /* 1: one byte, writes */
+    mov edi, CASE_DATA + 0x100
+    mov ecx, 5
+    arm 1f
+2:  rep stosb
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 1)
+    lea rax, [rip + 2b]
+    EQ(rax, got_rip[rip])
+    EQ(edi, CASE_DATA + 0x103)
+    EQ(ecx, 2)
+    DR6_IS(2)
+    clear_dr6
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    mov byte ptr [CASE_DATA + 0x102], 1
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(0x4002)
+    PASS
+
+/* A code breakpoint is a fault; RF lets the instruction run. */
+CASE(code_breakpoint, MODE_LONG)
+    clear_dr6
+    lea rax, [rip + 2f]
+    mov dr2, rax
+    set_dr7 0x00000420
+    xor ebx, ebx
+    arm 1f
+    inc ebx
+2:  inc ebx
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(4)
+    EQ(ebx, 1)
+    mov rax, got_rflags[rip]
+    bt eax, 16
+    EXPECT(nc) /* 18.3.1.1: the handler sets it */
+    clear_dr6
+    mov rcx, rsp
+    push LG_DATA
+    push rcx
+    pushfq
+    or dword ptr [rsp], 0x10000
+    push LG_CODE64
+    lea rax, [rip + 2b]
+    push rax
+    lea rax, [rip + 3f]
+    mov fail_line[rip], rax
+    /* what stands at 2 goes to FAIL: put a jump there */
+    mov rdx, [rip + 2b]
+    lea rax, [rip + 2b]
+    mov word ptr [rax + 2], 0x27ff
+    mov rdi, offset fail_line - blob + CASE_BASE
+    iretq
+3:  EQ(ebx, 2)
+    DR6_IS(0)
+    set_dr7 0x400
+    PASS
+    .p2align 3
+fail_line: .quad 0
+
+/* 6.8.3: MOV SS puts off breakpoints and the single step until the next instruction is done. */
+CASE(breakpoint_mov_ss, MODE_LONG)
+    clear_dr6
+    mov ebx, CASE_DATA + 0x100
+    mov word ptr [rbx], LG_DATA
+    mov dr0, rbx
+    set_dr7 0x00030401 /* 0: one byte, reads and writes */
+    xor ecx, ecx
+    arm 1f
+    mov ss, [rbx]
+    inc ecx
+2:  inc ecx
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    EQ(ecx, 1)
+    clear_dr6
+    lea rax, [rip + 3f]
+    mov dr0, rax
+    set_dr7 0x00000401 /* 0: code */
+    mov eax, LG_DATA
+    mov ss, eax
+3:  nop
+    DR6_IS(0)
+    set_dr7 0x400
+    xor ecx, ecx
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    mov ss, [rbx]
+    inc ecx
+    inc ecx
+    FAIL
+1:  EQ(qword ptr got_vector[rip], 1)
+    EQ(ecx, 1)
+    DR6_IS(0x4000)
+    PASS
+
+/* CR4.DE: I/O breakpoints. Without it the kind is undefined, so only with it. General detect; DR4 and DR5. */
+CASE(debug_io_and_detect, MODE_LONG)
+    clear_dr6
+    mov rax, cr4
+    bts rax, 3
+    mov cr4, rax
+    FAULTS(6, 0, mov rax, dr4)
+    mov eax, ECHO_PORT
+    mov dr1, rax
+    set_dr7 0x00200404 /* 1: I/O, one byte */
+    mov edx, COUNT_PORT
+    in al, dx
+    mov edx, ECHO_PORT
+    arm 1f
+    out dx, al
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(2)
+    clear_dr6
+    set_dr7 0x2400 /* GD */
+    FAULTS(1, 0, mov rax, dr0)
+    mov rax, dr6
+    EQ(eax, 0xffff2ff0)
+    mov rax, dr7 /* GD is clear in the handler */
+    EQ(eax, 0x400)
+    mov rax, cr4
+    btr rax, 3
+    mov cr4, rax
+    mov rcx, dr4 /* an alias of DR6 now */
+    EQ(ecx, 0xffff2ff0)
+    PASS
+
+/* Single step: through REP one iteration at a time, none behind INT n, SYSCALL by the new TF. */
+CASE(single_step_corners, MODE_LONG)
+    clear_dr6
+    mov esi, CASE_DATA
+    mov edi, CASE_DATA + 0x100
+    mov ecx, 3
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+2:  rep movsb
+    FAIL
+1:  TRAP_AT(2b)
+    EQ(ecx, 2)
+    DR6_IS(0x4000)
+    /* STI's shadow holds interrupts back, not the trap */
+    clear_dr6
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    sti
+2:  FAIL
+1:  TRAP_AT(2b)
+    cli
+    mov byte ptr no_eoi[rip], 1
+    clear_dr6
+    xor ebx, ebx
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    int 0x41 /* its handler is not stepped through, nor the call itself; IRET brings TF back */
+    inc ebx
+2:  FAIL
+1:  TRAP_AT(2b)
+    EQ(ebx, 1)
+    EQ(dword ptr irq_count[rip + 4], 1)
+    PASS
+
+/* ---- alignment checks: 6.15, #AC ---- */
+CASE(alignment_check, MODE_LONG)
+    RUN_USER(1f)
+    mov eax, CASE_DATA + 1 /* ring 0: none */
+    pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov ecx, [rax]
+    pushfq
+    and dword ptr [rsp], ~0x40000
+    popfq
+    USER_FAULTS(17, 0, 2f)
+    USER_FAULTS(17, 0, 3f)
+    USER_FAULTS(17, 0, 4f)
+    mov rax, cr0
+    btr rax, 18
+    mov cr0, rax
+    RUN_USER(5f)
+    PASS
+1:  mov ecx, [r15 + 1] /* AC is clear */
+    int 0x30
+2:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov cl, [r15 + 1]
+    mov rcx, [r15 + 8]
+    mov cx, [r15 + 1]
+    ud2
+3:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov [r15 + 4], rcx
+    ud2
+4:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    lea rsp, [rsp - 4]
+    push rax
+    ud2
+5:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov ecx, [r15 + 1] /* CR0.AM is clear */
+    pushfq
+    and dword ptr [rsp], ~0x40000
+    popfq
+    int 0x30
+
+/* ---- far transfers: 5.8.3, 5.8.5; volume 2, CALL, RET, IRET ---- */
+
+    /* A 64-bit call gate in the free place of the GDT. Uses rax. */
+    .macro call_gate label, access
+    lea rax, [rip + \label]
+    mov word ptr [LG_GDT + LG_FREE], ax
+    mov word ptr [LG_GDT + LG_FREE + 2], LG_CODE64
+    mov word ptr [LG_GDT + LG_FREE + 4], \access << 8
+    shr rax, 16
+    mov word ptr [LG_GDT + LG_FREE + 6], ax
+    mov qword ptr [LG_GDT + LG_FREE + 8], 0
+    .endm
+
+/* From ring 3 through a gate to ring 0: new stack from the TSS, four quadwords on it; and back. */
+CASE(call_gate_rings, MODE_LONG)
+    mov qword ptr [LG_TSS_AT + 4], CASE_DATA + 0x7000
+    call_gate 2f, 0xec
+    xor ebx, ebx
+    RUN_USER(1f)
+    EQ(ebx, 2)
+    EQ(rbp, USER_STACK - 8)
+    EQ(r12, CASE_DATA + 0x7000 - 32)
+    call_gate 2f, 0x8c /* DPL 0 */
+    USER_FAULTS(13, LG_FREE, 1f)
+    call_gate 2f, 0x6c /* not present */
+    USER_FAULTS(11, LG_FREE, 1f)
+    call_gate 2f, 0xec
+    mov word ptr [LG_GDT + LG_FREE + 2], LG_DATA
+    USER_FAULTS(13, LG_DATA, 1f)
+    mov word ptr [LG_GDT + LG_FREE + 2], LG_CODE32 /* 5.8.3.1: must be 64-bit code */
+    USER_FAULTS(13, LG_CODE32, 1f)
+    mov word ptr [LG_GDT + LG_FREE + 2], 0
+    USER_FAULTS(13, 0, 1f)
+    call_gate 2f, 0xec
+    mov byte ptr [LG_GDT + LG_FREE + 13], 1 /* the type field of the upper half must be 0 */
+    USER_FAULTS(13, LG_FREE, 1f)
+    call_gate 2f, 0xec
+    mov dword ptr [LG_GDT + LG_FREE + 8], 0x8000 /* not canonical */
+    USER_FAULTS(13, 0, 1f)
+    PASS
+1:  push rax
+    call fword ptr [rip + 3f]
+    inc ebx
+    lea rbp, [rsp] /* RET has given the stack back */
+    mov ax, ss
+    cmp ax, LG_USER_DATA
+    jne 4f
+    int 0x30
+4:  ud2
+3:  .long 0
+    .word LG_FREE + 3
+2:  inc ebx
+    mov r12, rsp
+    cmp word ptr [rsp + 8], LG_USER_CODE64
+    jne 5f
+    cmp word ptr [rsp + 24], LG_USER_DATA
+    jne 5f
+    mov rax, USER_STACK - 8
+    cmp [rsp + 16], rax
+    jne 5f
+    mov ax, cs
+    cmp ax, LG_CODE64
+    jne 5f
+    mov ax, ss /* null with the new CPL as RPL */
+    test ax, ax
+    jne 5f
+    retfq
+5:  mov ebx, 99
+    retfq
+
+/* IRET's forms, and what it refuses. */
+CASE(iret_forms, MODE_LONG)
+    mov r12, rsp
+    sub rsp, 20 /* IRETD: five doublewords, to 64-bit code below 4 GiB */
+    lea rax, [rip + 1f]
+    mov [rsp], eax
+    mov dword ptr [rsp + 4], LG_CODE64
+    mov dword ptr [rsp + 8], 0x3
+    mov eax, CASE_STACK - 0x100
+    mov [rsp + 12], eax
+    mov dword ptr [rsp + 16], LG_DATA
+    iret
+    FAIL
+1:  EXPECT(c)
+    EQ(rsp, CASE_STACK - 0x100)
+    mov rsp, r12
+    push 0 /* to ring 0 of 64-bit code SS may be null */
+    push r12
+    push 2
+    push LG_CODE64
+    lea rax, [rip + 2f]
+    push rax
+    iretq
+    FAIL
+2:  EQ(rsp, r12)
+    mov ax, ss
+    EQ(ax, 0)
+    mov eax, LG_DATA
+    mov ss, eax
+    pushfq
+    or dword ptr [rsp], 0x4000 /* NT: no task returns in IA-32e mode */
+    popfq
+    FAULTS(13, 0, iretq)
+    pushfq
+    and dword ptr [rsp], ~0x4000
+    popfq
+    .macro iret_refused vector, error, cs, ss
+    mov rsp, r12
+    push \ss
+    push r12
+    push 2
+    push \cs
+    lea rax, [rip + 9f]
+    push rax
+    FAULTS(\vector, \error, iretq)
+    .endm
+    iret_refused 13, 0, 0, LG_DATA
+    iret_refused 13, LG_DATA, LG_DATA, LG_DATA
+    iret_refused 13, LG_DATA, LG_USER_CODE32, LG_DATA /* SS with RPL 0 for ring 3 */
+    iret_refused 13, LG_TSS, LG_TSS, LG_DATA
+    iret_refused 13, 0x1000, 0x1000, LG_DATA
+    mov byte ptr [LG_GDT + LG_CODE16 + 5], 0x1b /* not present */
+    iret_refused 11, LG_CODE16, LG_CODE16, LG_DATA
+    mov rsp, r12
+    push LG_DATA
+    push r12
+    push 2
+    push LG_CODE64
+    mov rax, 0x8000000000000000
+    push rax
+    FAULTS(13, 0, iretq)
+9:  PASS
+
+/* ---- task register: 8.2.4; volume 2, LTR, STR ---- */
+CASE(task_register, MODE_LONG)
+    str cx
+    EQ(cx, LG_TSS)
+    mov eax, LG_TSS
+    FAULTS(13, LG_TSS, ltr ax) /* busy */
+    mov byte ptr [LG_GDT + LG_TSS + 5], 0x09
+    FAULTS(11, LG_TSS, ltr ax)
+    mov byte ptr [LG_GDT + LG_TSS + 5], 0x89
+    ltr ax
+    EQ(byte ptr [LG_GDT + LG_TSS + 5], 0x8b)
+    xor eax, eax
+    FAULTS(13, 0, ltr ax)
+    mov eax, LG_DATA
+    FAULTS(13, LG_DATA, ltr ax)
+    mov eax, LG_TSS | 4 /* not in the LDT */
+    FAULTS(13, LG_TSS | 4, ltr ax)
+    mov eax, 0x1000
+    FAULTS(13, 0x1000, ltr ax)
+    USER_FAULTS(13, 0, 1f)
+    PASS
+1:  ltr ax
+
+/* ---- x2APIC: 11.12 ---- */
+CASE(x2apic_rules, MODE_LONG)
+    mov ecx, 0x1b
+    rdmsr
+    mov r12d, eax
+    or eax, 0xc00
+    mov r13d, eax
+    wrmsr
+    and eax, ~0x800 /* 11.12.5: EN off alone; then back to xAPIC: both refused */
+    FAULTS(13, 0, wrmsr)
+    mov eax, r13d
+    and eax, ~0x400
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x802 /* ID: read only */
+    rdmsr
+    EQ(eax, 0)
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x80b /* EOI: write only, 0 only */
+    FAULTS(13, 0, rdmsr)
+    mov eax, 1
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x80e /* DFR is not there */
+    FAULTS(13, 0, rdmsr)
+    mov ecx, 0x831 /* nor is the upper half of ICR */
+    FAULTS(13, 0, rdmsr)
+    mov ecx, 0x80d
+    rdmsr
+    EQ(eax, 1) /* 11.12.10.2: logical ID from the ID */
+    FAULTS(13, 0, wrmsr)
+    mov ecx, 0x808
+    mov eax, 0x100 /* reserved bits */
+    xor edx, edx
+    FAULTS(13, 0, wrmsr)
+    mov eax, 0x20
+    wrmsr
+    mov rax, cr8
+    EQ(eax, 2)
+    xor eax, eax
+    mov cr8, rax
+    rdmsr
+    EQ(eax, 0)
+    PASS
+
 CASES_END(privilege)

@@ -12,6 +12,7 @@ struct limit {
 static const struct limit kvm_limits[] = {
     { "mmio_sse",
       "the kernel's emulator, which does accesses outside RAM, knows moves of SSE but no arithmetic" },
+    { "x2apic_rules", "the kernel's APIC takes any value for an end of interrupt" },
 };
 
 /* ---- a /dev/kvm that interprets guest code (engine_kvm.good says so) ---- */
@@ -37,6 +38,16 @@ static const struct limit interpreting_limits[] = {
     { "rdtsc_monotonic", "it does not obey CR4.TSD" },
     { "self_ipi", "it delivers an IPI to itself some instructions late" },
     { "xapic_page", "it delivers an IPI to itself some instructions late" },
+    { "data_breakpoint", "it has no data breakpoints" },
+    { "breakpoint_rep_and_step", "it has no data breakpoints" },
+    { "breakpoint_mov_ss", "it has no data breakpoints" },
+    { "debug_io_and_detect", "it has no I/O breakpoints" },
+    { "single_step_corners", "REP is one step for it" },
+    { "call_gate_rings", "it has no far CALL from ring 3" },
+    { "iret_forms", "it refuses IRETD in 64-bit code" },
+    { "task_register", "its LTR takes selectors of the LDT" },
+    { "alignment_check", "it has no INT n" },
+    { "real_x87_and_sse", "it has no x87 loads and stores" },
     { "compatibility_mode", "it has no AAA, AAS, DAA and DAS" },
     { "lock_cmpxchg16b", "it has no CMPXCHG16B" },
     { "lock_across_pages", "it is not atomic across pages: its emulator then stores without comparing" },

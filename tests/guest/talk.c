@@ -10,6 +10,10 @@
  * makes COUNT connections by THREADS threads, and prints one line. With "together" each thread connects and
  * waits until all have, before any byte is sent. Status 0 if nothing failed;
  *
+ *   talk beside ADDRESS PROGRAM ARGUMENT...
+ *
+ * serves in a process of its own, and becomes PROGRAM;
+ *
  *   talk refused ADDRESS
  *
  * status 0 if a connection is refused. ADDRESS is unix:PATH or vsock:CID:PORT. */
@@ -91,7 +95,8 @@ static void *answer(void *arg)
     return NULL;
 }
 
-static int serve(int backlog)
+/* program: what to become, while a child serves; or NULL. */
+static int serve(int backlog, char **program)
 {
     int fd = socket(address.any.sa_family, SOCK_STREAM, 0);
 
@@ -101,7 +106,13 @@ static int serve(int backlog)
         perror("talk: listen");
         return 2;
     }
-    printf("serving\n");
+    if (program && fork()) {
+        execv(program[0], program);
+        perror("talk: program");
+        return 2;
+    }
+    if (!program)
+        printf("serving\n");
     fflush(stdout);
     for (;;) {
         int c = accept(fd, NULL, NULL);
@@ -199,7 +210,9 @@ int main(int argc, char **argv)
     }
     if (argc >= 3 && address_parse(argv[2])) {
         if (!strcmp(argv[1], "serve"))
-            return serve(argc > 3 ? atoi(argv[3]) : 1024);
+            return serve(argc > 3 ? atoi(argv[3]) : 1024, NULL);
+        if (argc > 3 && !strcmp(argv[1], "beside"))
+            return serve(1024, argv + 3);
         if (argc == 3 && !strcmp(argv[1], "refused"))
             return refused();
         if (argc >= 5 && !strcmp(argv[1], "ask")) {
@@ -210,6 +223,6 @@ int main(int argc, char **argv)
         }
     }
     fprintf(stderr, "usage: talk serve ADDRESS [BACKLOG] | ask ADDRESS COUNT THREADS [SEED [together]] | "
-                    "refused ADDRESS\n");
+                    "beside ADDRESS PROGRAM... | refused ADDRESS\n");
     return 2;
 }

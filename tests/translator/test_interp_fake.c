@@ -165,6 +165,16 @@ bool mmu_cmpxchg(struct tcpu *c, uint64_t lin, unsigned n, void *expected, const
 
 /* ---- ports ---- */
 
+/* Nothing sets tcpu.watch here. */
+bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write)
+{
+    (void)c;
+    (void)lin;
+    (void)size;
+    (void)write;
+    abort();
+}
+
 bool sys_io_allowed(struct tcpu *c, uint16_t port, unsigned width)
 {
     (void)port, (void)width;

@@ -58,7 +58,7 @@ static void load_good(void **state)
     assert_int_equal(c()->seg[S_GS].attr, 0);
     assert_int_equal(c()->seg[S_GS].sel, 3);
     assert_true(sys_load_seg(c(), S_SS, SEL_UDATA | 3));
-    assert_int_equal(c()->int_shadow, 1); /* 6.8.3 */
+    assert_int_equal(c()->int_shadow, 2); /* 6.8.3 */
     fake_long(0);
     assert_true(sys_load_seg(c(), S_SS, 0)); /* null in 64-bit mode at level 0 */
     assert_int_equal(c()->cpl, 0);

@@ -479,5 +479,8 @@ int main(void)
         cmocka_unit_test(the_transport_is_reset),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("flags", tests, NULL, NULL);
+
+    bench_features = VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
+    return failed + cmocka_run_group_tests_name("event index", tests, NULL, NULL);
 }

@@ -33,6 +33,9 @@ struct got {
     uint8_t data[RX_LEN];
 };
 
+/* What the driver accepts beside VERSION_1; its kicks are those that the device asks for. */
+extern uint64_t bench_features;
+
 void bench_start(struct bench *b); /* without receive buffers */
 void bench_end(struct bench *b);
 /* The driver's start, or its next one after drv_reset. */

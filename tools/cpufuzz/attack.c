@@ -29,6 +29,7 @@
 #define STACK_AT 0x98000ull
 #define CODE_AT MIB(1)
 #define TRIAL_MS 3
+#define HANG_S 20
 #define GUARD MIB(1)
 
 /* Shared with the parent. */
@@ -267,11 +268,33 @@ _Noreturn static void child_main(struct report *report, uint64_t seed, uint64_t 
     _exit(report->what[0] != 0);
 }
 
+/* The child's end, by itself or because it has not come on for HANG_S seconds. */
+static int wait_for(pid_t child, const struct report *r, bool *hung)
+{
+    const volatile uint64_t *trials = &r->trials;
+    uint64_t last = *trials;
+    struct timespec t = { 0, 10000000 };
+    int status = 0;
+
+    for (unsigned still = 0; waitpid(child, &status, WNOHANG) == 0; still++) {
+        nanosleep(&t, NULL);
+        if (*trials != last)
+            still = 0;
+        last = *trials;
+        if (still > HANG_S * 100) {
+            *hung = true;
+            kill(child, SIGKILL);
+        }
+    }
+    return status;
+}
+
 bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct yado_error *err)
 {
     struct report *r = mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t child;
-    int status = 0;
+    bool hung = false;
+    int status;
 
     if (r == MAP_FAILED)
         return err_set_errno(err, YADO_ERR_MEMORY, errno, "shared memory");
@@ -279,12 +302,15 @@ bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct y
     child = fork();
     if (child == 0)
         child_main(r, seed, replay ? 1 : count, replay);
-    if (child < 0 || waitpid(child, &status, 0) != child)
+    if (child < 0)
         return err_set_errno(err, YADO_ERR_HOST, errno, "child");
+    status = wait_for(child, r, &hung);
     printf("%" PRIu64 " guests: %" PRIu64 " exceptions; %" PRIu64 " ended by their number, %" PRIu64
            " by the clock, %" PRIu64 " by a triple fault\n",
            r->trials, r->exceptions, r->stopped, r->timed_out, r->shutdowns);
-    if (WIFSIGNALED(status))
+    if (hung)
+        printf("THE ENGINE HANGS");
+    else if (WIFSIGNALED(status))
         printf("THE PROCESS DIED of signal %d", WTERMSIG(status));
     else if (status)
         printf("FAILED: %s", r->what);

@@ -83,4 +83,12 @@ struct machine_events {
  * until the machine has let go of it. NULL and err: the runtime would not make the class. */
 id delegate_new(const struct machine_events *events, struct yado_error *err);
 
+/* What a socket listener asks, as above: whether a connection of the guest is taken. */
+struct socket_events {
+    bool (*should_accept)(void *ctx, id connection);
+    void *ctx;
+};
+
+id socket_delegate_new(const struct socket_events *events, struct yado_error *err);
+
 #endif

@@ -78,6 +78,15 @@ static void balloon_set(id config, const struct spec *s)
     VZVirtualMachineConfiguration_setMemoryBalloonDevices(config, list_array(&l));
 }
 
+static void sockets_set(id config, const struct spec *s)
+{
+    struct list l = { .count = 0 };
+
+    for (unsigned i = 0; i < s->socket_count; i++)
+        list_add(&l, NEW(VZVirtioSocketDeviceConfiguration));
+    VZVirtualMachineConfiguration_setSocketDevices(config, list_array(&l));
+}
+
 static bool shares_set(id config, const struct spec *s, struct yado_error *err)
 {
     struct list l = { .count = 0 };
@@ -132,11 +141,9 @@ static bool sounds_set(id config, const struct spec *s, struct yado_error *err)
 
 static bool devices_set(id config, const struct spec *s, struct scratch *scratch, struct yado_error *err)
 {
-    if (s->socket_count)
-        return err_set(err, YADO_ERR_UNSUPPORTED,
-                       "sockets[0]: this engine's socket device is not connected yet");
     entropy_set(config, s);
     balloon_set(config, s);
+    sockets_set(config, s);
     return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
            network_set(config, s, err) && shares_set(config, s, err) && screen_set(config, s, err) &&
            sounds_set(config, s, err);

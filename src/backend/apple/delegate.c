@@ -1,18 +1,20 @@
-/* The delegate of a machine: an Objective-C class made at run time, whose methods are C functions here.
+/* The delegates of a machine and of its socket listener: Objective-C classes made at run time, whose methods
+ * are C functions here.
  *
- * A class is the process's and for ever, so it is made once, with one instance variable that leads to the
- * machine's events. The framework asks an object which methods it has; a protocol that no loaded image
+ * A class is the process's and for ever, so each is made once, with one instance variable that leads to the
+ * events of one machine. The framework asks an object which methods it has; a protocol that no loaded image
  * carries is left out, the methods are found anyway. */
 #include <pthread.h>
 
 #include "backend/apple/apple_priv.h"
 
-#define CLASS_NAME "YadoMachineDelegate"
+#define MACHINE_CLASS "YadoMachineDelegate"
+#define SOCKET_CLASS "YadoSocketDelegate"
 #define EVENTS "events"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static const struct machine_events *events_of(id self)
+static const void *events_of(id self)
 {
     void *events = NULL;
 
@@ -59,33 +61,71 @@ static void method_add(Class cls, enum vz_callback which, IMP imp)
     class_addMethod(cls, sel_registerName(row->selector), imp, row->encoding);
 }
 
-static void class_make(void)
+static BOOL should_accept(id self, SEL cmd, id listener, id connection, id device)
 {
-    Class cls = objc_allocateClassPair(objc_getClass(vz_classes[VZ_CLASS_NSObject].name), CLASS_NAME, 0);
-    struct objc_protocol *protocol;
+    const struct socket_events *e = events_of(self);
+    void *pool = objc_autoreleasePoolPush();
+    bool ok = e->should_accept(e->ctx, connection);
 
-    if (!cls) /* taken: by another copy of this library in the process, whose class is the same */
-        return;
-    protocol = objc_getProtocol(vz_callbacks[VZ_VZVirtualMachineDelegate_guestDidStop].protocol);
-    class_addIvar(cls, EVENTS, sizeof(void *), 3, "^v");
-    method_add(cls, VZ_VZVirtualMachineDelegate_guestDidStop, (IMP)guest_did_stop);
-    method_add(cls, VZ_VZVirtualMachineDelegate_didStopWithError, (IMP)did_stop_with_error);
-    method_add(cls, VZ_VZVirtualMachineDelegate_attachmentWasDisconnected, (IMP)was_disconnected);
-    if (protocol)
-        class_addProtocol(cls, protocol);
-    objc_registerClassPair(cls);
+    (void)cmd;
+    (void)listener;
+    (void)device;
+    objc_autoreleasePoolPop(pool);
+    return ok;
 }
 
-id delegate_new(const struct machine_events *events, struct yado_error *err)
+/* A class with the instance variable, not registered yet. NULL if the name is taken: by another copy of this
+ * library in the process, whose class is the same. */
+static Class class_begin(const char *name, enum vz_callback first)
+{
+    Class cls = objc_allocateClassPair(objc_getClass(vz_classes[VZ_CLASS_NSObject].name), name, 0);
+    struct objc_protocol *protocol = objc_getProtocol(vz_callbacks[first].protocol);
+
+    if (!cls)
+        return NULL;
+    class_addIvar(cls, EVENTS, sizeof(void *), 3, "^v");
+    if (protocol)
+        class_addProtocol(cls, protocol);
+    return cls;
+}
+
+static void classes_make(void)
+{
+    Class cls = class_begin(MACHINE_CLASS, VZ_VZVirtualMachineDelegate_guestDidStop);
+
+    if (cls) {
+        method_add(cls, VZ_VZVirtualMachineDelegate_guestDidStop, (IMP)guest_did_stop);
+        method_add(cls, VZ_VZVirtualMachineDelegate_didStopWithError, (IMP)did_stop_with_error);
+        method_add(cls, VZ_VZVirtualMachineDelegate_attachmentWasDisconnected, (IMP)was_disconnected);
+        objc_registerClassPair(cls);
+    }
+    cls = class_begin(SOCKET_CLASS, VZ_VZVirtioSocketListenerDelegate_shouldAcceptNewConnection);
+    if (cls) {
+        method_add(cls, VZ_VZVirtioSocketListenerDelegate_shouldAcceptNewConnection, (IMP)should_accept);
+        objc_registerClassPair(cls);
+    }
+}
+
+static id instance_new(const char *cls, const void *events, struct yado_error *err)
 {
     id delegate;
 
-    pthread_once(&once, class_make);
-    delegate = NSObject_init(NSObject_alloc((id)(void *)objc_getClass(CLASS_NAME)));
+    pthread_once(&once, classes_make);
+    delegate = NSObject_init(NSObject_alloc((id)(void *)objc_getClass(cls)));
     if (!delegate) {
-        err_set(err, YADO_ERR_INTERNAL, "cannot make the class of the machine's delegate");
+        err_set(err, YADO_ERR_INTERNAL, "cannot make the class %s", cls);
         return NULL;
     }
     object_setInstanceVariable(delegate, EVENTS, (void *)(uintptr_t)events);
     return delegate;
+}
+
+id delegate_new(const struct machine_events *events, struct yado_error *err)
+{
+    return instance_new(MACHINE_CLASS, events, err);
+}
+
+id socket_delegate_new(const struct socket_events *events, struct yado_error *err)
+{
+    return instance_new(SOCKET_CLASS, events, err);
 }

@@ -30,6 +30,7 @@
 
 #include "backend/apple/apple.h"
 #include "backend/apple/run_priv.h"
+#include "backend/apple/socket_priv.h"
 #include "backend/apple/vz_values.h"
 
 /* ---- on the queue and back ---- */
@@ -184,14 +185,17 @@ static void machine_take_away(struct quick_call *q)
     VZVirtualMachine_setDelegate(b->machine, NULL);
     objc_release(b->machine);
     b->machine = NULL;
+    socket_device_orphan(b->sockets);
 }
 
 static void run_free(struct backend *b)
 {
     struct quick_call q = { .b = b, .fn = machine_take_away };
 
+    socket_device_quiet(b->sockets);
     if (b->machine)
         quick_do(&q, NULL);
+    socket_device_free(b->sockets);
     if (b->delegate)
         objc_release(b->delegate);
     if (b->queue)
@@ -242,7 +246,7 @@ static bool run_make(struct backend *b, struct yado_error *err)
     b->machine = VZVirtualMachine_initWithConfiguration(ALLOC(VZVirtualMachine), config, b->queue);
     if (!b->machine)
         return err_set(err, YADO_ERR_ENGINE, "the framework made no machine");
-    return quick_do(&q, err);
+    return quick_do(&q, err) && (!b->spec->socket_count || socket_device_open(b, err));
 }
 
 static bool run_begin(struct backend **out, const struct spec *spec, const struct backend_host *host,
@@ -379,6 +383,9 @@ const struct backend_ops backend_apple = {
     .balloon_target = apple_balloon_target,
     .net_attach = apple_net_attach,
     .counters = apple_counters,
+    .socket_listen = apple_socket_listen,
+    .socket_answer = apple_socket_answer,
+    .socket_connect = apple_socket_connect,
     .share_set = apple_share_set,
     .save = apple_save,
     .restore = apple_restore,

@@ -11,7 +11,8 @@ struct backend {
     struct backend_host host;
     struct machine_events events;
     struct scratch scratch;
-    id queue, machine, delegate; /* owned */
+    id queue, machine, delegate;   /* owned */
+    struct socket_device *sockets; /* NULL without a socket device */
 
     pthread_mutex_t lock;
     pthread_cond_t verb_over;

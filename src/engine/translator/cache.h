@@ -22,6 +22,7 @@
 #define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
 #define MODE_SMAP 0x1000u     /* CR4.SMAP */
 #define MODE_FIXED 0x2000u    /* the block knows its linear address (fixed.c) */
+#define MODE_NATIVE 0x4000u   /* the operand's linear address is in tcpu.scratch[2] (native.c) */
 #define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
@@ -49,18 +50,21 @@ enum exit_reason {
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
 struct tb {
+    /* what cache_find looks at, close together */
     struct tb *_Atomic hash_next;
-    struct tb *page_next[2]; /* lists of the pages */
-    uint64_t gpage, gpage2;  /* guest physical pages; gpage2 is ~0 unless the one instruction crosses */
-    uint32_t hot, cold;      /* offsets in the cache */
-    uint32_t hot_len, cold_len;
+    uint64_t gpage; /* guest physical page */
     uint32_t mode;
-    int32_t vpage; /* MODE_FIXED: linear page address, sign-extended */
+    int32_t vpage;     /* MODE_FIXED: linear page address, sign-extended */
+    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    _Atomic bool dead;
+    uint32_t hot, cold; /* offsets in the cache */
+
+    uint64_t gpage2;         /* ~0 unless the one instruction crosses into it */
+    struct tb *page_next[2]; /* lists of the pages */
+    uint32_t hot_len, cold_len;
     uint32_t side; /* first entry in the side table */
     uint16_t side_count;
-    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
     uint16_t insns;
-    _Atomic bool dead;
 };
 
 /* Where host instructions that may raise a host signal stand. */

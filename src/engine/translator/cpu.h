@@ -118,6 +118,12 @@ enum step {
 #define XR_INIT 32u
 #define XR_SIPI 64u
 
+/* tcpu.watch */
+#define WATCH_DATA 1u  /* a data breakpoint is enabled */
+#define WATCH_CODE 2u  /* a code breakpoint is */
+#define WATCH_IO 4u    /* an I/O breakpoint is */
+#define WATCH_ALIGN 8u /* alignment is checked */
+
 struct lapic; /* lapic.h */
 
 struct tcpu {
@@ -149,8 +155,11 @@ struct tcpu {
     uint8_t cpl;        /* 0 or 3 mostly; equals SS.DPL */
     uint8_t mmu_idx;    /* enum mmu_index for the present cpl and AC; kept by sys_mode_changed */
     uint8_t code_bits;  /* 16, 32, 64: kept by sys_mode_changed */
+    uint8_t watch;      /* WATCH_*: the general path must look at every access (sys_debug.c) */
+    uint8_t debug_hits; /* data and I/O breakpoints met, as in DR6 */
     uint8_t no_step;    /* the instruction has seen to its own single-step trap */
-    uint8_t int_shadow; /* 1: no interrupts before the next instruction ends (STI, MOV SS) */
+    uint8_t int_shadow; /* no interrupts before the next instruction ends: 1 after STI, 2 after MOV SS, which
+                           puts debug traps off too */
     uint8_t nmi_masked, nmi_pending;
     uint8_t halted;
     uint8_t wait_sipi; /* 1: parked after INIT (or never started) */

@@ -232,6 +232,16 @@ static inline void e_shr_ri(struct emit *e, unsigned w, int dst, unsigned n)
     e_rr(e, w, 0xc1, 5, (unsigned)dst);
     e_byte(e, n);
 }
+/* RORX, VEX.LZ.F2.0F3A.W1 F0 /r ib (BMI2): no flags. */
+static inline void e_rorx(struct emit *e, int dst, int src, unsigned n)
+{
+    e_byte(e, 0xc4);
+    e_byte(e, (dst > 7 ? 0u : 0x80u) | 0x40u | (src > 7 ? 0u : 0x20u) | 3u);
+    e_byte(e, 0xfb);
+    e_byte(e, 0xf0);
+    e_byte(e, 0xc0u | (unsigned)(dst & 7) << 3 | (unsigned)(src & 7));
+    e_byte(e, n);
+}
 static inline void e_shl_ri(struct emit *e, unsigned w, int dst, unsigned n)
 {
     e_rr(e, w, 0xc1, 4, (unsigned)dst);

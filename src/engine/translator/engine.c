@@ -157,6 +157,9 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     pthread_mutex_init(&vm->excl_lock, NULL);
     vm->host_tsc_khz = measure_tsc_khz();
     vm->tsc_base = cpu_host_tsc();
+    struct cpuid_regs r7;
+    host_cpuid(7, 0, &r7);
+    vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_cpuid);
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
     vm->cache = cache_new(cfg->code_cache_size ? cfg->code_cache_size : CODE_CACHE_DEFAULT, err);
@@ -270,7 +273,7 @@ static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
     s->kvm_pv_eoi = c->kvm_pv_eoi;
     s->mp_state = c->wait_sipi ? X86_MP_WAIT_SIPI : c->halted ? X86_MP_HALTED : X86_MP_RUNNING;
     s->sipi_vector = c->sipi_vector;
-    s->nmi_pending = c->nmi_pending, s->nmi_masked = c->nmi_masked, s->int_shadow = c->int_shadow;
+    s->nmi_pending = c->nmi_pending, s->nmi_masked = c->nmi_masked, s->int_shadow = c->int_shadow != 0;
     s->exc_pending = c->exc.pending, s->exc_vector = c->exc.vector;
     s->exc_has_error = c->exc.has_error, s->exc_error = c->exc.error;
     lapic_save(c->lapic, &s->lapic);

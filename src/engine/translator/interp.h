@@ -14,4 +14,8 @@
  * updated, rip not moved). */
 enum step interp_step(struct tcpu *c);
 
+/* Linear address of an operand that another will access: segment, limit, alignment and breakpoints are seen
+ * to. False: an exception is pending. */
+bool interp_operand(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write, uint64_t *lin);
+
 #endif

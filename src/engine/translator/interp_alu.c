@@ -264,7 +264,7 @@ enum step op_cmpxchg8b(struct tcpu *c, struct insn *i)
     unsigned half = i->opsize == 8 ? 8 : 4;
     uint64_t lin, expect[2] = { c->gpr[R_AX], c->gpr[R_DX] }, want[2] = { c->gpr[R_BX], c->gpr[R_CX] };
     bool swapped = false;
-    if (!seg_linear(c, i->seg, i->ea, 2 * half, MMU_WRITE, &lin))
+    if (!seg_linear(c, i->seg, i->ea, 2 * half, MMU_WRITE, &lin) || !watch_ok(c, lin, 2 * half, true))
         return STEP_FAULT;
     if (half == 8 && (lin & 15))
         return step_gp(c);

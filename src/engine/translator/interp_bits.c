@@ -58,10 +58,10 @@ enum step op_shift(struct tcpu *c, struct insn *i)
     uint8_t count = i->op < 0xd0 ? (uint8_t)i->imm : i->op < 0xd2 ? 1 : (uint8_t)c->gpr[R_CX];
     if (!rmw_begin(c, i, op_size(i), &m))
         return STEP_FAULT;
-    /* OF after a rotation by more than 1 is undefined, and differs by form: Intel's leave it alone when the
-     * count is an immediate. */
-    bool keeps_of = i->op < 0xd0 && (i->reg & 6) == 0 && (count & (m.size == 8 ? 63 : 31)) > 1 &&
-                    !tvm_cpuid(c->vm)->is_amd;
+    /* OF after a rotation by more than 1 is undefined, and differs by form: Intel's leave it alone when a
+     * register is rotated by an immediate. */
+    bool keeps_of = i->op < 0xd0 && !i->is_mem && (i->reg & 6) == 0 &&
+                    (count & (m.size == 8 ? 63 : 31)) > 1 && !tvm_cpuid(c->vm)->is_amd;
     do {
         fl = c->fl;
         r = alu_shift(i->reg & 7, m.size, m.old, count, &fl);

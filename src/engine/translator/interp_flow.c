@@ -121,7 +121,8 @@ enum step op_pusha(struct tcpu *c, struct insn *i)
 {
     unsigned size = i->opsize;
     uint64_t lin;
-    for (unsigned n = 0; n < 8; n++) {
+    /* Intel's have stored what comes before a fault */
+    for (unsigned n = 0; n < 8 && tvm_cpuid(c->vm)->is_amd; n++) {
         if (!seg_linear(c, S_SS, stack_at(c, 0 - (uint64_t)(n + 1) * size), size, MMU_WRITE, &lin) ||
             !mmu_probe(c, lin, size, MMU_WRITE, MMU_AS_CPL))
             return STEP_FAULT;

@@ -1,6 +1,7 @@
 /* Memory operands of the general path: segmentation, plain accesses, read-modify-write.
  * Source: Intel SDM volume 3 (2023-12), 5.3 to 5.5 (limit and type checks), 3.3.7.1 (canonical
  * addresses), 9.1 (atomicity). */
+#include "engine/translator/interp.h"
 #include "engine/translator/interp_ops.h"
 
 /* ---- segmentation ---- */
@@ -52,6 +53,12 @@ bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum 
     return cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
 }
 
+bool interp_operand(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write, uint64_t *lin)
+{
+    return seg_linear(c, seg, off, size, write ? MMU_WRITE : MMU_READ, lin) &&
+           (size > 32 || watch_ok(c, *lin, size, write));
+}
+
 /* ---- host accesses: exactly one load or store each, which the C language does not promise for unaligned
  * pointers ---- */
 
@@ -94,13 +101,14 @@ static bool lin_read(struct tcpu *c, uint64_t lin, unsigned size, uint64_t *v)
 bool mem_read(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t *v)
 {
     uint64_t lin;
-    return seg_linear(c, seg, off, size, MMU_READ, &lin) && lin_read(c, lin, size, v);
+    return seg_linear(c, seg, off, size, MMU_READ, &lin) && watch_ok(c, lin, size, false) &&
+           lin_read(c, lin, size, v);
 }
 
 bool mem_write(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t v)
 {
     uint64_t lin;
-    if (!seg_linear(c, seg, off, size, MMU_WRITE, &lin))
+    if (!seg_linear(c, seg, off, size, MMU_WRITE, &lin) || !watch_ok(c, lin, size, true))
         return false;
     void *p = mmu_fast_ptr(c, lin, size, MMU_WRITE, MMU_AS_CPL);
     if (unlikely(!p))
@@ -118,7 +126,7 @@ bool rmw_begin(struct tcpu *c, const struct insn *i, unsigned size, struct rmw *
         m->old = reg_get(c, i, i->rm, size);
         return true;
     }
-    if (!seg_linear(c, i->seg, i->ea, size, MMU_WRITE, &m->lin))
+    if (!seg_linear(c, i->seg, i->ea, size, MMU_WRITE, &m->lin) || !watch_ok(c, m->lin, size, true))
         return false;
     m->ptr = mmu_fast_ptr(c, m->lin, size, MMU_WRITE, MMU_AS_CPL);
     if (likely(m->ptr != NULL)) {

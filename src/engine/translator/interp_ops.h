@@ -102,6 +102,11 @@ enum step op_invpcid(struct tcpu *c, struct insn *i);
 enum step op_nop(struct tcpu *c, struct insn *i);
 enum step op_nop_rm(struct tcpu *c, struct insn *i);
 
+static inline bool watch_ok(struct tcpu *c, uint64_t lin, unsigned size, bool write)
+{
+    return likely(!c->watch) || sys_watch_access(c, lin, size, write);
+}
+
 /* ---- results ---- */
 static inline enum step step_fault(struct tcpu *c, unsigned vector)
 {

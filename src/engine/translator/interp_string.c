@@ -281,7 +281,7 @@ static uint64_t chunk_compare(struct tcpu *c, const struct string_op *s, uint64_
 static uint64_t string_chunk(struct tcpu *c, const struct string_op *s, uint64_t count, bool *fault)
 {
     uint64_t si = cut(c->gpr[R_SI], s->adsize), di = cut(c->gpr[R_DI], s->adsize), n = min_u64(count, 0x1000);
-    if (s->down || (c->rflags & FL_TF))
+    if (s->down || (c->rflags & FL_TF) || c->watch)
         return 0;
     switch (s->kind) {
     case STR_MOVS: n = chunk_movs(c, s, si, di, n, fault); break;
@@ -344,7 +344,7 @@ static enum step string_repeat(struct tcpu *c, const struct string_op *s)
         gpr_set(c, R_CX, s->adsize, count);
         if (!count || compare_ends(c, s))
             break;
-        if ((c->rflags & FL_TF) || chunks >= MAX_CHUNKS || elements >= MAX_ELEMENTS ||
+        if ((c->rflags & FL_TF) || c->debug_hits || chunks >= MAX_CHUNKS || elements >= MAX_ELEMENTS ||
             atomic_load_explicit(&c->exit_request, memory_order_relaxed))
             return repeat_break(c, flags_before, STEP_AGAIN);
     }

@@ -123,10 +123,12 @@ bool vcpu_vec_mem(struct tcpu *c)
     return ok;
 }
 
-bool vcpu_native_insn(struct tcpu *c)
+bool vcpu_native_prepare(struct tcpu *c, unsigned *len)
 {
-    (void)c;
-    return false;
+    cpu_heavy_begin(c);
+    bool ok = heavy_native(c, len);
+    cpu_heavy_end(c);
+    return ok;
 }
 
 /* ---- what the local APIC asks ---- */

@@ -631,8 +631,10 @@ bool mmu_fetch(struct tcpu *c, uint64_t lin, void *buf, unsigned n, unsigned *go
         if (mmu_code_page(c, at & PAGE_MASK, &gpage)) {
             light_copy((uint8_t *)buf + done, tvm_hva(c->vm, gpage) + (at & ~PAGE_MASK), part);
         } else if (c->exc.pending) {
-            if (done == 0)
+            if (done == 0) {
+                c->exc.cr2 = lin; /* not the page */
                 return false;
+            }
             c->exc.pending = 0;
             return true;
         } else { /* code outside RAM: bytes of all ones, as an empty bus gives */

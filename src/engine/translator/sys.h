@@ -10,6 +10,13 @@
 /* Recomputes cpl, mmu_idx, code_bits and the copies of FS/GS base after seg[], cr0, efer or rflags changed.
  */
 void sys_mode_changed(struct tcpu *c);
+/* Recomputes tcpu.watch; sys_mode_changed does, and writing DR7. */
+void sys_watch_changed(struct tcpu *c);
+/* For an access of the general path while tcpu.watch is not 0: #AC, or notes breakpoints that it meets.
+ * False: an exception is pending. */
+bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write);
+void sys_watch_io(struct tcpu *c, uint16_t port, unsigned size);
+bool sys_watch_code(struct tcpu *c); /* false: #DB for a code breakpoint at rip is pending */
 
 /* -- events (sys_event.c) -- */
 /* Delivers c->exc (which must be pending) through the IDT, with double- and triple-fault logic. STEP_NEXT or

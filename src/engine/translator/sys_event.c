@@ -294,7 +294,9 @@ static enum event_class exception_class(unsigned vector) /* table 6-4 */
 static bool is_fault(const struct tcpu_exception *e)
 {
     switch (e->vector) {
-    case EXC_DB: return (e->dr6 & DR6_BD) != 0; /* general detect; the other causes here are traps */
+    case EXC_DB:
+        return (e->dr6 & DR6_BD) != 0; /* general detect; the other causes are traps, but for code
+                                          breakpoints, whose handler sets RF itself */
     case EXC_NMI:
     case EXC_BP:
     case EXC_OF:

@@ -38,6 +38,7 @@ void sys_mode_changed(struct tcpu *c)
     c->seg_base_fs = c->seg[S_FS].base;
     c->seg_base_gs = c->seg[S_GS].base;
     c->user_tsc_denied = (c->cr4 & CR4_TSD) != 0;
+    sys_watch_changed(c);
 }
 
 /* ---- control registers: 2.5 ---- */
@@ -166,7 +167,7 @@ bool sys_lmsw(struct tcpu *c, uint16_t v)
     return write_cr0(c, (c->cr0 & ~(uint64_t)(CR0_MP | CR0_EM | CR0_TS)) | (v & 0xfu));
 }
 
-/* ---- debug registers: 18.2. Breakpoints are stored and never hit ---- */
+/* ---- debug registers: 18.2; what they do is in sys_debug.c ---- */
 
 static bool debug_access(struct tcpu *c, unsigned *n)
 {
@@ -204,6 +205,7 @@ bool sys_write_dr(struct tcpu *c, unsigned n, uint64_t v)
     else if (n == 7)
         v = (v & DR7_WRITABLE) | DR7_ONES;
     c->dr[n] = v;
+    sys_watch_changed(c);
     return true;
 }
 
@@ -266,7 +268,7 @@ bool sys_invpcid(struct tcpu *c, uint64_t type, uint64_t pcid, uint64_t lin)
 
 /* ---- I/O permission: volume 1, 19.5 ---- */
 
-bool sys_io_allowed(struct tcpu *c, uint16_t port, unsigned width)
+static bool io_allowed(struct tcpu *c, uint16_t port, unsigned width)
 {
     const struct x86_segment *tr = &c->seg[S_TR];
     uint16_t map, bits;
@@ -283,6 +285,15 @@ bool sys_io_allowed(struct tcpu *c, uint16_t port, unsigned width)
         return false;
     if ((bits >> (port & 7)) & ((1u << width) - 1))
         return cpu_raise_gp(c, 0);
+    return true;
+}
+
+bool sys_io_allowed(struct tcpu *c, uint16_t port, unsigned width)
+{
+    if (!io_allowed(c, port, width))
+        return false;
+    if (unlikely(c->watch & WATCH_IO))
+        sys_watch_io(c, port, width);
     return true;
 }
 

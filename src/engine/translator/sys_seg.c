@@ -71,7 +71,7 @@ bool sys_load_seg(struct tcpu *c, unsigned seg, uint16_t sel)
     else
         ok = seg == S_SS ? load_ss(c, sel) : load_data(c, seg, sel);
     if (ok && seg == S_SS)
-        c->int_shadow = 1; /* 6.8.3 */
+        c->int_shadow = 2; /* 6.8.3 */
     if (ok)
         sys_mode_changed(c);
     return ok;

@@ -271,6 +271,9 @@ static bool is_offered(const struct trans *t)
     case ZYDIS_ISA_SET_RDWRFSGS:
     case ZYDIS_ISA_SET_INVPCID:
     case ZYDIS_ISA_SET_SMAP: return true;
+    case ZYDIS_ISA_SET_VTX: /* hypercalls: SDM volume 3, 30.3; APM volume 3 */
+    case ZYDIS_ISA_SET_SVM:
+        return t->in->mnemonic == ZYDIS_MNEMONIC_VMCALL || t->in->mnemonic == ZYDIS_MNEMONIC_VMMCALL;
     case ZYDIS_ISA_SET_CET:
         return t->in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 || t->in->mnemonic == ZYDIS_MNEMONIC_ENDBR64;
     default: return extension_offered(&t->vm->cpuid, t->in->meta.isa_set);

@@ -70,6 +70,7 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     unsigned rbit = b1 & 0x80u ? 0 : 1, xbit = b1 & 0x40u ? 0 : 1, bbit = b1 & 0x20u ? 0 : 1;
     if (t->bits == 32) {
         rbit = xbit = bbit = 0;
+        b2 |= 0x40; /* nor is there an eighth register and up in VEX.vvvv */
         if (names_gpr(t))
             b2 &= ~0x80u; /* there VEX.W does not make a general register 64 bits wide (SDM volume 2, 2.3.5.5)
                            */
@@ -91,6 +92,18 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     tail(t, e, r, reg, rm);
 }
 
+/* x87 environments have a form for 16-bit operands, which 16-bit code takes without a prefix. */
+static bool has_small_form(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE: return true;
+    default: return false;
+    }
+}
+
 void recode(struct trans *t, struct emit *e, const struct recode *r)
 {
     if (t->bits == 32 &&
@@ -105,8 +118,12 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
     bool has_rex = (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
     if (r->has_mem && r->mem.gs)
         e_byte(e, 0x65);
+    if (has_small_form(t) && t->in->operand_width == 16)
+        e_byte(e, 0x66);
     for (unsigned i = 0; i < t->in->raw.prefix_count; i++) {
         uint8_t p = t->in->raw.prefixes[i].value;
+        if (p == 0x66 && has_small_form(t))
+            continue;
         if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0 || (p == 0x67 && r->addr32))
             e_byte(e, p);
     }

@@ -161,6 +161,7 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
             x->lo <= d && d + n <= x->hi && (!write || x->write))
             g = x;
     }
+    bool begun = !g;
     if (!g)
         g = begin(t, a, n, write);
     if (!g)
@@ -171,7 +172,8 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
     if (!plain)
         lea_guest(t, h, T0, a);
     if (g->slot >= 0) {
-        e_load(h, 1, T1, GS(group_delta[g->slot]));
+        if (!begun || !plain) /* T1 holds it still */
+            e_load(h, 1, T1, GS(group_delta[g->slot]));
         delta = T1;
     }
     if (!plain) {

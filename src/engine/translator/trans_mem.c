@@ -56,6 +56,8 @@ void side_note(struct trans *t, struct emit *e)
 
 struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
 {
+    if (t->mode & MODE_NATIVE)
+        return (struct gaddr){ .base = BASE_SCRATCH, .index = -1, .scale = 1, .width = 64 };
     struct gaddr a = {
         .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in->address_width
     };
@@ -145,8 +147,12 @@ static struct hmem hm_tlb(unsigned idx, size_t field)
 void emit_tlb_index(struct trans *t, const struct gaddr *a)
 {
     lea_guest(t, &t->h, T0, a);
-    e_mov_rr(&t->h, 1, T1, T0);
-    e_shr_ri(&t->h, 1, T1, 12 - 5);
+    if (t->vm->host_bmi2) {
+        e_rorx(&t->h, T1, T0, 12 - 5);
+    } else {
+        e_mov_rr(&t->h, 1, T1, T0);
+        e_shr_ri(&t->h, 1, T1, 12 - 5);
+    }
     e_alu_ri(&t->h, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
 }
 
@@ -234,7 +240,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
         return;
     }
     bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
-                 a->width == 64 && !is_slot((unsigned)a->base);
+                 a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
     fl_clobber(t, h);
     emit_tlb_index(t, a);

@@ -41,6 +41,7 @@ struct tvm {
     struct engine_config cfg;
     struct cpuid_model cpuid;
     uint64_t host_tsc_khz;
+    bool host_bmi2;      /* translated code may use BMI2 */
     uint64_t tsc_base;   /* host TSC when the VM was opened */
     uint64_t tsc_offset; /* of all vCPUs, once one has been given a state */
     uint64_t tsc_first;  /* the TSC value that came with it */

@@ -187,9 +187,10 @@ static bool translatable(const struct tcpu *c)
 
 uint32_t vcpu_mode(const struct tcpu *c)
 {
-    uint32_t m = c->mmu_idx | (c->code_bits == 64 ? 0u
-                               : translatable(c)  ? 1u << MODE_BITS_SHIFT
-                                                  : 2u << MODE_BITS_SHIFT);
+    uint32_t m = c->mmu_idx | (c->code_bits == 64   ? 0u
+                               : translatable(c)    ? 1u << MODE_BITS_SHIFT
+                               : c->code_bits == 16 ? 2u << MODE_BITS_SHIFT
+                                                    : 3u << MODE_BITS_SHIFT);
     if (c->cr0 & CR0_TS)
         m |= MODE_TS;
     if (c->cr0 & CR0_EM)
@@ -240,7 +241,7 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     if (st == STEP_UNKNOWN && len == 0)
         return 1 + (unsigned)second_page(c);
     if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
-        gen == c->flush_gen && !c->int_shadow && !(c->rflags & FL_TF) &&
+        gen == c->flush_gen && !c->int_shadow && !c->watch && !(c->rflags & FL_TF) &&
         invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
         return 0;
     return 1 + (unsigned)reason_of(c, st);
@@ -297,31 +298,58 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
 
 /* ---- one instruction at a time ---- */
 
-/* A single-step trap is due if TF was set before the instruction (SDM volume 3, 18.3.1.4). */
+/* The traps behind an instruction: a single step's if TF was set before it, and what breakpoints it met (SDM
+ * volume 3, 18.3.1). Behind MOV SS they wait. */
 static void after_step(struct tcpu *c, bool tf, enum step st)
 {
-    if (tf && !c->no_step && (st == STEP_NEXT || st == STEP_AGAIN) && !c->exc.pending && !c->int_shadow) {
-        cpu_raise(c, EXC_DB);
-        c->exc.dr6 = 1u << 14;
+    bool step = tf && !c->no_step;
+    if ((st != STEP_NEXT && st != STEP_AGAIN) || c->exc.pending || c->int_shadow == 2 ||
+        (!step && !c->debug_hits))
+        return;
+    cpu_raise(c, EXC_DB);
+    c->exc.dr6 = c->debug_hits | (step ? 1u << 14 : 0);
+    c->debug_hits = 0;
+}
+
+uint64_t vcpu_linear_ip(const struct tcpu *c)
+{
+    return c->code_bits == 64 ? c->rip : (c->seg[S_CS].base + c->rip) & 0xffffffffu;
+}
+
+/* x87, SSE and the like, which the general path does not know: one instruction in a block of its own. */
+static enum exit_reason vector_step(struct tcpu *c, bool tf)
+{
+    bool flat = translatable(c);
+    uint64_t rip = c->rip;
+    uint32_t mode = vcpu_mode(c) | MODE_ONE | (flat ? 0 : MODE_NATIVE);
+    unsigned len = 0;
+    if ((!flat || c->watch) && !vcpu_native_prepare(c, &len))
+        return XIT_EXC;
+    if (!flat)
+        c->rip = vcpu_linear_ip(c);
+    enum exit_reason r = vcpu_run_block(c, mode);
+    bool done = r == XIT_LOOKUP || r == XIT_STEP;
+    if (!flat)
+        c->rip = done ? (rip + len) & (c->code_bits == 16 ? 0xffffu : 0xffffffffu) : rip;
+    if (done) {
+        c->rflags &= ~FL_RF;
+        after_step(c, tf, STEP_NEXT);
     }
+    return r;
 }
 
 static enum exit_reason single_step(struct tcpu *c)
 {
     bool tf = c->rflags & FL_TF;
+    if (unlikely(c->watch & WATCH_CODE) && c->int_shadow != 2 && !(c->rflags & FL_RF) && !sys_watch_code(c))
+        return XIT_EXC;
+    if (c->int_shadow != 2)
+        c->debug_hits = 0;
     c->int_shadow = c->no_step = 0;
     c->counters[TC_INTERP]++;
     enum step st = interp_step(c);
-    if (st == STEP_UNKNOWN && translatable(c)) {
-        enum exit_reason r = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
-        if (r == XIT_LOOKUP || r == XIT_STEP) {
-            c->rflags &= ~FL_RF;
-            after_step(c, tf, STEP_NEXT);
-        }
-        return r;
-    }
-    if (st == STEP_UNKNOWN && vcpu_native_insn(c))
-        st = STEP_NEXT;
+    if (st == STEP_UNKNOWN)
+        return vector_step(c, tf);
     after_step(c, tf, st);
     return reason_of(c, st);
 }
@@ -626,7 +654,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             continue;
         }
         enum exit_reason why;
-        if (c->int_shadow || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
+        if (c->int_shadow || c->watch || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
             why = single_step(c);
         } else {
             why = vcpu_run_block(c, vcpu_mode(c));

@@ -16,8 +16,11 @@ uint32_t vcpu_mode(const struct tcpu *c);
 struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace);
 enum exit_reason vcpu_step_exclusive(struct tcpu *c); /* one instruction while everybody else stands still */
 bool vcpu_vec_mem(struct tcpu *c);
-bool vcpu_native_insn(
-    struct tcpu *c); /* x87/SSE instruction of 16-bit or segmented code; false: #UD is due */
+/* Before a vector instruction that runs outside of flat code or while accesses are watched (native.c). False:
+ * an exception is pending. */
+bool vcpu_native_prepare(struct tcpu *c, unsigned *len);
+uint64_t
+vcpu_linear_ip(const struct tcpu *c); /* x87/SSE instruction of 16-bit or segmented code; false: #UD is due */
 
 struct lapic_env vcpu_lapic_env(struct tcpu *c);
 
@@ -29,6 +32,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
 
 /* vec_mem.c: gathers and masked moves at c->rip; false: an exception is pending. Heavy */
 bool heavy_vec_mem(struct tcpu *c);
+bool heavy_native(struct tcpu *c, unsigned *len);
 
 /* fault_linux.c */
 bool fault_install(struct yado_error *err); /* process-wide handlers, chained; counted */

@@ -3,6 +3,7 @@
 #define DARWIN_SYS_SOCKET_H
 
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #define AF_UNIX 1
 #define AF_INET 2
@@ -29,6 +30,16 @@ struct sockaddr {
     char sa_data[14];
 };
 
+struct msghdr {
+    void *msg_name;
+    socklen_t msg_namelen;
+    struct iovec *msg_iov;
+    int msg_iovlen;
+    void *msg_control;
+    socklen_t msg_controllen;
+    int msg_flags;
+};
+
 int socket(int domain, int type, int protocol);
 int socketpair(int domain, int type, int protocol, int ends[2]);
 int bind(int fd, const struct sockaddr *address, socklen_t len);
@@ -36,6 +47,8 @@ int listen(int fd, int backlog);
 int accept(int fd, struct sockaddr *address, socklen_t *len);
 int connect(int fd, const struct sockaddr *address, socklen_t len);
 int shutdown(int fd, int how);
+ssize_t sendmsg(int fd, const struct msghdr *m, int flags);
+ssize_t recvmsg(int fd, struct msghdr *m, int flags);
 int getsockopt(int fd, int level, int option, void *value, socklen_t *len);
 int setsockopt(int fd, int level, int option, const void *value, socklen_t len);
 int getsockname(int fd, struct sockaddr *address, socklen_t *len);
