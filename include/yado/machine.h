@@ -124,7 +124,9 @@ bool yado_machine_can_request_stop(const struct yado_machine *machine);
 /* The verbs. None blocks. `done` may be NULL; else it is called exactly once, except when the return value is
  * false (out of memory; nothing was begun). */
 bool yado_machine_start(struct yado_machine *machine, yado_completion done, void *ctx);
-/* CPUs stop between two instructions. Requests that devices have taken are finished; time goes on. */
+/* CPUs stop between two instructions. Requests that devices have taken are finished; time goes on, so that
+ * the guest's clocks are right when it is resumed. On our own engines its kernel's watchdogs are told;
+ * services in it see their time limits pass. */
 bool yado_machine_pause(struct yado_machine *machine, yado_completion done, void *ctx);
 bool yado_machine_resume(struct yado_machine *machine, yado_completion done, void *ctx);
 /* Pulls the plug: the guest is not asked. What it had flushed to its disks is there. */

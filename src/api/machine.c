@@ -781,6 +781,18 @@ uint64_t yado_machine_balloon_target(const struct yado_machine *machine)
     return size;
 }
 
+bool machine_time_skip_for_test(struct yado_machine *m, uint64_t ns, struct yado_error *err)
+{
+    bool ok;
+
+    pthread_mutex_lock(&m->live_lock);
+    ok = m->backend && yado_machine_state(m) == YADO_STATE_PAUSED && m->ops->time_skip
+             ? m->ops->time_skip(m->backend, ns, err)
+             : err_set(err, YADO_ERR_STATE, "time skips on paused machines of our own only");
+    pthread_mutex_unlock(&m->live_lock);
+    return ok;
+}
+
 /* Whether it runs and its backend can do such a thing; else says so. live_lock held. */
 static bool changeable(struct yado_machine *m, const char *what, bool can, struct yado_error *err)
 {

@@ -77,6 +77,9 @@ struct backend_ops {
 
     /* What follows is absent (NULL) in a backend that cannot do it. */
 
+    /* Moves all clocks of a paused guest ahead, as if it had been paused for so much longer. */
+    bool (*time_skip)(struct backend *b, uint64_t ns, struct yado_error *err);
+
     /* Sockets, while it runs and has a socket device, from any thread but the backend's own. The descriptor,
      * a connected stream socket, is taken over in any case. socket_answer: -1 refuses. */
     void (*socket_answer)(struct backend *b, uint64_t id, int fd);

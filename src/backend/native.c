@@ -255,6 +255,11 @@ static bool native_resume(struct backend *b, struct yado_error *err)
     return true;
 }
 
+static bool native_time_skip(struct backend *b, uint64_t ns, struct yado_error *err)
+{
+    return machine_time_skip(b->machine, ns, err);
+}
+
 static enum backend_end end_of(enum machine_end end)
 {
     switch (end) {
@@ -329,6 +334,7 @@ const struct backend_ops backend_native = {
     .stop = native_stop,
     .pause = native_pause,
     .resume = native_resume,
+    .time_skip = native_time_skip,
     .service = native_service,
     .request_stop = native_request_stop,
     .console_size = native_console_size,

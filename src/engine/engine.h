@@ -69,6 +69,9 @@ struct engine_ops {
     void (*msi)(struct engine_vm *vm, uint64_t addr, uint32_t data); /* any thread */
     /* RAM was written by someone other than a vCPU. Any thread. */
     void (*memory_written)(struct engine_vm *vm, uint64_t gpa, uint64_t len);
+    /* The guest did not run for a while, and its time went on: its watchdogs are told. An engine finds out by
+     * itself when the whole process was stopped. */
+    void (*stood_still)(struct engine_vm *vm);
     uint64_t (*tsc_khz)(struct engine_vm *vm);
     /* Counters for --trace / doctor: calls fn once per counter. Any thread. */
     void (*counters)(struct engine_vm *vm, void (*fn)(void *ctx, const char *name, uint64_t value),

@@ -271,8 +271,28 @@ void machine_pause(struct machine *m)
     park(m);
 }
 
+bool machine_time_skip(struct machine *m, uint64_t ns, struct yado_error *err)
+{
+    const struct engine_ops *ops = m->cfg.engine;
+    struct x86_state state;
+    uint64_t tsc = 0;
+
+    for (unsigned i = 0; i < m->cfg.vcpu_count; i++) {
+        ops->get_state(ops->vcpu(m->vm, i), &state);
+        /* All get the first one's, so that they stay synchronous. */
+        if (i == 0)
+            tsc = state.tsc + (uint64_t)((unsigned __int128)ns * ops->tsc_khz(m->vm) / 1000000);
+        state.tsc = tsc;
+        if (!ops->set_state(ops->vcpu(m->vm, i), &state, err))
+            return false;
+    }
+    return !ops->clock_set || ops->clock_set(m->vm, ops->clock_get(m->vm) + ns, err);
+}
+
 void machine_resume(struct machine *m)
 {
+    if (m->paused)
+        m->cfg.engine->stood_still(m->vm);
     m->paused = false;
     /* Something that the guest asked for before the pause comes first: its service, which is due, lets it go
      * on. */

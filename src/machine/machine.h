@@ -48,6 +48,10 @@ void machine_free(struct machine *m); /* ends it in whatever state it is; NULL i
 void machine_pause(struct machine *m); /* returns when no CPU runs guest code */
 void machine_resume(struct machine *m);
 
+/* Moves the guest's time ahead, all its clocks alike, as if it had been paused for `ns` more. While paused.
+ * False and err if the engine cannot; then the guest is to be given up. */
+bool machine_time_skip(struct machine *m, uint64_t ns, struct yado_error *err);
+
 /* Looks at what the guest asked for since the last call: reboots it, or says how it ended. After an end only
  * machine_free is to be called. */
 void machine_service(struct machine *m, struct machine_status *out);

@@ -231,6 +231,99 @@ def memory_returns():
     return f'{(full - before) >> 20} MiB touched, 90 % back after {seconds:.1f} s'
 
 
+def balloon_target():
+    """A target of half the memory that is set while the guest runs is reached, the host gets that memory, and the guest
+    has it again when the target rises."""
+    image = vm.Image()
+    with vm.Workdir() as work:
+        disk = work.disk(image)
+        seed = vm.make_seed(work, work.file('seed.iso'))
+        with vm.Controlled(image, work, [disk, seed]) as guest:
+            guest.wait_login(hostname=vm.HOSTNAME)
+            guest.login()
+            guest.run('head -c 1200M /dev/zero > /dev/shm/z; rm /dev/shm/z', 120)
+            for target in (1024, 2048, 1024):
+                guest.tell(f'balloon {target}')
+                want = ((2048 - target) << 20) // 4096
+                for _ in range(int(30 * vm.SLOW)):
+                    if balloon_pages(guest) == want:
+                        break
+                    time.sleep(1)
+                given = balloon_pages(guest)
+                check(given == want, f'target {target} MiB: the guest gave up {given} pages, not {want}')
+                check(guest.memory_of_guest() <= (target + 8) << 20,
+                      f'target {target} MiB: the guest\'s RAM takes {guest.memory_of_guest() >> 20} MiB of the host')
+                free = int(guest.value("awk '/^MemFree/ {print $2}' /proc/meminfo")) >> 10
+                check(free < target, f'target {target} MiB: the guest has {free} MiB free')
+                if target == 2048:
+                    guest.run('head -c 1200M /dev/zero > /dev/shm/z; rm /dev/shm/z', 120)
+            check_ended_well(guest, guest.poweroff(), disk)
+
+
+# ---- time ----
+
+COMPLAINTS = 'soft lockup|hard lockup|rcu.*stall|blocked for more|skew|unstable|hung'
+
+
+def clock_offset(guest):
+    """(least, most): the guest's wall clock minus the host's in seconds, between these two. Their distance is the time
+    that asking took."""
+    before = time.time()
+    seen = float(guest.value('date +%s.%N'))
+    after = time.time()
+    return seen - after, seen - before
+
+
+def check_clock(guest, ahead, what):
+    least, most = clock_offset(guest)
+    check(least - 1 <= ahead <= most + 1,
+          f'{what}: the guest\'s clock is {least:.2f} to {most:.2f} s ahead of the host\'s, not {ahead}')
+    return max(abs(least - ahead), abs(most - ahead))
+
+
+def clock():
+    """The guest's wall clock is right at start, right after SIGSTOP for 25 s, after a pause, and after a pause of an hour
+    (and of a day) whose length is feigned; timers go on, and the guest's kernel does not complain. (Services with a
+    watchdog of systemd's see their time run out; systemd starts them again.)"""
+    image = vm.Image()
+    with vm.Workdir() as work:
+        disk = work.disk(image)
+        seed = vm.make_seed(work, work.file('seed.iso'))
+        with vm.Controlled(image, work, [disk, seed]) as guest:
+            guest.wait_login(hostname=vm.HOSTNAME)
+            guest.login()
+            source = guest.value('cat /sys/devices/system/clocksource/clocksource0/current_clocksource')
+            errors = [check_clock(guest, 0, 'at start')]
+            guest.signal(signal.SIGSTOP)
+            time.sleep(25)
+            guest.signal(signal.SIGCONT)
+            errors.append(check_clock(guest, 0, 'after SIGSTOP'))
+            guest.tell('pause')
+            time.sleep(10)
+            guest.tell('resume')
+            errors.append(check_clock(guest, 0, 'after a pause'))
+            ahead = 0
+            for seconds in (3600, 3600, 86400):
+                uptime = float(guest.value('cut -d" " -f1 /proc/uptime'))
+                guest.tell('pause')
+                guest.tell(f'skip {seconds}')
+                guest.tell('resume')
+                ahead += seconds
+                errors.append(check_clock(guest, ahead, f'after a pause of {seconds} s'))
+                check(float(guest.value('cut -d" " -f1 /proc/uptime')) - uptime > seconds, 'the uptime is behind')
+                slept = float(guest.value('a=$(date +%s.%N); sleep 2; b=$(date +%s.%N); echo $b $a | '
+                                          'awk \'{print $1 - $2}\''))
+                check(2 <= slept < 2 + vm.SLOW, f'after a pause of {seconds} s, `sleep 2` took {slept} s')
+            said = guest.run(f"sudo dmesg | grep -v systemd | grep -iE '{COMPLAINTS}' || true")
+            check(not said, f'the guest complains:\n{said}')
+            check(guest.value('cat /sys/devices/system/clocksource/clocksource0/current_clocksource') == source,
+                  f'the clock source is no longer {source}')
+            failed = guest.run('systemctl --failed --no-legend --plain')
+            check(not failed, f'services have failed:\n{failed}')
+            check_ended_well(guest, guest.poweroff(), disk)
+    return f'clock source {source}; off by at most ' + ', '.join(f'{e:.2f}' for e in errors) + ' s (time of asking included)'
+
+
 # ---- ends of other kinds ----
 
 def tiny(work, code, *extra):
@@ -518,5 +611,6 @@ def closed_stdin():
 # Cases that need no guest image, then those that do; in the order of a run.
 QUICK = [no_command, doctor, triple_fault_status, timeout_status, uart_output, closed_stdin, escape_key,
          signals_restore_terminal, without_privileges, kvm_refused, disk_in_use]
-IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, reboot, power_button, kill_keeps_flushed,
+IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, clock, balloon_target,
+         reboot, power_button, kill_keeps_flushed,
          sysrq_crash_status]

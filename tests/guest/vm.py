@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -299,6 +300,37 @@ class Guest:
     def memory_of_guest(self):
         """Bytes of memory that the host gives the guest's RAM at present."""
         return self._memory()[1]
+
+
+class Controlled(Guest):
+    """A guest of tests/guest/vmctl.c, which does as it is told while it runs."""
+
+    def __init__(self, image, work, disks, cpus=2, memory_mib=2048, forward_port=0):
+        self.path = work.file('control')
+        self.control = None
+        super().__init__([os.path.join(BUILD, 'tests', 'guest', 'vmctl'), self.path, image.kernel, image.initrd, CMDLINE,
+                          str(cpus), str(memory_mib), str(forward_port), *disks])
+
+    def close(self):
+        if self.control:
+            self.control.close()
+        super().close()
+
+    def tell(self, command, timeout=60):
+        """Sends a command and waits until it is done."""
+        if not self.control:
+            self.control = socket.socket(socket.AF_UNIX)
+            self.control.connect(self.path)
+        self.control.settimeout(timeout * SLOW)
+        self.control.sendall(command.encode() + b'\n')
+        answer = b''
+        while not answer.endswith(b'\n'):
+            more = self.control.recv(1000)
+            if not more:
+                raise GuestError(self.describe(f'the machine went away at `{command}`'))
+            answer += more
+        if answer != b'ok\n':
+            raise GuestError(f'`{command}`: {answer.decode().strip()}')
 
 
 def make_seed(work, path):

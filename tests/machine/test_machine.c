@@ -43,7 +43,7 @@ typedef void (*guest_fn)(struct engine_vcpu *cpu, struct exit *out, struct yado_
 static struct {
     guest_fn guest;
     struct engine_vm *vm; /* the last that was opened */
-    unsigned closed;
+    unsigned closed, stood_still;
     uint64_t seen[3]; /* by guest_looks_around; asserted on the test's own thread */
 } fake;               /* a test's own state: one machine at a time */
 
@@ -145,6 +145,12 @@ static void fake_counters(struct engine_vm *vm, void (*fn)(void *ctx, const char
     fn(ctx, "answers", 42);
 }
 
+static void fake_stood_still(struct engine_vm *vm)
+{
+    (void)vm;
+    fake.stood_still++;
+}
+
 static const struct engine_ops fake_engine = {
     .name = "fake",
     .available = fake_available,
@@ -158,6 +164,7 @@ static const struct engine_ops fake_engine = {
     .set_state = fake_set_state,
     .msi = fake_msi,
     .memory_written = fake_written,
+    .stood_still = fake_stood_still,
     .tsc_khz = fake_tsc_khz,
     .counters = fake_counters,
 };
@@ -429,7 +436,9 @@ static void test_pause(void **state)
 
     (void)state;
     bench_open(&b, guest_idle, false);
+    fake.stood_still = 0;
     for (int i = 0; i < 50; i++) {
+        assert_int_equal(fake.stood_still, i);
         machine_pause(b.m);
         runs = atomic_load(&fake.vm->cpus[0].runs);
         if (i == 0)
@@ -441,6 +450,25 @@ static void test_pause(void **state)
     assert_int_equal(st.end, MACHINE_RUNS);
     assert_false(st.was_reset);
     bench_close(&b); /* while it runs */
+}
+
+/* A pause that is made longer: all CPUs have the same time, as much later. */
+static void test_time_skip(void **state)
+{
+    struct bench b = { 0 };
+    struct yado_error err = YADO_ERROR_INIT;
+    uint64_t tsc;
+
+    (void)state;
+    bench_open(&b, guest_idle, false);
+    machine_pause(b.m);
+    tsc = fake.vm->cpus[0].state.tsc = 12345;
+    fake.vm->cpus[1].state.tsc = 12399;
+    assert_true(machine_time_skip(b.m, 3600000000000u, &err));
+    assert_int_equal(fake.vm->cpus[0].state.tsc, tsc + 3600000000000u); /* of 1 GHz */
+    assert_int_equal(fake.vm->cpus[1].state.tsc, tsc + 3600000000000u);
+    machine_resume(b.m);
+    bench_close(&b);
 }
 
 static void test_uart(void **state)
@@ -486,7 +514,8 @@ int main(void)
         cmocka_unit_test(test_triple_fault),  cmocka_unit_test(test_engine_fault),
         cmocka_unit_test(test_stop_on_reset), cmocka_unit_test(test_looks_around),
         cmocka_unit_test(test_reboot),        cmocka_unit_test(test_pause),
-        cmocka_unit_test(test_uart),          cmocka_unit_test(test_reboot_fails),
+        cmocka_unit_test(test_time_skip),     cmocka_unit_test(test_uart),
+        cmocka_unit_test(test_reboot_fails),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,6 +121,7 @@ struct engine_vm {
 bool kvm_vcpu_make(struct engine_vm *vm, unsigned index, struct yado_error *err);
 void kvm_vcpu_unmake(struct engine_vcpu *cpu);
 void kvm_vcpu_run(struct engine_vcpu *cpu, struct exit *out, struct yado_error *err);
+void kvm_vcpu_stood_still(struct engine_vcpu *cpu); /* its own thread, or no vCPU runs */
 void kvm_vcpu_kick(struct engine_vcpu *cpu);
 /* The signal that takes a thread out of KVM_RUN. Always blocked while a vCPU's thread is in user space. */
 int kvm_kick_signal(void);

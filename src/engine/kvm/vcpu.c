@@ -335,6 +335,13 @@ static bool handle(struct engine_vcpu *cpu, struct exit *out, struct yado_error 
     }
 }
 
+/* The guest's clock page says that it did not run for a while (KVM_KVMCLOCK_CTRL). The kernel refuses if the
+ * guest has no such page: then there is nobody to tell. */
+void kvm_vcpu_stood_still(struct engine_vcpu *cpu)
+{
+    ioctl(cpu->fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
 /* KVM_RUN ended with an errno. True: run on. */
 static bool handle_errno(struct engine_vcpu *cpu, int e, struct exit *out, struct yado_error *err)
 {
@@ -345,8 +352,9 @@ static bool handle_errno(struct engine_vcpu *cpu, int e, struct exit *out, struc
         *out = (struct exit){ .kind = EXIT_KICKED };
         return false;
     }
-    if (e == EINTR) { /* a signal of the program's own, or ours sent by somebody else */
+    if (e == EINTR) { /* a signal of the program's own, or ours sent by somebody else; or SIGSTOP, for long */
         count(cpu, KC_SIGNAL);
+        kvm_vcpu_stood_still(cpu);
         take_signals();
         return true;
     }

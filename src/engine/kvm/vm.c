@@ -314,6 +314,12 @@ static uint64_t kvm_tsc_khz(struct engine_vm *vm)
     return vm->tsc_khz;
 }
 
+static void kvm_stood_still(struct engine_vm *vm)
+{
+    for (unsigned i = 0; i < vm->cfg.vcpu_count; i++)
+        kvm_vcpu_stood_still(&vm->cpus[i]);
+}
+
 static uint64_t kvm_clock_get(struct engine_vm *vm)
 {
     struct kvm_clock_data clock = { 0 };
@@ -377,6 +383,7 @@ const struct engine_ops engine_kvm = {
     .doorbell_drop = kvm_doorbell_drop,
     .dirty_track = kvm_dirty_track,
     .dirty_take = kvm_dirty_take,
+    .stood_still = kvm_stood_still,
     .clock_get = kvm_clock_get,
     .clock_set = kvm_clock_set,
 };

@@ -344,6 +344,12 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     return true;
 }
 
+static void translator_stood_still(struct engine_vm *evm)
+{
+    for (unsigned i = 0; i < evm->vm.cpu_count; i++)
+        sys_kvmclock_stopped(evm->vm.cpus[i]);
+}
+
 static void translator_counters(struct engine_vm *evm,
                                 void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
@@ -376,6 +382,7 @@ const struct engine_ops engine_translator = {
     .set_state = translator_set_state,
     .msi = translator_msi,
     .memory_written = translator_memory_written,
+    .stood_still = translator_stood_still,
     .tsc_khz = translator_tsc_khz,
     .counters = translator_counters,
 };

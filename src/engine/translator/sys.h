@@ -74,5 +74,9 @@ void sys_init(struct tcpu *c);
 void sys_sipi(struct tcpu *c, uint8_t vector);
 /* Updates KVM's clock page of this vCPU (on write of the MSR and after a pause). */
 void sys_kvmclock_update(struct tcpu *c);
+/* Tells the guest in the same page that it did not run for a while. The vCPU's thread, or no vCPU runs. */
+void sys_kvmclock_stopped(struct tcpu *c);
+/* The same if the timer of the local APIC, which is due, has been so for long. */
+void sys_late_look(struct tcpu *c);
 
 #endif

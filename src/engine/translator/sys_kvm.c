@@ -6,7 +6,14 @@
  * without guarding against steps back. Two samples of the host's clock never lie on one line exactly, so none
  * is taken: the line starts where the TSC that the machine was given is 0, at time 0. Then every vCPU and
  * every update has the same line by construction, whatever a vCPU did to its own TSC, and a saved machine
- * goes on where it was. The wall clock page is the difference to real time. */
+ * goes on where it was. The wall clock page is the difference to real time.
+ *
+ * Stops. The TSC runs on while the process is stopped or the machine is paused, and with it all clocks of the
+ * guest: they are right when it goes on, without anyone having to set them. But to the guest's watchdogs such
+ * a time looks like a CPU that hangs, so they are told (GUEST_STOPPED, upon which Linux touches them). After
+ * a pause the machine says so. A process that SIGSTOP stopped is not told by anyone, but it finds its local
+ * APIC timer overdue, and whatever a watchdog does begins with that interrupt. A vCPU that the host's
+ * scheduler kept waiting for so long is none the worse for the same. */
 #include <time.h>
 
 #include "engine/translator/light_sys.h"
@@ -33,7 +40,9 @@ struct wall_page {
 
 #define CLOCK_ENABLE 1ull
 #define CLOCK_TSC_STABLE 1u
+#define CLOCK_GUEST_STOPPED 2u /* set here, cleared by the guest */
 #define PV_EOI_ENABLE 1ull
+#define LATE_MS 2000 /* a timer that is overdue by so much: Linux minds from 20 s on */
 
 enum { HC_KICK_CPU = 5, HC_SEND_IPI = 10, HC_SCHED_YIELD = 11 };
 #define HC_EPERM 1
@@ -74,13 +83,13 @@ static uint64_t clock_ns(uint64_t tsc, struct scale s)
     return (uint64_t)((v * s.mul) >> 32);
 }
 
-void sys_kvmclock_update(struct tcpu *c)
+static void clock_page_write(struct tcpu *c, uint8_t more_flags)
 {
     uint64_t gpa = c->kvm_system_time & ~CLOCK_ENABLE;
     struct scale s = clock_scale(tvm_tsc_khz(c->vm));
     struct clock_page p;
 
-    if (!(c->kvm_system_time & CLOCK_ENABLE) || !mmu_phys_read(c, gpa, &p.version, 4))
+    if (!(c->kvm_system_time & CLOCK_ENABLE) || !mmu_phys_read(c, gpa, &p, sizeof(p)))
         return;
     p.version = (p.version + 1) | 1;
     p.pad0 = 0;
@@ -88,13 +97,31 @@ void sys_kvmclock_update(struct tcpu *c)
     p.system_time = 0;
     p.tsc_to_system_mul = s.mul;
     p.tsc_shift = s.shift;
-    p.flags = CLOCK_TSC_STABLE;
+    p.flags = (uint8_t)((p.flags & CLOCK_GUEST_STOPPED) | CLOCK_TSC_STABLE | more_flags);
     p.pad[0] = p.pad[1] = 0;
     /* Three stores in order: readers on other vCPUs go by the version. */
     mmu_phys_write(c, gpa, &p.version, 4);
     mmu_phys_write(c, gpa + 4, &p.pad0, sizeof(p) - 4);
     p.version++;
     mmu_phys_write(c, gpa, &p.version, 4);
+}
+
+void sys_kvmclock_update(struct tcpu *c)
+{
+    clock_page_write(c, 0);
+}
+
+void sys_kvmclock_stopped(struct tcpu *c)
+{
+    clock_page_write(c, CLOCK_GUEST_STOPPED);
+}
+
+void sys_late_look(struct tcpu *c)
+{
+    uint64_t deadline = lapic_tsc_deadline(c->lapic), now = cpu_host_tsc() + c->tsc_offset;
+
+    if (deadline && now > deadline && now - deadline > tvm_tsc_khz(c->vm) * LATE_MS)
+        sys_kvmclock_stopped(c);
 }
 
 static bool wall_clock_update(struct tcpu *c, uint64_t gpa)

@@ -574,8 +574,10 @@ static bool service(struct tcpu *c, enum exit_kind *kind)
         c->wait_sipi = 0;
         sys_sipi(c, c->sipi_vector);
     }
-    if (req & XR_TIMER)
+    if (req & XR_TIMER) {
+        sys_late_look(c);
         lapic_timer_expired(c->lapic);
+    }
     if (req & XR_NMI)
         c->nmi_pending = 1;
     if (!c->wait_sipi) {
