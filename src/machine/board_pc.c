@@ -753,14 +753,14 @@ static const struct part parts[] = {
     { "rtc", rtc_build, rtc_part_reset, rtc_describe, rtc_destroy },
     { "uart", uart_build, uart_part_reset, uart_describe, uart_destroy },
     { "pvpanic", pvpanic_build, NULL, pvpanic_describe, NULL },
-    { "pci", pci_build, pci_reset, pci_describe, NULL },
+    { "pci", pci_build, pci_reset, pci_describe, bridge_destroy }, /* behind the devices on it */
     { "consoles", consoles_build, consoles_reset, NULL, consoles_destroy },
     { "disks", disks_build, disks_reset, NULL, disks_destroy },
     { "entropy", rngs_build, rngs_reset, NULL, rngs_destroy },
     { "balloon", balloon_build, balloon_part_reset, NULL, balloon_destroy },
     { "network", nets_build, nets_part_reset, NULL, nets_destroy },
     { "sockets", sockets_build, sockets_part_reset, NULL, sockets_destroy },
-    { "pci addresses", addresses_assign, addresses_assign, NULL, bridge_destroy },
+    { "pci addresses", addresses_assign, addresses_assign, NULL, NULL },
 };
 
 static void region_list(void *ctx, const struct region *r)
