@@ -177,7 +177,7 @@ def gnuplot_lines(rows, engines, ylabel, scale):
 def chart(results, engines, folder, title):
     """folder/bench.svg and bench.png; the script stays beside them. False without gnuplot."""
     speeds, seconds = chart_data(results, engines)
-    plots = [p for p in ((speeds, 'speed, native = 1 (logarithmic)', ['set logscale y', 'set yrange [0.004:3]', 'set bmargin 9']),
+    plots = [p for p in ((speeds, 'speed, native = 1 (logarithmic)', ['set logscale y', 'set yrange [0.004:10]', 'set bmargin 9']),
                          (seconds, 'seconds (less is better)', ['unset logscale y', 'set yrange [0:*]', 'set bmargin 3',
                                                           'set xtics norotate nomirror'])) if p[0]]
     gnuplot = shutil.which('gnuplot')
