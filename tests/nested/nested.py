@@ -28,6 +28,8 @@ IMAGE = os.environ.get("IMAGE") or next((p for p in (os.path.join(BUILD, "image"
 SLOW = float(os.environ.get('YADO_TEST_SLOW') or 1)
 ECHO = bool(os.environ.get('YADO_TEST_ECHO'))
 MODULES = ('kvm-amd', 'virtio_pci', 'virtio_console', 'virtio_blk')
+TOOLS = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
+LOADED_LATER = ('libarchive.so.13',) # by dlopen, which ldd knows nothing of (src/seed/archive_lazy.c)
 
 
 class NestedError(Exception):
@@ -77,11 +79,23 @@ def file_entry(name, path):
 def libraries(program):
     """The shared libraries that a program of this host needs, where it looks for them."""
     done = subprocess.run(['ldd', program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return sorted(set(re.findall(rb'(/\S+) \(0x', done.stdout)))
+    return sorted(set(re.findall(r'(/\S+) \(0x', done.stdout.decode())))
+
+
+def libraries_loaded_later():
+    """What yado loads while it runs, and what that needs, by the dynamic linker's own list."""
+    cache = subprocess.run(['ldconfig', '-p'], stdout=subprocess.PIPE, env=dict(os.environ, PATH=TOOLS), check=True).stdout.decode()
+    found = []
+    for name in LOADED_LATER:
+        line = re.search(rf'^\s*{re.escape(name)} \(libc6,x86-64.*=> (\S+)$', cache, re.M)
+        if not line:
+            raise Missing(f'{name} is not installed')
+        found += [line.group(1), *libraries(line.group(1))]
+    return found
 
 
 def debugfs(disk, command):
-    env = dict(os.environ, PATH=os.environ.get('PATH', '') + ':/usr/sbin:/sbin')
+    env = dict(os.environ, PATH=TOOLS)
     return subprocess.run(['debugfs', '-R', command, disk], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env,
                           check=True).stdout
 
@@ -97,7 +111,7 @@ class Parts:
         self.init = os.path.join(BUILD, 'tests', 'nested', 'l1_init')
         self.folder = os.path.join(BUILD, 'nested')
         for tool in ('qemu-system-x86_64', 'debugfs'):
-            if not shutil.which(tool, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin'):
+            if not shutil.which(tool, path=TOOLS):
                 raise Missing(f'{tool} is not installed')
         for path in (self.kernel, self.initrd, self.disk, self.yado, self.init):
             if not os.path.exists(path):
@@ -137,8 +151,8 @@ class Parts:
         seen = {}
         for path in programs:
             seen['/' + os.path.basename(path)] = path
-            for library in libraries(path):
-                seen[library.decode()] = library.decode()
+            for library in libraries(path) + (libraries_loaded_later() if path == self.yado else []):
+                seen[library] = library
         seen.update(files)
         entries += [file_entry(name, path) for name, path in sorted(seen.items())]
         entries.append(('job', stat.S_IFREG | 0o644, ''.join('\t'.join(j) + '\n' for j in jobs).encode()))
