@@ -305,7 +305,7 @@ def case_init2(parts):
 
 def login_machine(parts, cpus=2):
     job = yado_job('--disk', '/dev/vda', '--user-data', '/user-data', cpus=cpus, memory='768M',
-                   cmdline='console=hvc0 root=/dev/vda rw')
+                   cmdline='console=hvc0 root=/dev/vda rw quiet')
     user_data = os.path.join(parts.folder, 'user-data')
     with open(user_data, 'w', encoding='utf-8') as f:
         f.write('#cloud-config\nusers:\n  - name: guest\n    plain_text_passwd: yado\n    lock_passwd: false\n'
