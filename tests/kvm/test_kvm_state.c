@@ -170,7 +170,8 @@ static void state_fill_more(const struct guest *g, struct x86_state *s)
     }
     if (m->fext_edx & 1u << 27)
         s->tsc_aux = 0x1003;
-    if (m->f7_edx & 1u << 26 || m->f8_ebx & 1u << 14)
+    /* One that interprets may take SPEC_CTRL, which is nothing to it, and forget it. */
+    if ((m->f7_edx & 1u << 26 || m->f8_ebx & 1u << 14) && g->ops->good(NULL))
         s->spec_ctrl = 1;
     if (m->f7_ebx & 1u << 1)
         s->tsc_adjust = (uint64_t)-123456789;
