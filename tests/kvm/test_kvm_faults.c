@@ -299,6 +299,25 @@ static void test_run_interrupted(void **state)
     guest_close(&g);
 }
 
+/* A KVM_RUN that is interrupted and not by a kick: that may have been a stop of the whole process, so a guest
+ * with a clock is told. */
+static void test_stop_is_told(void **state)
+{
+    static const unsigned wanted[] = { 0, 2, 0 }; /* PVCLOCK_GUEST_STOPPED in what the guest tells */
+    struct guest g;
+
+    (void)state;
+    guest_open(&g, 1);
+    LONG(&g, clock);
+    for (unsigned i = 0; i < array_size(wanted); i++) {
+        if (wanted[i])
+            fail_next(KVM_RUN, 0, -EINTR, NULL);
+        assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
+        assert_int_equal(guest_told(&g, i) & 2, wanted[i]);
+    }
+    guest_close(&g);
+}
+
 /* The thread's signals are as they were when the vCPU cannot even be entered. */
 static void test_signal_mask_refused(void **state)
 {
@@ -421,13 +440,10 @@ static void test_machine_does_not_start(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open_fails),
-        cmocka_unit_test(test_memory_refused),
-        cmocka_unit_test(test_run_fails),
-        cmocka_unit_test(test_run_interrupted),
-        cmocka_unit_test(test_signal_mask_refused),
-        cmocka_unit_test(test_machine_fails),
-        cmocka_unit_test(test_machine_does_not_start),
+        cmocka_unit_test(test_open_fails),    cmocka_unit_test(test_memory_refused),
+        cmocka_unit_test(test_run_fails),     cmocka_unit_test(test_run_interrupted),
+        cmocka_unit_test(test_stop_is_told),  cmocka_unit_test(test_signal_mask_refused),
+        cmocka_unit_test(test_machine_fails), cmocka_unit_test(test_machine_does_not_start),
     };
     struct yado_error err = YADO_ERROR_INIT;
 
