@@ -11,7 +11,7 @@
 
 struct run_disk {
     char *path; /* owned */
-    bool read_only;
+    bool read_only, is_raw; /* is_raw: said to be, whatever it begins with */
     enum yado_disk_sync sync;
 };
 
