@@ -17,12 +17,8 @@ static const struct {
     unsigned off, len;
     const char *bytes, *name;
 } formats[] = {
-    { 0, 4, "QFI\xfb", "qcow2" },
-    { 0, 4, "KDMV", "VMDK" },
-    { 0, 21, "# Disk DescriptorFile", "VMDK" },
-    { 0, 8, "conectix", "VHD" },
-    { 0, 8, "vhdxfile", "VHDX" },
-    { 0x40, 4, "\x7f\x10\xda\xbe", "VDI" },
+    { 0, 4, "QFI\xfb", "qcow2" }, { 0, 4, "KDMV", "VMDK" },     { 0, 21, "# Disk DescriptorFile", "VMDK" },
+    { 0, 8, "conectix", "VHD" },  { 0, 8, "vhdxfile", "VHDX" }, { 0x40, 4, "\x7f\x10\xda\xbe", "VDI" },
 };
 
 const char *disk_format_of(const char *path)

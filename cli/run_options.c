@@ -287,7 +287,8 @@ static int disks_check(const struct run_options *o)
 
         if (!format)
             continue;
-        say("%s: is a %s image; make a raw one (qemu-img convert -O raw), or add ,format=raw to give the guest "
+        say("%s: is a %s image; make a raw one (qemu-img convert -O raw), or add ,format=raw to give the "
+            "guest "
             "these very bytes",
             d->path, format);
         return EXIT_FAILED;

@@ -10,7 +10,7 @@
 #define RUN_SERIAL_MAX 8
 
 struct run_disk {
-    char *path; /* owned */
+    char *path;             /* owned */
     bool read_only, is_raw; /* is_raw: said to be, whatever it begins with */
     enum yado_disk_sync sync;
 };

@@ -326,14 +326,10 @@ static void test_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_options),
-        cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_image),
-        cmocka_unit_test(test_disk_with_comma),
-        cmocka_unit_test(test_disk_formats),
-        cmocka_unit_test(test_console),
-        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_sizes),           cmocka_unit_test(test_options),
+        cmocka_unit_test(test_bad_options),     cmocka_unit_test(test_image),
+        cmocka_unit_test(test_disk_with_comma), cmocka_unit_test(test_disk_formats),
+        cmocka_unit_test(test_console),         cmocka_unit_test(test_keys),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

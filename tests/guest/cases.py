@@ -137,6 +137,7 @@ def example_simplevm():
             kib = int(guest.value("grep MemTotal /proc/meminfo | tr -dc 0-9"))
             check(1.8 * 2**20 < kib < 2 * 2**20, f'{kib} KiB of memory, which is not nearly 2 GiB')
             check(guest.poweroff() == 0, guest.describe(f'status {guest.status}'))
+            check(guest.terminal_restored(), 'the terminal is not as it was before')
             clean, text = vm.fsck(disk)
             check(clean, f'e2fsck -fn is not content:\n{text}')
 
