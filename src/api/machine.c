@@ -884,8 +884,8 @@ static uint64_t deadline_of(int timeout_ms)
     return timeout_ms < 0 ? UINT64_MAX : clock_now(&clock) + (uint64_t)timeout_ms * 1000000;
 }
 
-/* What moves between the look at the state and the wait ends the wait at once: state changes are told to the
- * queue, whether anyone listens or not. */
+/* What moves after the dispatch has begun ends the wait at once: state changes are told to the queue, whether
+ * anyone listens or not. */
 bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
 {
     struct callback_queue *q = &machine->queue;
@@ -893,8 +893,8 @@ bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
     bool in_time = true;
 
     for (;;) {
+        moves = queue_moves(q);         /* first: what is pushed behind the dispatch counts */
         yado_machine_dispatch(machine); /* nothing, if a thread of ours does it */
-        moves = queue_moves(q);
         if (state_is_end(yado_machine_state(machine)) && queue_idle(q))
             return true;
         if (!in_time)
