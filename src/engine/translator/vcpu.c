@@ -540,13 +540,15 @@ static bool interruptible(const struct tcpu *c)
 static enum step take_interrupt(struct tcpu *c)
 {
     int v = lapic_pending(c->lapic);
-    if (v < 0)
+    bool external = v < 0 && unlikely(atomic_load_explicit(&c->vm->intr, memory_order_relaxed)) &&
+                    lapic_takes_extint(c->lapic);
+    if (v < 0 && !external)
         return STEP_NEXT;
     if (!interruptible(c)) {
         atomic_store(&c->intr_deferred, XR_INTR);
         return STEP_NEXT;
     }
-    v = lapic_ack(c->lapic);
+    v = external ? vcpu_acknowledge(c) : lapic_ack(c->lapic);
     if (v < 0)
         return STEP_NEXT;
     c->halted = 0;
