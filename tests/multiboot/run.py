@@ -20,6 +20,8 @@ CMDLINE = 'one two'
 KERNELS = {
     'boot': (2, True),
     'legacy': (1, False),
+    'task': (1, False),
+    'apic': (4, False),
 }
 
 
@@ -42,6 +44,12 @@ def on_yado(kernel, module):
 
 def on_qemu(kernel, module):
     cpus, wants = options(kernel)
+    with open(kernel, 'rb') as elf:
+        is64 = elf.read(5)[4] == 2
+    if is64:  # QEMU refuses such files
+        plain = os.path.join(os.path.dirname(module), 'kernel')
+        subprocess.run(['objcopy', '-O', 'elf32-i386', kernel, plain], check=True)
+        kernel = plain
     command = ['qemu-system-x86_64', '-nodefaults', '-device', 'pc-testdev', '-device',
                'isa-debug-exit,iobase=0xf4,iosize=0x4', '-serial', 'stdio', '-display', 'none', '-machine', 'accel=tcg',
                '-cpu', 'max', '-smp', str(cpus), '-m', '64', '-no-reboot', '-kernel', kernel]

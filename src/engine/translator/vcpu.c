@@ -557,6 +557,12 @@ static enum step take_interrupt(struct tcpu *c)
     return sys_deliver_interrupt(c, (unsigned)v);
 }
 
+/* An NMI that had to wait: its request is gone, and nobody asks again when it may come. */
+static bool nmi_due(const struct tcpu *c)
+{
+    return unlikely(c->nmi_pending) && !c->nmi_masked && !c->int_shadow && !c->wait_sipi && !c->exc.pending;
+}
+
 /* Sees to exit_request. Returns false if run() must return; *kind says why. */
 static bool service(struct tcpu *c, enum exit_kind *kind)
 {
@@ -586,6 +592,8 @@ static bool service(struct tcpu *c, enum exit_kind *kind)
         if (c->nmi_pending && !c->nmi_masked && !c->int_shadow && !c->exc.pending) {
             c->nmi_pending = 0;
             c->halted = 0;
+            if (req & (XR_INTR | XR_TIMER)) /* its turn comes */
+                atomic_store(&c->intr_deferred, XR_INTR);
             st = sys_deliver_nmi(c);
         } else if ((req & (XR_INTR | XR_TIMER)) && !c->exc.pending) {
             st = take_interrupt(c);
@@ -642,7 +650,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             atomic_store(&c->intr_deferred, 0);
             atomic_fetch_or(&c->exit_request, XR_INTR);
         }
-        if (atomic_load(&c->exit_request) && !service(c, &kind))
+        if ((atomic_load(&c->exit_request) || nmi_due(c)) && !service(c, &kind))
             return kind;
         if (c->exc.pending) {
             c->counters[TC_EXCEPTIONS]++;
