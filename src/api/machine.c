@@ -49,10 +49,12 @@ struct yado_machine {
         changed; /* the state, or the queue became idle (delivery thread). With lock; monotonic clock */
     enum yado_state state;
     enum yado_stop_reason reason;
+    uint32_t exit_value;
     struct command *commands, **commands_tail;
     bool attention, quit;
     struct console_size sizes[SPEC_DEVICE_MAX];
     uint64_t balloon_target; /* bytes */
+    unsigned waiters;        /* threads in yado_machine_wait that dispatch there */
 
     pthread_mutex_t live_lock;
     struct backend *backend; /* written by the control thread with live_lock held */
@@ -301,6 +303,7 @@ static enum yado_stop_reason reason_of(enum backend_end end)
     case BACKEND_RESET: return YADO_STOP_RESET;
     case BACKEND_PANIC: return YADO_STOP_PANIC;
     case BACKEND_TRIPLE_FAULT: return YADO_STOP_TRIPLE_FAULT;
+    case BACKEND_DEBUG_EXIT: return YADO_STOP_DEBUG_EXIT;
     case BACKEND_FAILURE:
     case BACKEND_RUNS: break;
     }
@@ -319,7 +322,9 @@ static void control_service(struct yado_machine *m)
     if (st.was_reset)
         event_push(m, YADO_EVENT_GUEST_RESET, m->state, NULL);
     if (st.end != BACKEND_RUNS) {
-        orderly = st.end == BACKEND_POWER_OFF || st.end == BACKEND_RESET;
+        orderly = st.end == BACKEND_POWER_OFF || st.end == BACKEND_RESET || st.end == BACKEND_DEBUG_EXIT;
+        if (st.end == BACKEND_DEBUG_EXIT)
+            m->exit_value = st.exit_value;
         m->reason = reason_of(st.end);
         state_set(m, orderly ? YADO_STATE_STOPPED : YADO_STATE_ERROR);
         event_push(m, orderly ? YADO_EVENT_GUEST_STOPPED : YADO_EVENT_STOPPED_WITH_ERROR, m->state,
@@ -711,6 +716,17 @@ enum yado_stop_reason yado_machine_stop_reason(const struct yado_machine *machin
     return r;
 }
 
+uint32_t yado_machine_exit_value(const struct yado_machine *machine)
+{
+    struct yado_machine *m = unconst(machine);
+    uint32_t v;
+
+    pthread_mutex_lock(&m->lock);
+    v = m->exit_value;
+    pthread_mutex_unlock(&m->lock);
+    return v;
+}
+
 enum yado_engine yado_machine_engine(const struct yado_machine *machine)
 {
     return machine->engine;
@@ -912,22 +928,39 @@ static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
     return ended;
 }
 
-bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
+/* This thread runs them itself. */
+static bool wait_dispatching(struct yado_machine *m, int64_t deadline)
 {
-    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
-    struct pollfd p = { .fd = machine->queue.wake.read_fd, .events = POLLIN };
+    struct pollfd p = { .fd = m->queue.wake.read_fd, .events = POLLIN };
 
-    if (machine->options.delivery == YADO_DELIVERY_THREAD)
-        return wait_for_delivery(machine, deadline);
     for (;;) {
         int64_t left = deadline < 0 ? -1 : deadline - now_ms();
 
-        queue_dispatch(&machine->queue);
-        if (has_ended(machine))
+        queue_dispatch(&m->queue);
+        if (has_ended(m))
             return true;
         if (deadline >= 0 && left <= 0)
             return false;
         if (poll(&p, 1, (int)left) < 0 && errno != EINTR)
             return false;
     }
+}
+
+bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
+{
+    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    bool ended, others;
+
+    if (machine->options.delivery == YADO_DELIVERY_THREAD)
+        return wait_for_delivery(machine, deadline);
+    pthread_mutex_lock(&machine->lock);
+    machine->waiters++;
+    pthread_mutex_unlock(&machine->lock);
+    ended = wait_dispatching(machine, deadline);
+    pthread_mutex_lock(&machine->lock);
+    others = --machine->waiters > 0;
+    pthread_mutex_unlock(&machine->lock);
+    if (others) /* one wake wakes one of them, and it was taken here */
+        queue_wake(&machine->queue);
+    return ended;
 }
