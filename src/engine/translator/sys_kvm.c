@@ -124,14 +124,30 @@ void sys_late_look(struct tcpu *c)
         sys_kvmclock_stopped(c);
 }
 
+/* Real time when the line is at 0, ns. A thread that was kept waiting between the two clocks asks again: what
+ * it is off by here, the guest's wall clock is off by for good. */
+static uint64_t real_at_zero(struct tcpu *c)
+{
+    const uint64_t khz = tvm_tsc_khz(c->vm);
+    uint64_t before, after, middle;
+    struct timespec ts = { 0 };
+    unsigned tries = 0;
+
+    do {
+        before = cpu_host_tsc();
+        light_syscall4(SYS_clock_gettime, CLOCK_REALTIME, (long)&ts, 0, 0);
+        after = cpu_host_tsc();
+    } while (after - before > khz / 10 /* 100 us */ && ++tries < 16);
+    middle = before + (after - before) / 2;
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec -
+           clock_ns(middle + c->vm->tsc_offset, clock_scale(khz));
+}
+
 static bool wall_clock_update(struct tcpu *c, uint64_t gpa)
 {
-    uint64_t ns = clock_ns(cpu_host_tsc() + c->vm->tsc_offset, clock_scale(tvm_tsc_khz(c->vm))), real;
-    struct timespec ts = { 0 };
+    uint64_t real = real_at_zero(c);
     struct wall_page p;
 
-    light_syscall4(SYS_clock_gettime, CLOCK_REALTIME, (long)&ts, 0, 0);
-    real = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec - ns;
     if (!mmu_phys_read(c, gpa, &p.version, 4))
         return false;
     p.version = (p.version + 1) | 1;
