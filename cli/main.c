@@ -1,9 +1,12 @@
 /* yado: creates and runs Linux virtual machines. */
 #include "cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "terminal.h"
 
@@ -19,7 +22,7 @@ static const char help[] =
     "  --cpus N                   1 to 64 (default 1)\n"
     "  --memory SIZE              with K, M or G (default 1G)\n"
     "  --balloon SIZE             ask the guest to do with so much of it\n"
-    "  --kernel FILE              bzImage or ELF vmlinux\n"
+    "  --kernel FILE              bzImage, ELF vmlinux, or a multiboot kernel (console: the UART)\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT             (default console=hvc0; with a directory IMAGE also\n"
     "                             root=/dev/vda rw)\n"
@@ -35,6 +38,7 @@ static const char help[] =
     "  --vsock PORT=SOCKET        what connects to the host's PORT in the guest reaches\n"
     "                             the Unix socket SOCKET\n"
     "  --vsock guest:PORT=SOCKET  what connects to SOCKET here reaches the guest's PORT\n"
+    "  --debug-exit               a guest that writes V to port 0xf4 ends with status (V << 1) | 1\n"
     "  --timeout SECONDS          stop the guest then\n"
     "  --trace CATEGORIES         or \"all\": say what happens inside, on standard error\n"
     "On the terminal, Ctrl-] or Ctrl-A x leaves; everything else goes to the guest.\n"
@@ -81,7 +85,27 @@ static int print_help(FILE *to, int status)
     return status;
 }
 
-int main(int argc, char **argv)
+/* A caller may have closed descriptors 0 to 2. The next file opened would take the number, and a disk would
+ * get the guest's console. */
+static bool standard_files_open(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            return false;
+    }
+    return true;
+}
+
+/* What was printed counts only once it has arrived. */
+static int output_finish(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    say("standard output: cannot write: %s", strerror(errno));
+    return status == EXIT_OK ? EXIT_FAILED : status;
+}
+
+static int verb_run(int argc, char **argv)
 {
     static const struct {
         const char *name;
@@ -105,4 +129,9 @@ int main(int argc, char **argv)
             return verbs[i].run(argc - 2, argv + 2);
     }
     return usage_error("there is no verb \"%s\"; see yado --help", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    return standard_files_open() ? output_finish(verb_run(argc, argv)) : EXIT_FAILED;
 }

@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include "args.h"
+#include "disk_format.h"
 
 static const char default_cmdline[] = "console=hvc0";
+static const char multiboot_cmdline[] = ""; /* nothing that the user did not say */
 static const char image_cmdline[] = "console=hvc0 root=/dev/vda rw";
 
 enum option {
@@ -31,6 +33,8 @@ enum option {
     OPT_NET,
     OPT_VSOCK,
     OPT_BALLOON,
+    OPT_DEBUG_EXIT,
+    OPT_COUNT,
 };
 
 static const char *const names[] = {
@@ -51,7 +55,8 @@ static const char *const names[] = {
     [OPT_NET] = "--net",
     [OPT_VSOCK] = "--vsock",
     [OPT_BALLOON] = "--balloon",
-    [OPT_BALLOON + 1] = NULL,
+    [OPT_DEBUG_EXIT] = "--debug-exit!",
+    [OPT_COUNT] = NULL,
 };
 
 static char *text_copy(const char *text)
@@ -145,8 +150,10 @@ static bool disk_word(struct run_disk *d, const char *word, size_t len)
         d->sync = YADO_SYNC_FSYNC;
     else if (word_is(word, len, "sync=none"))
         d->sync = YADO_SYNC_NONE;
+    else if (word_is(word, len, "format=raw"))
+        d->is_raw = true;
     else
-        return word_is(word, len, "format=raw");
+        return false;
     return true;
 }
 
@@ -215,6 +222,8 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_DISK: return disk_set(o, value);
     case OPT_SERIAL: return serial_set(o, value);
     case OPT_TRACE: o->trace = value; return EXIT_OK;
+    case OPT_DEBUG_EXIT: o->debug_exit = true; return EXIT_OK;
+    case OPT_COUNT: break;
     case OPT_BALLOON: return balloon_set(o, value);
     case OPT_NET: return net_options_add(&o->net, value);
     case OPT_VSOCK: return vsock_options_add(&o->vsock, value);
@@ -275,6 +284,24 @@ static int image_use(struct run_options *o, const char *image)
 
 /* ---- all ---- */
 
+/* The most likely mistake of all: a cloud image as it was downloaded. */
+static int disks_check(const struct run_options *o)
+{
+    for (unsigned i = 0; i < o->disk_count; i++) {
+        const struct run_disk *d = &o->disks[i];
+        const char *format = d->is_raw ? NULL : disk_format_of(d->path);
+
+        if (!format)
+            continue;
+        say("%s: is a %s image; make a raw one (qemu-img convert -O raw), or add ,format=raw to give the "
+            "guest "
+            "these very bytes",
+            d->path, format);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
 static int options_complete(struct run_options *o, const char *image)
 {
     int status = image ? image_use(o, image) : EXIT_OK;
@@ -288,12 +315,13 @@ static int options_complete(struct run_options *o, const char *image)
     if (o->balloon > o->memory)
         return usage_error("--balloon: %llu MiB is more than the guest's memory, %llu MiB",
                            (unsigned long long)o->balloon >> 20, (unsigned long long)o->memory >> 20);
+    o->multiboot = yado_kernel_is_multiboot(o->kernel);
     if (!o->cmdline)
-        o->cmdline = default_cmdline;
+        o->cmdline = o->multiboot ? multiboot_cmdline : default_cmdline;
     net_options_complete(&o->net);
     if (!o->serial_count)
         o->serials[o->serial_count++] = (struct run_serial){ .kind = RUN_SERIAL_STDIO };
-    return EXIT_OK;
+    return disks_check(o);
 }
 
 int run_options_read(struct run_options *o, int argc, char **argv)

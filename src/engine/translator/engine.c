@@ -239,6 +239,16 @@ static void translator_msi(struct engine_vm *evm, uint64_t addr, uint32_t data)
     lapic_route_msi(&evm->vm, addr, data);
 }
 
+/* A change of the guest's own LINT0 looks at `intr` again, so a level that is there is not missed. */
+static void translator_intr(struct engine_vm *evm, bool level)
+{
+    struct tvm *vm = &evm->vm;
+    if (!vm->cfg.host.acknowledge || atomic_exchange(&vm->intr, level) == level || !level)
+        return;
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        lapic_lint0_rise(vm->cpus[i]->lapic);
+}
+
 static void translator_memory_written(struct engine_vm *evm, uint64_t gpa, uint64_t len)
 {
     cache_invalidate(&evm->vm, NULL, gpa, len);
@@ -383,6 +393,7 @@ const struct engine_ops engine_translator = {
     .get_state = translator_get_state,
     .set_state = translator_set_state,
     .msi = translator_msi,
+    .intr = translator_intr,
     .memory_written = translator_memory_written,
     .stood_still = translator_stood_still,
     .tsc_khz = translator_tsc_khz,

@@ -451,6 +451,18 @@ bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m)
 
 /* ---- access for C ---- */
 
+/* Whether the page is the local APIC's: it hides RAM for data accesses of this vCPU (SDM 11.4.5). */
+static bool is_apic_page(const struct tcpu *c, uint64_t gpa)
+{
+    uint64_t base = lapic_base(c->lapic);
+    return (gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800;
+}
+
+static struct tvm_slot *ram_slot(const struct tcpu *c, uint64_t gpa)
+{
+    return unlikely(is_apic_page(c, gpa)) ? NULL : tvm_slot_of(c->vm, gpa);
+}
+
 static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
 {
     /* System accesses are never subject to SMAP's EFLAGS.AC override (SDM 4.6.1): AC is taken as clear. */
@@ -473,7 +485,7 @@ static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_ac
         return NULL;
     }
     *gpa = w.gpa;
-    struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+    struct tvm_slot *s = ram_slot(c, w.gpa);
     if (!s)
         return NULL;
     e = tlb_fill(c, idx, lin, &w, s);
@@ -496,8 +508,7 @@ static void copy_in(void *dst, const void *src, unsigned n)
 static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 {
     c->counters[TC_MMIO]++;
-    uint64_t base = lapic_base(c->lapic);
-    if ((gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800) {
+    if (is_apic_page(c, gpa)) {
         uint32_t v = lapic_mmio_read(c->lapic, (unsigned)gpa & 0xff0);
         return (uint64_t)v >> ((gpa & 3) * 8);
     }
@@ -507,8 +518,7 @@ static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 static void io_write(struct tcpu *c, uint64_t gpa, unsigned n, uint64_t v)
 {
     c->counters[TC_MMIO]++;
-    uint64_t base = lapic_base(c->lapic);
-    if ((gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800)
+    if (is_apic_page(c, gpa))
         lapic_mmio_write(c->lapic, (unsigned)gpa & 0xff0, (uint32_t)v);
     else
         cpu_io_write(c, false, gpa, n, v);
@@ -599,7 +609,7 @@ static bool write_part(struct tcpu *c, uint64_t lin, const void *buf, unsigned n
         copy_in(p, buf, n);
         return true;
     }
-    struct tvm_slot *s = tvm_slot_of(c->vm, gpa);
+    struct tvm_slot *s = ram_slot(c, gpa);
     if (!s)
         mmio_copy(c, gpa, (uint8_t *)(uintptr_t)buf, n, true);
     else
@@ -794,7 +804,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
         if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
             ans = MMU_ANS_FAULT;
         } else {
-            struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+            struct tvm_slot *s = ram_slot(c, w.gpa);
             struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
             if (!e || (write && e->tag_w != (lin & PAGE_MASK))) {
                 ans = stage(c, lin, desc, out);
@@ -824,7 +834,7 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
         c->exc.pending = 0;
         return false;
     }
-    struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+    struct tvm_slot *s = ram_slot(c, w.gpa);
     struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
     if (!e || (write && e->tag_w != (lin & PAGE_MASK)))
         return false;

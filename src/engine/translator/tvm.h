@@ -54,6 +54,7 @@ struct tvm {
     struct tcpu *cpus[TVM_VCPUS_MAX];
     unsigned cpu_count;
     struct code_cache *cache;
+    _Atomic bool intr; /* output of the board's 8259s */
     _Atomic uint32_t code_lock;
     pthread_mutex_t excl_lock;
     _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */

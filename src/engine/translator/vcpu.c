@@ -542,19 +542,27 @@ static bool interruptible(const struct tcpu *c)
 static enum step take_interrupt(struct tcpu *c)
 {
     int v = lapic_pending(c->lapic);
-    if (v < 0)
+    bool external = v < 0 && unlikely(atomic_load_explicit(&c->vm->intr, memory_order_relaxed)) &&
+                    lapic_takes_extint(c->lapic);
+    if (v < 0 && !external)
         return STEP_NEXT;
     if (!interruptible(c)) {
         atomic_store(&c->intr_deferred, XR_INTR);
         return STEP_NEXT;
     }
-    v = lapic_ack(c->lapic);
+    v = external ? vcpu_acknowledge(c) : lapic_ack(c->lapic);
     if (v < 0)
         return STEP_NEXT;
     c->halted = 0;
     c->counters[TC_INTERRUPTS]++;
     atomic_store(&c->intr_deferred, XR_INTR); /* look for the next one when this one's handler allows it */
     return sys_deliver_interrupt(c, (unsigned)v);
+}
+
+/* An NMI that had to wait: its request is gone, and nobody asks again when it may come. */
+static bool nmi_due(const struct tcpu *c)
+{
+    return unlikely(c->nmi_pending) && !c->nmi_masked && !c->int_shadow && !c->wait_sipi && !c->exc.pending;
 }
 
 /* Sees to exit_request. Returns false if run() must return; *kind says why. */
@@ -586,6 +594,8 @@ static bool service(struct tcpu *c, enum exit_kind *kind)
         if (c->nmi_pending && !c->nmi_masked && !c->int_shadow && !c->exc.pending) {
             c->nmi_pending = 0;
             c->halted = 0;
+            if (req & (XR_INTR | XR_TIMER)) /* its turn comes */
+                atomic_store(&c->intr_deferred, XR_INTR);
             st = sys_deliver_nmi(c);
         } else if ((req & (XR_INTR | XR_TIMER)) && !c->exc.pending) {
             st = take_interrupt(c);
@@ -676,7 +686,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             atomic_store(&c->intr_deferred, 0);
             atomic_fetch_or(&c->exit_request, XR_INTR);
         }
-        if (atomic_load(&c->exit_request) && !service(c, &kind))
+        if ((atomic_load(&c->exit_request) || nmi_due(c)) && !service(c, &kind))
             return kind;
         if (c->exc.pending) {
             c->counters[TC_EXCEPTIONS]++;
