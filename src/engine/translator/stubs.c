@@ -105,24 +105,13 @@ static void capture_flags(struct emit *e)
     e_store(e, 0, hm_gs(offsetof(struct tcpu, exit_fl)), H_AX);
 }
 
-/* T0 = linear address to go to. Returns the places of two jumps for when the jump cache does not know it or
- * exit_request is set. */
+/* T0 = linear address to go to; out: the places of two jumps for when that fails. */
 static void look_up(struct emit *e, unsigned idx, uint8_t *out[2])
 {
-    size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
-    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    out[0] = e_jcc_fwd(e, CC_NE);
-    e_mov_rr(e, 0, T1, T0);
-    e_shr_ri(e, 0, T1, 8);
-    e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
-    e_shl_ri(e, 0, T1, 4);
-    e_alu_rm(e, 1, ALU_CMP, T0,
-             (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
-    out[1] = e_jcc_fwd(e, CC_NE);
+    struct hmem host = jump_cache_probe(e, idx, out);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
-    e_jmp_mem(e, (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
+    e_jmp_mem(e, host);
 }
 
 static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup)
@@ -281,7 +270,7 @@ static void emit_group(struct emit *e)
 static void emit_slow_front(struct emit *e, bool write, unsigned idx, const uint8_t *common)
 {
     size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
-    e_alu_rm(e, 1, ALU_XOR, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, tag) });
+    e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, tag));
     e_jmp(e, common);
 }
 

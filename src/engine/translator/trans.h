@@ -137,6 +137,33 @@ static inline void e_desc(const struct trans *t, struct emit *e, int reg, uint32
 {
     e_mov_ri64(e, reg, desc | (is_fixed(t) ? (uint64_t)(uint32_t)t->vpage << 32 : 0));
 }
+/* A field of the TLB entry whose index emit_tlb_index has left in T1. */
+static inline struct hmem hm_tlb(unsigned idx, size_t field)
+{
+    return (struct hmem){ T1, H_NONE, 1, true,
+                          (int32_t)(offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE +
+                                    field) };
+}
+
+/* T0 = linear address. Uses T1, which the answer, the place of the translated code's address, needs. out: the
+ * places of two jumps for when exit_request is set or the jump cache does not know the address. */
+static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, uint8_t *out[2])
+{
+    size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
+    struct hmem entry = { T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) };
+    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
+    out[0] = e_jcc_fwd(e, CC_NE);
+    e_mov_rr(e, 0, T1, T0);
+    e_shr_ri(e, 0, T1, 8);
+    e_alu_rr(e, 0, ALU_XOR, T1, T0);
+    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
+    e_shl_ri(e, 0, T1, 4);
+    e_alu_rm(e, 1, ALU_CMP, T0, entry);
+    out[1] = e_jcc_fwd(e, CC_NE);
+    entry.disp = (int32_t)(jc + offsetof(struct jc_entry, host));
+    return entry;
+}
+
 static inline unsigned next_off(const struct trans *t)
 {
     return t->off + t->in->length;
@@ -187,7 +214,6 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
 void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
 void group_drop_all(struct trans *t);
 void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
-size_t tlb_field(unsigned idx, size_t field);
 void emit_tlb_index(struct trans *t, const struct gaddr *a);
 
 /* ---- encoding (trans_encode.c) ---- */

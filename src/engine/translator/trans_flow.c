@@ -36,23 +36,15 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
         e_jmp(e, miss);
         return;
     }
-    size_t jc = offsetof(struct tcpu, jc) + t->idx * sizeof(struct jc_entry) * JC_SIZE;
-    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    e_jcc(e, CC_NE, miss);
-    e_mov_rr(e, 0, T1, T0);
-    e_shr_ri(e, 0, T1, 8);
-    e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
-    e_shl_ri(e, 0, T1, 4);
-    e_alu_rm(e, 1, ALU_CMP, T0,
-             (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) });
-    e_jcc(e, CC_NE, miss);
+    uint8_t *out[2];
+    struct hmem host = jump_cache_probe(e, t->idx, out);
+    e_patch(out[0], miss - e->rx_off);
+    e_patch(out[1], miss - e->rx_off);
     if (call && !is_fixed(t))
         e_rm(e, 0, 0xff, 6, GS(vpage)); /* PUSH */
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
-    e_rm(e, 0, 0xff, call ? 2 : 4, /* CALL or JMP */
-         (struct hmem){ T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, host)) });
+    e_rm(e, 0, 0xff, call ? 2 : 4, host); /* CALL or JMP */
 }
 
 /* The same for places that are many and seldom run: through shared code. */

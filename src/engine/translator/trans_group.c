@@ -77,11 +77,6 @@ static void look_ahead(struct trans *t, const struct gaddr *a, bool write, struc
     }
 }
 
-static struct hmem hm_tlb(unsigned idx, size_t field)
-{
-    return (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, field) };
-}
-
 static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at)
 {
     struct emit *h = &t->h, *k = &t->k;

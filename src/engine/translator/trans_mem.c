@@ -99,15 +99,6 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
     }
 }
 
-size_t tlb_field(unsigned idx, size_t field)
-{
-    return offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE + field;
-}
-static struct hmem hm_tlb(unsigned idx, size_t field)
-{
-    return (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(idx, field) };
-}
-
 void emit_tlb_index(struct trans *t, const struct gaddr *a)
 {
     lea_guest(t, &t->h, T0, a);

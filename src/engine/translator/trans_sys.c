@@ -280,15 +280,13 @@ static void string_page(struct trans *t, int gpr, bool write, unsigned size, int
     struct gaddr a = { .base = gpr, .index = -1, .scale = 1, .width = 64 };
     size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     emit_tlb_index(t, &a);
-    e_alu_rm(h, 1, ALU_XOR, T0, (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(t->idx, tag) });
+    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)PAGE_SIZE - 1);
     e_jcc(h, CC_A, e_rx(&t->k));
     e_lea(h, 1, T0, hm_index(T0, H_CX, size, 0));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)PAGE_SIZE);
     e_jcc(h, CC_A, e_rx(&t->k));
-    e_load(
-        h, 1, dst,
-        (struct hmem){ T1, H_NONE, 1, true, (int32_t)tlb_field(t->idx, offsetof(struct tlb_entry, delta)) });
+    e_load(h, 1, dst, hm_tlb(t->idx, offsetof(struct tlb_entry, delta)));
 }
 
 /* A string that stays in one page (two for MOVS) and goes upwards is the host's own; everything else the
