@@ -10,28 +10,8 @@
 #include <string.h>
 
 #include "cli.h"
+#include "said.h"
 #include "net_options.h"
-
-static char said[1024];
-
-void say(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(said, sizeof(said), fmt, ap);
-    va_end(ap);
-}
-
-int usage_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(said, sizeof(said), fmt, ap);
-    va_end(ap);
-    return EXIT_USAGE;
-}
 
 static void nat_is_the_default(void **state)
 {
@@ -95,6 +75,7 @@ static void mistakes_are_named(void **state)
         { "nat,mtu=9000", "mtu" },
         { "tap=tap0,forward=tcp:80:80", "forwards" },
         { "tap=", "tap=" },
+        { "none,mac=52:54:00:00:00:02", "after \"none\"" },
         { "fd=x", "fd=x" },
         { "fd=0,mtu=10", "mtu=10" },
         { "fd=1048575", "descriptor 1048575 is not open" },
