@@ -455,17 +455,19 @@ static void pci_describe(const struct board *b, struct acpi_board *a)
 
 /* ---- consoles ---- */
 
-static size_t console_sink(void *ctx, const uint8_t *bytes, size_t len)
+static size_t console_sink(void *ctx, unsigned port, const uint8_t *bytes, size_t len)
 {
     struct board_console *c = ctx;
 
+    (void)port;
     return pump_write(c->pump, bytes, len);
 }
 
-static void console_room(void *ctx)
+static void console_room(void *ctx, unsigned port)
 {
     struct board_console *c = ctx;
 
+    (void)port;
     pump_room(c->pump);
 }
 
@@ -473,14 +475,14 @@ static size_t console_input(void *ctx, const uint8_t *bytes, size_t len)
 {
     struct board_console *c = ctx;
 
-    return vconsole_receive(c->console, bytes, len);
+    return vconsole_receive(c->console, 0, bytes, len);
 }
 
 static void console_ready(void *ctx)
 {
     struct board_console *c = ctx;
 
-    vconsole_sink_ready(c->console);
+    vconsole_sink_ready(c->console, 0);
 }
 
 static bool console_build(struct board *b, const struct board_serial *serial, struct yado_error *err)
@@ -492,11 +494,14 @@ static bool console_build(struct board *b, const struct board_serial *serial, st
                                 .receive = console_input,
                                 .ready = console_ready,
                                 .ctx = c };
-    struct vconsole_config cfg = { .sink = console_sink,
+    const struct vconsole_port_config port = {
+        .is_present = true, .is_console = true, .columns = serial->columns, .rows = serial->rows
+    };
+    struct vconsole_config cfg = { .ports = &port,
+                                   .port_count = 1,
+                                   .sink = console_sink,
                                    .room = console_room,
                                    .ctx = c,
-                                   .cols = serial->columns,
-                                   .rows = serial->rows,
                                    .log = b->cfg.log,
                                    .loop = b->loop };
 
@@ -911,7 +916,7 @@ void board_press_power_button(struct board *b)
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows)
 {
     if (index < b->console_count)
-        vconsole_resize(b->consoles[index].console, columns, rows);
+        vconsole_resize(b->consoles[index].console, 0, columns, rows);
 }
 
 bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,
