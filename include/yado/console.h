@@ -35,13 +35,14 @@ struct yado_serial *yado_file_serial_new(const char *path, bool append);
 
 /* A new pseudo terminal, made now; yado_serial_path says where programs open it. It is in raw mode, and lives
  * as long as this object and what was copied from it. Whoever opens it talks with the guest; while nobody has
- * it open, output is dropped. The guest's terminal gets the window size that is set on it. Returns NULL when
+ * it open, the guest's programs see that nobody is there (Linux lets them wait; a terminal's output goes on),
+ * and output is dropped. The guest's terminal gets the window size that is set on it. Returns NULL when
  * out of memory or descriptors. */
 struct yado_serial *yado_pty_serial_new(void);
 
 /* A Unix stream socket at `path` (up to 107 bytes), made when the machine starts and removed when it stops; a
  * socket file that is there and that nobody listens at is replaced. One program at a time talks with the
- * guest; the next waits until it is gone. While none is connected, output is dropped. Our own engines.
+ * guest; the next waits until it is gone. While none is connected, it is as with a pty. Our own engines.
  * Returns NULL only when out of memory. */
 struct yado_serial *yado_socket_serial_new(const char *path);
 
