@@ -269,7 +269,7 @@ static void console_activate(struct vdev *vd)
         return;
     if (c->ports[0])
         vport_guest_open(c->ports[0], true);
-    if (vdev_has(vd, F_SIZE))
+    if (vdev_has(vd, F_SIZE) && c->space.cols && c->space.rows)
         vdev_config_changed(vd);
 }
 
@@ -350,11 +350,22 @@ static uint64_t polled_queues(const struct vconsole *c, bool multiport)
     return polled;
 }
 
+/* Linux ignores messages of a size unless the feature was negotiated, so it is there for all sizes that may
+ * come; of one port, whose size would have to be in the configuration space from the start, only if it is. */
+static bool has_sizes(const struct vconsole *c, bool multiport)
+{
+    for (unsigned i = 0; i < c->port_count; i++) {
+        const struct vport *p = c->ports[i];
+
+        if (p && (multiport ? p->is_console : p->columns && p->rows))
+            return true;
+    }
+    return false;
+}
+
 struct vconsole *vconsole_new(const struct vconsole_config *cfg, struct yado_error *err)
 {
     struct vconsole *c = calloc(1, sizeof(*c));
-    const struct vconsole_port_config *first = cfg->ports;
-    const bool has_size = first->is_present && first->columns && first->rows;
 
     BUG_ON(cfg->port_count < 1 || cfg->port_count > (cfg->multiport ? VCONSOLE_PORTS_MAX : 1));
     if (!c || !ports_make(c, cfg)) {
@@ -365,13 +376,14 @@ struct vconsole *vconsole_new(const struct vconsole_config *cfg, struct yado_err
     c->cfg = *cfg;
     c->cfg.ports = NULL; /* the caller's */
     c->space = (struct console_space){ .max_nr_ports = cfg->port_count };
-    if (has_size) {
-        c->space.cols = first->columns;
-        c->space.rows = first->rows;
+    if (c->ports[0]) {
+        c->space.cols = c->ports[0]->columns;
+        c->space.rows = c->ports[0]->rows;
     }
     struct vdev_params p = {
         .label = cfg->label,
-        .features = F_EMERG_WRITE | (has_size ? F_SIZE : 0) | (cfg->multiport ? F_MULTIPORT : 0),
+        .features =
+            F_EMERG_WRITE | (has_sizes(c, cfg->multiport) ? F_SIZE : 0) | (cfg->multiport ? F_MULTIPORT : 0),
         .queue_count = cfg->multiport ? 2 * (cfg->port_count + 1) : 2,
         .queue_size = QUEUE_SIZE,
         .polled = polled_queues(c, cfg->multiport),

@@ -284,6 +284,34 @@ static void test_guest_opens(void **state)
     bring_up(r); /* all is told again */
 }
 
+/* The size of a terminal may become known later: Linux wants the feature for that from the start. */
+static void test_size_comes_later(void **state)
+{
+    struct rig *r = *state;
+    struct vconsole_port_config ports[2] = { { .is_present = true }, { .is_present = true } };
+    struct vconsole_config cfg = {
+        .multiport = true, .ports = ports, .port_count = 2, .sink = sink, .ctx = r, .log = &r->d.log
+    };
+    const uint16_t size[2] = { 100, 30 };
+    struct vconsole *c = vconsole_new(&cfg, NULL);
+
+    assert_false(vconsole_vdev(c)->offered & F_SIZE);
+    vconsole_free(c);
+    vconsole_free(r->c);
+    ports[1].is_console = true;
+    r->c = vconsole_new(&cfg, NULL);
+    drv_attach(&r->d, vconsole_vdev(r->c));
+    drv_start(&r->d, F_MULTIPORT | F_SIZE, 0);
+    assert_int_equal(r->d.config_interrupts, 0);
+    control_buffers(r, 32, 8, CONTROL_LEN);
+    say(r, 1, PORT_READY, 1);
+    hear(r, 1, CONSOLE_PORT, 1, NULL, 0);
+    hear(r, 1, PORT_OPEN, 1, NULL, 0);
+    hear_nothing(r);
+    vconsole_resize(r->c, 1, 100, 30);
+    hear(r, 1, RESIZE, 0, size, sizeof(size));
+}
+
 /* A driver that could not make a port hears no more of it. */
 static void test_port_not_ready(void **state)
 {
@@ -528,9 +556,9 @@ static void test_scribble(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(ports_are_told),  T(no_control_buffers), T(guest_opens),       T(port_not_ready),
-        T(one_port_driver), T(ports_do_not_mix),   T(slow_reader_alone), T(turns_are_bounded),
-        T(bad_messages),    T(message_in_pieces),  T(scribble),
+        T(ports_are_told),    T(no_control_buffers), T(guest_opens),       T(port_not_ready),
+        T(size_comes_later),  T(one_port_driver),    T(ports_do_not_mix),  T(slow_reader_alone),
+        T(turns_are_bounded), T(bad_messages),       T(message_in_pieces), T(scribble),
     };
 
     return cmocka_run_group_tests_name("virtio console ports", tests, NULL, NULL);
