@@ -9,7 +9,7 @@ IMAGE := $(BUILD)/image
 TIMES ?= 1
 export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA KEEP FORCE MIRROR
 
-.PHONY: all image run test test-nested check check-style apple-check sign bench install clean distclean sanitize sanitize-threads help
+.PHONY: all image run test test-nested check check-style apple-check sign bench bench-net install clean distclean sanitize sanitize-threads help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -25,7 +25,9 @@ help:
 	@echo 'make check-style   include levels, headers, formatting'
 	@echo 'make apple-check   compiles and links the macOS side here, for arm64 and x86-64, into build/apple/'
 	@echo 'make sign          on a Mac: signs build/yado and build/simplevm again (the build does it too)'
-	@echo 'make bench         start-to-login, sysbench and the network against QEMU, when that is installed'
+	@echo 'make bench         how fast guests are: the host, yado, QEMU (TCG), in build/bench/ (an hour; QUICK=1: ten minutes)'
+	@echo '                   TIMES=3 rounds; ROWS=init,cpu1,... (ROWS=list names them); ENGINES=native,yado,tcg,kvm'
+	@echo 'make bench-net     the network through NAT against QEMU'"'"'s'
 	@echo 'make install       PREFIX=/usr/local DESTDIR='
 
 $(BUILD)/build.ninja:
@@ -76,10 +78,13 @@ apple-check:
 sign:
 	@tools/sign $(BUILD)/yado $(BUILD)/simplevm
 
-bench: all image
+bench: all
+	@tools/install-packages bench image
+	@bench/bench.py
+	@test -n "$(QUICK)$(ROWS)$(ENGINES)" || $(MAKE) --no-print-directory bench-net
+
+bench-net: all image
 	@tools/install-packages bench
-	@bench/login.sh
-	@bench/sysbench.sh
 	@bench/net.py
 
 install: all

@@ -50,8 +50,7 @@ def iperf_disk(path):
             shutil.copy(found.group(1), os.path.join(tree, 'ld.so'))
         elif found:
             shutil.copy(found.group(1), os.path.join(tree, 'lib'))
-    env = dict(os.environ, PATH=os.environ['PATH'] + ':/usr/sbin:/sbin')
-    subprocess.run(['mke2fs', '-q', '-t', 'ext4', '-d', tree, path, '64M'], env=env, check=True)
+    vm.disk_of_tree(tree, path, '64M')
     shutil.rmtree(tree)
     return path
 
@@ -62,9 +61,8 @@ def argv_for(engine, image, work, tools):
     if engine == 'yado':
         return vm.yado_argv(image, work, disk, cpus=CPUS, memory=MEMORY, extra=['--disk', tools + ',ro'])
     seed = vm.make_seed(work, work.file('seed.iso'))
-    return vm.qemu_argv(image, disk, seed, cpus=CPUS, memory=MEMORY) + [
-        '-drive', f'file={tools},if=virtio,format=raw,readonly=on',
-        '-netdev', 'user,id=n0', '-device', 'virtio-net-pci,netdev=n0']
+    return vm.qemu_argv(image, disk, seed, cpus=CPUS, memory=MEMORY,
+                        extra=['-drive', f'file={tools},if=virtio,format=raw,readonly=on'])
 
 
 class Server:
@@ -90,23 +88,15 @@ def prepare(guest):
     guest.wait_login(timeout=900, hostname=vm.HOSTNAME)
     guest.login(timeout=300)
     guest.run_status('cloud-init status --wait', 900)
-    # Whichever disk it is, the one with iperf3.
-    guest.run('for d in /dev/vd?; do sudo mount -o ro $d /mnt 2>/dev/null && '
-              '{ [ -e /mnt/iperf3 ] && break; sudo umount /mnt; }; done; [ -e /mnt/iperf3 ]', 120)
+    guest.mount_disk_with('iperf3')
     guest.run('for i in $(seq 60); do ip -4 addr | grep -q 10.0.2.15 && break; sleep 1; done', 120)
-
-
-def cpu_seconds(guest):
-    with open(f'/proc/{guest.process.pid}/stat', encoding='ascii') as f:
-        fields = f.read().rsplit(')', 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def measure(guest, port, words):
     """(Mbit/s that arrived, percent lost or None, seconds of CPU of the whole virtual machine per second)"""
-    before, started = cpu_seconds(guest), time.monotonic()
+    before, started = guest.cpu_seconds(), time.monotonic()
     out = guest.run(f'{IPERF} -c 10.0.2.2 -p {port} -t {SECONDS} -J {words}', 120)
-    cpu = (cpu_seconds(guest) - before) / (time.monotonic() - started)
+    cpu = (guest.cpu_seconds() - before) / (time.monotonic() - started)
     end = json.loads(out[out.index('{'):])['end']
     if 'sum_received' in end and not end.get('sum', {}).get('packets'):
         return end['sum_received']['bits_per_second'] / 1e6, None, cpu

@@ -68,6 +68,15 @@ static void print_engines(void)
         printf("--engine auto: none; no guest can run here\n");
 }
 
+/* Sizes of memory are whole MiB. */
+static void print_limits(void)
+{
+    printf("a guest may have: %u to %u CPUs, %llu MiB to %llu MiB of memory\n",
+           yado_config_minimum_allowed_cpu_count(), yado_config_maximum_allowed_cpu_count(),
+           (unsigned long long)yado_config_minimum_allowed_memory_size() >> 20,
+           (unsigned long long)yado_config_maximum_allowed_memory_size() >> 20);
+}
+
 int cli_doctor(int argc, char **argv)
 {
     struct yado_error err = YADO_ERROR_INIT;
@@ -80,5 +89,6 @@ int cli_doctor(int argc, char **argv)
         printf("host: %s %s %s\n", uts.sysname, uts.release, uts.machine);
     host_facts_print();
     print_engines();
+    print_limits();
     return yado_engine_usable(YADO_ENGINE_AUTO, &err) ? EXIT_OK : EXIT_FAILED;
 }

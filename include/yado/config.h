@@ -60,6 +60,15 @@ void yado_config_add_keyboard(struct yado_config *config, struct yado_keyboard *
 void yado_config_add_pointing(struct yado_config *config, struct yado_pointing *pointing);
 void yado_config_add_sound(struct yado_config *config, struct yado_sound *sound);
 
+/* What a configuration may ask for on this host, memory in bytes and whole MiB: the ranges above, less what
+ * the host or its framework does not allow. Of memory, our own engines allow no more than the host has with
+ * its swap. Where no machine can run, the ranges above. Any thread. Apple:
+ * VZVirtualMachineConfiguration.minimumAllowedCPUCount and the like. */
+unsigned yado_config_minimum_allowed_cpu_count(void);
+unsigned yado_config_maximum_allowed_cpu_count(void);
+uint64_t yado_config_minimum_allowed_memory_size(void);
+uint64_t yado_config_maximum_allowed_memory_size(void);
+
 /* Whether a machine could be made of it, as far as can be known without making one: ranges, files that are
  * missing, unreadable or of the wrong kind, what no engine can do. The message names the field, as in
  * "storage[0]: disk.img: no such file". Opens, reads and closes the files (so it blocks), and changes

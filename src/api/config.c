@@ -5,6 +5,7 @@
 #include "api/config_priv.h"
 #include "backend/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -252,11 +253,25 @@ void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_lo
 {
     spec_boot_clear(&config->spec.boot);
     if (!loader) {
-        config->out_of_memory = true;
+        config_lacks(config, "boot_loader");
         return;
     }
     config->spec.boot = loader->boot; /* moved */
     free(loader);
+}
+
+void config_lacks(struct yado_config *c, const char *field)
+{
+    if (!c->lacks[0])
+        snprintf(c->lacks, sizeof(c->lacks), "%s", field);
+}
+
+void config_lacks_device(struct yado_config *c, const char *list, unsigned index)
+{
+    char field[sizeof(c->lacks)];
+
+    snprintf(field, sizeof(field), "%s[%u]", list, index);
+    config_lacks(c, field);
 }
 
 bool device_fits(struct yado_config *c)
@@ -275,7 +290,7 @@ bool device_fits(struct yado_config *c)
 void yado_config_add_storage(struct yado_config *config, struct yado_storage *storage)
 {
     if (!storage || storage->out_of_memory) {
-        config->out_of_memory = true;
+        config_lacks_device(config, "storage", config->spec.disk_count);
         yado_storage_free(storage);
     } else if (!device_fits(config)) {
         yado_storage_free(storage);
@@ -288,7 +303,7 @@ void yado_config_add_storage(struct yado_config *config, struct yado_storage *st
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy)
 {
     if (!entropy)
-        config->out_of_memory = true;
+        config_lacks_device(config, "entropy", config->spec.entropy_count);
     else if (device_fits(config))
         config->spec.entropy_count++;
     yado_entropy_free(entropy);
@@ -297,7 +312,7 @@ void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *en
 void yado_config_add_balloon(struct yado_config *config, struct yado_balloon *balloon)
 {
     if (!balloon)
-        config->out_of_memory = true;
+        config_lacks_device(config, "balloons", config->spec.balloon_count);
     else if (device_fits(config))
         config->spec.balloon_count++;
     yado_balloon_free(balloon);
@@ -306,7 +321,7 @@ void yado_config_add_balloon(struct yado_config *config, struct yado_balloon *ba
 void yado_config_add_network(struct yado_config *config, struct yado_network *network)
 {
     if (!network || network->out_of_memory) {
-        config->out_of_memory = true;
+        config_lacks_device(config, "network", config->spec.net_count);
         yado_network_free(network);
     } else if (!device_fits(config)) {
         yado_network_free(network);

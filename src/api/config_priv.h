@@ -102,7 +102,7 @@ struct yado_network {
 
 struct yado_config {
     struct spec spec;
-    bool out_of_memory;    /* some object was NULL or incomplete */
+    char lacks[32];        /* the first object that was NULL or incomplete ("storage[1]"); "": none */
     unsigned devices_over; /* devices that found no room */
 };
 
@@ -126,6 +126,11 @@ bool serial_attachment_check(const struct spec_attachment *a, struct yado_error 
 bool consoles_check(const struct spec *s, struct yado_error *err);
 
 bool sockets_check(const struct spec *s, struct yado_error *err);
+
+/* Remembers that what was given for a field (or for the device that would be `list`[`index`]) could not be
+ * made. The first such complaint stays. */
+void config_lacks(struct yado_config *c, const char *field);
+void config_lacks_device(struct yado_config *c, const char *list, unsigned index);
 
 /* Counts a device in, unless there is no room for it. */
 bool device_fits(struct yado_config *c);

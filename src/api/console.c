@@ -126,7 +126,7 @@ void yado_serial_port_free(struct yado_serial_port *port)
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port)
 {
     if (!port) {
-        config->out_of_memory = true;
+        config_lacks_device(config, "serial_ports", config->spec.serial_count);
     } else if (!device_fits(config)) {
         yado_serial_port_free(port);
     } else {
@@ -213,7 +213,7 @@ void yado_console_free(struct yado_console *console)
 void yado_config_add_console(struct yado_config *config, struct yado_console *console)
 {
     if (!console || console->out_of_memory) {
-        config->out_of_memory = true;
+        config_lacks_device(config, "consoles", config->spec.console_count);
     } else if (device_fits(config)) {
         config->spec.consoles[config->spec.console_count++] = console->console; /* moved */
         console->console = (struct spec_console){ .ports = NULL };

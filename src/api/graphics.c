@@ -36,7 +36,7 @@ void yado_graphics_free(struct yado_graphics *graphics)
 void yado_config_add_graphics(struct yado_config *config, struct yado_graphics *graphics)
 {
     if (!graphics)
-        config->out_of_memory = true;
+        config_lacks_device(config, "graphics", config->spec.graphics_count);
     else if (device_fits(config))
         config->spec.graphics[config->spec.graphics_count++] = graphics->graphics;
     yado_graphics_free(graphics);
@@ -80,7 +80,7 @@ void yado_keyboard_free(struct yado_keyboard *keyboard)
 void yado_config_add_keyboard(struct yado_config *config, struct yado_keyboard *keyboard)
 {
     if (!keyboard)
-        config->out_of_memory = true;
+        config_lacks_device(config, "keyboards", config->spec.keyboard_count);
     else if (device_fits(config))
         config->spec.keyboard_count++;
     yado_keyboard_free(keyboard);
@@ -99,7 +99,7 @@ void yado_pointing_free(struct yado_pointing *pointing)
 void yado_config_add_pointing(struct yado_config *config, struct yado_pointing *pointing)
 {
     if (!pointing)
-        config->out_of_memory = true;
+        config_lacks_device(config, "pointing", config->spec.pointing_count);
     else if (device_fits(config))
         config->spec.pointing_count++;
     yado_pointing_free(pointing);
@@ -141,7 +141,7 @@ void yado_sound_free(struct yado_sound *sound)
 void yado_config_add_sound(struct yado_config *config, struct yado_sound *sound)
 {
     if (!sound)
-        config->out_of_memory = true;
+        config_lacks_device(config, "sound", config->spec.sound_count);
     else if (device_fits(config))
         config->spec.sounds[config->spec.sound_count++] = sound->sound;
     yado_sound_free(sound);

@@ -54,6 +54,7 @@ struct yado_machine {
     bool attention, quit;
     struct console_size sizes[SPEC_DEVICE_MAX];
     uint64_t balloon_target; /* bytes */
+    unsigned waiters;        /* threads in yado_machine_wait that dispatch there */
 
     pthread_mutex_t live_lock;
     struct backend *backend; /* written by the control thread with live_lock held */
@@ -938,22 +939,39 @@ static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
     return ended;
 }
 
-bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
+/* This thread runs them itself. */
+static bool wait_dispatching(struct yado_machine *m, int64_t deadline)
 {
-    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
-    struct pollfd p = { .fd = machine->queue.wake.read_fd, .events = POLLIN };
+    struct pollfd p = { .fd = m->queue.wake.read_fd, .events = POLLIN };
 
-    if (machine->options.delivery == YADO_DELIVERY_THREAD)
-        return wait_for_delivery(machine, deadline);
     for (;;) {
         int64_t left = deadline < 0 ? -1 : deadline - now_ms();
 
-        queue_dispatch(&machine->queue);
-        if (has_ended(machine))
+        queue_dispatch(&m->queue);
+        if (has_ended(m))
             return true;
         if (deadline >= 0 && left <= 0)
             return false;
         if (poll(&p, 1, (int)left) < 0 && errno != EINTR)
             return false;
     }
+}
+
+bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
+{
+    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    bool ended, others;
+
+    if (machine->options.delivery == YADO_DELIVERY_THREAD)
+        return wait_for_delivery(machine, deadline);
+    pthread_mutex_lock(&machine->lock);
+    machine->waiters++;
+    pthread_mutex_unlock(&machine->lock);
+    ended = wait_dispatching(machine, deadline);
+    pthread_mutex_lock(&machine->lock);
+    others = --machine->waiters > 0;
+    pthread_mutex_unlock(&machine->lock);
+    if (others) /* one wake wakes one of them, and it was taken here */
+        queue_wake(&machine->queue);
+    return ended;
 }

@@ -49,7 +49,7 @@ void yado_config_set_platform(struct yado_config *config, struct yado_platform *
 {
     spec_platform_clear(&config->spec.platform);
     if (!platform || platform->out_of_memory) {
-        config->out_of_memory = true;
+        config_lacks(config, "platform");
         yado_platform_free(platform);
         return;
     }

@@ -65,6 +65,7 @@ static bool queue_claim(struct callback_queue *q)
     pthread_mutex_lock(&q->lock);
     mine = !q->dispatching;
     q->dispatching = true;
+    q->awaited |= !mine;
     pthread_mutex_unlock(&q->lock);
     return mine;
 }
@@ -73,6 +74,7 @@ unsigned queue_dispatch(struct callback_queue *q)
 {
     unsigned count = 0;
     struct callback *c;
+    bool awaited;
 
     if (!queue_claim(q))
         return 0;
@@ -92,10 +94,13 @@ unsigned queue_dispatch(struct callback_queue *q)
     }
     pthread_mutex_lock(&q->lock);
     q->dispatching = false;
+    awaited = q->awaited;
+    q->awaited = false;
     pthread_mutex_unlock(&q->lock);
-    if (count)
-        queue_wake(
-            q); /* for a thread in yado_machine_wait that found the queue busy; costs one empty dispatch */
+    /* Others in yado_machine_wait slept while the callbacks ran, or found the queue busy. Costs an empty
+     * dispatch. */
+    if (count || awaited)
+        queue_wake(q);
     return count;
 }
 
@@ -105,6 +110,7 @@ bool queue_idle(struct callback_queue *q)
 
     pthread_mutex_lock(&q->lock);
     idle = !q->head && !q->dispatching;
+    q->awaited |= q->dispatching;
     pthread_mutex_unlock(&q->lock);
     return idle;
 }

@@ -26,6 +26,7 @@ struct callback_queue {
     struct callback *head, **tail;
     struct wake wake; /* set while something waits, or after queue_wake */
     bool dispatching; /* some thread runs callbacks: one at a time, in order */
+    bool awaited;     /* meanwhile another one came, or asked whether the queue is idle */
     void (*on_event)(void *ctx, const struct yado_event *event);
     void *event_ctx;
 };

@@ -135,7 +135,7 @@ void yado_share_free(struct yado_share *share)
 void yado_config_add_share(struct yado_config *config, struct yado_share *share)
 {
     if (!share || share->out_of_memory) {
-        config->out_of_memory = true;
+        config_lacks_device(config, "shares", config->spec.share_count);
         yado_share_free(share);
     } else if (!device_fits(config)) {
         yado_share_free(share);

@@ -395,7 +395,7 @@ void yado_socket_free(struct yado_socket *socket)
 void yado_config_add_socket(struct yado_config *config, struct yado_socket *socket)
 {
     if (!socket || socket->out_of_memory) {
-        config->out_of_memory = true;
+        config_lacks_device(config, "sockets", config->spec.socket_count);
     } else if (device_fits(config) && config->spec.socket_count++ == 0) {
         config->spec.socket = socket->socket; /* moved */
         socket->socket = (struct spec_socket){ 0 };

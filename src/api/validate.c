@@ -81,9 +81,13 @@ static bool balloons_check(const struct spec *s, struct yado_error *err)
 
 bool config_check(const struct yado_config *config, struct yado_error *err)
 {
-    if (!config || config->out_of_memory)
+    if (!config)
+        return err_set(err, YADO_ERR_HOST, "configuration: there is none: out of memory");
+    if (config->lacks[0])
         return err_set(err, YADO_ERR_HOST,
-                       "a part of the configuration could not be made: out of memory or file descriptors");
+                       "%s: it, or a part of it, could not be made: out of memory or file descriptors, or it "
+                       "was made of nothing (NULL, a bad descriptor)",
+                       config->lacks);
     if (config->devices_over)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "devices: %u are configured, at most %u are possible",
                        YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);

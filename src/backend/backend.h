@@ -50,9 +50,17 @@ struct backend_status {
     struct yado_error error; /* for PANIC, TRIPLE_FAULT and FAILURE */
 };
 
+/* The smallest and the largest that validate lets pass, if all else is right. */
+struct backend_limits {
+    uint64_t cpu_min, cpu_max;
+    uint64_t memory_min, memory_max; /* bytes */
+};
+
 struct backend_ops {
     const char *name;
     bool cannot_stop_on_reset; /* it sees no reboots of the guest */
+    /* False: nothing is known, since no machine can run here. Any thread. */
+    bool (*limits)(struct backend_limits *out);
     /* What can be known of a spec without a machine. The ranges of numbers were checked. */
     bool (*validate)(const struct spec *spec, struct yado_error *err);
     /* Acquires everything and lets the guest run. `spec` lives until stop. On failure nothing is held. */

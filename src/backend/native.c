@@ -96,15 +96,26 @@ static struct disk *disk_open(const struct spec_disk *d, struct yado_error *err)
 
 /* ---- validation ---- */
 
+/* Of CPUs there may be more than the host has; nor has our machine a least memory of its own. */
+static bool native_limits(struct backend_limits *out)
+{
+    const struct memory_facts facts = memory_facts_get();
+
+    *out = (struct backend_limits){ .cpu_max = UINT64_MAX,
+                                    .memory_max = facts.total ? facts.total : UINT64_MAX };
+    return true;
+}
+
 static bool memory_check(const struct spec *spec, struct yado_error *err)
 {
-    struct memory_facts facts = memory_facts_get();
+    struct backend_limits limits;
 
-    if (facts.total && spec->memory_size > facts.total)
+    native_limits(&limits);
+    if (spec->memory_size > limits.memory_max)
         return err_set(err, YADO_ERR_MEMORY,
                        "memory_size: %" PRIu64 " MiB is more than the %" PRIu64
                        " MiB of memory and swap of this host",
-                       spec->memory_size >> 20, facts.total >> 20);
+                       spec->memory_size >> 20, limits.memory_max >> 20);
     return true;
 }
 
@@ -337,6 +348,7 @@ static void native_counters(struct backend *b, void (*fn)(void *ctx, const char 
 
 const struct backend_ops backend_native = {
     .name = "native",
+    .limits = native_limits,
     .validate = native_validate,
     .start = native_start,
     .stop = native_stop,

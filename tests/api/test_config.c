@@ -96,6 +96,69 @@ static void test_numbers(void **state)
     }
 }
 
+/* What the limits say is what validation lets pass, to the number. */
+static void test_limits(void **state)
+{
+    unsigned cpus[] = { yado_config_minimum_allowed_cpu_count(), yado_config_maximum_allowed_cpu_count() };
+    uint64_t memory[] = { yado_config_minimum_allowed_memory_size(),
+                          yado_config_maximum_allowed_memory_size() };
+
+    (void)state;
+    assert_in_range(cpus[0], YADO_CPU_COUNT_MIN, cpus[1]);
+    assert_in_range(cpus[1], cpus[0], YADO_CPU_COUNT_MAX);
+    assert_in_range(memory[0], YADO_MEMORY_SIZE_MIN, memory[1]);
+    assert_in_range(memory[1], memory[0], YADO_MEMORY_SIZE_MAX);
+    for (int i = 0; i < 2; i++) {
+        struct yado_config *c = good();
+
+        assert_int_equal(memory[i] % YADO_MEMORY_SIZE_STEP, 0);
+        yado_config_set_cpu_count(c, cpus[i]);
+        yado_config_set_memory_size(c, memory[i]);
+        expect(c, YADO_OK, "", "");
+        c = good();
+        yado_config_set_cpu_count(c, i ? cpus[i] + 1 : cpus[i] - 1);
+        expect(c, YADO_ERR_INVALID_CONFIG, "cpu_count: ", "not from");
+        c = good();
+        yado_config_set_memory_size(c, i ? memory[i] + YADO_MEMORY_SIZE_STEP
+                                         : memory[i] - YADO_MEMORY_SIZE_STEP);
+        expect(c, i ? YADO_ERR_MEMORY : YADO_ERR_INVALID_CONFIG, "memory_size: ", "MiB");
+    }
+}
+
+/* An object that could not be made is named by its field. */
+static void test_missing_parts(void **state)
+{
+    struct yado_config *c = good();
+
+    (void)state;
+    yado_config_add_storage(c, yado_virtio_block_new(NULL));
+    yado_config_add_network(c, yado_virtio_net_new(NULL)); /* the first is told */
+    expect(c, YADO_ERR_HOST, "storage[0]: ", "NULL");
+    c = good();
+    yado_config_add_network(c, yado_virtio_net_new(yado_nat_new()));
+    yado_config_add_network(c, yado_virtio_net_new(NULL));
+    expect(c, YADO_ERR_HOST, "network[1]: ", "NULL");
+    c = good();
+    yado_config_add_serial_port(c, yado_virtio_console_port_new(NULL));
+    expect(c, YADO_ERR_HOST, "serial_ports[0]: ", "NULL");
+    c = good();
+    yado_config_add_share(c, yado_virtio_fs_new("tag", NULL));
+    expect(c, YADO_ERR_HOST, "shares[0]: ", "NULL");
+    c = good();
+    yado_config_add_entropy(c, NULL);
+    expect(c, YADO_ERR_HOST, "entropy[0]: ", "NULL");
+    c = good();
+    yado_config_add_balloon(c, NULL);
+    expect(c, YADO_ERR_HOST, "balloons[0]: ", "NULL");
+    c = good();
+    yado_config_add_socket(c, NULL);
+    expect(c, YADO_ERR_HOST, "sockets[0]: ", "NULL");
+    c = good();
+    yado_config_set_platform(c, NULL);
+    expect(c, YADO_ERR_HOST, "platform: ", "NULL");
+    expect(NULL, YADO_ERR_HOST, "configuration: ", "none");
+}
+
 static void test_boot_loader(void **state)
 {
     struct yado_config *c = yado_config_new();
@@ -121,7 +184,7 @@ static void test_boot_loader(void **state)
     expect(c, YADO_ERR_INVALID_CONFIG, "boot_loader: the command line", "4096");
     c = good();
     yado_config_set_boot_loader(c, NULL);
-    expect(c, YADO_ERR_HOST, "a part of the configuration", "out of memory");
+    expect(c, YADO_ERR_HOST, "boot_loader: ", "out of memory");
 }
 
 static void disk_file(char path[64], off_t size)
@@ -200,7 +263,7 @@ static void test_devices(void **state)
     expect(c, YADO_ERR_INVALID_CONFIG, "balloons[1]: ", "one memory balloon");
     c = good();
     yado_config_add_serial_port(c, yado_virtio_console_port_new(yado_fd_serial_new(12345, -1)));
-    expect(c, YADO_ERR_HOST, "a part of the configuration", "");
+    expect(c, YADO_ERR_HOST, "serial_ports[0]: ", "bad descriptor");
 }
 
 /* Objects that never reached a configuration are the caller's. */
@@ -279,9 +342,11 @@ static void test_seed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),    cmocka_unit_test(test_numbers), cmocka_unit_test(test_boot_loader),
-        cmocka_unit_test(test_storage), cmocka_unit_test(test_devices), cmocka_unit_test(test_orphans),
-        cmocka_unit_test(test_engines), cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_good),        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_boot_loader), cmocka_unit_test(test_storage),
+        cmocka_unit_test(test_devices),     cmocka_unit_test(test_orphans),
+        cmocka_unit_test(test_engines),     cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_missing_parts),
     };
 
     return cmocka_run_group_tests(tests, kernel_make, kernel_remove);

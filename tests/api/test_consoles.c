@@ -137,7 +137,7 @@ static void bad_attachments(void **state)
     expect(c, YADO_ERR_INVALID_CONFIG, "serial_ports and consoles: ", "twice");
     a = yado_virtio_console_new(); /* a part that could not be made */
     yado_console_set_port(a, 0, NULL);
-    expect(config_of(a), YADO_ERR_HOST, "a part", "");
+    expect(config_of(a), YADO_ERR_HOST, "consoles[0]: ", "could not be made");
     assert_null(yado_fd_serial_new(12345, -1));
     yado_console_free(NULL);
     yado_console_port_free(NULL);

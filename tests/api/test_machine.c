@@ -504,6 +504,47 @@ static void test_delivery_thread(void **state)
     yado_machine_free(m);
 }
 
+static void *wait_for_end(void *arg)
+{
+    return (void *)(uintptr_t)yado_machine_wait(arg, 20000);
+}
+
+static void *dispatch_for_a_while(void *arg)
+{
+    for (int i = 0; i < 2000; i++)
+        yado_machine_dispatch(arg);
+    return NULL;
+}
+
+/* Several threads wait for the same machine while another one takes the callbacks from under them: each hears
+ * of the end. */
+static void test_many_waiters(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 30; i++) {
+        struct heard h;
+        struct yado_machine *m = machine_make(&h, YADO_DELIVERY_DISPATCH);
+        pthread_t waiters[4], other;
+        void *ended;
+
+        assert_true(yado_machine_start(m, on_done, &h));
+        for (int k = 0; k < 4; k++)
+            assert_int_equal(pthread_create(&waiters[k], NULL, wait_for_end, m), 0);
+        assert_int_equal(pthread_create(&other, NULL, dispatch_for_a_while, m), 0);
+        while (yado_machine_state(m) != YADO_STATE_RUNNING)
+            sleep_ms(1);
+        guest_does(BACKEND_POWER_OFF, false);
+        for (int k = 0; k < 4; k++) {
+            assert_int_equal(pthread_join(waiters[k], &ended), 0);
+            assert_non_null(ended);
+        }
+        assert_int_equal(pthread_join(other, NULL), 0);
+        assert_int_equal(h.completions, 1);
+        assert_non_null(strstr(h.text, "running>stopped;guest stopped: power off;"));
+        yado_machine_free(m);
+    }
+}
+
 static void test_wait_times_out(void **state)
 {
     struct heard h;
@@ -598,6 +639,7 @@ int main(void)
         cmocka_unit_test(test_guest_ends),
         cmocka_unit_test(test_end_race),
         cmocka_unit_test(test_delivery_thread),
+        cmocka_unit_test(test_many_waiters),
         cmocka_unit_test(test_wait_times_out),
         cmocka_unit_test(test_small_things),
         cmocka_unit_test(test_trace_names),

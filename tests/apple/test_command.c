@@ -108,6 +108,8 @@ static void the_command_says_what_is_missing(void **state)
 {
     (void)state;
     expect(RUN("YADO_COMMAND", "doctor"), 0, "engine apple: usable");
+    expect(RUN("YADO_COMMAND", "doctor"), 0,
+           "a guest may have: 1 to 64 CPUs, 16 MiB to 131072 MiB of memory");
     expect(RUN("YADO_COMMAND", "run", "--engine", "kvm", "--kernel", "KERNEL"), 1, "kvm");
     expect(RUN("YADO_COMMAND", "run", "--kernel", "KERNEL", "--net", "nat,forward=tcp:8022:22"), 1,
            "forward");

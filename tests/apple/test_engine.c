@@ -210,6 +210,9 @@ static void limits(void **state)
     c = api_config();
     yado_config_set_cpu_count(c, 4);
     api_valid(c);
+    assert_int_equal(yado_config_minimum_allowed_cpu_count(), 2);
+    assert_int_equal(yado_config_maximum_allowed_cpu_count(), 4);
+    assert_int_equal(standin_count("minimumAllowedCPUCount"), standin_count("maximumAllowedCPUCount"));
     standin_world.cpus_min = 1;
     standin_world.memory_min = 128ull << 20;
     standin_world.memory_max = 512ull << 20;
@@ -220,6 +223,15 @@ static void limits(void **state)
     c = api_config();
     yado_config_set_memory_size(c, 512ull << 20);
     api_valid(c);
+    assert_int_equal(yado_config_minimum_allowed_memory_size(), 128ull << 20);
+    assert_int_equal(yado_config_maximum_allowed_memory_size(), 512ull << 20);
+    /* a framework that allows more than this library: the library's own range, in whole MiB */
+    standin_world.cpus_max = 1000;
+    standin_world.memory_min = (1ull << 20) + 1;
+    standin_world.memory_max = 1ull << 40;
+    assert_int_equal(yado_config_maximum_allowed_cpu_count(), YADO_CPU_COUNT_MAX);
+    assert_int_equal(yado_config_minimum_allowed_memory_size(), YADO_MEMORY_SIZE_MIN);
+    assert_int_equal(yado_config_maximum_allowed_memory_size(), YADO_MEMORY_SIZE_MAX);
 }
 
 static void unusable_hosts(void **state)

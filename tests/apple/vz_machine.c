@@ -18,7 +18,7 @@ id init_result(struct call *c);
 enum { STOPPED, RUNNING, PAUSED, ERROR, STARTING, PAUSING, RESUMING, STOPPING, SAVING, RESTORING };
 enum { E_INTERNAL = 1, E_STATE = 3, E_TRANSITION = 4, E_SAVE = 11, E_RESTORE = 12 };
 
-#define MACHINES_MAX 16
+#define MACHINES_MAX 64
 
 static struct {
     pthread_mutex_t lock;
@@ -77,6 +77,8 @@ static void machine_init(struct call *c)
     machine_devices_make(vm, own);
     property_set_number(vm, VM_QUEUE, (int64_t)(uintptr_t)queue_of(vm));
     pthread_mutex_lock(&machines.lock);
+    if (machines.count == MACHINES_MAX)
+        standin_fail(c->caller, "more than %d machines at once", MACHINES_MAX);
     machines.live[machines.count++] = vm;
     pthread_mutex_unlock(&machines.lock);
     object_on_death(vm, machine_died, NULL);

@@ -14,39 +14,7 @@
 #include "args.h"
 #include "input.h"
 #include "run_options.h"
-
-/* Stand-ins for main.c: what is said is kept. */
-static char said[1024];
-
-static void keep(const char *fmt, va_list ap)
-{
-    vsnprintf(said, sizeof(said), fmt, ap);
-}
-
-void say(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    keep(fmt, ap);
-    va_end(ap);
-}
-
-int usage_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    keep(fmt, ap);
-    va_end(ap);
-    return EXIT_USAGE;
-}
-
-int report(const struct yado_error *err)
-{
-    say("%s", err->message);
-    return err->code == YADO_ERR_INVALID_CONFIG ? EXIT_USAGE : EXIT_FAILED;
-}
+#include "said.h"
 
 static void test_sizes(void **state)
 {

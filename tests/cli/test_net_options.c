@@ -10,28 +10,8 @@
 #include <string.h>
 
 #include "cli.h"
+#include "said.h"
 #include "net_options.h"
-
-static char said[1024];
-
-void say(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(said, sizeof(said), fmt, ap);
-    va_end(ap);
-}
-
-int usage_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(said, sizeof(said), fmt, ap);
-    va_end(ap);
-    return EXIT_USAGE;
-}
 
 static void nat_is_the_default(void **state)
 {

@@ -6,23 +6,11 @@
 
 #include <cmocka.h>
 
-#include <stdio.h>
 #include <string.h>
 
 #include "cli.h"
+#include "said.h"
 #include "serial_options.h"
-
-static char said[1024];
-
-int usage_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(said, sizeof(said), fmt, ap);
-    va_end(ap);
-    return EXIT_USAGE;
-}
 
 static void kinds_are_read(void **state)
 {

@@ -10,19 +10,8 @@
 #include <string.h>
 
 #include "cli.h"
+#include "said.h"
 #include "vsock_options.h"
-
-static char said[1024];
-
-int usage_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(said, sizeof(said), fmt, ap);
-    va_end(ap);
-    return EXIT_USAGE;
-}
 
 static void both_forms_are_read(void **state)
 {

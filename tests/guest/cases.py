@@ -594,6 +594,7 @@ def doctor():
     text = done.stdout.decode()
     what = f'status {done.returncode}: {text}{done.stderr.decode()}'
     check(done.returncode == 0 and re.search(r'--engine auto: (kvm|translator)\n', text), what)
+    check(re.search(r'a guest may have: 1 to 64 CPUs, 16 MiB to \d+ MiB of memory\n', text), what)
     for engine in ('kvm', 'translator'):
         told = re.search(rf'engine {engine}: (usable|usable, but only if asked for|not usable)\n((?:    .*\n)+)', text)
         check(told and '    speed: ' in told.group(2), what)

@@ -52,6 +52,14 @@ def copy_sparse(source, target):
     return target
 
 
+def disk_of_tree(tree, path, size):
+    """A file system image with what is in a folder; `size` as mke2fs takes it."""
+    env = dict(os.environ, PATH=os.environ['PATH'] + ':/usr/sbin:/sbin')
+    subprocess.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, path, size], env=env, check=True,
+                   stdout=subprocess.DEVNULL)
+    return path
+
+
 def write_file(path, text):
     with open(path, 'w', encoding='utf-8') as f:
         f.write(text)
@@ -98,14 +106,17 @@ def yado_argv(image, work, disk, cpus=2, memory='2G', extra=(), cmdline=None):
             '--user-data', work.user_data, '--meta-data', work.meta_data, *extra]
 
 
-def qemu_argv(image, disk, seed, cpus=2, memory='2G'):
-    """The same guest under QEMU's translator (TCG), for comparison."""
+def qemu_argv(image, disk, seed, cpus=2, memory='2G', extra=(), cmdline=None, serial=False):
+    """The same guest under QEMU's translator (TCG), for comparison; its network too goes through a NAT in the process.
+    `serial`: ttyS0 writes to the same terminal as hvc0."""
+    mux, ttys0 = (',mux=on', ['-serial', 'chardev:c0']) if serial else ('', [])
     return ['qemu-system-x86_64', '-M', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', str(cpus),
-            '-m', memory, '-kernel', image.kernel, '-initrd', image.initrd, '-append', CMDLINE,
-            '-display', 'none', '-nodefaults', '-no-user-config', '-serial', 'none', '-monitor', 'none',
-            '-chardev', 'stdio,id=c0,signal=off', '-device', 'virtio-serial-pci', '-device', 'virtconsole,chardev=c0',
+            '-m', memory, '-kernel', image.kernel, '-initrd', image.initrd, '-append', cmdline or CMDLINE,
+            '-display', 'none', '-nodefaults', '-no-user-config', '-monitor', 'none',
+            '-chardev', f'stdio,id=c0,signal=off{mux}', *ttys0, '-device', 'virtio-serial-pci', '-device', 'virtconsole,chardev=c0',
             '-drive', f'file={disk},if=virtio,format=raw', '-device', 'virtio-rng-pci',
-            '-drive', f'file={seed},if=virtio,format=raw,readonly=on']
+            '-drive', f'file={seed},if=virtio,format=raw,readonly=on',
+            '-netdev', 'user,id=n0', '-device', 'virtio-net-pci,netdev=n0', *extra]
 
 
 class Guest:
@@ -195,6 +206,23 @@ class Guest:
                 if not expression.search(self.buffer):
                     raise GuestError(self.describe(f'the process ended while waiting for {what or pattern}'))
 
+    def watch(self, patterns, timeout):
+        """Waits until each of {name: regular expression} has been on the console, in whatever order and wherever it overlaps;
+        returns {name: seconds since start}. Consumes nothing."""
+        found = {}
+        missing = {name: re.compile(pattern, re.S) for name, pattern in patterns.items()}
+        deadline = time.monotonic() + timeout * SLOW
+        while True:
+            now = time.monotonic()
+            for name in [n for n, expression in missing.items() if expression.search(self.console)]:
+                found[name] = now - self.started
+                del missing[name]
+            if not missing:
+                return found
+            if now > deadline or (self.process.poll() is not None and not self._read(0)):
+                raise GuestError(self.describe(f'never saw {", ".join(missing)} in {timeout * SLOW:.0f} s'))
+            self._read(min(0.5, deadline - now))
+
     def send(self, text):
         data = text.encode() if isinstance(text, str) else text
         while data:
@@ -255,6 +283,17 @@ class Guest:
         """`poweroff` at the shell; returns the process's exit status."""
         self.send('sudo poweroff\n')
         return self.wait_exit(timeout)
+
+    def mount_disk_with(self, name, timeout=120):
+        """Mounts, read-only at /mnt, whichever disk has a file `name` in its root folder."""
+        self.run('for d in /dev/vd?; do sudo mount -o ro $d /mnt 2>/dev/null && '
+                 f'{{ [ -e /mnt/{name} ] && break; sudo umount /mnt; }}; done; [ -e /mnt/{name} ]', timeout)
+
+    def cpu_seconds(self):
+        """CPU time that the process has taken, user and system."""
+        with open(f'/proc/{self.process.pid}/stat', encoding='ascii') as f:
+            fields = f.read().rsplit(')', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
     # ---- the process ----
 

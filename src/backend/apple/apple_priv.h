@@ -69,6 +69,7 @@ id sound_make(const struct spec_sound *s, unsigned index, struct yado_error *err
 
 /* The whole configuration, found valid by the framework. */
 id configuration_make(const struct spec *s, struct scratch *scratch, struct yado_error *err);
+bool apple_limits(struct backend_limits *out);
 bool apple_validate(const struct spec *s, struct yado_error *err);
 bool apple_validate_save_restore(const struct spec *s, struct yado_error *err);
 

@@ -173,24 +173,40 @@ static bool framework_agrees(id config, struct yado_error *err)
     return error_from(err, error, "configuration");
 }
 
+/* A class that is not there answers nothing, which would be no memory and no CPUs. */
+bool apple_limits(struct backend_limits *out)
+{
+    void *pool = objc_autoreleasePoolPush();
+    id cls = vz_class(VZVirtualMachineConfiguration);
+    bool ok = NEEDED(VZVirtualMachineConfiguration, maximumAllowedMemorySize, NULL, "limits");
+
+    if (ok)
+        *out = (struct backend_limits){
+            .cpu_min = VZVirtualMachineConfiguration_minimumAllowedCPUCount(cls),
+            .cpu_max = VZVirtualMachineConfiguration_maximumAllowedCPUCount(cls),
+            .memory_min = VZVirtualMachineConfiguration_minimumAllowedMemorySize(cls),
+            .memory_max = VZVirtualMachineConfiguration_maximumAllowedMemorySize(cls),
+        };
+    objc_autoreleasePoolPop(pool);
+    return ok;
+}
+
 /* The framework would call the configuration invalid, and not say which number it minds. */
 static bool numbers_check(const struct spec *s, struct yado_error *err)
 {
-    id cls = vz_class(VZVirtualMachineConfiguration);
-    uint64_t memory_min = VZVirtualMachineConfiguration_minimumAllowedMemorySize(cls);
-    uint64_t memory_max = VZVirtualMachineConfiguration_maximumAllowedMemorySize(cls);
-    unsigned long cpu_min = VZVirtualMachineConfiguration_minimumAllowedCPUCount(cls);
-    unsigned long cpu_max = VZVirtualMachineConfiguration_maximumAllowedCPUCount(cls);
+    struct backend_limits l;
 
-    if (s->cpu_count < cpu_min || s->cpu_count > cpu_max)
+    if (!apple_limits(&l))
+        return true;
+    if (s->cpu_count < l.cpu_min || s->cpu_count > l.cpu_max)
         return err_set(err, YADO_ERR_INVALID_CONFIG,
-                       "cpu_count: %u is not from %lu to %lu, as this Mac allows", s->cpu_count, cpu_min,
-                       cpu_max);
-    if (s->memory_size < memory_min || s->memory_size > memory_max)
-        return err_set(err, s->memory_size > memory_max ? YADO_ERR_MEMORY : YADO_ERR_INVALID_CONFIG,
+                       "cpu_count: %u is not from %" PRIu64 " to %" PRIu64 ", as this Mac allows",
+                       s->cpu_count, l.cpu_min, l.cpu_max);
+    if (s->memory_size < l.memory_min || s->memory_size > l.memory_max)
+        return err_set(err, s->memory_size > l.memory_max ? YADO_ERR_MEMORY : YADO_ERR_INVALID_CONFIG,
                        "memory_size: %" PRIu64 " MiB is not from %" PRIu64 " to %" PRIu64
                        " MiB, as this Mac allows",
-                       s->memory_size >> 20, memory_min >> 20, memory_max >> 20);
+                       s->memory_size >> 20, l.memory_min >> 20, l.memory_max >> 20);
     return true;
 }
 

@@ -383,6 +383,7 @@ static void apple_counters(struct backend *b, void (*fn)(void *ctx, const char *
 const struct backend_ops backend_apple = {
     .name = "apple",
     .cannot_stop_on_reset = true,
+    .limits = apple_limits,
     .validate = apple_validate,
     .start = apple_start,
     .stop = apple_stop,
