@@ -9,8 +9,8 @@
 #include "vsock_options.h"
 
 struct run_disk {
-    char *path; /* owned */
-    bool read_only;
+    char *path;             /* owned */
+    bool read_only, is_raw; /* is_raw: said to be, whatever it begins with */
     enum yado_disk_sync sync;
 };
 
