@@ -103,8 +103,8 @@ static int serial_add(struct serial_files *s, const struct run_options *o, unsig
                       struct yado_config *cfg)
 {
     const struct run_serial *r = &o->serial.serials[i];
-    bool has_uart = i == 0 && run_uses_uart(o->cmdline);
-    bool uart_reads = i == 0 && run_console_of(o->cmdline) == RUN_CONSOLE_UART;
+    bool has_uart = i == 0 && (o->multiboot || run_uses_uart(o->cmdline));
+    bool uart_reads = i == 0 && (o->multiboot || run_console_of(o->cmdline) == RUN_CONSOLE_UART);
     struct yado_serial *uart, *console;
     int in, out, status = port_open(s, r, i, &in, &out);
 
