@@ -23,10 +23,19 @@ enum args_item args_next(struct args *a, const char *const *names, int *index, c
     equals = strncmp(arg, "--", 2) ? NULL : strchr(arg, '=');
     len = equals ? (size_t)(equals - arg) : strlen(arg);
     for (int i = 0; names[i]; i++) {
-        if (strlen(names[i]) != len || memcmp(names[i], arg, len))
+        size_t name_len = strlen(names[i]);
+        bool is_flag = names[i][name_len - 1] == '!';
+
+        if (name_len - is_flag != len || memcmp(names[i], arg, len))
             continue;
         *index = i;
-        if (equals) {
+        if (is_flag && equals) {
+            usage_error("%.*s: takes no value", (int)len, arg);
+            return ARGS_ERROR;
+        }
+        if (is_flag) {
+            *value = "";
+        } else if (equals) {
             *value = equals + 1;
         } else if (a->next < a->argc) {
             *value = a->argv[a->next++];

@@ -14,8 +14,9 @@ struct args {
 
 enum args_item { ARGS_END, ARGS_OPTION, ARGS_WORD, ARGS_ERROR };
 
-/* One option with a value. `names` ends with NULL; every option takes a value. On ARGS_OPTION *index is the
- * name's place and *value its value; on ARGS_WORD *value is the word. ARGS_ERROR: the reason was said. */
+/* One option. `names` ends with NULL; an option takes a value unless the name ends in '!' here (the value is
+ * then ""). On ARGS_OPTION *index is the name's place and *value its value; on ARGS_WORD *value is the word.
+ * ARGS_ERROR: the reason was said. */
 enum args_item args_next(struct args *a, const char *const *names, int *index, const char **value);
 
 /* A whole decimal number from min to max. False, and nothing said, if it is none. */

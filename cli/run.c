@@ -81,6 +81,7 @@ static int config_make(struct run *r, struct yado_config *cfg)
 
     yado_config_set_cpu_count(cfg, o->cpus);
     yado_config_set_memory_size(cfg, o->memory);
+    yado_config_set_debug_exit(cfg, o->debug_exit);
     yado_config_set_boot_loader(cfg, yado_linux_boot_loader_new(o->kernel, o->initrd, o->cmdline));
     status = disks_add(o, cfg);
     if (status == EXIT_OK)
@@ -257,6 +258,7 @@ static int run_result(struct run *r)
             return EXIT_OK;
         say("stopped by signal %d; the guest was cut off", r->signo);
         return 128 + r->signo;
+    case YADO_STOP_DEBUG_EXIT: return (int)((yado_machine_exit_value(r->machine) << 1 | 1) & 0xff);
     case YADO_STOP_POWER_OFF:
     case YADO_STOP_RESET:
     case YADO_STOP_NONE: break;

@@ -12,6 +12,7 @@
 #include "disk_format.h"
 
 static const char default_cmdline[] = "console=hvc0";
+static const char multiboot_cmdline[] = ""; /* nothing that the user did not say */
 static const char image_cmdline[] = "console=hvc0 root=/dev/vda rw";
 
 enum option {
@@ -32,6 +33,8 @@ enum option {
     OPT_NET,
     OPT_VSOCK,
     OPT_BALLOON,
+    OPT_DEBUG_EXIT,
+    OPT_COUNT,
 };
 
 static const char *const names[] = {
@@ -52,7 +55,8 @@ static const char *const names[] = {
     [OPT_NET] = "--net",
     [OPT_VSOCK] = "--vsock",
     [OPT_BALLOON] = "--balloon",
-    [OPT_BALLOON + 1] = NULL,
+    [OPT_DEBUG_EXIT] = "--debug-exit!",
+    [OPT_COUNT] = NULL,
 };
 
 static char *text_copy(const char *text)
@@ -218,6 +222,8 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_DISK: return disk_set(o, value);
     case OPT_SERIAL: return serial_set(o, value);
     case OPT_TRACE: o->trace = value; return EXIT_OK;
+    case OPT_DEBUG_EXIT: o->debug_exit = true; return EXIT_OK;
+    case OPT_COUNT: break;
     case OPT_BALLOON: return balloon_set(o, value);
     case OPT_NET: return net_options_add(&o->net, value);
     case OPT_VSOCK: return vsock_options_add(&o->vsock, value);
@@ -309,8 +315,9 @@ static int options_complete(struct run_options *o, const char *image)
     if (o->balloon > o->memory)
         return usage_error("--balloon: %llu MiB is more than the guest's memory, %llu MiB",
                            (unsigned long long)o->balloon >> 20, (unsigned long long)o->memory >> 20);
+    o->multiboot = yado_kernel_is_multiboot(o->kernel);
     if (!o->cmdline)
-        o->cmdline = default_cmdline;
+        o->cmdline = o->multiboot ? multiboot_cmdline : default_cmdline;
     net_options_complete(&o->net);
     if (!o->serial_count)
         o->serials[o->serial_count++] = (struct run_serial){ .kind = RUN_SERIAL_STDIO };

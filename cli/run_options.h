@@ -38,6 +38,8 @@ struct run_options {
     struct vsock_options vsock;
     struct seed_options seed;
     bool has_seed;
+    bool multiboot; /* the kernel is one; its console is the UART */
+    bool debug_exit;
     const char *trace;
 };
 

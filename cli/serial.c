@@ -89,7 +89,8 @@ static int port_open(struct serial_files *s, const struct run_serial *r, unsigne
 
 int serial_open(struct serial_files *s, const struct run_options *o, struct yado_config *cfg)
 {
-    bool uart_reads = run_console_of(o->cmdline) == RUN_CONSOLE_UART;
+    bool uart_reads = o->multiboot || run_console_of(o->cmdline) == RUN_CONSOLE_UART;
+    bool uart = o->multiboot || run_uses_uart(o->cmdline);
 
     *s = (struct serial_files){ .keyboard = -1 };
     for (unsigned i = 0; i < o->serial_count; i++) {
@@ -97,7 +98,7 @@ int serial_open(struct serial_files *s, const struct run_options *o, struct yado
 
         if (status != EXIT_OK)
             return status;
-        if (i == 0 && run_uses_uart(o->cmdline))
+        if (i == 0 && uart)
             yado_config_add_serial_port(cfg,
                                         yado_uart_port_new(yado_fd_serial_new(uart_reads ? in : -1, out)));
         if (i == 0 && uart_reads)

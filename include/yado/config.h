@@ -41,6 +41,10 @@ void yado_config_set_cpu_count(struct yado_config *config, unsigned count);
 void yado_config_set_memory_size(struct yado_config *config, uint64_t size);
 
 /* Takes the object over; an earlier boot loader is freed. */
+/* A port (0xf4, any width up to 4 bytes) at which the guest can end itself: a write stops the machine
+ * (YADO_STOP_DEBUG_EXIT), and yado_machine_exit_value tells what was written; as QEMU's isa-debug-exit. A
+ * multiboot kernel also finds QEMU's pc-testdev. For test kernels. Default: none. Not on Apple's engine. */
+void yado_config_set_debug_exit(struct yado_config *config, bool on);
 void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_loader *loader);
 
 /* Takes the object over; an earlier platform is freed. Default: a generic one. */

@@ -56,6 +56,7 @@ enum yado_stop_reason {
                         interrupt controllers being shut down first, or the guest reported a panic */
     YADO_STOP_TRIPLE_FAULT, /* a CPU of the guest shut down (state ERROR) */
     YADO_STOP_FAILURE,      /* it could not start, or the host or the engine could not go on (state ERROR) */
+    YADO_STOP_DEBUG_EXIT,   /* the guest wrote to the debug exit port (config.h) */
 };
 
 enum yado_event_kind {
@@ -111,6 +112,8 @@ void yado_machine_free(struct yado_machine *machine);
 
 enum yado_state yado_machine_state(const struct yado_machine *machine);
 enum yado_stop_reason yado_machine_stop_reason(const struct yado_machine *machine);
+/* What the guest last wrote to the debug exit port; 0 before that. */
+uint32_t yado_machine_exit_value(const struct yado_machine *machine);
 /* The engine that it runs on, never YADO_ENGINE_AUTO. */
 enum yado_engine yado_machine_engine(const struct yado_machine *machine);
 

@@ -1,9 +1,9 @@
 /* The fixed tables and their assembly.
  *
- * Layout of the blob: RSDP, FACS (64-byte aligned), then DSDT, FADT, MADT, MCFG, XSDT, each 16-byte aligned.
- * Every table is built in one growing buffer whose offset 0 stands at the address that the caller gave, so
- * that a table's address is known as soon as its offset is; tables come after those they point to, and the
- * RSDP is filled in last. */
+ * Layout of the blob: RSDP, FACS (64-byte aligned), then DSDT, FADT, MADT, MCFG, RSDT, XSDT, each 16-byte
+ * aligned. Every table is built in one growing buffer whose offset 0 stands at the address that the caller
+ * gave, so that a table's address is known as soon as its offset is; tables come after those they point to,
+ * and the RSDP is filled in last. */
 #include "acpi/acpi.h"
 
 #include <stdlib.h>
@@ -137,7 +137,7 @@ static uint64_t write_dsdt(struct builder *b)
 #define BOOT_ARCH_NO_VGA (1u << 2)
 #define BOOT_ARCH_NO_ASPM (1u << 4)
 #define BOOT_ARCH_NO_CMOS_RTC (1u << 5)
-/* "8042 present" (bit 1) stays clear. */
+#define BOOT_ARCH_8042 (1u << 1)
 
 /* Generic address structure for ports (ACPI 6.4, 5.2.3.2). access: 1 byte, 2 word, 3 dword. */
 static void put_gas(uint8_t *p, uint16_t port, unsigned bytes, unsigned access)
@@ -161,6 +161,8 @@ static uint64_t write_fadt(struct builder *b, uint64_t facs, uint64_t dsdt)
         arch |= BOOT_ARCH_LEGACY_DEVICES;
     if (!board->rtc_port)
         arch |= BOOT_ARCH_NO_CMOS_RTC;
+    if (board->legacy_pic)
+        arch |= BOOT_ARCH_8042;
     put_le(fadt + 36, facs, 4);
     put_le(fadt + 40, dsdt, 4);
     put_le(fadt + 46, board->sci_gsi, 2);
@@ -235,14 +237,26 @@ static void write_nmis(struct builder *b)
     append_le(b, 0, 3);
 }
 
-/* PCAT_COMPAT stays clear: there are no 8259s. */
+#define MADT_PCAT_COMPAT 1
+
+/* 5.2.12.5 */
+static void write_override(struct builder *b, unsigned irq, unsigned gsi, unsigned flags)
+{
+    append_le(b, MADT_OVERRIDE, 1);
+    append_le(b, 10, 1);
+    append_le(b, 0, 1); /* bus: ISA */
+    append_le(b, irq, 1);
+    append_le(b, gsi, 4);
+    append_le(b, flags, 2);
+}
+
 static uint64_t write_madt(struct builder *b)
 {
     const struct acpi_board *board = b->board;
     size_t start = table_begin(b, "APIC", 5);
 
     append_le(b, board->lapic_base, 4);
-    append_le(b, 0, 4); /* flags */
+    append_le(b, board->legacy_pic ? MADT_PCAT_COMPAT : 0, 4);
     for (uint32_t id = 0; id < board->vcpu_count; id++)
         write_processor(b, id);
 
@@ -253,12 +267,9 @@ static uint64_t write_madt(struct builder *b)
     append_le(b, board->ioapic_base, 4);
     append_le(b, 0, 4); /* first GSI */
 
-    append_le(b, MADT_OVERRIDE, 1); /* the only ISA interrupt that is not edge */
-    append_le(b, 10, 1);
-    append_le(b, 0, 1); /* bus: ISA */
-    append_le(b, board->sci_gsi, 1);
-    append_le(b, board->sci_gsi, 4);
-    append_le(b, MADT_LEVEL_HIGH, 2);
+    if (board->legacy_pic) /* the timer: pin 0 is the 8259s' by custom */
+        write_override(b, 0, 2, 0);
+    write_override(b, board->sci_gsi, board->sci_gsi, MADT_LEVEL_HIGH); /* the only one that is not edge */
 
     write_nmis(b);
     return table_end(b, start);
@@ -279,8 +290,8 @@ static uint64_t write_mcfg(struct builder *b)
     return table_end(b, start);
 }
 
-/* ACPI 6.4, 5.2.5.3. No RSDT: revision 2 readers take the XSDT. */
-static void fill_rsdp(struct builder *b, uint64_t xsdt)
+/* ACPI 6.4, 5.2.5.3. Readers of revision 1 take the RSDT, all others the XSDT. */
+static void fill_rsdp(struct builder *b, uint64_t rsdt, uint64_t xsdt)
 {
     uint8_t *p = b->out.bytes;
 
@@ -288,6 +299,7 @@ static void fill_rsdp(struct builder *b, uint64_t xsdt)
     memcpy(p, "RSD PTR ", 8);
     memcpy(p + 9, OEM_ID, 6);
     p[15] = 2; /* revision */
+    put_le(p + 16, rsdt, 4);
     put_le(p + 20, RSDP_LEN, 4);
     put_le(p + 24, xsdt, 8);
     p[8] = checksum(p, RSDP_V1_LEN);
@@ -297,7 +309,7 @@ static void fill_rsdp(struct builder *b, uint64_t xsdt)
 static void write_tables(struct builder *b)
 {
     static const uint8_t rsdp_room[RSDP_LEN];
-    uint64_t facs, dsdt, tables[XSDT_ENTRIES], xsdt;
+    uint64_t facs, dsdt, tables[XSDT_ENTRIES], rsdt, xsdt;
     size_t start;
 
     append(b, rsdp_room, sizeof(rsdp_room));
@@ -306,12 +318,16 @@ static void write_tables(struct builder *b)
     tables[0] = write_fadt(b, facs, dsdt);
     tables[1] = write_madt(b);
     tables[2] = write_mcfg(b);
+    start = table_begin(b, "RSDT", 1);
+    for (unsigned i = 0; i < XSDT_ENTRIES; i++)
+        append_le(b, tables[i], 4);
+    rsdt = table_end(b, start);
     start = table_begin(b, "XSDT", 1);
     for (unsigned i = 0; i < XSDT_ENTRIES; i++)
         append_le(b, tables[i], 8);
     xsdt = table_end(b, start);
     if (!aml_failed(&b->out))
-        fill_rsdp(b, xsdt);
+        fill_rsdp(b, rsdt, xsdt);
 }
 
 bool acpi_build(const struct acpi_board *board, uint64_t gpa, size_t room, struct acpi_tables *out,

@@ -31,6 +31,7 @@ struct acpi_board {
     uint8_t rtc_gsi;       /* below 16; 0: the clock raises no interrupts */
     uint8_t rtc_century;   /* CMOS index, 0: none */
     uint16_t pvpanic_port; /* 0: none */
+    bool legacy_pic;       /* there are 8259s, an 8254 whose interrupt is GSI 2, and an 8042 */
 };
 
 struct acpi_tables {

@@ -56,6 +56,13 @@ bool yado_efi_variable_store_create(const char *path, bool overwrite, struct yad
     return ops->variable_store_create(path, overwrite, err);
 }
 
+bool yado_kernel_is_multiboot(const char *kernel)
+{
+    const struct backend_ops *ops = backend_here();
+
+    return ops->kernel_is_multiboot && ops->kernel_is_multiboot(kernel);
+}
+
 void yado_boot_loader_free(struct yado_boot_loader *loader)
 {
     if (!loader)
@@ -304,6 +311,11 @@ void yado_config_set_cpu_count(struct yado_config *config, unsigned count)
 void yado_config_set_memory_size(struct yado_config *config, uint64_t size)
 {
     config->spec.memory_size = size;
+}
+
+void yado_config_set_debug_exit(struct yado_config *config, bool on)
+{
+    config->spec.debug_exit = on;
 }
 
 void yado_config_set_boot_loader(struct yado_config *config, struct yado_boot_loader *loader)

@@ -47,6 +47,7 @@ struct yado_machine {
     pthread_cond_t work; /* commands, attention or quit. With lock */
     enum yado_state state;
     enum yado_stop_reason reason;
+    uint32_t exit_value;
     struct command *commands, **commands_tail;
     bool attention, quit;
     struct console_size sizes[SPEC_DEVICE_MAX];
@@ -298,6 +299,7 @@ static enum yado_stop_reason reason_of(enum backend_end end)
     case BACKEND_RESET: return YADO_STOP_RESET;
     case BACKEND_PANIC: return YADO_STOP_PANIC;
     case BACKEND_TRIPLE_FAULT: return YADO_STOP_TRIPLE_FAULT;
+    case BACKEND_DEBUG_EXIT: return YADO_STOP_DEBUG_EXIT;
     case BACKEND_FAILURE:
     case BACKEND_RUNS: break;
     }
@@ -316,7 +318,9 @@ static void control_service(struct yado_machine *m)
     if (st.was_reset)
         event_push(m, YADO_EVENT_GUEST_RESET, m->state, NULL);
     if (st.end != BACKEND_RUNS) {
-        orderly = st.end == BACKEND_POWER_OFF || st.end == BACKEND_RESET;
+        orderly = st.end == BACKEND_POWER_OFF || st.end == BACKEND_RESET || st.end == BACKEND_DEBUG_EXIT;
+        if (st.end == BACKEND_DEBUG_EXIT)
+            m->exit_value = st.exit_value;
         m->reason = reason_of(st.end);
         state_set(m, orderly ? YADO_STATE_STOPPED : YADO_STATE_ERROR);
         event_push(m, orderly ? YADO_EVENT_GUEST_STOPPED : YADO_EVENT_STOPPED_WITH_ERROR, m->state,
@@ -703,6 +707,17 @@ enum yado_stop_reason yado_machine_stop_reason(const struct yado_machine *machin
     r = m->reason;
     pthread_mutex_unlock(&m->lock);
     return r;
+}
+
+uint32_t yado_machine_exit_value(const struct yado_machine *machine)
+{
+    struct yado_machine *m = unconst(machine);
+    uint32_t v;
+
+    pthread_mutex_lock(&m->lock);
+    v = m->exit_value;
+    pthread_mutex_unlock(&m->lock);
+    return v;
 }
 
 enum yado_engine yado_machine_engine(const struct yado_machine *machine)

@@ -45,7 +45,7 @@ const char *yado_state_name(enum yado_state state)
 const char *yado_stop_reason_name(enum yado_stop_reason reason)
 {
     static const char *const names[] = { "none",  "stopped by the host", "power off", "reset",
-                                         "panic", "triple fault",        "failure" };
+                                         "panic", "triple fault",        "failure",   "debug exit" };
 
     return (unsigned)reason < array_size(names) ? names[reason] : "unknown";
 }

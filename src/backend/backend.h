@@ -20,7 +20,8 @@ enum backend_end {
     BACKEND_RESET, /* only with stop_on_reset */
     BACKEND_PANIC,
     BACKEND_TRIPLE_FAULT,
-    BACKEND_FAILURE, /* of the host or the engine */
+    BACKEND_FAILURE,    /* of the host or the engine */
+    BACKEND_DEBUG_EXIT, /* only with spec.debug_exit */
 };
 
 /* What the backend's owner gives it. */
@@ -44,6 +45,7 @@ struct backend_host {
 struct backend_status {
     enum backend_end end;
     bool was_reset;          /* the guest rebooted since the last call, and runs again */
+    uint32_t exit_value;     /* DEBUG_EXIT: what the guest wrote */
     struct yado_error error; /* for PANIC, TRIPLE_FAULT and FAILURE */
 };
 
@@ -108,6 +110,7 @@ struct backend_ops {
     bool (*validate_save_restore)(const struct spec *spec, struct yado_error *err);
 
     /* Without a machine, from any thread. */
+    bool (*kernel_is_multiboot)(const char *path);
     bool (*variable_store_create)(const char *path, bool overwrite, struct yado_error *err);
     /* Gives the bytes of a new machine identifier to `take` before it returns. */
     bool (*identifier_new)(void (*take)(void *ctx, const void *data, size_t len), void *ctx,

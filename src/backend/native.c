@@ -216,6 +216,7 @@ static bool machine_make(struct backend *b, const struct backend_host *host, str
         .devices = &b->devices,
         .log = host->log,
         .stop_on_reset = host->stop_on_reset,
+        .debug_exit = b->spec->debug_exit,
         .attention = host->attention,
         .net_lost = host->net_lost,
         .ctx = host->ctx,
@@ -280,6 +281,7 @@ static enum backend_end end_of(enum machine_end end)
     case MACHINE_RESET: return BACKEND_RESET;
     case MACHINE_PANIC: return BACKEND_PANIC;
     case MACHINE_TRIPLE_FAULT: return BACKEND_TRIPLE_FAULT;
+    case MACHINE_DEBUG_EXIT: return BACKEND_DEBUG_EXIT;
     case MACHINE_FAILURE: break;
     }
     return BACKEND_FAILURE;
@@ -290,7 +292,9 @@ static void native_service(struct backend *b, struct backend_status *out)
     struct machine_status st;
 
     machine_service(b->machine, &st);
-    *out = (struct backend_status){ .end = end_of(st.end), .was_reset = st.was_reset, .error = st.error };
+    *out = (struct backend_status){
+        .end = end_of(st.end), .was_reset = st.was_reset, .exit_value = st.exit_value, .error = st.error
+    };
 }
 
 static bool native_request_stop(struct backend *b, struct yado_error *err)
@@ -339,6 +343,16 @@ static void native_counters(struct backend *b, void (*fn)(void *ctx, const char 
     machine_counters(b->machine, fn, ctx);
 }
 
+static bool native_kernel_is_multiboot(const char *path)
+{
+    struct boot_open_file f = { .name = path, .fd = open(path, O_RDONLY | O_CLOEXEC) };
+    bool is = f.fd >= 0 && boot_files_multiboot(&f);
+
+    if (f.fd >= 0)
+        close(f.fd);
+    return is;
+}
+
 const struct backend_ops backend_native = {
     .name = "native",
     .limits = native_limits,
@@ -357,4 +371,5 @@ const struct backend_ops backend_native = {
     .socket_answer = native_socket_answer,
     .socket_connect = native_socket_connect,
     .counters = native_counters,
+    .kernel_is_multiboot = native_kernel_is_multiboot,
 };

@@ -115,6 +115,7 @@ struct spec {
     const char *engine; /* name of a static string, or NULL: the best one */
     struct spec_boot boot;
     struct spec_platform platform;
+    bool debug_exit;
     struct spec_disk disks[SPEC_DEVICE_MAX];
     unsigned disk_count;
     struct spec_serial serials[SPEC_DEVICE_MAX];

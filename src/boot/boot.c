@@ -11,9 +11,9 @@
  * identity page tables, command line; a kernel copies what it wants to keep and takes the memory kernel
  * bzImage: at its preferred address, where it unpacks itself and may move; ELF: where its segments say initrd
  * as high as the kernel allows, below 4 GiB and inside low RAM, so that a kernel that grows or moves has the
- * most room
+ * most room (multiboot: right behind the kernel)
  *
- * Another boot protocol is another pair of plan and load functions; multiboot would be the next. */
+ * Another boot protocol is another pair of plan and load functions. */
 #include "boot/boot.h"
 
 #include <inttypes.h>
@@ -57,6 +57,8 @@ static bool plan_kernel(const struct boot_file *kernel, struct boot_plan *plan, 
 
     if (!kernel->len)
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the file is empty", kernel->name);
+    if (boot_is_multiboot(kernel))
+        return multiboot_plan(kernel, plan, err);
     if (kernel->len >= 4 && !memcmp(kernel->data,
                                     "\x7f"
                                     "ELF",
@@ -78,11 +80,11 @@ static uint64_t mib_up(uint64_t bytes)
 static bool plan_initrd(const struct boot_file *initrd, struct boot_plan *plan, struct yado_error *err)
 {
     uint64_t top = align_down(min_u64(plan->initrd_end_max, plan->low_ram_len), BOOT_PAGE);
-    uint64_t room = top > plan->kernel_end ? top - plan->kernel_end : 0;
+    uint64_t end = align_up(plan->kernel_end, BOOT_PAGE), room = top > end ? top - end : 0;
     uint64_t need = align_up(initrd->len, BOOT_PAGE);
 
     if (need <= room) {
-        plan->initrd_gpa = top - need;
+        plan->initrd_gpa = plan->initrd_low ? align_up(plan->kernel_end, BOOT_PAGE) : top - need;
         return true;
     }
     if (plan->kernel_end + need > min_u64(plan->initrd_end_max, GIB(4)))
@@ -117,7 +119,9 @@ bool boot_check(const struct boot_input *in, uint64_t low_ram_len, struct yado_e
 {
     struct boot_plan plan;
 
-    return make_plan(in, low_ram_len, &plan, err) && (!in->initrd.len || initrd_check(&in->initrd, err));
+    if (!make_plan(in, low_ram_len, &plan, err))
+        return false;
+    return !in->initrd.len || plan.initrd_low || initrd_check(&in->initrd, err);
 }
 
 static void map_add(struct boot_map *map, uint64_t gpa, uint64_t len, uint32_t type)
@@ -180,7 +184,9 @@ bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *
          initrd_place(&in->initrd, plan.initrd_gpa, mem, err);
     if (!ok)
         return err_set(err, YADO_ERR_INTERNAL, "boot data do not lie in guest memory");
-    if (plan.kind == BOOT_PVH)
+    if (plan.kind == BOOT_MULTIBOOT)
+        ok = multiboot_load(in, &plan, mem, err) && boot_cpu_multiboot(in, &plan, mem, out);
+    else if (plan.kind == BOOT_PVH)
         ok = pvh_load(in, &plan, mem, err) && boot_cpu_protected_mode(in, &plan, mem, out);
     else
         ok = bzimage_load(in, &plan, mem, err) && boot_cpu_long_mode(in, &plan, mem, out);

@@ -1,7 +1,8 @@
 /* Loading a Linux kernel straight into guest memory, as a boot loader would leave it: bzImage by the 64-bit
- * boot protocol, ELF vmlinux through PVH. Files are untrusted bytes: every field is checked before use and an
- * error names the file and what is wrong with it. Sources: Linux Documentation/x86/boot.rst and zero-page.rst
- * (6.1); Xen docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; System V ABI (ELF-64). */
+ * boot protocol, ELF vmlinux through PVH, and multiboot kernels. Files are untrusted bytes: every field is
+ * checked before use and an error names the file and what is wrong with it. Sources: Linux
+ * Documentation/x86/boot.rst and zero-page.rst (6.1); Xen docs/misc/pvh.pandoc and
+ * public/arch-x86/hvm/start_info.h; System V ABI (ELF-64); Multiboot Specification 0.6.96. */
 #ifndef BOOT_BOOT_H
 #define BOOT_BOOT_H
 
@@ -53,6 +54,11 @@ struct boot_input {
     const char *cmdline;     /* NULL is "" */
     struct boot_layout layout;
 };
+
+/* Whether the file has a multiboot header (3.1): such a kernel wants a PC with its older chips. Any thread.
+ */
+#define BOOT_HEAD_LEN 8192 /* bytes of the file that tell */
+bool boot_is_multiboot(const struct boot_file *kernel);
 
 /* Checks everything that can be known before a machine exists: both files, the command line, and that kernel
  * and initrd fit into a machine whose RAM below the PCI hole is [0, low_ram_len). Any thread. Takes

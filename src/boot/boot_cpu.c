@@ -109,3 +109,24 @@ bool boot_cpu_protected_mode(const struct boot_input *in, const struct boot_plan
     out->mp_state = X86_MP_RUNNING;
     return write_gdt(out, &in->layout, mem, DESC_CODE32);
 }
+
+/* Local APIC and LINT pins as firmware leaves them on the boot processor of a PC with 8259s: enabled, LINT0
+ * takes the 8259s' interrupts, LINT1 is NMI (MultiProcessor Specification 1.4, 3.6.2.2, virtual wire mode).
+ */
+#define LAPIC_SVR 0x0f
+#define LAPIC_LINT0 0x35
+#define LAPIC_LINT1 0x36
+#define MULTIBOOT_EAX 0x2badb002u
+
+/* Multiboot 0.6.96, 3.2. */
+bool boot_cpu_multiboot(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                        struct x86_state *out)
+{
+    if (!boot_cpu_protected_mode(in, plan, mem, out))
+        return false;
+    out->gpr[R_AX] = MULTIBOOT_EAX;
+    out->lapic.regs[LAPIC_SVR] = 0x1ff;
+    out->lapic.regs[LAPIC_LINT0] = 0x700;
+    out->lapic.regs[LAPIC_LINT1] = 0x400;
+    return true;
+}

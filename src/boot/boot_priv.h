@@ -6,7 +6,14 @@
 
 #define BOOT_PAGE 4096u
 
-enum boot_kind { BOOT_BZIMAGE, BOOT_PVH };
+enum boot_kind { BOOT_BZIMAGE, BOOT_PVH, BOOT_MULTIBOOT };
+
+#define BOOT_SEGMENT_MAX 16
+
+/* A piece of the kernel file: `filesz` bytes at `off` go to `gpa`, zeros follow up to `memsz`. */
+struct boot_segment {
+    uint64_t off, gpa, filesz, memsz;
+};
 
 /* Where everything goes, decided from the files and the size of memory alone. */
 struct boot_plan {
@@ -15,10 +22,13 @@ struct boot_plan {
     uint64_t kernel_gpa; /* lowest address that the kernel uses from the start */
     uint64_t kernel_end; /* and the first after that */
     uint64_t entry;
-    uint64_t initrd_end_max;         /* the initrd must end here or below */
-    uint64_t initrd_gpa;             /* 0: none */
-    uint32_t cmdline_max;            /* characters that the kernel takes */
-    size_t payload_off, payload_len; /* bzImage: the protected-mode part in the file */
+    uint64_t initrd_end_max; /* the initrd must end here or below */
+    bool initrd_low;         /* it goes right behind the kernel, and its contents are not ours to judge */
+    uint64_t initrd_gpa;     /* 0: none */
+    uint32_t cmdline_max;    /* characters that the kernel takes */
+    size_t payload_off, payload_len;                /* bzImage: the protected-mode part in the file */
+    struct boot_segment segments[BOOT_SEGMENT_MAX]; /* multiboot */
+    unsigned segment_count;
     unsigned header_end; /* bzImage: end of the setup header, in the file and in the boot parameters */
 };
 
@@ -45,12 +55,15 @@ static inline const char *boot_cmdline(const struct boot_input *in)
 /* Each fills the kernel's part of the plan. */
 bool bzimage_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
 bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
+bool multiboot_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
 
 /* Copies kernel and boot data. Initrd and command line are in memory already. */
 bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
                   struct yado_error *err);
 bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
               struct yado_error *err);
+bool multiboot_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                    struct yado_error *err);
 
 /* Whether the bytes are something that a kernel unpacks, and whole as far as that shows without unpacking. */
 bool initrd_check(const struct boot_file *initrd, struct yado_error *err);
@@ -70,5 +83,7 @@ bool boot_cpu_long_mode(const struct boot_input *in, const struct boot_plan *pla
                         struct x86_state *out);
 bool boot_cpu_protected_mode(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
                              struct x86_state *out);
+bool boot_cpu_multiboot(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
+                        struct x86_state *out);
 
 #endif

@@ -19,6 +19,9 @@ struct engine_host {
     /* The guest signalled end of interrupt for a level-triggered vector (for the IO-APIC). Any vCPU thread.
      */
     void (*eoi)(void *ctx, unsigned vector);
+    /* A vCPU takes the interrupt that `intr` announced: its vector. vCPU thread. NULL: the board has no
+     * 8259s. */
+    uint8_t (*acknowledge)(void *ctx);
     void *ctx;
 };
 
@@ -94,6 +97,9 @@ struct engine_ops {
      * begins at gpa, lowest first, in words of 64, and forgets them. Writes of devices count
      * (memory_written). vCPUs may run. */
     bool (*dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bits, struct yado_error *err);
+    /* The output of the board's 8259s, wired to LINT0 of the local APICs. Any thread; takes no lock and calls
+     * nothing back. */
+    void (*intr)(struct engine_vm *vm, bool level);
     /* The paravirtual clock's time in ns, for saving and restoring. It runs on while the vCPUs do not. */
     uint64_t (*clock_get)(struct engine_vm *vm);
     bool (*clock_set)(struct engine_vm *vm, uint64_t ns, struct yado_error *err);

@@ -74,11 +74,16 @@ struct board_config {
     unsigned vcpu_count;
     struct gmem *mem;
     struct msi_sink msi;
+    bool legacy;      /* with the older chips of a PC (legacy.h) */
+    bool debug_exit;  /* with the port whose writes end the guest */
+    struct line intr; /* output of the 8259s, with `legacy`. Called with a chip's lock held */
     struct clock clock;
     const struct log *log;
     const struct board_devices *devices; /* read by board_new only */
     /* The guest asks for something that concerns the whole machine. vCPU thread, no chip's lock held. */
     void (*request)(void *ctx, enum board_request what);
+    /* The guest wrote to the debug exit port. vCPU thread, no chip's lock held. */
+    void (*debug_exited)(void *ctx, uint32_t value);
     /* A network attachment is gone for good. Event loop thread, no lock held. May be NULL. */
     void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
     void *ctx;
@@ -104,6 +109,7 @@ uint64_t board_write_acpi(struct board *b, struct yado_error *err);
 /* vCPU threads; ctx is the board. These are what engine_host wants. */
 void board_io(void *ctx, unsigned vcpu, struct exit *access);
 void board_eoi(void *ctx, unsigned vector);
+uint8_t board_acknowledge(void *ctx); /* a board with `legacy` */
 
 /* After BOARD_RESET, before board_reset: whether it was a reboot, not a crash. No vCPU runs. */
 bool board_reset_was_orderly(struct board *b);

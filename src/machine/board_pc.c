@@ -22,6 +22,7 @@
 
 #include "acpi/acpi.h"
 #include "bus/region.h"
+#include "chip/debug_exit.h"
 #include "chip/i8042.h"
 #include "chip/ioapic.h"
 #include "chip/pci_host.h"
@@ -30,6 +31,7 @@
 #include "chip/rtc.h"
 #include "chip/uart16550.h"
 #include "host/loop.h"
+#include "machine/legacy.h"
 #include "machine/nets.h"
 #include "machine/pc_layout.h"
 #include "machine/pump.h"
@@ -54,6 +56,7 @@ enum {
     REGION_RTC,
     REGION_UART,
     REGION_PVPANIC,
+    REGION_DEBUG_EXIT,
     REGION_PCI_PORTS,
     REGION_ECAM,
     REGION_COUNT
@@ -83,6 +86,7 @@ struct board {
 
     struct ioapic *ioapic;
     struct reset_watch watch;
+    struct legacy *legacy; /* NULL: there are none */
     struct pm *pm;
     struct i8042 *i8042;
     struct rtc *rtc;
@@ -90,6 +94,7 @@ struct board {
     struct uart *uart;
     struct pump *uart_pump; /* NULL: nobody listens */
     struct pvpanic pvpanic;
+    struct debug_exit *debug_exit; /* NULL: there is none */
     struct pci_host *pci;
     struct board_console consoles[BOARD_DEVICE_MAX];
     struct board_blk disks[BOARD_DEVICE_MAX];
@@ -196,13 +201,60 @@ static void ioapic_destroy(struct board *b)
     ioapic_free(b->ioapic);
 }
 
+/* ---- older chips ---- */
+
+static bool legacy_build(struct board *b, struct yado_error *err)
+{
+    struct legacy_config cfg = {
+        .ports = b->ports,
+        .mmio = b->mmio,
+        .loop = b->loop,
+        .clock = b->cfg.clock,
+        .ioapic = b->ioapic,
+        .mem = b->cfg.mem,
+        .vcpu_count = b->cfg.vcpu_count,
+        .intr = b->cfg.intr,
+        .test_device = b->cfg.debug_exit,
+        .reset = ask_reset,
+        .ctx = b,
+    };
+
+    if (b->cfg.legacy)
+        b->legacy = legacy_new(&cfg, err);
+    return b->legacy || !b->cfg.legacy;
+}
+
+static bool legacy_part_reset(struct board *b, struct yado_error *err)
+{
+    (void)err;
+    if (b->legacy)
+        legacy_reset(b->legacy);
+    return true;
+}
+
+static void legacy_describe(const struct board *b, struct acpi_board *a)
+{
+    a->legacy_pic = b->legacy != NULL;
+}
+
+static void legacy_destroy(struct board *b)
+{
+    legacy_free(b->legacy);
+}
+
+/* An ISA interrupt: with older chips it goes to them too. */
+static struct line isa_line(struct board *b, unsigned gsi)
+{
+    return b->legacy ? legacy_line(b->legacy, gsi) : ioapic_line(b->ioapic, gsi);
+}
+
 /* ---- power management ---- */
 
 static bool pm_build(struct board *b, struct yado_error *err)
 {
     struct pm_config cfg = {
         .clock = b->cfg.clock,
-        .sci = ioapic_line(b->ioapic, PC_SCI_GSI),
+        .sci = isa_line(b, PC_SCI_GSI),
         .power_off = ask_power_off,
         .reset = ask_reset,
         .ctx = b,
@@ -243,6 +295,8 @@ static bool i8042_build(struct board *b, struct yado_error *err)
 {
     struct i8042_config cfg = { .reset = ask_reset, .ctx = b };
 
+    if (b->legacy) /* has all of the controller */
+        return true;
     b->i8042 = i8042_new(&cfg, err);
     return b->i8042 && region_place(b->ports, &b->regions[REGION_I8042], &i8042_ops, b->i8042, PC_I8042_PORT,
                                     I8042_REGION_LEN, err);
@@ -276,7 +330,7 @@ static bool rtc_build(struct board *b, struct yado_error *err)
 {
     struct rtc_config cfg = {
         .clock = b->cfg.clock,
-        .irq = ioapic_line(b->ioapic, PC_RTC_GSI),
+        .irq = isa_line(b, PC_RTC_GSI),
         .arm = rtc_arm,
         .ctx = b,
     };
@@ -350,7 +404,7 @@ static const struct board_serial *uart_serial(const struct board *b)
 static bool uart_build(struct board *b, struct yado_error *err)
 {
     struct uart_config cfg = {
-        .irq = ioapic_line(b->ioapic, PC_UART_GSI), .output = uart_output, .room = uart_room, .ctx = b
+        .irq = isa_line(b, PC_UART_GSI), .output = uart_output, .room = uart_room, .ctx = b
     };
     const struct board_serial *serial = uart_serial(b);
 
@@ -405,6 +459,31 @@ static void pvpanic_describe(const struct board *b, struct acpi_board *a)
 {
     (void)b;
     a->pvpanic_port = PC_PVPANIC_PORT;
+}
+
+/* ---- debug exit port ---- */
+
+static void debug_exited(void *ctx, uint32_t value)
+{
+    struct board *b = ctx;
+
+    b->cfg.debug_exited(b->cfg.ctx, value);
+}
+
+static bool debug_exit_build(struct board *b, struct yado_error *err)
+{
+    struct debug_exit_config cfg = { .ended = debug_exited, .ctx = b };
+
+    if (!b->cfg.debug_exit)
+        return true;
+    b->debug_exit = debug_exit_new(&cfg, err);
+    return b->debug_exit && region_place(b->ports, &b->regions[REGION_DEBUG_EXIT], &debug_exit_ops,
+                                         b->debug_exit, DEBUG_EXIT_PORT, DEBUG_EXIT_REGION_LEN, err);
+}
+
+static void debug_exit_destroy(struct board *b)
+{
+    debug_exit_free(b->debug_exit);
 }
 
 /* ---- PCI ---- */
@@ -748,11 +827,13 @@ static void bridge_destroy(struct board *b)
 static const struct part parts[] = {
     { "buses", buses_build, NULL, NULL, buses_destroy },
     { "ioapic", ioapic_build, ioapic_part_reset, ioapic_describe, ioapic_destroy },
+    { "legacy", legacy_build, legacy_part_reset, legacy_describe, legacy_destroy },
     { "pm", pm_build, pm_part_reset, pm_describe, pm_destroy },
     { "i8042", i8042_build, NULL, NULL, i8042_destroy },
     { "rtc", rtc_build, rtc_part_reset, rtc_describe, rtc_destroy },
     { "uart", uart_build, uart_part_reset, uart_describe, uart_destroy },
     { "pvpanic", pvpanic_build, NULL, pvpanic_describe, NULL },
+    { "debug exit", debug_exit_build, NULL, NULL, debug_exit_destroy },
     { "pci", pci_build, pci_reset, pci_describe, bridge_destroy }, /* behind the devices on it */
     { "consoles", consoles_build, consoles_reset, NULL, consoles_destroy },
     { "disks", disks_build, disks_reset, NULL, disks_destroy },
@@ -836,9 +917,11 @@ uint64_t board_write_acpi(struct board *b, struct yado_error *err)
         if (parts[i].describe)
             parts[i].describe(b, &a);
     }
-    if (!acpi_build(&a, PC_ACPI_BASE, PC_ACPI_ROOM, &t, err))
+    const uint64_t base = b->legacy ? PC_ACPI_LEGACY_BASE : PC_ACPI_BASE;
+
+    if (!acpi_build(&a, base, PC_BIOS_END - base, &t, err))
         return 0;
-    if (gmem_write(b->cfg.mem, PC_ACPI_BASE, t.bytes, t.len))
+    if (gmem_write(b->cfg.mem, base, t.bytes, t.len))
         len = t.len;
     else
         err_set(err, YADO_ERR_INTERNAL, "the ACPI tables do not lie in memory");
@@ -892,8 +975,17 @@ void board_eoi(void *ctx, unsigned vector)
     ioapic_eoi(b->ioapic, vector);
 }
 
+uint8_t board_acknowledge(void *ctx)
+{
+    struct board *b = ctx;
+
+    return legacy_acknowledge(b->legacy);
+}
+
 bool board_reset_was_orderly(struct board *b)
 {
+    if (b->legacy) /* no Linux: the mark that tells a panic is none */
+        return true;
     return reset_watch_orderly(&b->watch);
 }
 

@@ -123,10 +123,23 @@ static bool input_read(const struct boot_files *files, uint64_t ram_size, bool t
     };
     if (!file_read(&files->kernel, ram_size, &l->kernel, &in->kernel, err))
         return false;
+    if (boot_is_multiboot(&in->kernel)) {
+        in->layout.acpi_rsdp = in->layout.reserved[0].gpa = PC_ACPI_LEGACY_BASE;
+        in->layout.reserved[0].len = PC_BIOS_END - PC_ACPI_LEGACY_BASE;
+    }
     if (files->initrd.fd < 0)
         return true;
     return to_load ? file_measure(&files->initrd, ram_size, &in->initrd, err)
                    : file_read(&files->initrd, ram_size, &l->initrd, &in->initrd, err);
+}
+
+bool boot_files_multiboot(const struct boot_open_file *kernel)
+{
+    uint8_t head[BOOT_HEAD_LEN];
+    ssize_t n = pread(kernel->fd, head, sizeof(head), 0);
+    struct boot_file f = { .name = kernel->name, .data = head, .len = n > 0 ? (size_t)n : 0 };
+
+    return boot_is_multiboot(&f);
 }
 
 bool boot_files_check(const struct boot_files *files, uint64_t ram_size, struct yado_error *err)

@@ -16,10 +16,15 @@ struct boot_files {
     const char *cmdline;
 };
 
+/* Whether the kernel is a multiboot kernel, which wants a board with older chips. False if it cannot be read.
+ * Any thread. */
+bool boot_files_multiboot(const struct boot_open_file *kernel);
+
 /* Whether they would boot a machine with `ram_size` bytes. Reads the files. Any thread. */
 bool boot_files_check(const struct boot_files *files, uint64_t ram_size, struct yado_error *err);
 
-/* Reads the files and loads them. `acpi_len` bytes of ACPI tables are at PC_ACPI_BASE. `out`: the state in
+/* Reads the files and loads them. `acpi_len` bytes of ACPI tables are at PC_ACPI_BASE, or for a
+ * multiboot kernel at PC_ACPI_LEGACY_BASE. `out`: the state in
  * which CPU 0 starts. No vCPU runs. May be repeated after a reset. */
 bool boot_files_load(const struct boot_files *files, struct gmem *mem, uint64_t acpi_len,
                      struct x86_state *out, struct yado_error *err);

@@ -7,8 +7,8 @@
  * So a reset finds the machine at rest, and a power off followed by more guest instructions cannot happen
  * beyond the few that other CPUs get through on their way out.
  *
- * Several bits at once: a failure of ours first, then power off (the guest's last word), then what looks like
- * a crash.
+ * Several bits at once: a failure of ours first, then debug exit and power off (the guest's last word), then
+ * what looks like a crash.
  *
  * A reboot resets the board and the CPUs and loads kernel and initrd again from the files that were opened at
  * the start. RAM keeps what it held otherwise, as on a PC.
@@ -32,6 +32,7 @@ enum {
     ASK_PANIC = 1 << BOARD_PANIC,
     ASK_SHUTDOWN = 8,
     ASK_FAULT = 16,
+    ASK_DEBUG_EXIT = 32,
 };
 
 struct machine {
@@ -42,8 +43,11 @@ struct machine {
     struct vcpus *vcpus;
     uint64_t acpi_len;
     bool paused;
+    bool legacy; /* the board has the older chips */
 
     _Atomic uint32_t asked; /* ASK_* */
+    _Atomic bool exit_taken;
+    uint32_t exit_value; /* as ended_cpu */
     /* Of the first CPU that ended; written by it alone, read after it parked. */
     _Atomic bool ended_taken;
     unsigned ended_cpu;
@@ -64,6 +68,24 @@ static void machine_ask(struct machine *m, uint32_t what)
 static void on_board_request(void *ctx, enum board_request what)
 {
     machine_ask(ctx, 1u << what);
+}
+
+static void on_debug_exit(void *ctx, uint32_t value)
+{
+    struct machine *m = ctx;
+
+    if (!atomic_exchange(&m->exit_taken, true))
+        m->exit_value = value;
+    machine_ask(m, ASK_DEBUG_EXIT);
+}
+
+static void on_intr(void *ctx, unsigned n, bool level)
+{
+    struct machine *m = ctx;
+
+    (void)n;
+    if (m->vm && m->cfg.engine->intr)
+        m->cfg.engine->intr(m->vm, level);
 }
 
 static void on_vcpu_ended(void *ctx, unsigned index, const struct exit *exit, const struct yado_error *err)
@@ -147,10 +169,14 @@ static bool board_make(struct machine *m, struct yado_error *err)
         .vcpu_count = m->cfg.vcpu_count,
         .mem = m->mem,
         .msi = { .send = on_msi, .send_from = on_msi_from, .forget = on_msi_forget, .ctx = m },
+        .legacy = m->legacy,
+        .debug_exit = m->cfg.debug_exit,
+        .intr = { .set = on_intr, .ctx = m },
         .clock = clock_host(),
         .log = m->cfg.log,
         .devices = m->cfg.devices,
         .request = on_board_request,
+        .debug_exited = on_debug_exit,
         .net_lost = on_net_lost,
         .ctx = m,
     };
@@ -164,7 +190,10 @@ static bool engine_make(struct machine *m, struct yado_error *err)
     const struct engine_ops *ops = m->cfg.engine;
     struct engine_config cfg = {
         .vcpu_count = m->cfg.vcpu_count,
-        .host = { .io = board_io, .eoi = board_eoi, .ctx = m->board },
+        .host = { .io = board_io,
+                  .eoi = board_eoi,
+                  .acknowledge = m->legacy ? board_acknowledge : NULL,
+                  .ctx = m->board },
         .log = m->cfg.log,
     };
 
@@ -221,6 +250,10 @@ struct machine *machine_new(const struct machine_config *cfg, struct yado_error 
         return NULL;
     }
     m->cfg = *cfg;
+    m->legacy = boot_files_multiboot(&cfg->boot.kernel);
+    if (m->legacy && !cfg->engine->intr)
+        log_line(cfg->log, LOG_MACHINE, "the %s engine does not take the 8259s' interrupts",
+                 cfg->engine->name);
     m->mem = gmem_new(cfg->ram_size, PC_LOW_RAM_END, err);
     if (!m->mem || !board_make(m, err) || !engine_make(m, err) || !vcpus_make(m, err) || !boot(m, err)) {
         machine_free(m);
@@ -314,6 +347,8 @@ static enum machine_end end_of(struct machine *m, uint32_t asked, struct yado_er
                 m->cfg.engine->name, m->ended_rip);
         return MACHINE_FAILURE;
     }
+    if (asked & ASK_DEBUG_EXIT)
+        return MACHINE_DEBUG_EXIT;
     if (asked & ASK_POWER_OFF)
         return MACHINE_POWER_OFF;
     if (asked & ASK_PANIC) {
@@ -344,6 +379,7 @@ void machine_service(struct machine *m, struct machine_status *out)
     park(m);
     asked = atomic_exchange(&m->asked, 0);
     out->end = end_of(m, asked, &out->error);
+    out->exit_value = m->exit_value;
     if (out->end != MACHINE_RUNS)
         return;
     if (!machine_reboot(m, &out->error)) {

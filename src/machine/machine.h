@@ -16,6 +16,7 @@ enum machine_end {
     MACHINE_PANIC,
     MACHINE_TRIPLE_FAULT,
     MACHINE_FAILURE,
+    MACHINE_DEBUG_EXIT,
 };
 
 struct machine_config {
@@ -27,6 +28,7 @@ struct machine_config {
         *devices; /* read by machine_new only; disks and descriptors must outlive the machine */
     const struct log *log;
     bool stop_on_reset;
+    bool debug_exit; /* the guest may end itself through port 0xf4 */
     /* machine_service shall be called. Any thread of the machine, no lock held; does not block. */
     void (*attention)(void *ctx);
     /* A network attachment is gone for good. As attention. May be NULL. */
@@ -36,7 +38,8 @@ struct machine_config {
 
 struct machine_status {
     enum machine_end end;
-    bool was_reset; /* rebooted since the last call, and runs again */
+    bool was_reset;      /* rebooted since the last call, and runs again */
+    uint32_t exit_value; /* DEBUG_EXIT: what the guest wrote */
     struct yado_error error;
 };
 

@@ -27,6 +27,9 @@
  * hint finds it too. 64 CPUs need less than 4 KiB of it. */
 #define PC_ACPI_BASE 0xe0000ull
 #define PC_ACPI_ROOM 0x20000ull
+/* With the older chips: kernels written for BIOS machines may search the last 64 KiB only. */
+#define PC_ACPI_LEGACY_BASE 0xf0000ull
+#define PC_BIOS_END 0x100000ull
 
 /* ---- memory-mapped devices below 4 GiB ---- */
 

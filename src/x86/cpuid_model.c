@@ -270,7 +270,7 @@ static void leaf_1(const struct cpuid_model *m, const struct cpuid_dynamic *dyn,
     r->ecx = m->f1_ecx;
     if ((m->f1_ecx & F1C_XSAVE) && (dyn->cr4 & 1u << 18))
         r->ecx |= F1C_OSXSAVE;
-    r->edx = m->f1_edx;
+    r->edx = m->f1_edx & ~(dyn->apic_off ? BIT(9) : 0);
 }
 
 /* Extended topology: leaves 0xb and 0x1f */
@@ -411,6 +411,8 @@ static void leaf_ext(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
         break;
     case 0x80000001u:
         *r = (struct cpuid_regs){ m->host_80000001.eax, m->host_80000001.ebx, m->fext_ecx, m->fext_edx };
+        if (dyn->apic_off && m->is_amd)
+            r->edx &= ~BIT(9);
         break;
     case 0x80000002u:
     case 0x80000003u:

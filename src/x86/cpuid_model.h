@@ -12,6 +12,7 @@ struct cpuid_regs {
 struct cpuid_dynamic {
     uint32_t apic_id;
     uint64_t xcr0, cr4;
+    bool apic_off; /* by MSR_APIC_BASE: its feature bit goes (SDM volume 3, 11.4.3) */
 };
 
 /* KVM_FEATURE_* bits of leaf 0x40000001 (Linux Documentation/virt/kvm/x86/cpuid.rst). Both engines offer

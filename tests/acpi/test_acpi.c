@@ -88,6 +88,15 @@ static const uint8_t *find_table(const struct acpi_tables *t, const char *signat
     assert_int_equal(sum(rsdp, 36), 0);
     xsdt = at(t, le(rsdp + 24, 8));
     assert_memory_equal(xsdt, "XSDT", 4);
+    { /* 5.2.5.3: the RSDT has the same tables */
+        const uint8_t *rsdt = at(t, le(rsdp + 16, 4));
+
+        assert_memory_equal(rsdt, "RSDT", 4);
+        assert_int_equal(sum(rsdt, le(rsdt + 4, 4)), 0);
+        assert_int_equal((le(rsdt + 4, 4) - 36) * 2, le(xsdt + 4, 4) - 36);
+        for (unsigned i = 0; i < (le(rsdt + 4, 4) - 36) / 4; i++)
+            assert_int_equal(le(rsdt + 36 + 4 * i, 4), le(xsdt + 36 + 8 * i, 8));
+    }
     assert_int_equal(sum(xsdt, le(xsdt + 4, 4)), 0);
     for (unsigned off = 36; off < le(xsdt + 4, 4); off += 8) {
         const uint8_t *table = at(t, le(xsdt + off, 8));
@@ -189,6 +198,29 @@ static void mcfg_entry(void **state)
     assert_int_equal(le(m + 44, 8), 0xe0000000);
     assert_int_equal(m[54], 0);
     assert_int_equal(m[55], 0);
+    acpi_tables_free(&t);
+}
+
+/* With 8259s: 5.2.12 (PCAT_COMPAT), 5.2.12.5 (the timer's override), table 5.10 (8042). */
+static void older_chips(void **state)
+{
+    struct acpi_board board = board_get(2);
+    struct yado_error err = YADO_ERROR_INIT;
+    const uint8_t override[10] = { 2, 10, 0, 0, 2 };
+    struct acpi_tables t;
+    const uint8_t *m, *f;
+    unsigned found = 0;
+
+    (void)state;
+    board.legacy_pic = true;
+    assert_true(acpi_build(&board, BASE, ROOM, &t, &err));
+    f = find_table(&t, "FACP");
+    assert_int_equal(le(f + 109, 2) & 1 << 1, 1 << 1);
+    m = find_table(&t, "APIC");
+    assert_int_equal(le(m + 40, 4), 1);
+    for (unsigned off = 44; off < le(m + 4, 4); off += m[off + 1])
+        found += !memcmp(m + off, override, sizeof(override));
+    assert_int_equal(found, 1);
     acpi_tables_free(&t);
 }
 
@@ -381,10 +413,15 @@ static void acpiexec_evaluates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fadt_fields),        cmocka_unit_test(madt_entries),
-        cmocka_unit_test(mcfg_entry),         cmocka_unit_test(too_little_room),
-        cmocka_unit_test(package_lengths),    cmocka_unit_test(eisa_ids),
-        cmocka_unit_test(iasl_reads_all),     cmocka_unit_test(iasl_compiles_it_again),
+        cmocka_unit_test(fadt_fields),
+        cmocka_unit_test(madt_entries),
+        cmocka_unit_test(older_chips),
+        cmocka_unit_test(mcfg_entry),
+        cmocka_unit_test(too_little_room),
+        cmocka_unit_test(package_lengths),
+        cmocka_unit_test(eisa_ids),
+        cmocka_unit_test(iasl_reads_all),
+        cmocka_unit_test(iasl_compiles_it_again),
         cmocka_unit_test(acpiexec_evaluates),
     };
 

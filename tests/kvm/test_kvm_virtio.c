@@ -226,7 +226,7 @@ static void cpu_set(struct box *b, const uint8_t *code, size_t len)
 
 static void box_open(struct box *b)
 {
-    struct engine_config cfg = { .vcpu_count = 1, .host = { on_io, on_eoi, b } };
+    struct engine_config cfg = { .vcpu_count = 1, .host = { .io = on_io, .eoi = on_eoi, .ctx = b } };
     struct yado_error err = YADO_ERROR_INIT;
     const uint64_t rw = PTE_P | PTE_W | PTE_A | PTE_D;
     struct engine_memslot slot = { .len = DRV_MEM_SIZE };

@@ -211,6 +211,10 @@ id configuration_make(const struct spec *s, struct scratch *scratch, struct yado
     VZVirtualMachineConfiguration_setBootLoader(config, loader);
     VZVirtualMachineConfiguration_setCPUCount(config, s->cpu_count);
     VZVirtualMachineConfiguration_setMemorySize(config, s->memory_size);
+    if (s->debug_exit) {
+        err_set(err, YADO_ERR_UNSUPPORTED, "debug_exit: Apple's machines have no such port");
+        return NULL;
+    }
     if (!platform_set(config, &s->platform, err) || !devices_set(config, s, scratch, err) ||
         !framework_agrees(config, err))
         return NULL;

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "engine/engine.h"
+#include "engine/translator/flags_probe.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
@@ -159,6 +160,7 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     vm->tsc_base = cpu_host_tsc();
     struct cpuid_regs r7;
     host_cpuid(7, 0, &r7);
+    vm->flags_independent = flags_probe_independent();
     vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_cpuid);
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
@@ -235,6 +237,16 @@ static void translator_kick(struct engine_vcpu *cpu)
 static void translator_msi(struct engine_vm *evm, uint64_t addr, uint32_t data)
 {
     lapic_route_msi(&evm->vm, addr, data);
+}
+
+/* A change of the guest's own LINT0 looks at `intr` again, so a level that is there is not missed. */
+static void translator_intr(struct engine_vm *evm, bool level)
+{
+    struct tvm *vm = &evm->vm;
+    if (!vm->cfg.host.acknowledge || atomic_exchange(&vm->intr, level) == level || !level)
+        return;
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        lapic_lint0_rise(vm->cpus[i]->lapic);
 }
 
 static void translator_memory_written(struct engine_vm *evm, uint64_t gpa, uint64_t len)
@@ -381,6 +393,7 @@ const struct engine_ops engine_translator = {
     .get_state = translator_get_state,
     .set_state = translator_set_state,
     .msi = translator_msi,
+    .intr = translator_intr,
     .memory_written = translator_memory_written,
     .stood_still = translator_stood_still,
     .tsc_khz = translator_tsc_khz,

@@ -25,8 +25,8 @@
  * two host timers are at least PERIODIC_MIN_NS apart whatever the guest asks for.
  *
  * Not here, and told so by the version register: CMCI, suppressed EOI broadcast, extended LVT of AMD. SMI and
- * ExtINT messages are dropped: there is no SMM and no 8259. LINT, thermal and performance entries are
- * registers without a source. */
+ * ExtINT messages are dropped: there is no SMM, and 8259s, where the board has them, are wired to LINT0.
+ * LINT1, thermal and performance entries are registers without a source. */
 #include "engine/translator/lapic_priv.h"
 
 #define VERSION_VALUE 0x00050014u /* 6 LVT entries, integrated APIC; 11.4.8 */
@@ -171,6 +171,31 @@ int lapic_ack(struct lapic *l)
     set_bit(l, LR_ISR, (unsigned)vector);
     update_best(l);
     return vector;
+}
+
+/* 11.5.1: LINT0 as ExtINT hands the 8259s' interrupt through; with the APIC switched off the pin is the
+ * processor's INTR (11.4.3). */
+bool lapic_takes_extint(const struct lapic *l)
+{
+    uint32_t lint0 = lapic_get(l, LR_LVT_LINT0);
+
+    if (!lapic_is_enabled(l))
+        return lapic_base_get(l) & LAPIC_BASE_BSP;
+    return !(lint0 & LAPIC_LVT_MASKED) && (lint0 >> 8 & 7) == LM_EXTINT;
+}
+
+void lapic_lint0_rise(struct lapic *l)
+{
+    uint32_t lint0 = lapic_get(l, LR_LVT_LINT0);
+
+    if (lapic_takes_extint(l))
+        l->env.wake(l->env.ctx, XR_INTR);
+    else if (!lapic_is_enabled(l) || (lint0 & LAPIC_LVT_MASKED))
+        return;
+    else if ((lint0 >> 8 & 7) == LM_FIXED)
+        lapic_post(l, (uint8_t)lint0, (lint0 & 0x8000) != 0);
+    else if ((lint0 >> 8 & 7) == LM_NMI)
+        l->env.wake(l->env.ctx, XR_NMI);
 }
 
 /* 11.8.5 */
@@ -399,6 +424,8 @@ static void write_lvt(struct lapic *l, unsigned reg, uint32_t v)
         timer_write_lvt(l, v);
     else
         lapic_put(l, reg, v);
+    if (reg == LR_LVT_LINT0) /* its input may be active */
+        l->env.wake(l->env.ctx, XR_INTR);
 }
 
 static void write_svr(struct lapic *l, uint32_t v) /* 11.9 */

@@ -45,6 +45,9 @@ void lapic_post(struct lapic *l, uint8_t vector, bool level);
 /* Owner: highest deliverable vector (above PPR), or -1. lapic_ack takes it (IRR to ISR) and returns it. */
 int lapic_pending(struct lapic *l);
 int lapic_ack(struct lapic *l);
+/* Whether an interrupt of the board's 8259s is for this processor. Any thread. */
+bool lapic_takes_extint(const struct lapic *l);
+void lapic_lint0_rise(struct lapic *l);        /* any thread: the 8259s' output rose */
 void lapic_timer_expired(struct lapic *l);     /* owner: check the timer and post its vector if due; rearm */
 uint64_t lapic_next_timer_ns(struct lapic *l); /* owner: ns until the timer is due, ~0 if none (for HLT) */
 

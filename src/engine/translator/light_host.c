@@ -71,6 +71,14 @@ void cpu_heavy_end(struct tcpu *c)
 
 /* ---- calls through them ---- */
 
+uint8_t vcpu_acknowledge(struct tcpu *c)
+{
+    cpu_heavy_begin(c);
+    uint8_t vector = heavy_acknowledge(c);
+    cpu_heavy_end(c);
+    return vector;
+}
+
 uint64_t cpu_io_read(struct tcpu *c, bool port, uint64_t addr, unsigned width)
 {
     uint64_t value = 0;

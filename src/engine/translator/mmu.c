@@ -250,7 +250,7 @@ void mmu_init(struct tcpu *c)
         for (unsigned i = 0; i < TLB_SIZE; i++)
             tlb_invalidate(c, idx, i);
         c->tlb_log_len[idx] = 0;
-        c->jc_dirty[idx] = 1;
+        c->jc_log_len[idx] = JC_LOG_SIZE;
     }
     mmu_flush_jump_cache(c);
 }
@@ -301,15 +301,19 @@ void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage)
     }
 }
 
+static void flush_jumps_of(struct tcpu *c, unsigned idx)
+{
+    bool all = c->jc_log_len[idx] == JC_LOG_SIZE; /* the log may have overflowed */
+    unsigned n = all ? JC_SIZE : c->jc_log_len[idx];
+    for (unsigned k = 0; k < n; k++)
+        c->jc[idx][all ? k : c->jc_log[idx][k]].pc = JC_INVALID;
+    c->jc_log_len[idx] = 0;
+}
+
 void mmu_flush_jump_cache(struct tcpu *c)
 {
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        if (!c->jc_dirty[idx])
-            continue;
-        for (unsigned i = 0; i < JC_SIZE; i++)
-            c->jc[idx][i].pc = JC_INVALID;
-        c->jc_dirty[idx] = 0;
-    }
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++)
+        flush_jumps_of(c, idx);
     for (unsigned i = 0; i < ITLB_SIZE; i++)
         c->itlb[i].idx_plus1 = 0;
     light_zero(c->exec_bloom, sizeof c->exec_bloom);
@@ -359,10 +363,8 @@ void mmu_flush_nonglobal(struct tcpu *c)
     if (super_nonglobal || c->nonglobal_super_code) {
         mmu_flush_jump_cache(c);
         c->nonglobal_super_code = 0;
-    } else if (c->jc_dirty[MMU_U]) {
-        for (unsigned i = 0; i < JC_SIZE; i++)
-            c->jc[MMU_U][i].pc = JC_INVALID;
-        c->jc_dirty[MMU_U] = 0;
+    } else {
+        flush_jumps_of(c, MMU_U);
     }
     fixed_check_space(c);
     c->counters[TC_FLUSH_NONGLOBAL]++;
@@ -449,6 +451,18 @@ bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m)
 
 /* ---- access for C ---- */
 
+/* Whether the page is the local APIC's: it hides RAM for data accesses of this vCPU (SDM 11.4.5). */
+static bool is_apic_page(const struct tcpu *c, uint64_t gpa)
+{
+    uint64_t base = lapic_base(c->lapic);
+    return (gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800;
+}
+
+static struct tvm_slot *ram_slot(const struct tcpu *c, uint64_t gpa)
+{
+    return unlikely(is_apic_page(c, gpa)) ? NULL : tvm_slot_of(c->vm, gpa);
+}
+
 static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
 {
     /* System accesses are never subject to SMAP's EFLAGS.AC override (SDM 4.6.1): AC is taken as clear. */
@@ -471,7 +485,7 @@ static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_ac
         return NULL;
     }
     *gpa = w.gpa;
-    struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+    struct tvm_slot *s = ram_slot(c, w.gpa);
     if (!s)
         return NULL;
     e = tlb_fill(c, idx, lin, &w, s);
@@ -494,8 +508,7 @@ static void copy_in(void *dst, const void *src, unsigned n)
 static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 {
     c->counters[TC_MMIO]++;
-    uint64_t base = lapic_base(c->lapic);
-    if ((gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800) {
+    if (is_apic_page(c, gpa)) {
         uint32_t v = lapic_mmio_read(c->lapic, (unsigned)gpa & 0xff0);
         return (uint64_t)v >> ((gpa & 3) * 8);
     }
@@ -505,8 +518,7 @@ static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 static void io_write(struct tcpu *c, uint64_t gpa, unsigned n, uint64_t v)
 {
     c->counters[TC_MMIO]++;
-    uint64_t base = lapic_base(c->lapic);
-    if ((gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800)
+    if (is_apic_page(c, gpa))
         lapic_mmio_write(c->lapic, (unsigned)gpa & 0xff0, (uint32_t)v);
     else
         cpu_io_write(c, false, gpa, n, v);
@@ -597,7 +609,7 @@ static bool write_part(struct tcpu *c, uint64_t lin, const void *buf, unsigned n
         copy_in(p, buf, n);
         return true;
     }
-    struct tvm_slot *s = tvm_slot_of(c->vm, gpa);
+    struct tvm_slot *s = ram_slot(c, gpa);
     if (!s)
         mmio_copy(c, gpa, (uint8_t *)(uintptr_t)buf, n, true);
     else
@@ -792,7 +804,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
         if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
             ans = MMU_ANS_FAULT;
         } else {
-            struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+            struct tvm_slot *s = ram_slot(c, w.gpa);
             struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
             if (!e || (write && e->tag_w != (lin & PAGE_MASK))) {
                 ans = stage(c, lin, desc, out);
@@ -822,7 +834,7 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
         c->exc.pending = 0;
         return false;
     }
-    struct tvm_slot *s = tvm_slot_of(c->vm, w.gpa);
+    struct tvm_slot *s = ram_slot(c, w.gpa);
     struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
     if (!e || (write && e->tag_w != (lin & PAGE_MASK)))
         return false;

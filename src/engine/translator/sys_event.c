@@ -592,6 +592,7 @@ static enum step iret_task(struct tcpu *c)
         return cpu_raise_gp(c, 0), STEP_FAULT;
     if (!mmu_read_u16(c, c->seg[S_TR].base, &back, MMU_AS_SYSTEM) || !sys_next_rip(c, &next_rip))
         return STEP_FAULT;
+    c->nmi_masked = 0; /* 6.7.1, also when the other task faults */
     return sys_task_switch(c, back, TASK_IRET, next_rip, false, 0);
 }
 

@@ -325,7 +325,11 @@ static bool write_common(struct tcpu *c, uint32_t n, uint64_t v, bool *known)
     case MSR_TSC_ADJUST: write_tsc_adjust(c, v); return true;
     case MSR_TSC_AUX: return write_limited(&c->tsc_aux, v, 0xffffffffu);
     case MSR_TSC_DEADLINE: lapic_set_tsc_deadline(c->lapic, v); return true;
-    case MSR_APIC_BASE: return !(v >> m->phys_bits) && lapic_set_base(c->lapic, v);
+    case MSR_APIC_BASE:
+        if ((v >> m->phys_bits) || !lapic_set_base(c->lapic, v))
+            return false;
+        mmu_flush_all(c); /* the page may have moved from or to RAM */
+        return true;
     case MSR_EFER: return write_efer(c, v);
     case MSR_STAR: c->star = v; return true;
     case MSR_FMASK: c->fmask = v & 0xffffffffu; return true;

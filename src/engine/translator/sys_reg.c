@@ -301,7 +301,9 @@ bool sys_io_allowed(struct tcpu *c, uint16_t port, unsigned width)
 
 void sys_cpuid(struct tcpu *c)
 {
-    struct cpuid_dynamic dyn = { .apic_id = c->index, .xcr0 = c->xcr0, .cr4 = c->cr4 };
+    struct cpuid_dynamic dyn = {
+        .apic_id = c->index, .xcr0 = c->xcr0, .cr4 = c->cr4, .apic_off = !(lapic_base(c->lapic) & 0x800)
+    };
     struct cpuid_regs r;
 
     cpu_heavy_begin(c); /* the model is everyday code */

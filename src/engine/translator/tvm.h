@@ -41,10 +41,11 @@ struct tvm {
     struct engine_config cfg;
     struct cpuid_model cpuid;
     uint64_t host_tsc_khz;
-    bool host_bmi2;      /* translated code may use BMI2 */
-    uint64_t tsc_base;   /* host TSC when the VM was opened */
-    uint64_t tsc_offset; /* of all vCPUs, once one has been given a state */
-    uint64_t tsc_first;  /* the TSC value that came with it */
+    bool host_bmi2;         /* translated code may use BMI2 */
+    bool flags_independent; /* flags_probe.h */
+    uint64_t tsc_base;      /* host TSC when the VM was opened */
+    uint64_t tsc_offset;    /* of all vCPUs, once one has been given a state */
+    uint64_t tsc_first;     /* the TSC value that came with it */
     bool tsc_set;
     uint64_t tsc_ns_mult; /* ns = (tsc * mult) >> 32 */
     struct tvm_slot slots[TVM_SLOTS];
@@ -53,6 +54,7 @@ struct tvm {
     struct tcpu *cpus[TVM_VCPUS_MAX];
     unsigned cpu_count;
     struct code_cache *cache;
+    _Atomic bool intr; /* output of the board's 8259s */
     _Atomic uint32_t code_lock;
     pthread_mutex_t excl_lock;
     _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */

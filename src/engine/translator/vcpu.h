@@ -25,6 +25,8 @@ vcpu_linear_ip(const struct tcpu *c); /* x87/SSE instruction of 16-bit or segmen
 struct lapic_env vcpu_lapic_env(struct tcpu *c);
 
 /* vcpu_heavy.c, inside the brackets */
+uint8_t vcpu_acknowledge(struct tcpu *c); /* the vector of the 8259s' interrupt */
+uint8_t heavy_acknowledge(struct tcpu *c);
 void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value);
 /* The block for the code at c->rip, in physical page gpage (gpage2: the next one, or ~0). */
 struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode,

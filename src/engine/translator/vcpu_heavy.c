@@ -16,6 +16,11 @@ void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned wid
     *value = width < 8 ? x.data & ((1ull << (width * 8)) - 1) : x.data;
 }
 
+uint8_t heavy_acknowledge(struct tcpu *c)
+{
+    return c->vm->cfg.host.acknowledge(c->vm->cfg.host.ctx);
+}
+
 void tvm_eoi(struct tvm *vm, unsigned vector)
 {
     if (vm->cfg.host.eoi)

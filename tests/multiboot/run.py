@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Runs a multiboot test kernel on yado, or on QEMU as the oracle, and looks at what it says.
+
+usage: run.py KERNEL                runs it on the translator; passes if the kernel says that all is well
+       run.py --oracle KERNEL...    runs each on both and shows the lines that differ (by hand; needs QEMU)
+
+A kernel prints "ok ..." and "NOT ok ..." lines on COM1 and ends itself through port 0xf4 with 0x10 for success, so the
+process's status is 0x21. Its options stand in KERNELS."""
+import difflib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+SUCCESS = 0x10 << 1 | 1
+LIMIT = 100  # seconds
+CMDLINE = 'one two'
+# CPUs, and whether it wants a module and a command line.
+KERNELS = {
+    'boot': (2, True),
+    'legacy': (1, False),
+    'task': (1, False),
+    'apic': (4, False),
+    'litmus': (4, False),
+}
+
+
+def options(kernel):
+    name = os.path.splitext(os.path.basename(kernel))[0]
+    return KERNELS.get(name, (1, False))
+
+
+def run(command):
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=LIMIT, check=False)
+
+
+def on_yado(kernel, module):
+    cpus, wants = options(kernel)
+    yado = os.path.join(os.environ.get('BUILD', 'build'), 'yado')
+    command = [yado, 'run', '--engine', 'translator', '--cpus', str(cpus), '--memory', '64M', '--net', 'none',
+               '--serial', 'stdio', '--debug-exit', '--timeout', str(LIMIT - 10), '--kernel', kernel]
+    return run(command + (['--initrd', module, '--cmdline', CMDLINE] if wants else []))
+
+
+def on_qemu(kernel, module):
+    cpus, wants = options(kernel)
+    with open(kernel, 'rb') as elf:
+        is64 = elf.read(5)[4] == 2
+    if is64:  # QEMU refuses such files
+        plain = os.path.join(os.path.dirname(module), 'kernel')
+        subprocess.run(['objcopy', '-O', 'elf32-i386', kernel, plain], check=True)
+        kernel = plain
+    command = ['qemu-system-x86_64', '-nodefaults', '-device', 'pc-testdev', '-device',
+               'isa-debug-exit,iobase=0xf4,iosize=0x4', '-serial', 'stdio', '-display', 'none', '-machine', 'accel=tcg',
+               '-cpu', 'max', '-smp', str(cpus), '-m', '64', '-no-reboot', '-kernel', kernel]
+    return run(command + (['-initrd', module, '-append', CMDLINE] if wants else []))
+
+
+def oracle(kernels, module):
+    if not shutil.which('qemu-system-x86_64'):
+        sys.exit('there is no qemu-system-x86_64')
+    for kernel in kernels:
+        ours, theirs = (f(kernel, module) for f in (on_yado, on_qemu))
+        print(f'== {kernel}: status {ours.returncode}, QEMU {theirs.returncode}')
+        print('\n'.join(difflib.unified_diff(theirs.stdout.decode(errors='replace').splitlines(),
+                                             ours.stdout.decode(errors='replace').splitlines(),
+                                             'QEMU', 'yado', lineterm='', n=0)))
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        module = os.path.join(folder, 'module')
+        with open(module, 'wb') as out:
+            out.write(b'hello\n')
+        if sys.argv[1] == '--oracle':
+            return oracle(sys.argv[2:], module)
+        done = on_yado(sys.argv[1], module)
+        text = done.stdout.decode(errors='replace')
+        print(text)
+        if 'NOT ok' in text or 'ok ' not in text or done.returncode != SUCCESS:
+            sys.exit(f'status {done.returncode}')
+
+
+main()
