@@ -44,7 +44,7 @@ struct wall_page {
 #define PV_EOI_ENABLE 1ull
 #define LATE_MS 2000 /* a timer that is overdue by so much: Linux minds from 20 s on */
 
-enum { HC_KICK_CPU = 5, HC_SEND_IPI = 10, HC_SCHED_YIELD = 11 };
+enum { HC_VAPIC_POLL_IRQ = 1, HC_KICK_CPU = 5, HC_SEND_IPI = 10, HC_SCHED_YIELD = 11 };
 #define HC_EPERM 1
 #define HC_EINVAL 22
 #define HC_ENOSYS 1000
@@ -212,16 +212,16 @@ bool sys_kvm_wrmsr(struct tcpu *c, uint32_t n, uint64_t v)
 
 /* ---- hypercalls ---- */
 
-static int64_t kick_cpu(struct tcpu *c, uint64_t apic_id)
+/* A processor that is not there is no error: KVM's answer is 0 whatever the number. */
+static void kick_cpu(struct tcpu *c, uint64_t apic_id)
 {
     struct tcpu *to = apic_id < tvm_vcpu_count(c->vm) ? tvm_vcpu(c->vm, (unsigned)apic_id) : NULL;
 
     if (!to)
-        return -HC_EINVAL;
+        return;
     /* Sticks until its HLT, so that a kick between the waiter's last look and its HLT is not lost. */
     atomic_store(&to->pv_unhalted, 1);
     cpu_request(to, XR_INTR);
-    return 0;
 }
 
 /* hypercalls.rst, KVM_HC_SEND_IPI: two words of a bit map that starts at APIC id `min`. */
@@ -258,7 +258,11 @@ enum step sys_hypercall(struct tcpu *c)
         return STEP_NEXT;
     }
     switch (c->gpr[R_AX] & mask) {
-    case HC_KICK_CPU: ret = kick_cpu(c, a[1]); break;
+    case HC_VAPIC_POLL_IRQ: ret = 0; break; /* that is done all the time */
+    case HC_KICK_CPU:
+        kick_cpu(c, a[1]);
+        ret = 0;
+        break;
     case HC_SEND_IPI: ret = send_ipi(c, a, a[2], a[3], cpu_code64(c) ? 64 : 32); break;
     case HC_SCHED_YIELD:
         light_yield();
