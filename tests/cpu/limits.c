@@ -29,6 +29,7 @@ static const struct limit interpreting_limits[] = {
     { "int_and_iret", "it has no INT n" },
     { "syscall_sysret", "UD2 in ring 3 ends in a page fault" },
     { "syscall_rules", "it has no INT n" },
+    { "fs_gs_base_denied", "it does not obey CR4.FSGSBASE" },
     { "ring3_io_map", "it has no INT n" },
     { "x87_and_mmx", "it has no x87 loads and stores" },
     { "sse_exceptions", "it has no LDMXCSR" },
@@ -79,6 +80,8 @@ static const struct limit nested_limits[] = {
     { "xcr0", "AVX stays usable when XCR0 takes it away" },
     { "msr_access", "it lets reserved bits of CR0 be set" },
     { "prot_limits", "it does not check segment limits" },
+    { "breakpoint_mov_ss",
+      "the trap of MOV SS from a watched place comes elsewhere than one instruction later" },
 };
 
 static const char *find(const struct limit *limits, size_t count, const char *name)
