@@ -36,6 +36,7 @@ enum option {
     OPT_TRACE_FILE,
     OPT_COUNTERS,
     OPT_PERF_MAP,
+    OPT_SHADOW,
     OPT_CODE_CACHE,
     OPT_COUNT,
 };
@@ -62,6 +63,7 @@ static const char *const names[] = {
     [OPT_TRACE_FILE] = "--trace-file",
     [OPT_COUNTERS] = "--counters!",
     [OPT_PERF_MAP] = "--perf-map!",
+    [OPT_SHADOW] = "--shadow!",
     [OPT_CODE_CACHE] = "--code-cache",
     [OPT_COUNT] = NULL,
 };
@@ -264,6 +266,7 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_TRACE: return trace_set(o, value);
     case OPT_TRACE_FILE: o->trace_file = value; return EXIT_OK;
     case OPT_COUNTERS: o->counters = true; return EXIT_OK;
+    case OPT_SHADOW: o->shadow = true; return EXIT_OK;
     case OPT_PERF_MAP: o->perf_map = true; return EXIT_OK;
     case OPT_CODE_CACHE: return code_cache_set(o, value);
     case OPT_DEBUG_EXIT: o->debug_exit = true; return EXIT_OK;

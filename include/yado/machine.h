@@ -97,6 +97,11 @@ struct yado_engine_options {
     /* Write /tmp/perf-PID.map, which tells profilers such as perf(1) what guest code is where. It stays
      * there. A file of that name that is not this user's own plain file is refused (YADO_ERR_FILE). */
     bool perf_map;
+    /* Run every block twice, by the interpreter too, and compare: very slow, and with one CPU only. The first
+     * difference is told in the trace category "cpu"; counters say how many blocks were compared
+     * (shadow_compared), could not be (shadow_skipped: privileged, vector and string instructions, device
+     * accesses) and differed (shadow_different). The guest goes on with the interpreter's result. */
+    bool shadow;
 };
 
 /* All zero is a good default. */

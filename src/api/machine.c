@@ -491,6 +491,11 @@ static bool engine_options_read(struct yado_machine *m, struct yado_error *err)
                        YADO_CODE_CACHE_MAX >> 20);
     m->spec.engine_options.code_cache_size = o.code_cache_size;
     m->spec.engine_options.perf_map = o.perf_map;
+    m->spec.engine_options.shadow = o.shadow;
+    if (o.shadow && m->spec.cpu_count != 1)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options.shadow: %u CPUs; blocks can be compared with one CPU only",
+                       m->spec.cpu_count);
     return true;
 }
 

@@ -9,6 +9,7 @@
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/perf_map.h"
+#include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 #include "util/err.h"
@@ -98,6 +99,7 @@ static void translator_close(struct engine_vm *evm)
         if (!vm->cpus[i])
             continue;
         lapic_free(vm->cpus[i]->lapic);
+        free(vm->cpus[i]->shadow);
         munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(vm->cpus[i], sizeof(struct tcpu));
     }
@@ -152,6 +154,10 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
                        "code_cache_size: %llu bytes; the translator takes from %llu MiB to %llu MiB",
                        (unsigned long long)cfg->options.code_cache_size, CODE_CACHE_MIN >> 20,
                        CODE_CACHE_MAX >> 20);
+    if (cfg->options.shadow && cfg->vcpu_count != 1)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options.shadow: %u vCPUs; blocks can be compared with one vCPU only",
+                       cfg->vcpu_count);
     if (cfg->vcpu_count == 0 || cfg->vcpu_count > TVM_VCPUS_MAX)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "translator: %u vCPUs; 1 to %d are possible",
                        cfg->vcpu_count, TVM_VCPUS_MAX);
@@ -181,6 +187,10 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
         struct tcpu *c = new_cpu(vm, i);
         struct x86_state s;
         ok = c != NULL;
+        if (ok && cfg->options.shadow) {
+            c->shadow = calloc(1, sizeof(*c->shadow));
+            ok = c->shadow != NULL;
+        }
         if (ok) {
             x86_state_reset(&s, i);
             s.mp_state = i == 0 ? X86_MP_RUNNING : X86_MP_WAIT_SIPI;
@@ -377,13 +387,14 @@ static void translator_counters(struct engine_vm *evm,
                                 void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
     static const char *const names[TC_COUNTER_END] = {
-        "blocks",          "block_insns",    "lookups",        "links",
-        "interp",          "tlb_fill",       "staged",         "mmio",
-        "code_writes",     "invalidated",    "flush_cache",    "flush_all",
-        "flush_nonglobal", "flush_page",     "exceptions",     "interrupts",
-        "halts",           "signals",        "exclusive",      "poll_exits",
-        "tlb_miss_read",   "tlb_miss_write", "tlb_miss_group", "tlb_miss_code",
-        "tlb_miss_c",      "helper_special", "device_access",  "unknown_insns",
+        "blocks",          "block_insns",      "lookups",        "links",
+        "interp",          "tlb_fill",         "staged",         "mmio",
+        "code_writes",     "invalidated",      "flush_cache",    "flush_all",
+        "flush_nonglobal", "flush_page",       "exceptions",     "interrupts",
+        "halts",           "signals",          "exclusive",      "poll_exits",
+        "tlb_miss_read",   "tlb_miss_write",   "tlb_miss_group", "tlb_miss_code",
+        "tlb_miss_c",      "helper_special",   "device_access",  "shadow_compared",
+        "shadow_skipped",  "shadow_different", "unknown_insns",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {

@@ -279,6 +279,19 @@ size_t translate_scratch_size(void)
     return (TRANS_MAX_INSNS + 1) * sizeof(struct ginsn);
 }
 
+/* For the shadow. */
+static void judge(const struct trans *t, struct tb *tb)
+{
+    tb->plain = true;
+    for (unsigned i = 0; i < t->insns; i++) {
+        const struct ginsn *g = &t->g[i];
+
+        tb->plain &= g->decoded && (g->way == WAY_GENERIC || g->way == WAY_FLOW || g->way == WAY_NOTHING);
+        if (g->decoded && g->in.cpu_flags)
+            tb->undefined_flags |= g->in.cpu_flags->undefined;
+    }
+}
+
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
                            uint32_t mode, uint64_t vpage)
 {
@@ -334,6 +347,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
     cc->side_count += t.side_count;
     cache_advance(cc, (size_t)(t.h.p - rw), (size_t)(t.k.p - rw));
+    judge(&t, tb);
     cache_insert(vm, tb);
     return tb;
 }

@@ -2,6 +2,7 @@
  * functions inside cpu_heavy_begin and cpu_heavy_end (light_host.c). */
 #include "engine/translator/mmu.h"
 #include "engine/translator/perf_map.h"
+#include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 
@@ -56,6 +57,35 @@ void tvm_exclusive_end(struct tvm *vm, struct tcpu *c)
     atomic_fetch_add(&vm->excl_seq, 1);
     tvm_futex_wake_all(&vm->excl_seq);
     pthread_mutex_unlock(&vm->excl_lock);
+}
+
+/* Says where the two ways first differed. */
+void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const struct shadow_regs *general,
+                          const struct shadow_regs *translated, const struct shadow_write *store,
+                          uint64_t flags)
+{
+    static const char *const names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
+    const struct log *log = c->vm->cfg.log;
+
+    log_line(log, LOG_CPU, "shadow: the block at %#llx differs from the general path",
+             (unsigned long long)start->rip);
+    for (unsigned i = 0; i < 16; i++) {
+        if (general->gpr[i] != translated->gpr[i])
+            log_line(log, LOG_CPU, "shadow: %s: general path %#llx, translated %#llx, before %#llx", names[i],
+                     (unsigned long long)general->gpr[i], (unsigned long long)translated->gpr[i],
+                     (unsigned long long)start->gpr[i]);
+    }
+    if (general->rip != translated->rip)
+        log_line(log, LOG_CPU, "shadow: rip: general path %#llx, translated %#llx",
+                 (unsigned long long)general->rip, (unsigned long long)translated->rip);
+    if ((general->rflags ^ translated->rflags) & flags)
+        log_line(log, LOG_CPU, "shadow: rflags: general path %#llx, translated %#llx",
+                 (unsigned long long)general->rflags, (unsigned long long)translated->rflags);
+    for (unsigned k = 0; k < store->len; k++)
+        if (store->at[k] != store->after[k])
+            log_line(log, LOG_CPU, "shadow: stored byte %u of %u: general path %#x, translated %#x", k,
+                     store->len, store->at[k], store->after[k]);
 }
 
 /* Makes the block, throwing the whole cache away if it is full. */
