@@ -40,7 +40,12 @@ static const char help[] =
     "  --vsock guest:PORT=SOCKET  what connects to SOCKET here reaches the guest's PORT\n"
     "  --debug-exit               a guest that writes V to port 0xf4 ends with status (V << 1) | 1\n"
     "  --timeout SECONDS          stop the guest then\n"
-    "  --trace CATEGORIES         or \"all\": say what happens inside, on standard error\n"
+    "  --trace CATEGORIES         or \"all\": say what happens inside, on standard error;\n"
+    "                             \"help\" lists them\n"
+    "  --trace-file FILE          there instead\n"
+    "  --counters                 the engine's counters at the end, on standard error\n"
+    "  --code-cache SIZE          of the translator: 2M to 1G (default 64M)\n"
+    "  --perf-map                 /tmp/perf-PID.map for profilers (translator)\n"
     "On the terminal, Ctrl-] or Ctrl-A x leaves; everything else goes to the guest.\n"
     "Exit status: 0 powered off, 1 could not start, 2 usage, 3 the guest crashed,\n"
     "4 time limit.\n";

@@ -417,6 +417,7 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
         return true;
     }
     struct walk w;
+    c->counters[TC_MISS_CODE]++;
     if (!walk(c, vpage, MMU_EXEC, idx, &w))
         return false;
     if (!tvm_slot_of(c->vm, w.gpa))
@@ -478,6 +479,7 @@ static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_ac
     if ((acc == MMU_WRITE ? e->tag_w : e->tag_r) == page)
         return (uint8_t *)(uintptr_t)(lin + e->delta);
     struct walk w;
+    c->counters[TC_MISS_C]++;
     if (!walk(c, lin, acc, idx, &w)) {
         *fault = true;
         return NULL;
@@ -795,6 +797,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     unsigned n = MMU_DESC_LEN(desc);
     bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
     enum mmu_answer ans;
+    c->counters[write ? TC_MISS_WRITE : TC_MISS_READ]++;
     if (page_part(lin, n) != n) {
         ans = stage(c, lin, desc, out);
     } else {
@@ -826,6 +829,7 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
     struct walk w;
     bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
     unsigned n = MMU_DESC_LEN(desc);
+    c->counters[TC_MISS_GROUP]++;
     if (page_part(lin, n) != n)
         return false;
     if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {

@@ -271,6 +271,7 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     enum special what = desc >> 16;
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
+    c->counters[TC_SPECIAL]++;
     if (what >= SPECIAL_SYSCALL)
         return transfer(c, what);
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)

@@ -1,6 +1,7 @@
 /* The heavy side of a vCPU: what calls libc or the machine while a guest runs. Light code calls these
  * functions inside cpu_heavy_begin and cpu_heavy_end (light_host.c). */
 #include "engine/translator/mmu.h"
+#include "engine/translator/perf_map.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 
@@ -12,6 +13,7 @@ void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned wid
                       .width = (uint8_t)width,
                       .is_write = write,
                       .rip = c->rip };
+    c->counters[TC_IO]++;
     c->vm->cfg.host.io(c->vm->cfg.host.ctx, c->index, &x);
     *value = width < 8 ? x.data & ((1ull << (width * 8)) - 1) : x.data;
 }
@@ -86,7 +88,11 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
                 c->counters[TC_BLOCK_INSNS] += tb->insns;
             }
         }
+        const void *host = tb ? cache_rx(vm->cache, tb->hot) : NULL;
+        uint32_t host_len = tb ? tb->hot_len : 0;
         tvm_code_unlock(vm);
+        if (host && vm->perf_map)
+            perf_map_add(vm->perf_map, host, host_len, c->rip);
         if (full) {
             tvm_exclusive_begin(vm, c);
             if (gen == atomic_load(&vm->cache->flush_gen)) {
