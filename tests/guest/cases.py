@@ -1,5 +1,6 @@
 """What a whole guest must show. Each function is one test; its docstring is what it claims. A function raises when the
 claim does not hold; run.py names, times and reports them."""
+import gzip
 import hashlib
 import os
 import re
@@ -136,6 +137,10 @@ def example_simplevm():
             check(guest.value('nproc') == '4', 'the guest does not see four CPUs')
             kib = int(guest.value("grep MemTotal /proc/meminfo | tr -dc 0-9"))
             check(1.8 * 2**20 < kib < 2 * 2**20, f'{kib} KiB of memory, which is not nearly 2 GiB')
+            mac = guest.value('cat /sys/class/net/en*/address')
+            check(int(mac.split(':')[0], 16) & 3 == 2, f'{mac} is no unicast address of the locally administered kind')
+            check('10.0.2.15' in guest.value('ip -4 -o address show scope global | head -1'), 'no address by DHCP')
+            check(guest.value('ls /sys/bus/virtio/drivers/virtio_balloon | grep -c ^virtio') == '1', 'no balloon')
             check(guest.poweroff() == 0, guest.describe(f'status {guest.status}'))
             check(guest.terminal_restored(), 'the terminal is not as it was before')
             clean, text = vm.fsck(disk)
@@ -591,6 +596,26 @@ def check_seed(work, problems):
             problems.append(str(e))
 
 
+def no_libarchive():
+    """Without libarchive, which is loaded when it is needed: a seed is refused in one line that says what to install, and a
+    guest whose initrd is gzip, which is then not looked into, runs."""
+    with vm.Workdir() as work:
+        os.mkdir(work.file('libraries'))
+        with open(work.file('libraries/libarchive.so.13'), 'wb') as f:
+            f.write(b'not a library')
+        with open(work.file('initrd.gz'), 'wb') as f:
+            f.write(gzip.compress(b'070701'))
+        without = ['env', 'LD_LIBRARY_PATH=' + work.file('libraries')]
+        words = ['seed: libarchive cannot be loaded', 'install', 'libarchive13']
+        tiny_argv = tiny(work, pvh.uart('runs') + pvh.SPIN, '--cmdline', 'console=ttyS0', '--timeout', '3')
+        check_refused('a seed', [*without, vm.YADO, 'seed', '--user-data', work.user_data, '-o', work.file('s.iso')], 1, words)
+        check(not os.path.exists(work.file('s.iso')), 'a file is left')
+        check_refused('a run with a seed', [*without, *tiny_argv, '--user-data', work.user_data], 1, words)
+        done = subprocess.run([*without, *tiny_argv, '--initrd', work.file('initrd.gz')], stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=60, check=False)
+        check(done.returncode == 4 and b'runs' in done.stdout, f'gzip initrd: status {done.returncode}: {done}')
+
+
 def no_command():
     """yado without a command, or with an unknown one, is a usage error; --help is not."""
     check(subprocess.run([vm.YADO], capture_output=True, check=False).returncode == 2, '`yado` alone: wanted status 2')
@@ -644,7 +669,7 @@ def closed_descriptors():
 
 # Cases that need no guest image, then those that do; in the order of a run.
 QUICK = [no_command, doctor, triple_fault_status, timeout_status, uart_output, closed_stdin, closed_descriptors, escape_key,
-         signals_restore_terminal, without_privileges, kvm_refused, disk_in_use]
+         signals_restore_terminal, without_privileges, kvm_refused, no_libarchive, disk_in_use]
 IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, clock, balloon_target,
          reboot, power_button, kill_keeps_flushed,
          sysrq_crash_status]
