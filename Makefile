@@ -1,13 +1,14 @@
 # A thin front for meson and the scripts under tools/. `make help` lists what there is.
 #
 # Another guest than ours, for run, test and bench: make run KERNEL=vmlinuz INITRD=initrd.img DISK=disk.img
-# More variables: BUILD=build  CPUS=2  MEMORY=2G  CMDLINE="console=hvc0 root=/dev/vda rw"  USER_DATA=FILE  KEEP=1
+# More variables: BUILD=build  CPUS=2  MEMORY=2G  CMDLINE="console=hvc0 root=/dev/vda rw"  USER_DATA=FILE  META_DATA=FILE
+#                 NETWORK_CONFIG=FILE  KEEP=1
 
 BUILD ?= build
 PREFIX ?= /usr/local
 IMAGE := $(BUILD)/image
 TIMES ?= 1
-export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA KEEP FORCE MIRROR
+export BUILD KERNEL INITRD DISK CPUS MEMORY CMDLINE USER_DATA META_DATA NETWORK_CONFIG KEEP FORCE MIRROR
 
 .PHONY: all image run test test-nested check check-style apple-check sign bench bench-net install clean distclean sanitize sanitize-threads help
 

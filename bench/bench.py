@@ -45,6 +45,7 @@ class Run:
         self.argv = {}
         self.open = {}       # engine: a booted guest, or the host
         self.clock_errors = {}
+        self.churned = {}    # engine: bytes of new code that ran while stops were looked for
 
     def note(self, row, engine, value):
         self.results.setdefault(row, {}).setdefault(engine, []).append(value)
@@ -108,15 +109,21 @@ class Run:
         seconds = max(1, round(SECONDS * row.share))
         output = self.open[engine].run(row, row.command.format(s=seconds), TIMEOUT)
         self.note(row.name, engine, row.parse(output))
+        churned = re.search(r'code (\d+)', output)
+        if row.name == 'stop' and churned:
+            self.churned[engine] = int(churned.group(1))
 
     def idle(self):
         """CPU time of each monitor's process, all at once."""
         seconds = 30
-        running = {e: m.guest for e, m in self.open.items() if e != 'native'}
+        running = {e: m.guest for e, m in self.open.items() if e != 'native' and m.guest.process.poll() is None}
         before = {e: (g.cpu_seconds(), time.monotonic()) for e, g in running.items()}
         time.sleep(seconds)
         for e, g in running.items():
             cpu, at = before[e]
+            if g.process.poll() is not None:
+                self.fail('idle', e, g.describe('the guest ended'))
+                continue
             self.note('idle', e, (g.cpu_seconds() - cpu) / (time.monotonic() - at) * 100)
 
     def two(self):
@@ -153,7 +160,12 @@ class Run:
             print(f'-- round {i + 1} of {TIMES}, load {os.getloadavg()[0]:.1f}', flush=True)
             self.round(i)
             write(self, finished=i == TIMES - 1)
-        self.clock_errors = {e: m.clock_error() for e, m in self.open.items() if e != 'native'}
+        for engine, machine in self.open.items():
+            try:
+                if engine != 'native':
+                    self.clock_errors[engine] = machine.clock_error()
+            except vm.GuestError as e:
+                self.fail('clock', engine, e)
 
     def close(self):
         for machine in self.open.values():
@@ -190,6 +202,9 @@ def about(run, missing, finished):
            'kernel', 'while one is measured, the guests of the others idle']
     out += [f'{e}: `{argv}`' for e, argv in run.argv.items()]
     out += [f'{e} left out: {why}' for e, why in missing.items()]
+    if run.churned:
+        out.append('new code that ran while stops were looked for, MB: '
+                   + ', '.join(f'{e} {size / 1e6:.0f}' for e, size in run.churned.items()))
     out += [f'{e}: the guest\'s clock ran {error * 100:+.2f} % off the host\'s' for e, error in run.clock_errors.items()]
     return out
 

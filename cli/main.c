@@ -1,9 +1,12 @@
 /* yado: creates and runs Linux virtual machines. */
 #include "cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "terminal.h"
 
@@ -88,7 +91,27 @@ static int print_help(FILE *to, int status)
     return status;
 }
 
-int main(int argc, char **argv)
+/* A caller may have closed descriptors 0 to 2. The next file opened would take the number, and a disk would
+ * get the guest's console. */
+static bool standard_files_open(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            return false;
+    }
+    return true;
+}
+
+/* What was printed counts only once it has arrived. */
+static int output_finish(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    say("standard output: cannot write: %s", strerror(errno));
+    return status == EXIT_OK ? EXIT_FAILED : status;
+}
+
+static int verb_run(int argc, char **argv)
 {
     static const struct {
         const char *name;
@@ -112,4 +135,9 @@ int main(int argc, char **argv)
             return verbs[i].run(argc - 2, argv + 2);
     }
     return usage_error("there is no verb \"%s\"; see yado --help", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    return standard_files_open() ? output_finish(verb_run(argc, argv)) : EXIT_FAILED;
 }

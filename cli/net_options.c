@@ -142,6 +142,8 @@ int net_options_add(struct net_options *o, const char *value)
     struct run_net *n;
     int status;
 
+    if (!strncmp(value, "none,", 5))
+        return usage_error("--net %s: nothing comes after \"none\"", value);
     if (o->none || (!strcmp(value, "none") && o->count))
         return usage_error("--net: \"none\" goes with no other --net");
     if (!strcmp(value, "none")) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "args.h"
+#include "disk_format.h"
 
 static const char default_cmdline[] = "console=hvc0";
 static const char multiboot_cmdline[] = ""; /* nothing that the user did not say */
@@ -159,8 +160,10 @@ static bool disk_word(struct run_disk *d, const char *word, size_t len)
         d->sync = YADO_SYNC_FSYNC;
     else if (word_is(word, len, "sync=none"))
         d->sync = YADO_SYNC_NONE;
+    else if (word_is(word, len, "format=raw"))
+        d->is_raw = true;
     else
-        return word_is(word, len, "format=raw");
+        return false;
     return true;
 }
 
@@ -331,6 +334,24 @@ static int image_use(struct run_options *o, const char *image)
 
 /* ---- all ---- */
 
+/* The most likely mistake of all: a cloud image as it was downloaded. */
+static int disks_check(const struct run_options *o)
+{
+    for (unsigned i = 0; i < o->disk_count; i++) {
+        const struct run_disk *d = &o->disks[i];
+        const char *format = d->is_raw ? NULL : disk_format_of(d->path);
+
+        if (!format)
+            continue;
+        say("%s: is a %s image; make a raw one (qemu-img convert -O raw), or add ,format=raw to give the "
+            "guest "
+            "these very bytes",
+            d->path, format);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
 static int options_complete(struct run_options *o, const char *image)
 {
     int status = image ? image_use(o, image) : EXIT_OK;
@@ -354,7 +375,7 @@ static int options_complete(struct run_options *o, const char *image)
     net_options_complete(&o->net);
     if (!o->serial_count)
         o->serials[o->serial_count++] = (struct run_serial){ .kind = RUN_SERIAL_STDIO };
-    return EXIT_OK;
+    return disks_check(o);
 }
 
 int run_options_read(struct run_options *o, int argc, char **argv)

@@ -10,8 +10,8 @@
 #define RUN_SERIAL_MAX 8
 
 struct run_disk {
-    char *path; /* owned */
-    bool read_only;
+    char *path;             /* owned */
+    bool read_only, is_raw; /* is_raw: said to be, whatever it begins with */
     enum yado_disk_sync sync;
 };
 

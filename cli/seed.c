@@ -2,6 +2,7 @@
 #include "cli.h"
 
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "args.h"
 #include "seed.h"
@@ -40,6 +41,20 @@ static bool write_undisturbed(const struct yado_seed *s, const char *path, struc
     return ok;
 }
 
+/* Writing the seed over what it is made from would lose that. */
+static bool is_input(const struct seed_options *o, const char *output)
+{
+    struct stat out, in;
+
+    if (stat(output, &out) < 0)
+        return false;
+    for (int i = 0; i < SEED_FILE_COUNT; i++) {
+        if (o->files[i] && stat(o->files[i], &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+            return true;
+    }
+    return false;
+}
+
 int cli_seed(int argc, char **argv)
 {
     static const char *const names[] = { "--user-data", "--meta-data", "--network-config", "--name", "-o",
@@ -67,6 +82,8 @@ int cli_seed(int argc, char **argv)
         return usage_error("seed: --user-data FILE is missing");
     if (!output || !*output)
         return usage_error("seed: -o FILE is missing");
+    if (is_input(&o, output))
+        return usage_error("seed: -o %s: this is one of the files that the seed is made from", output);
     s = seed_make(&o, &err);
     ok = s && write_undisturbed(s, output, &err);
     yado_seed_free(s);

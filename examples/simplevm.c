@@ -4,11 +4,13 @@
  * [--memory-size BYTES]
  *
  * The guest's console hvc0 is standard input and output. Each disk is read-write. Returns when the guest has
- * stopped. */
+ * stopped; Ctrl-C on the terminal cuts it off. */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <yado/yado.h>
@@ -71,6 +73,38 @@ static void read_options(struct settings *s, struct yado_config *config, int arg
     }
 }
 
+/* ---- the terminal: each key goes to the guest as it is, and it is the guest that echoes ---- */
+
+static struct termios terminal_before;
+
+static void terminal_restore(void)
+{
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+}
+
+static void on_signal(int number)
+{
+    terminal_restore();
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void terminal_take(void)
+{
+    static const int ends[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP };
+    struct termios t;
+
+    if (tcgetattr(STDIN_FILENO, &terminal_before) < 0)
+        return; /* it is a file or a pipe */
+    atexit(terminal_restore);
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+        signal(ends[i], on_signal);
+    t = terminal_before;
+    t.c_iflag &= ~(tcflag_t)ICRNL;
+    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    tcsetattr(STDIN_FILENO, TCSANOW, &t);
+}
+
 static void started(void *ctx, const struct yado_error *err)
 {
     (void)ctx;
@@ -114,6 +148,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "simplevm: %s\n", err.message);
         return err.code == YADO_ERR_INVALID_CONFIG ? 2 : 1;
     }
+    terminal_take();
     if (!yado_machine_start(machine, started, NULL))
         return 1;
     yado_machine_wait(machine, -1);

@@ -3,9 +3,10 @@
  * writes functions, each unlike every other, into fresh memory and calls them. A translator's cache of code
  * fills and overflows. Without the second thread the same is the machine's own unrest, to be told apart.
  *
- * usage: churn SECONDS BYTES-OF-CODE     first SECONDS of rest, then until as much code has been run, twice
- * SECONDS at most. Root gives the millisecond thread real-time priority. Prints quiet LONGEST P99 busy
- * LONGEST P99 code BYTES        (ms late, ms late, ..., bytes of new code that ran) */
+ * usage: churn SECONDS BYTES-OF-CODE
+ * First SECONDS of rest, then until as much code has been run, ten seconds at most. Root gives the
+ * millisecond thread real-time priority. Prints "quiet LONGEST P99 busy LONGEST P99 code BYTES": ms late in
+ * both phases, bytes of new code that ran. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 enum { TICK_NS = 1000000, TICKS_MAX = 600000, FUNCTION = 64, CHUNK = 1 << 20 };
+#define CHURN_NS 10000000000ll
 
 struct ticks {
     uint32_t late_us[TICKS_MAX];
@@ -138,7 +140,7 @@ int main(int argc, char **argv)
         return 1;
     usleep((useconds_t)(seconds * 1e6));
     atomic_store(&ct.now, 1);
-    size_t done = churn((size_t)bytes, now_ns() + (int64_t)(2 * seconds * 1e9));
+    size_t done = churn((size_t)bytes, now_ns() + CHURN_NS);
     atomic_store(&ct.now, 2);
     pthread_join(thread, NULL);
     print_ticks("quiet", &ct.phase[0]);

@@ -22,12 +22,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/config_priv.h"
 #include "api/queue.h"
 #include "api/sockets.h"
 #include "api/state.h"
+#include "host/clock.h"
 #include "host/thread.h"
 #include "util/log.h"
 
@@ -47,8 +47,6 @@ struct console_size {
 struct yado_machine {
     pthread_mutex_t lock;
     pthread_cond_t work; /* commands, attention or quit. With lock */
-    pthread_cond_t
-        changed; /* the state, or the queue became idle (delivery thread). With lock; monotonic clock */
     enum yado_state state;
     enum yado_stop_reason reason;
     uint32_t exit_value;
@@ -56,7 +54,6 @@ struct yado_machine {
     bool attention, quit;
     struct console_size sizes[SPEC_DEVICE_MAX];
     uint64_t balloon_target; /* bytes */
-    unsigned waiters;        /* threads in yado_machine_wait that dispatch there */
 
     pthread_mutex_t live_lock;
     struct backend *backend; /* written by the control thread with live_lock held */
@@ -105,7 +102,6 @@ static void state_set(struct yado_machine *m, enum yado_state state)
         return;
     m->state = state;
     event_push(m, YADO_EVENT_STATE_CHANGED, old, NULL);
-    pthread_cond_broadcast(&m->changed);
 }
 
 static void completion_push(struct yado_machine *m, struct callback *completion,
@@ -410,7 +406,6 @@ static void *delivery_main(void *arg)
             break;
         queue_dispatch(&m->queue);
         pthread_mutex_lock(&m->lock);
-        pthread_cond_broadcast(&m->changed);
         quit = m->quit;
         pthread_mutex_unlock(&m->lock);
     }
@@ -533,7 +528,6 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->live_lock, NULL);
     pthread_cond_init(&m->work, NULL);
-    thread_cond_init(&m->changed);
     m->sockets = sockets_new(m);
     if (!m->sockets)
         err_set(err, YADO_ERR_HOST, "out of memory");
@@ -618,7 +612,6 @@ void yado_machine_free(struct yado_machine *machine)
     queue_destroy(&m->queue);
     sockets_free(m->sockets);
     spec_clear(&m->spec);
-    pthread_cond_destroy(&m->changed);
     pthread_cond_destroy(&m->work);
     pthread_mutex_destroy(&m->live_lock);
     pthread_mutex_destroy(&m->lock);
@@ -960,68 +953,28 @@ unsigned yado_machine_dispatch(struct yado_machine *machine)
     return machine->options.delivery == YADO_DELIVERY_THREAD ? 0 : queue_dispatch(&machine->queue);
 }
 
-static bool has_ended(struct yado_machine *m)
+static uint64_t deadline_of(int timeout_ms)
 {
-    return state_is_end(yado_machine_state(m)) && queue_idle(&m->queue);
+    struct clock clock = clock_host();
+
+    return timeout_ms < 0 ? UINT64_MAX : clock_now(&clock) + (uint64_t)timeout_ms * 1000000;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* The delivery thread runs the callbacks; wait for it and for the state. */
-static bool wait_for_delivery(struct yado_machine *m, int64_t deadline)
-{
-    bool ended, late = false;
-
-    pthread_mutex_lock(&m->lock);
-    while (!(ended = state_is_end(m->state) && queue_idle(&m->queue)) && !late) {
-        if (deadline < 0)
-            pthread_cond_wait(&m->changed, &m->lock);
-        else
-            late = !thread_cond_wait_until(&m->changed, &m->lock, (uint64_t)deadline * 1000000);
-    }
-    pthread_mutex_unlock(&m->lock);
-    return ended;
-}
-
-/* This thread runs them itself. */
-static bool wait_dispatching(struct yado_machine *m, int64_t deadline)
-{
-    struct pollfd p = { .fd = m->queue.wake.read_fd, .events = POLLIN };
-
-    for (;;) {
-        int64_t left = deadline < 0 ? -1 : deadline - now_ms();
-
-        queue_dispatch(&m->queue);
-        if (has_ended(m))
-            return true;
-        if (deadline >= 0 && left <= 0)
-            return false;
-        if (poll(&p, 1, (int)left) < 0 && errno != EINTR)
-            return false;
-    }
-}
-
+/* What moves after the dispatch has begun ends the wait at once: state changes are told to the queue, whether
+ * anyone listens or not. */
 bool yado_machine_wait(struct yado_machine *machine, int timeout_ms)
 {
-    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
-    bool ended, others;
+    struct callback_queue *q = &machine->queue;
+    uint64_t deadline = deadline_of(timeout_ms), moves;
+    bool in_time = true;
 
-    if (machine->options.delivery == YADO_DELIVERY_THREAD)
-        return wait_for_delivery(machine, deadline);
-    pthread_mutex_lock(&machine->lock);
-    machine->waiters++;
-    pthread_mutex_unlock(&machine->lock);
-    ended = wait_dispatching(machine, deadline);
-    pthread_mutex_lock(&machine->lock);
-    others = --machine->waiters > 0;
-    pthread_mutex_unlock(&machine->lock);
-    if (others) /* one wake wakes one of them, and it was taken here */
-        queue_wake(&machine->queue);
-    return ended;
+    for (;;) {
+        moves = queue_moves(q);         /* first: what is pushed behind the dispatch counts */
+        yado_machine_dispatch(machine); /* nothing, if a thread of ours does it */
+        if (state_is_end(yado_machine_state(machine)) && queue_idle(q))
+            return true;
+        if (!in_time)
+            return false;
+        in_time = queue_await(q, moves, deadline);
+    }
 }

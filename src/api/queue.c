@@ -3,12 +3,14 @@
 
 #include <stdlib.h>
 
+#include "host/thread.h"
 #include "util/err.h"
 
 bool queue_init(struct callback_queue *q, struct yado_error *err)
 {
     *q = (struct callback_queue){ 0 };
     pthread_mutex_init(&q->lock, NULL);
+    thread_cond_init(&q->moved);
     q->tail = &q->head;
     return wake_open(&q->wake, err);
 }
@@ -25,11 +27,21 @@ void queue_destroy(struct callback_queue *q)
             free(c);
     }
     wake_close(&q->wake);
+    pthread_cond_destroy(&q->moved);
     pthread_mutex_destroy(&q->lock);
+}
+
+static void moved_locked(struct callback_queue *q)
+{
+    q->moves++;
+    pthread_cond_broadcast(&q->moved);
 }
 
 void queue_wake(struct callback_queue *q)
 {
+    pthread_mutex_lock(&q->lock);
+    moved_locked(q);
+    pthread_mutex_unlock(&q->lock);
     wake_set(&q->wake);
 }
 
@@ -39,8 +51,9 @@ void queue_push(struct callback_queue *q, struct callback *c)
     pthread_mutex_lock(&q->lock);
     *q->tail = c;
     q->tail = &c->next;
+    moved_locked(q);
     pthread_mutex_unlock(&q->lock);
-    queue_wake(q);
+    wake_set(&q->wake);
 }
 
 static struct callback *queue_pop(struct callback_queue *q)
@@ -70,11 +83,20 @@ static bool queue_claim(struct callback_queue *q)
     return mine;
 }
 
+static void queue_release(struct callback_queue *q, bool ran_some)
+{
+    pthread_mutex_lock(&q->lock);
+    q->dispatching = false;
+    if (ran_some || q->awaited)
+        moved_locked(q);
+    q->awaited = false;
+    pthread_mutex_unlock(&q->lock);
+}
+
 unsigned queue_dispatch(struct callback_queue *q)
 {
     unsigned count = 0;
     struct callback *c;
-    bool awaited;
 
     if (!queue_claim(q))
         return 0;
@@ -92,15 +114,7 @@ unsigned queue_dispatch(struct callback_queue *q)
             q->on_event(q->event_ctx, &c->event);
         free(c);
     }
-    pthread_mutex_lock(&q->lock);
-    q->dispatching = false;
-    awaited = q->awaited;
-    q->awaited = false;
-    pthread_mutex_unlock(&q->lock);
-    /* Others in yado_machine_wait slept while the callbacks ran, or found the queue busy. Costs an empty
-     * dispatch. */
-    if (count || awaited)
-        queue_wake(q);
+    queue_release(q, count > 0);
     return count;
 }
 
@@ -113,4 +127,29 @@ bool queue_idle(struct callback_queue *q)
     q->awaited |= q->dispatching;
     pthread_mutex_unlock(&q->lock);
     return idle;
+}
+
+uint64_t queue_moves(struct callback_queue *q)
+{
+    uint64_t moves;
+
+    pthread_mutex_lock(&q->lock);
+    moves = q->moves;
+    pthread_mutex_unlock(&q->lock);
+    return moves;
+}
+
+bool queue_await(struct callback_queue *q, uint64_t moves, uint64_t deadline_ns)
+{
+    bool late = false;
+
+    pthread_mutex_lock(&q->lock);
+    while (q->moves == moves && !late) {
+        if (deadline_ns == UINT64_MAX)
+            pthread_cond_wait(&q->moved, &q->lock);
+        else
+            late = !thread_cond_wait_until(&q->moved, &q->lock, deadline_ns);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return !late;
 }

@@ -30,9 +30,10 @@ struct backend {
 
 /* ---- files ---- */
 
+/* Never waits: a FIFO that nobody writes to is opened as well, and found out to be none of what is wanted. */
 static int path_open(const char *path, int flags, struct yado_error *err)
 {
-    int fd = open(path, flags | O_CLOEXEC);
+    int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 
     if (fd < 0)
         err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open", path);

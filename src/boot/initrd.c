@@ -223,16 +223,19 @@ static enum walk_result walk_gzip(struct cursor *c)
     struct archive *a = archive_read_new();
     struct archive_entry *entry;
     enum walk_result result = WALK_OK;
+    const uint8_t *packed = at(c);
+    const size_t packed_len = left_of(c);
     const void *block;
     size_t len;
     la_int64_t off;
     int r;
 
-    if (!a)
+    c->off = c->file->len;
+    if (!a) /* no libarchive: the guest's kernel will see */
         return WALK_OK;
     archive_read_support_filter_gzip(a);
     archive_read_support_format_raw(a);
-    r = archive_read_open_memory(a, at(c), left_of(c));
+    r = archive_read_open_memory(a, packed, packed_len);
     if (r == ARCHIVE_OK)
         r = archive_read_next_header(a, &entry);
     while (r == ARCHIVE_OK)
@@ -241,7 +244,6 @@ static enum walk_result walk_gzip(struct cursor *c)
         result = strstr(archive_error_string(a) ? archive_error_string(a) : "", "truncated") ? WALK_TRUNCATED
                                                                                              : WALK_DAMAGED;
     archive_read_free(a);
-    c->off = c->file->len;
     return result;
 }
 

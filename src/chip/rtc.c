@@ -14,6 +14,8 @@
 
 #define NS_PER_SEC 1000000000ull
 #define SEC_PER_DAY 86400
+#define SAMPLE_NS 100000
+#define SAMPLE_TRIES 16
 #define UPDATE_NS 244000 /* "update in progress" leads each update by 244 us at the least */
 
 enum {
@@ -66,7 +68,7 @@ struct rtc {
     uint8_t cmos[RTC_CMOS_SIZE]; /* time registers are current only while the clock is held */
     int64_t base_sec;            /* guest time, seconds since 1970, at base_ns */
     uint64_t base_ns;
-    int64_t wall_offset;  /* guest time minus host wall time */
+    int64_t wall_offset;  /* guest time minus host wall time, ns */
     int64_t seen_sec;     /* flags are computed up to this guest second */
     uint64_t seen_period; /* and up to this period */
     bool irq_level;
@@ -146,21 +148,42 @@ static bool is_held(const struct rtc *r)
     return (r->cmos[REG_B] & B_SET) || (r->cmos[REG_A] & A_DIVIDER) != A_DIVIDER_RUN;
 }
 
+/* The host's wall clock in ns, and the monotonic time that belongs to it: a thread that was kept waiting
+ * between the two asks again. */
+static int64_t wall_now(const struct rtc *r, uint64_t *now)
+{
+    uint64_t before, after;
+    int64_t wall;
+    unsigned tries = 0;
+
+    do {
+        before = clock_now(&r->cfg.clock);
+        wall = clock_wall_ns(&r->cfg.clock);
+        after = clock_now(&r->cfg.clock);
+    } while (after - before > SAMPLE_NS && ++tries < SAMPLE_TRIES);
+    *now = before + (after - before) / 2;
+    return wall;
+}
+
+/* Sets the guest's time, fraction included: its seconds begin when the host's do. */
+static void time_set(struct rtc *r, int64_t guest_ns, uint64_t now)
+{
+    r->base_sec = guest_ns / (int64_t)NS_PER_SEC;
+    r->base_ns = now - (uint64_t)(guest_ns % (int64_t)NS_PER_SEC);
+}
+
 /* Guest time in whole seconds; *into_ns is how far the second has gone. The clock is not held. */
 static int64_t time_now(struct rtc *r, uint64_t *into_ns)
 {
-    uint64_t now = clock_now(&r->cfg.clock);
-    int64_t sec = r->base_sec + (int64_t)((now - r->base_ns) / NS_PER_SEC);
-    int64_t wall = clock_wall(&r->cfg.clock) + r->wall_offset;
+    uint64_t now;
+    int64_t wall = wall_now(r, &now) + r->wall_offset;
+    int64_t ahead = wall - (r->base_sec * (int64_t)NS_PER_SEC + (int64_t)(now - r->base_ns));
 
-    if (wall - sec > 1 || sec - wall > 1) { /* the host's clock was stepped */
-        r->base_sec = wall;
-        r->base_ns = now;
-        sec = wall;
-    }
+    if (ahead > (int64_t)NS_PER_SEC || ahead < -(int64_t)NS_PER_SEC) /* the host's clock was stepped */
+        time_set(r, wall, now);
     if (into_ns)
         *into_ns = (now - r->base_ns) % NS_PER_SEC;
-    return sec;
+    return r->base_sec + (int64_t)((now - r->base_ns) / NS_PER_SEC);
 }
 
 static void registers_from_time(struct rtc *r)
@@ -182,13 +205,15 @@ static void time_from_registers(struct rtc *r, uint64_t second_began_ns)
 {
     int year = (int)(decode(r, r->cmos[RTC_CENTURY_INDEX]) * 100 + decode(r, r->cmos[REG_YEAR]));
     unsigned month = decode(r, r->cmos[REG_MONTH]);
+    uint64_t now;
 
     month = month < 1 ? 1 : month > 12 ? 12 : month;
     r->base_sec = days_of_date(year, month, decode(r, r->cmos[REG_DAY])) * SEC_PER_DAY +
                   decode_hour(r, r->cmos[REG_HOUR]) * 3600 + decode(r, r->cmos[REG_MIN]) * 60 +
                   decode(r, r->cmos[REG_SEC]);
     r->base_ns = second_began_ns;
-    r->wall_offset = r->base_sec - clock_wall(&r->cfg.clock);
+    r->wall_offset = -wall_now(r, &now);
+    r->wall_offset += r->base_sec * (int64_t)NS_PER_SEC + (int64_t)(now - second_began_ns);
     r->seen_sec = r->base_sec;
 }
 
@@ -308,6 +333,8 @@ static void settle_locked(struct rtc *r)
 struct rtc *rtc_new(const struct rtc_config *cfg, struct yado_error *err)
 {
     struct rtc *r = calloc(1, sizeof(*r));
+    uint64_t now;
+    int64_t wall;
 
     if (!r) {
         err_set(err, YADO_ERR_HOST, "real-time clock: out of memory");
@@ -318,8 +345,8 @@ struct rtc *rtc_new(const struct rtc_config *cfg, struct yado_error *err)
     r->cmos[REG_A] = A_INITIAL;
     r->cmos[REG_B] = B_24H;
     r->cmos[REG_D] = D_VALID;
-    r->base_sec = clock_wall(&r->cfg.clock);
-    r->base_ns = clock_now(&r->cfg.clock);
+    wall = wall_now(r, &now);
+    time_set(r, wall, now);
     r->seen_sec = r->base_sec;
     r->seen_period = period_number(r);
     return r;

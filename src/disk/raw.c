@@ -207,7 +207,8 @@ static bool raw_lock(int fd, const char *name, bool read_only, struct yado_error
     if (!error || error == ENOTSUP) /* a file system without locks: the user guards it */
         return true;
     if (error == EAGAIN)
-        return err_set(err, YADO_ERR_IN_USE, "%s: is in use by another machine; stop that one or use a copy",
+        return err_set(err, YADO_ERR_IN_USE,
+                       "%s: is in use by another machine, or twice by this one; stop that one or use a copy",
                        name);
     return err_set_errno(err, YADO_ERR_FILE, error, "%s: cannot lock", name);
 }

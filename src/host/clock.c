@@ -12,16 +12,16 @@ static uint64_t host_now_ns(void *ctx)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static int64_t host_wall_sec(void *ctx)
+static int64_t host_wall_ns(void *ctx)
 {
     struct timespec ts;
 
     (void)ctx;
     clock_gettime(CLOCK_REALTIME, &ts);
-    return ts.tv_sec;
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
 struct clock clock_host(void)
 {
-    return (struct clock){ .now_ns = host_now_ns, .wall_sec = host_wall_sec, .ctx = NULL };
+    return (struct clock){ .now_ns = host_now_ns, .wall_ns = host_wall_ns, .ctx = NULL };
 }

@@ -7,7 +7,7 @@
  * once, as the linker's own would be.
  *
  * Without the library the two functions that make an archive return NULL, which their users have an answer
- * to; the others are then never called. */
+ * to; the others are then never called. Why it could not be loaded is kept for archive_lazy_load(). */
 #include <archive.h>
 #include <archive_entry.h>
 #include <dlfcn.h>
@@ -15,6 +15,8 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+
+#include "seed/archive_lazy.h"
 
 #define SONAME "libarchive.so.13"
 
@@ -51,6 +53,7 @@
 static struct {
     pthread_once_t once;
     bool is_there;
+    char why[256]; /* it is not */
     struct {
         FUNCTIONS(POINTER)
     } f;
@@ -69,12 +72,25 @@ static void load(void)
     }
     FUNCTIONS(FIND)
     lib.is_there = all;
+    if (!all) {
+        const char *why = dlerror();
+
+        snprintf(lib.why, sizeof(lib.why), "%s", why ? why : SONAME);
+    }
 }
 
 static bool is_there(void)
 {
     pthread_once(&lib.once, load);
     return lib.is_there;
+}
+
+bool archive_lazy_load(struct yado_error *err)
+{
+    return is_there() || err_set(err, YADO_ERR_UNSUPPORTED,
+                                 "libarchive cannot be loaded (%s); install it (on Debian and Ubuntu: sudo "
+                                 "apt-get install libarchive13, or libarchive13t64 where it is called so)",
+                                 lib.why);
 }
 
 /* ---- what makes an archive ---- */

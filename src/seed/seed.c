@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "host/anonfile.h"
+#include "seed/archive_lazy.h"
 
 #define SEED_LABEL "cidata"
 #define SEED_DEFAULT_HOSTNAME "yado"
@@ -174,10 +175,13 @@ static bool label_put(int fd, struct yado_error *err)
 /* Writes the file system of complete inputs to the empty file out->fd. */
 static bool image_fill(const struct seed_input *in, struct seed_image *out, struct yado_error *err)
 {
-    struct archive *a = archive_write_new();
+    struct archive *a;
     struct stat st;
     bool ok;
 
+    if (!archive_lazy_load(err))
+        return err_prepend(err, "seed");
+    a = archive_write_new();
     if (!a)
         return err_set(err, YADO_ERR_HOST, "seed: out of memory");
     ok = archive_fill(a, in, &out->fd);

@@ -33,7 +33,7 @@ struct seed_image {
 
 /* Builds the image. Any thread; blocks for as long as it takes to write the inputs to memory. On failure
  * out->fd is -1. Errors: INVALID_CONFIG (user-data missing, an input over SEED_INPUT_MAX, a host name that is
- * none), HOST. */
+ * none), UNSUPPORTED (no libarchive), HOST. */
 bool seed_build(const struct seed_input *in, struct seed_image *out, struct yado_error *err);
 
 /* Writes the whole image to fd from its present offset on. `name` is for messages. Error: FILE. */

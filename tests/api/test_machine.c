@@ -497,6 +497,8 @@ static void test_delivery_thread(void **state)
     assert_int_equal(yado_machine_dispatch(m), 0);
     assert_true(yado_machine_start(m, on_done, &h));
     assert_false(yado_machine_wait(m, 50));
+    while (yado_machine_state(m) != YADO_STATE_RUNNING) /* only then may it be stopped */
+        sleep_ms(1);
     assert_true(yado_machine_stop(m, on_done, &h));
     assert_true(yado_machine_wait(m, 10000));
     assert_int_equal(h.completions, 2);

@@ -45,6 +45,7 @@ static const struct {
     { "VZEFIVariableStore::open", "initWithURL:", NULL, NULL },
     { "VZEFIBootLoaderBuilder::with_variable_store", "setVariableStore:", NULL, NULL },
     { "VZVirtioEntropyDeviceConfiguration::new", "setEntropyDevices:", NULL, NULL },
+    { "VZMacGraphicsDisplayConfiguration::new_for", "initWithScreen:sizeInPoints:", "", "does not exist" },
     { "VZMacGraphicsDisplayConfiguration::new_with",
       "initWithWidthInPixels:heightInPixels:pixelsPerInch:", "", "for macOS guests" },
     { "VZMacGraphicsDeviceConfiguration::new", "setDisplays:", "", "for macOS guests" },
@@ -60,6 +61,9 @@ static const struct {
       "initWithString:", "yado_mac_random makes it, on every engine" },
     { "VZMACAddress::init_with_string", "initWithString:", NULL, NULL },
     { "VZVirtioNetworkDeviceConfiguration::set_mac_address", "setMACAddress:", NULL, NULL },
+    { "VZVirtioNetworkDeviceConfiguration::new, set_attachment", "setAttachment:", NULL, NULL },
+    { "VZMACAddress::new", "new", "", "is unavailable" },
+    { "VZUSBScreenCoordinatePointingDeviceConfiguration::new", "setPointingDevices:", NULL, NULL },
     { "VZMacTrackpadConfiguration::new", "setPointingDevices:", NULL,
       "as the USB pointer; the trackpad is for macOS" },
     { "VZFileHandleSerialPortAttachmentBuilder::build",
@@ -72,10 +76,19 @@ static const struct {
     { "VZVirtualMachineConfigurationBuilder::boot_loader", "setBootLoader:", NULL, NULL },
     { "VZVirtualMachineConfigurationBuilder::cpu_count", "setCPUCount:", NULL, NULL },
     { "VZVirtualMachineConfigurationBuilder::memory_size", "setMemorySize:", NULL, NULL },
+    { "VZVirtualMachineConfigurationBuilder::entropy_devices", "setEntropyDevices:", NULL, NULL },
+    { "VZVirtualMachineConfigurationBuilder::keyboards", "setKeyboards:", NULL, NULL },
+    { "VZVirtualMachineConfigurationBuilder::memory_balloon_devices", "setMemoryBalloonDevices:", NULL,
+      NULL },
+    { "VZVirtualMachineConfigurationBuilder::pointing_devices", "setPointingDevices:", NULL, NULL },
+    { "VZVirtualMachineConfigurationBuilder::serial_ports", "setSerialPorts:", NULL, NULL },
+    { "VZVirtualMachineConfigurationBuilder::socket_devices", "setSocketDevices:", NULL, NULL },
     { "VZVirtualMachineConfigurationBuilder::graphics_devices", "setGraphicsDevices:", NULL, NULL },
     { "VZVirtualMachineConfigurationBuilder::network_devices", "setNetworkDevices:", NULL, NULL },
     { "VZVirtualMachineConfigurationBuilder::storage_devices", "setStorageDevices:", NULL, NULL },
     { "VZVirtualMachineConfiguration::validate_with_error", "validateWithError:", NULL, NULL },
+    { "dispatch_queue_create, dispatch_sync, dispatch_async", "dispatch_queue_create", "",
+      "functions: every machine of these tests runs on its queue" },
     { "VZVirtualMachine::new", "initWithConfiguration:queue:", NULL, NULL },
     { "VZVirtualMachine::new_without_queue",
       "initWithConfiguration:", "initWithConfiguration:queue:", "the main queue is the program's" },
@@ -109,6 +122,7 @@ static void devices_add(struct yado_config *c, int sock)
     yado_config_add_network(c, yado_virtio_net_new(a));
     yado_config_add_entropy(c, yado_virtio_entropy_new());
     yado_config_add_balloon(c, yado_virtio_balloon_new());
+    yado_config_add_socket(c, yado_virtio_socket_new());
     yado_config_add_serial_port(c, yado_virtio_console_port_new(yado_fd_serial_new(0, 1)));
     yado_config_add_share(
         c, yado_virtio_fs_new("tmp", yado_single_share_new(yado_shared_directory_new("/tmp", 0))));

@@ -68,6 +68,13 @@ class Ratios(unittest.TestCase):
         self.assertAlmostEqual(report.mean(found, 'yado', 'native'), 0.5)
         self.assertEqual(report.suite_ratios(found, 'yado', 'native')[0][1].name, 'gzip')
 
+    def test_faster_than_native_is_no_gain(self):
+        found = results(yado=0.5, tcg=0.25)
+        found['threads']['yado'] = [900]
+        count = sum(row.suite for row in rows.ROWS)
+        self.assertAlmostEqual(report.mean(found, 'yado', 'native'), 0.5 ** ((count - 1) / count))
+        self.assertAlmostEqual(report.mean(found, 'yado', 'tcg'), 2 * 18 ** (1 / count))
+
     def test_spread(self):
         self.assertAlmostEqual(report.spread({'gzip': {'native': [90, 100, 120]}}, 'gzip'), 0.3)
 

@@ -16,7 +16,7 @@
 
 struct fake_clock {
     uint64_t ns;
-    int64_t wall;
+    int64_t wall, wall_part_ns; /* seconds, and what is beyond them */
 };
 
 static inline uint64_t fake_now_ns(void *ctx)
@@ -24,14 +24,16 @@ static inline uint64_t fake_now_ns(void *ctx)
     return ((struct fake_clock *)ctx)->ns;
 }
 
-static inline int64_t fake_wall_sec(void *ctx)
+static inline int64_t fake_wall_ns(void *ctx)
 {
-    return ((struct fake_clock *)ctx)->wall;
+    struct fake_clock *c = ctx;
+
+    return c->wall * 1000000000 + c->wall_part_ns;
 }
 
 static inline struct clock fake_clock_get(struct fake_clock *c)
 {
-    return (struct clock){ .now_ns = fake_now_ns, .wall_sec = fake_wall_sec, .ctx = c };
+    return (struct clock){ .now_ns = fake_now_ns, .wall_ns = fake_wall_ns, .ctx = c };
 }
 
 struct fake_line {

@@ -55,21 +55,27 @@ static void put(struct fixture *f, unsigned index, uint8_t value)
     reg_write(&rtc_ops, f->rtc, 1, 1, value);
 }
 
+static void clock_forward(struct fake_clock *c, uint64_t ns)
+{
+    int64_t part = c->wall_part_ns + (int64_t)ns;
+
+    c->ns += ns;
+    c->wall += part / (int64_t)SEC;
+    c->wall_part_ns = part % (int64_t)SEC;
+}
+
 /* Time goes on, and the timer fires if it was asked for. */
 static void pass(struct fixture *f, uint64_t ns)
 {
     uint64_t end = f->clock.ns + ns;
-    uint64_t start_ns = f->clock.ns;
-    int64_t start_wall = f->clock.wall;
 
     while (f->deadline <= end) {
-        f->clock.ns = f->deadline > f->clock.ns ? f->deadline : f->clock.ns;
-        f->clock.wall = start_wall + (int64_t)((f->clock.ns - start_ns) / SEC);
+        if (f->deadline > f->clock.ns)
+            clock_forward(&f->clock, f->deadline - f->clock.ns);
         f->deadline = RTC_NEVER;
         rtc_timer(f->rtc);
     }
-    f->clock.ns = end;
-    f->clock.wall = start_wall + (int64_t)((end - start_ns) / SEC);
+    clock_forward(&f->clock, end - f->clock.ns);
 }
 
 static void expect_time(struct fixture *f, unsigned h, unsigned m, unsigned s)
@@ -85,6 +91,31 @@ static void expect_date(struct fixture *f, unsigned century, unsigned year, unsi
     assert_int_equal(get(f, 9), year);
     assert_int_equal(get(f, 8), month);
     assert_int_equal(get(f, 7), day);
+}
+
+/* Its seconds begin when the host's do, also after a step: a guest that reads it is off by the fraction that
+ * it has no register for, and by no more. */
+static void seconds_begin_with_the_hosts(void **state)
+{
+    struct fixture *f = *state;
+    struct rtc_config cfg = { .irq = fake_line_get(&f->irq), .arm = on_arm, .ctx = f };
+
+    rtc_free(f->rtc);
+    f->clock.wall_part_ns = 700000000;
+    cfg.clock = fake_clock_get(&f->clock);
+    f->rtc = rtc_new(&cfg, NULL);
+    expect_time(f, 0x23, 0x59, 0x58);
+    pass(f, 299999999);
+    expect_time(f, 0x23, 0x59, 0x58);
+    pass(f, 1);
+    expect_time(f, 0x23, 0x59, 0x59);
+    f->clock.wall += 3600; /* stepped, by some part of a second too */
+    f->clock.wall_part_ns = 400000000;
+    expect_time(f, 0x00, 0x59, 0x59);
+    pass(f, 599999999);
+    expect_time(f, 0x00, 0x59, 0x59);
+    pass(f, 1);
+    expect_time(f, 0x01, 0x00, 0x00);
 }
 
 static void shows_wall_time_in_bcd(void **state)
@@ -301,6 +332,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(shows_wall_time_in_bcd, setup, teardown),
+        cmocka_unit_test_setup_teardown(seconds_begin_with_the_hosts, setup, teardown),
         cmocka_unit_test_setup_teardown(binary_and_12_hours, setup, teardown),
         cmocka_unit_test_setup_teardown(calendar_is_gregorian, setup, teardown),
         cmocka_unit_test_setup_teardown(update_in_progress, setup, teardown),

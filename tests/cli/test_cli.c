@@ -199,6 +199,52 @@ static void test_disk_with_comma(void **state)
     unlink(path);
 }
 
+static void write_head(const char *path, size_t off, const char *bytes, size_t len)
+{
+    FILE *f = fopen(path, "w");
+
+    assert_non_null(f);
+    assert_int_equal(ftruncate(fileno(f), 4096), 0);
+    assert_int_equal(fseek(f, (long)off, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, len, f), len);
+    fclose(f);
+}
+
+/* An image of another format is refused with its name, unless it is said to be raw. */
+static void test_disk_formats(void **state)
+{
+    static const struct {
+        size_t off;
+        const char *bytes, *name;
+    } cases[] = {
+        { 0, "QFI\xfb", "a qcow2 image" },
+        { 0, "KDMV", "a VMDK image" },
+        { 0, "# Disk DescriptorFile\n", "a VMDK image" },
+        { 0, "conectix", "a VHD image" },
+        { 0, "vhdxfile", "a VHDX image" },
+        { 0x40, "\x7f\x10\xda\xbe", "a VDI image" },
+        { 1, "QFI\xfb", NULL },
+    };
+    char path[] = "/tmp/yado-test-disk-XXXXXX", raw[64];
+    struct run_options o;
+    int fd = mkstemp(path);
+
+    (void)state;
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(raw, sizeof(raw), "%s,ro,format=raw", path);
+    for (size_t i = 0; i < count_of(cases); i++) {
+        write_head(path, cases[i].off, cases[i].bytes, strlen(cases[i].bytes));
+        assert_int_equal(read_words(&o, WORDS("--kernel=k", "--disk", path)),
+                         cases[i].name ? EXIT_FAILED : EXIT_OK);
+        assert_true(!cases[i].name || (strstr(said, path) && strstr(said, cases[i].name)));
+        run_options_free(&o);
+        assert_int_equal(read_words(&o, WORDS("--kernel=k", "--disk", raw)), EXIT_OK);
+        run_options_free(&o);
+    }
+    unlink(path);
+}
+
 static void test_console(void **state)
 {
     (void)state;
@@ -255,13 +301,10 @@ static void test_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_options),
-        cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_image),
-        cmocka_unit_test(test_disk_with_comma),
-        cmocka_unit_test(test_console),
-        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_sizes),           cmocka_unit_test(test_options),
+        cmocka_unit_test(test_bad_options),     cmocka_unit_test(test_image),
+        cmocka_unit_test(test_disk_with_comma), cmocka_unit_test(test_disk_formats),
+        cmocka_unit_test(test_console),         cmocka_unit_test(test_keys),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

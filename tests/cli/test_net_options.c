@@ -75,6 +75,7 @@ static void mistakes_are_named(void **state)
         { "nat,mtu=9000", "mtu" },
         { "tap=tap0,forward=tcp:80:80", "forwards" },
         { "tap=", "tap=" },
+        { "none,mac=52:54:00:00:00:02", "after \"none\"" },
         { "fd=x", "fd=x" },
         { "fd=0,mtu=10", "mtu=10" },
         { "fd=1048575", "descriptor 1048575 is not open" },

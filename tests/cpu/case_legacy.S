@@ -269,6 +269,30 @@ CASE(prot_decimal, MODE_PROT)
     SAME(al, 0xff)
     PASS32
 
+/* KVM's hypercalls are 32 bits wide here: case_smp.S. */
+CASE(prot_hypercall, MODE_PROT)
+    xor eax, eax
+    cpuid
+    mov edi, CASE_BASE + 1f - blob
+    cmp ecx, 0x444d4163 /* AuthenticAMD */
+    je 3f
+    cmp ecx, 0x656e6975 /* HygonGenuine */
+    jne 4f
+3:  mov edi, CASE_BASE + 2f - blob
+4:  mov ebx, 0x12345678
+    mov eax, 0x12345
+    call edi
+    SAME(eax, 0xfffffc18) /* -KVM_ENOSYS */
+    SAME(ebx, 0x12345678)
+    xor ebx, ebx
+    mov eax, 11 /* yield */
+    call edi
+    SAME(eax, 0)
+    PASS32
+1:  vmcall
+    ret
+2:  vmmcall
+    ret
 CASE(prot_exceptions, MODE_PROT)
     idt32
     gate32 0, 10f

@@ -362,4 +362,110 @@ CASE_EXIT(cross_modifying_loop, MODE_LONG, 2, EXIT_BY_PORT)
 5:  jmp 6f
     inc qword ptr [SHARED + 8]
 6:  jmp 1b
+
+/* KVM's hypercalls (Linux Documentation/virt/kvm/x86/hypercalls.rst): number in RAX, arguments in RBX, RCX, RDX and RSI,
+ * answer in RAX, nothing else changes. The answers are those of include/uapi/linux/kvm_para.h. */
+#define KVM_EPERM 1
+#define KVM_EINVAL 22
+#define KVM_ENOSYS 1000
+    .p2align 4
+hypercall_intel:
+    vmcall
+    ret
+    .p2align 4
+hypercall_amd:
+    vmmcall
+    ret
+
+    /* r12: this CPU's way and RET; r13: the same for ring 3; r14: the other vendor's. */
+hypercall_find:
+    lea r12, hypercall_intel[rip]
+    lea r14, hypercall_amd[rip]
+    xor eax, eax
+    cpuid
+    cmp ecx, 0x444d4163 /* AuthenticAMD */
+    je 1f
+    cmp ecx, 0x656e6975 /* HygonGenuine */
+    jne 2f
+1:  xchg r12, r14
+2:  lea r13, [r12 + USER_BASE - CASE_BASE]
+    ret
+    .macro hypercall number, rbx, rcx, rdx, rsi
+    mov eax, \number
+    mov ebx, \rbx
+    mov ecx, \rcx
+    mov edx, \rdx
+    mov esi, \rsi
+    call r12
+    .endm
+#define ANSWERS(value, number, args...) hypercall number, args; EQ64(rax, value)
+
+CASE_EXIT(hypercalls, MODE_LONG, 2, EXIT_BY_PORT)
+    call hypercall_find
+    movabs rax, 0xaaaa00012345 /* there is none */
+    movabs rbx, 0xbbbb0000bbbb
+    movabs rcx, 0xcccc0000cccc
+    movabs rdx, 0xdddd0000dddd
+    movabs rsi, 0x511100005111
+    stc
+    call r12
+    EXPECT(c)
+    EQ64(rax, -KVM_ENOSYS)
+    EQ64(rbx, 0xbbbb0000bbbb)
+    EQ64(rcx, 0xcccc0000cccc)
+    EQ64(rdx, 0xdddd0000dddd)
+    EQ64(rsi, 0x511100005111)
+    movabs rax, 0x10000000b /* all 64 bits count */
+    call r12
+    EQ64(rax, -KVM_ENOSYS)
+    ANSWERS(0, 1, 0, 0, 0, 0) /* look for interrupts */
+    ANSWERS(0, 11, 0, 0, 0, 0) /* yield to a vCPU, this one; to none */
+    ANSWERS(0, 11, 77, 0, 0, 0)
+    ANSWERS(0, 5, 0, 77, 0, 0) /* wake a vCPU: none */
+    mov eax, 0x12345 /* a monitor takes the other vendor's instruction too */
+    call r14
+    EQ64(rax, -KVM_ENOSYS)
+    RUN_USER(1f)
+    EQ64(rax, -KVM_EPERM)
+    PASS
+1:  mov eax, 11
+    call r13
+    int 0x30
+
+/* IPIs by hypercall: two words of a bit map that begins at APIC id RDX, and the ICR's low half. */
+CASE_EXIT(hypercall_ipi, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    call hypercall_find
+2:  pause
+    cmp qword ptr flag_a[rip], 1
+    jne 2b
+    ANSWERS(1, 10, 2, 0, 0, 0x46) /* the other, by its bit */
+3:  pause
+    cmp dword ptr irq_count[rip + 6 * 4], 1
+    jne 3b
+    ANSWERS(1, 10, 1, 0, 1, 0x47) /* and by where the map begins */
+3:  pause
+    cmp dword ptr irq_count[rip + 7 * 4], 1
+    jne 3b
+    ANSWERS(2, 10, 3, 0, 0, 0x45) /* both, of which this one has interrupts off */
+3:  pause
+    cmp dword ptr irq_count[rip + 5 * 4], 1
+    jne 3b
+    sti
+3:  pause
+    cmp dword ptr irq_count[rip + 5 * 4], 2
+    jne 3b
+    cli
+    ANSWERS(0, 10, 0, 0, 0, 0x48) /* nobody, and those that are not there */
+    ANSWERS(0, 10, 0x20, 0, 0, 0x48)
+    ANSWERS(0, 10, 0, 1, 0, 0x48)
+    ANSWERS(0, 10, 1, 1, 200, 0x48)
+    ANSWERS(-KVM_EINVAL, 10, 3, 0, 0, 0x40048) /* a shorthand, a logical destination */
+    ANSWERS(-KVM_EINVAL, 10, 3, 0, 0, 0x848)
+    EQ(dword ptr irq_count[rip + 8 * 4], 0)
+    PASS
+1:  sti
+    mov byte ptr flag_a[rip], 1
+4:  hlt
+    jmp 4b
 CASES_END(smp)

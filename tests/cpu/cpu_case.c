@@ -258,13 +258,13 @@ static bool open_vm(struct run *r, const struct cpu_group *group, const struct c
 }
 
 /* Starts the vCPUs, waits for the end or the time limit, stops them. False: time is up. */
-static bool run_threads(struct run *r)
+static bool run_threads(struct run *r, unsigned seconds)
 {
     struct timespec limit;
     int rc = 0;
 
     clock_gettime(CLOCK_REALTIME, &limit);
-    limit.tv_sec += CPU_CASE_TIMEOUT_S;
+    limit.tv_sec += seconds;
     for (unsigned i = 0; i < r->cpu_count; i++)
         BUG_ON(pthread_create(&r->cpus[i].thread, NULL, cpu_main, &r->cpus[i]));
     pthread_mutex_lock(&r->lock);
@@ -311,7 +311,7 @@ static bool judge(struct run *r, const struct cpu_case *c, char *why, size_t siz
 }
 
 bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,
-                  char *why, size_t why_size)
+                  unsigned seconds, char *why, size_t why_size)
 {
     struct run *r = calloc(1, sizeof(*r));
     struct yado_error err = YADO_ERROR_INIT;
@@ -324,7 +324,7 @@ bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group
     if (!open_vm(r, group, c, &err)) {
         snprintf(why, why_size, "%s", err.message);
     } else {
-        run_threads(r);
+        run_threads(r, seconds);
         ok = judge(r, c, why, why_size);
     }
     engine->close(r->vm);

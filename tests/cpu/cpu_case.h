@@ -6,10 +6,12 @@
 #include "engine/engine.h"
 
 #define CPU_CASE_TIMEOUT_S 60 /* two spinning vCPUs on a busy host take their time */
+#define CPU_CASE_LIMITED_S 3  /* a case that is known to fail, maybe by never coming back */
 
-/* True: the case passed. Else `why` holds one line. `group` is the blob that the case belongs to. */
+/* True: the case passed. Else `why` holds one line. `group` is the blob that the case belongs to. After
+ * `seconds` it has failed. */
 bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,
-                  char *why, size_t why_size);
+                  unsigned seconds, char *why, size_t why_size);
 
 extern const struct cpu_group cpu_group_long, cpu_group_system, cpu_group_privilege, cpu_group_smp,
     cpu_group_legacy;

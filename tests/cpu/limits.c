@@ -59,6 +59,9 @@ static const struct limit interpreting_limits[] = {
     { "prot_ring3", "it has no IRET in protected mode" },
     { "prot_paging", "it has no 32-bit paging" },
     { "prot_pae", "it has no 32-bit paging" },
+    { "hypercalls", "VMCALL and VMMCALL never end" },
+    { "hypercall_ipi", "VMCALL and VMMCALL never end" },
+    { "prot_hypercall", "VMCALL and VMMCALL never end" },
 };
 
 /* ---- KVM on the CPU that QEMU 7.2 emulates (YADO_KVM_NESTED) ---- */

@@ -27,7 +27,8 @@ static void run_plan(void **state)
     const char *limit = cpu_limit(p->engine, p->c->name);
     char why[512] = "";
 
-    if (cpu_case_run(p->engine, p->group, p->c, why, sizeof(why))) {
+    if (cpu_case_run(p->engine, p->group, p->c, limit ? CPU_CASE_LIMITED_S : CPU_CASE_TIMEOUT_S, why,
+                     sizeof(why))) {
         if (limit)
             printf("# %s on %s holds, though a limit is known: %s\n", p->c->name, p->engine->name, limit);
         return;

@@ -1,5 +1,6 @@
 """What a whole guest must show. Each function is one test; its docstring is what it claims. A function raises when the
 claim does not hold; run.py names, times and reports them."""
+import gzip
 import hashlib
 import os
 import re
@@ -136,7 +137,12 @@ def example_simplevm():
             check(guest.value('nproc') == '4', 'the guest does not see four CPUs')
             kib = int(guest.value("grep MemTotal /proc/meminfo | tr -dc 0-9"))
             check(1.8 * 2**20 < kib < 2 * 2**20, f'{kib} KiB of memory, which is not nearly 2 GiB')
+            mac = guest.value('cat /sys/class/net/en*/address')
+            check(int(mac.split(':')[0], 16) & 3 == 2, f'{mac} is no unicast address of the locally administered kind')
+            check('10.0.2.15' in guest.value('ip -4 -o address show scope global | head -1'), 'no address by DHCP')
+            check(guest.value('ls /sys/bus/virtio/drivers/virtio_balloon | grep -c ^virtio') == '1', 'no balloon')
             check(guest.poweroff() == 0, guest.describe(f'status {guest.status}'))
+            check(guest.terminal_restored(), 'the terminal is not as it was before')
             clean, text = vm.fsck(disk)
             check(clean, f'e2fsck -fn is not content:\n{text}')
 
@@ -494,6 +500,10 @@ def bad_inputs(work, image):
     with open(image.initrd, 'rb') as f:
         initrd_bytes = f.read()
     kernel, initrd = ['--kernel', image.kernel], ['--initrd', image.initrd]
+    disk = put('disk', b'\0' * (1 << 20))
+    qcow2 = put('qcow2', b'QFI\xfb'.ljust(1 << 20, b'\0'))
+    os.mkfifo(work.file('fifo'))
+    fifo = work.file('fifo')
     big = put('big', b'#cloud-config\n' + b'#' * (17 << 20))
     empty = put('empty', b'')
     text = put('text', b'this is not a kernel\n' * 1000)
@@ -510,14 +520,19 @@ def bad_inputs(work, image):
         ('kernel not one', ['--kernel', text], 1, ['text', 'kernel']),
         ('kernel empty', ['--kernel', empty], 1, ['empty']),
         ('kernel a directory', ['--kernel', folder], 1, ['dir']),
+        ('kernel a FIFO', ['--kernel', fifo], 1, ['fifo', 'regular file']),
         ('kernel cut in half', ['--kernel', cut], 1, ['cut-kernel']),
         ('kernel cut in its header', ['--kernel', stub], 1, ['stub-kernel']),
         ('initrd missing', [*kernel, '--initrd', nowhere], 1, ['nowhere']),
+        ('initrd a FIFO', [*kernel, '--initrd', fifo], 1, ['fifo', 'regular file']),
         ('initrd empty', [*kernel, '--initrd', empty], 1, ['empty']),
         ('initrd not one', [*kernel, '--initrd', text], 1, ['text']),
         ('initrd cut in half', [*kernel, '--initrd', cut_initrd], 1, ['cut-initrd']),
         ('disk missing', [*kernel, '--disk', nowhere], 1, ['nowhere']),
         ('disk a directory', [*kernel, '--disk', folder], 1, ['dir']),
+        ('disk a FIFO', [*kernel, '--disk', fifo + ',ro'], 1, ['fifo']),
+        ('disk given twice', [*kernel, '--disk', disk, '--disk', disk], 1, ['storage[1]', 'disk', 'twice']),
+        ('disk qcow2', [*kernel, '--disk', qcow2], 1, ['qcow2', 'convert']),
         ('disk empty', [*kernel, '--disk', empty], 1, ['empty']),
         ('disk option unknown', [*kernel, '--disk', text + ',colour=red'], 2, ['colour']),
         ('disk format unknown', [*kernel, '--disk', text + ',format=vmdk'], (1, 2), ['vmdk']),
@@ -573,11 +588,32 @@ def check_seed(work, problems):
     for name, arguments, words in (
             ('seed without user-data', ['-o', work.file('s.iso')], ['user-data']),
             ('seed of a missing file', ['--user-data', work.file('nowhere'), '-o', work.file('s.iso')], ['nowhere']),
+            ('seed over its own source', ['--user-data', work.user_data, '-o', work.user_data], ['user-data']),
             ('seed into nowhere', ['--user-data', work.user_data, '-o', work.file('no/such/s.iso')], ['s.iso'])):
         try:
             check_refused(name, [vm.YADO, 'seed', *arguments], (1, 2), words)
         except (vm.GuestError, subprocess.TimeoutExpired) as e:
             problems.append(str(e))
+
+
+def no_libarchive():
+    """Without libarchive, which is loaded when it is needed: a seed is refused in one line that says what to install, and a
+    guest whose initrd is gzip, which is then not looked into, runs."""
+    with vm.Workdir() as work:
+        os.mkdir(work.file('libraries'))
+        with open(work.file('libraries/libarchive.so.13'), 'wb') as f:
+            f.write(b'not a library')
+        with open(work.file('initrd.gz'), 'wb') as f:
+            f.write(gzip.compress(b'070701'))
+        without = ['env', 'LD_LIBRARY_PATH=' + work.file('libraries')]
+        words = ['seed: libarchive cannot be loaded', 'install', 'libarchive13']
+        tiny_argv = tiny(work, pvh.uart('runs') + pvh.SPIN, '--cmdline', 'console=ttyS0', '--timeout', '3')
+        check_refused('a seed', [*without, vm.YADO, 'seed', '--user-data', work.user_data, '-o', work.file('s.iso')], 1, words)
+        check(not os.path.exists(work.file('s.iso')), 'a file is left')
+        check_refused('a run with a seed', [*without, *tiny_argv, '--user-data', work.user_data], 1, words)
+        done = subprocess.run([*without, *tiny_argv, '--initrd', work.file('initrd.gz')], stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=60, check=False)
+        check(done.returncode == 4 and b'runs' in done.stdout, f'gzip initrd: status {done.returncode}: {done}')
 
 
 def no_command():
@@ -609,9 +645,31 @@ def closed_stdin():
         check(done.returncode == 4 and b'piped' in done.stdout, f'status {done.returncode}: {done}')
 
 
+def closed_descriptors():
+    """Started without standard files, the command opens none of its own in their place: what it says, and what the guest
+    says, lands in no file that is for something else."""
+    with vm.Workdir() as work:
+        log, disk = work.file('log'), work.file('d.img')
+        for closed in ('2>&-', '>&-', '<&-', '<&- >&- 2>&-'):
+            with open(disk, 'wb') as f:
+                f.truncate(1 << 20)
+            for code, status in ((pvh.uart('said') + pvh.HALT, 4), (pvh.TRIPLE_FAULT, 3)):
+                argv = tiny(work, code, '--cmdline', 'console=ttyS0', '--timeout', '1', '--disk', disk,
+                            '--serial', f'file:{log}')
+                done = subprocess.run(['sh', '-c', f'exec "$@" {closed}', 'sh', *argv], stdin=subprocess.DEVNULL,
+                                      capture_output=True, timeout=60, check=False)
+                what = f'{closed}: status {done.returncode}: {done}'
+                check(done.returncode == status, what)
+                with open(log, 'rb') as f:
+                    text = f.read()
+                check(text == (b'said' if status == 4 else b''), f'{what}\n  the console\'s file has {text}')
+            with open(disk, 'rb') as f:
+                check(not f.read().strip(b'\0'), f'{closed}: the disk has changed')
+
+
 # Cases that need no guest image, then those that do; in the order of a run.
-QUICK = [no_command, doctor, triple_fault_status, timeout_status, uart_output, closed_stdin, escape_key,
-         signals_restore_terminal, without_privileges, kvm_refused, disk_in_use]
+QUICK = [no_command, doctor, triple_fault_status, timeout_status, uart_output, closed_stdin, closed_descriptors, escape_key,
+         signals_restore_terminal, without_privileges, kvm_refused, no_libarchive, disk_in_use]
 IMAGE = [bad_input, panic_status, boot_1_cpu, boot_2_cpus, boot_4_cpus, example_simplevm, memory_returns, clock, balloon_target,
          reboot, power_button, kill_keeps_flushed,
          sysrq_crash_status]

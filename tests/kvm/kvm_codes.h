@@ -20,6 +20,8 @@ CODE(ap);
 CODE(lost);
 CODE(triple);
 CODE(doorbells);
+CODE(clock);
+#define CLOCK_PAGE 0x60000 /* of code_clock */
 #define LEN(name) ((size_t)(code_##name##_end - code_##name))
 #define REAL(g, name) guest_real(g, code_##name, LEN(name))
 #define LONG(g, name) guest_long(g, code_##name, LEN(name))

@@ -612,6 +612,28 @@ static void test_clock(void **state)
     guest_close(&g);
 }
 
+/* The guest that has a paravirtual clock is told that it stood still, once. */
+static void test_stood_still(void **state)
+{
+    static const unsigned wanted[] = { 0, 2, 0, 2 }; /* PVCLOCK_GUEST_STOPPED in what the guest tells */
+    struct guest g;
+    uint64_t ns;
+
+    (void)state;
+    guest_open(&g, 1);
+    LONG(&g, clock);
+    g.ops->stood_still(g.vm); /* there is no clock yet: nobody to tell */
+    for (unsigned i = 0; i < array_size(wanted); i++) {
+        if (wanted[i])
+            g.ops->stood_still(g.vm);
+        assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
+        assert_int_equal(guest_told(&g, i) & 2, wanted[i]);
+    }
+    memcpy(&ns, g.ram + CLOCK_PAGE + 16, sizeof(ns));
+    assert_true(ns > 0); /* it goes */
+    guest_close(&g);
+}
+
 static double ms_between(const struct timespec *a, const struct timespec *b)
 {
     return (double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) / 1e6;
@@ -710,6 +732,7 @@ int main(void)
         cmocka_unit_test(test_dirty_pages),
         cmocka_unit_test(test_slots_run_out),
         cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_stood_still),
         cmocka_unit_test(test_probe),
         cmocka_unit_test(test_many_machines),
         cmocka_unit_test(test_bad_vcpu_counts),

@@ -555,7 +555,7 @@ struct storm {
     atomic_bool *stop;
 };
 
-static void ring_scribble(struct hostile *h, uint64_t *seed)
+__attribute__((noinline)) static void ring_scribble(struct hostile *h, uint64_t *seed)
 {
     struct hostile_function *s = &h->subject;
     struct drv_queue *q = &s->d.queues[draw(seed) % s->d.vd->queue_count];
@@ -609,7 +609,7 @@ static unsigned number_of(const char *name, unsigned otherwise)
     return text ? (unsigned)strtoul(text, NULL, 0) : otherwise;
 }
 
-static void pokes(struct hostile *h)
+__attribute__((noinline)) static void pokes(struct hostile *h)
 {
     for (unsigned q = 0; q < kind->queue_count; q++) {
         if (kind->queues[q].poke)

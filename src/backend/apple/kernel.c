@@ -45,7 +45,7 @@ static bool has(const uint8_t *head, size_t len, const struct magic *m)
 /* How many bytes of the file's beginning there are; -1 and err if it cannot be read. */
 static ssize_t head_read(const char *path, uint8_t head[HEAD_LEN], struct yado_error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait for a FIFO's writer */
     ssize_t got = -1;
     struct stat st;
 
@@ -53,8 +53,9 @@ static ssize_t head_read(const char *path, uint8_t head[HEAD_LEN], struct yado_e
         err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open", path);
         return -1;
     }
-    if (!fstat(fd, &st) && S_ISDIR(st.st_mode)) {
-        err_set(err, YADO_ERR_FILE, "%s: is a directory", path);
+    if (!fstat(fd, &st) && !S_ISREG(st.st_mode)) {
+        err_set(err, YADO_ERR_FILE, "%s: is %s", path,
+                S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
     } else {
         got = read(fd, head, HEAD_LEN);
         if (got < 0)

@@ -101,7 +101,7 @@ static const char *path_of(const struct spec_disk *d, char *buf, size_t room, st
 /* What the framework would refuse with less to say. */
 static bool image_check(const char *path, bool read_only, struct yado_error *err)
 {
-    int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+    int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
     char magic[4] = { 0 };
     struct stat st = { 0 };
     bool ok;

@@ -45,13 +45,15 @@ enum mmu_index {
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
 
-/* Jump cache: linear address of an indirect branch's target to translated code. */
+/* Jump cache: linear address of an indirect branch's target to translated code. A compiler's hot code alone
+ * has some ten thousand targets. */
 struct jc_entry {
     uint64_t pc;
     uint64_t host;
 };
-#define JC_BITS 12
+#define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
+#define JC_LOG_SIZE 4096u
 #define JC_INVALID 0x8000000000000001ull /* not canonical: never the target of a branch that got this far */
 
 #define ITLB_SIZE 256u
@@ -205,14 +207,14 @@ struct tcpu {
     int timer;                  /* kernel timer id */
     uint8_t timer_made;
     _Atomic uint8_t sleeping;    /* in a futex wait on wake_seq */
+    uint64_t halt_spin;          /* TSC ticks that the next HLT spins before it sleeps (vcpu.c) */
     uint32_t jc_mode[MMU_COUNT]; /* the mode that the jump cache's entries were made under */
     uint32_t flush_gen;          /* counts changes of this vCPU's translations */
     uint32_t translate_gen;      /* the code cache's flush_gen when the last block was made */
     uint8_t need_exclusive;      /* the instruction must run while all other vCPUs stand still (split LOCK) */
-    uint8_t jc_dirty[MMU_COUNT];
-    uint8_t fixed_ok;             /* blocks of fixed address may run (fixed.c) */
-    uint32_t exit_bits;           /* XIT_FIXED_LINK */
-    uint8_t *return_stack;        /* its lowest page cannot be touched; the signal stack follows it */
+    uint8_t fixed_ok;            /* blocks of fixed address may run (fixed.c) */
+    uint32_t exit_bits;          /* XIT_FIXED_LINK */
+    uint8_t *return_stack;       /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
     uint8_t huge_seen;       /* a 1 GiB page is in the TLB */
@@ -222,6 +224,8 @@ struct tcpu {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
     } itlb[ITLB_SIZE];
+    uint32_t jc_log_len[MMU_COUNT]; /* entries in use, JC_LOG_SIZE: that many or more */
+    uint16_t jc_log[MMU_COUNT][JC_LOG_SIZE];
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];
     uint32_t tlb_log_len[MMU_COUNT];
     uint16_t tlb_log[MMU_COUNT][TLB_SIZE]; /* indices that were filled with pages that are not global */

@@ -251,7 +251,7 @@ void mmu_init(struct tcpu *c)
         for (unsigned i = 0; i < TLB_SIZE; i++)
             tlb_invalidate(c, idx, i);
         c->tlb_log_len[idx] = 0;
-        c->jc_dirty[idx] = 1;
+        c->jc_log_len[idx] = JC_LOG_SIZE;
     }
     mmu_flush_jump_cache(c);
 }
@@ -302,15 +302,19 @@ void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage)
     }
 }
 
+static void flush_jumps_of(struct tcpu *c, unsigned idx)
+{
+    bool all = c->jc_log_len[idx] == JC_LOG_SIZE; /* the log may have overflowed */
+    unsigned n = all ? JC_SIZE : c->jc_log_len[idx];
+    for (unsigned k = 0; k < n; k++)
+        c->jc[idx][all ? k : c->jc_log[idx][k]].pc = JC_INVALID;
+    c->jc_log_len[idx] = 0;
+}
+
 void mmu_flush_jump_cache(struct tcpu *c)
 {
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        if (!c->jc_dirty[idx])
-            continue;
-        for (unsigned i = 0; i < JC_SIZE; i++)
-            c->jc[idx][i].pc = JC_INVALID;
-        c->jc_dirty[idx] = 0;
-    }
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++)
+        flush_jumps_of(c, idx);
     for (unsigned i = 0; i < ITLB_SIZE; i++)
         c->itlb[i].idx_plus1 = 0;
     light_zero(c->exec_bloom, sizeof c->exec_bloom);
@@ -360,10 +364,8 @@ void mmu_flush_nonglobal(struct tcpu *c)
     if (super_nonglobal || c->nonglobal_super_code) {
         mmu_flush_jump_cache(c);
         c->nonglobal_super_code = 0;
-    } else if (c->jc_dirty[MMU_U]) {
-        for (unsigned i = 0; i < JC_SIZE; i++)
-            c->jc[MMU_U][i].pc = JC_INVALID;
-        c->jc_dirty[MMU_U] = 0;
+    } else {
+        flush_jumps_of(c, MMU_U);
     }
     fixed_check_space(c);
     c->counters[TC_FLUSH_NONGLOBAL]++;

@@ -105,6 +105,7 @@ static enum way system_way(const struct trans *t)
     case ZYDIS_MNEMONIC_STAC:
     case ZYDIS_MNEMONIC_XLAT:
     case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_LEAVE:
     case ZYDIS_MNEMONIC_BOUND:
     case ZYDIS_MNEMONIC_ARPL:
     case ZYDIS_MNEMONIC_SALC:

@@ -203,14 +203,66 @@ void flow_special(struct trans *t, unsigned what)
     e_call(&t->h, t->cc->stubs.special);
 }
 
+/* The way to the target, behind a test for a branch not taken; what follows has the flags of before. Going
+ * back, exit_request is looked at here, where nobody needs EFLAGS any more: code behind a backward branch
+ * hardly ever uses the flags that the branch did. */
+static void taken_edge(struct trans *t, int64_t target)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    bool host = t->host_flags, saved = t->saved_flags;
+    if (is_direct(t, target)) {
+        if (target <= (int64_t)t->off) {
+            fl_clobber(t, h);
+            e_alu_mi(h, 0, ALU_CMP, GS(exit_request), 0);
+            e_jcc(h, CC_NE, e_rx(k));
+            load_target(t, k, target);
+            e_jmp(k, t->cc->stubs.exit_lookup);
+        }
+        pad_for_patch(h, 1);
+        const uint8_t *to = direct_target(t, target, h->p + 1);
+        e_jmp(h, to);
+    } else {
+        fl_save(t, h);
+        load_target(t, h, target);
+        exit_lookup(t, h);
+    }
+    t->host_flags = host;
+    t->saved_flags = saved;
+}
+
+/* LOOP and JRCXZ: neither looks at flags nor changes them. */
+static void count_branch(struct trans *t)
+{
+    struct emit *h = &t->h;
+    int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
+    bool loop = t->in->mnemonic == ZYDIS_MNEMONIC_LOOP, narrow = t->in->address_width == 32;
+    uint8_t *over = NULL;
+    if (loop)
+        e_lea(h, !narrow, H_CX, hm_base(H_CX, -1));
+    if (narrow)
+        e_byte(h, 0x67);
+    e_byte(h, 0xe3);         /* JRCXZ: */
+    e_byte(h, loop ? 2 : 5); /* LOOP goes on at 0; else over the jump that goes on */
+    if (loop) {
+        e_byte(h, 0xeb);
+        e_byte(h, 5);
+    }
+    over = e_jmp_fwd(h);
+    taken_edge(t, target);
+    e_patch(over, h->p);
+}
+
 static void jcc(struct trans *t)
 {
     unsigned cc = t->in->opcode & 15u;
     int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
     struct emit *h = &t->h;
-    if (is_direct(t, target)) {
-        if (target <= (int64_t)t->off)
-            flow_poll(t);
+    if (is_direct(t, target) && target <= (int64_t)t->off) {
+        fl_need(t, h, T1);
+        uint8_t *over = e_jcc_fwd(h, cc ^ 1);
+        taken_edge(t, target);
+        e_patch(over, h->p);
+    } else if (is_direct(t, target)) {
         fl_need(t, h, T1);
         pad_for_patch(h, 2);
         const uint8_t *to = direct_target(t, target, h->p + 2);
@@ -475,10 +527,11 @@ bool flow_can(const struct trans *t)
     case ZYDIS_MNEMONIC_JMP:
         return near && t->in->address_width >= 32 && (t->bits == 64 || t->in->operand_width == 32);
     case ZYDIS_MNEMONIC_LEAVE: return word_size;
-    case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_JECXZ:
     case ZYDIS_MNEMONIC_JRCXZ:
     case ZYDIS_MNEMONIC_LOOP:
+        return t->in->address_width >= 32 && (t->bits == 64 || t->in->operand_width == 32);
+    case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_LOOPE:
     case ZYDIS_MNEMONIC_LOOPNE: return false;
     default:
@@ -496,6 +549,9 @@ void flow_translate(struct trans *t)
     case ZYDIS_MNEMONIC_JMP: translate_jmp(t); break;
     case ZYDIS_MNEMONIC_RET: translate_ret(t); break;
     case ZYDIS_MNEMONIC_LEAVE: translate_leave(t); break;
+    case ZYDIS_MNEMONIC_JECXZ:
+    case ZYDIS_MNEMONIC_JRCXZ:
+    case ZYDIS_MNEMONIC_LOOP: count_branch(t); break;
     default: jcc(t);
     }
 }

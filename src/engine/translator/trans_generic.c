@@ -65,14 +65,23 @@ static int slot_ref(const struct trans *t, struct plan *p, unsigned gpr, const Z
     return SLOT_REF(p->slot_count++);
 }
 
-/* Instructions whose officially undefined flags do not depend on the old flags on any CPU that we know. */
+/* Instructions whose officially undefined flags do not depend on the old flags: on any CPU that we know, or
+ * on this one. */
 static bool kills_all_flags(const struct trans *t)
 {
+    const ZydisDecodedOperand *count = &t->ops[1];
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_AND:
     case ZYDIS_MNEMONIC_OR:
     case ZYDIS_MNEMONIC_XOR:
     case ZYDIS_MNEMONIC_TEST: return true;
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL: return t->vm->flags_independent;
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+        return t->vm->flags_independent && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+               (count->imm.value.u & (t->in->operand_width == 64 ? 63 : 31)) != 0;
     default: return false;
     }
 }

@@ -42,6 +42,13 @@ static unsigned string_size(const struct trans *t)
     }
 }
 
+/* MOV from a segment register to a general one. */
+static bool is_selector_read(const struct trans *t)
+{
+    return t->in->mnemonic == ZYDIS_MNEMONIC_MOV && t->in->opcode == 0x8c &&
+           t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && t->in->operand_width >= 32;
+}
+
 bool sysinsn_can(const struct trans *t)
 {
     if (t->bits != 64 || t->in->address_width != 64)
@@ -57,6 +64,8 @@ bool sysinsn_can(const struct trans *t)
     case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ: return !(t->mode & MODE_ONE);
+    case ZYDIS_MNEMONIC_CLD: return true;
+    case ZYDIS_MNEMONIC_MOV: return is_selector_read(t);
     case ZYDIS_MNEMONIC_PUSHFQ: return t->in->operand_width == 64;
     default: return is_bit_test(t) || (string_size(t) && !(t->mode & MODE_ONE));
     }
@@ -86,6 +95,19 @@ static void set_if(struct trans *t)
     e_byte(k, 1);
     e_desc(t, k, H_10, next_off(t));
     e_jmp(k, t->cc->stubs.exit_poll);
+}
+
+static void read_selector(struct trans *t)
+{
+    struct emit *h = &t->h;
+    unsigned dst = (unsigned)ZydisRegisterGetId(t->ops[0].reg.value);
+    unsigned seg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value);
+    int reg = is_slot(dst) ? T0 : host_reg(dst);
+    e_rm0f(h, 0, 0xb7, reg,
+           hm_gs(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
+                 offsetof(struct x86_segment, sel))); /* MOVZX */
+    if (is_slot(dst))
+        e_store(h, 1, gs_gpr(dst), T0);
 }
 
 static void set_ac(struct trans *t, bool on)
@@ -271,6 +293,11 @@ void sysinsn_translate(struct trans *t)
         fl_clobber(t, h);
         e_alu_mi(h, 0, ALU_AND, GS(rflags), ~(int32_t)FL_IF);
         break;
+    case ZYDIS_MNEMONIC_CLD:
+        fl_clobber(t, h);
+        e_alu_mi(h, 0, ALU_AND, GS(rflags), ~(int32_t)FL_DF);
+        break;
+    case ZYDIS_MNEMONIC_MOV: read_selector(t); break;
     case ZYDIS_MNEMONIC_STI: set_if(t); break;
     case ZYDIS_MNEMONIC_SWAPGS: swap_gs(t); break;
     case ZYDIS_MNEMONIC_CLAC: set_ac(t, false); break;

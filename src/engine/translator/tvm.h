@@ -42,10 +42,11 @@ struct tvm {
     struct engine_config cfg;
     struct cpuid_model cpuid;
     uint64_t host_tsc_khz;
-    bool host_bmi2;      /* translated code may use BMI2 */
-    uint64_t tsc_base;   /* host TSC when the VM was opened */
-    uint64_t tsc_offset; /* of all vCPUs, once one has been given a state */
-    uint64_t tsc_first;  /* the TSC value that came with it */
+    bool host_bmi2;         /* translated code may use BMI2 */
+    bool flags_independent; /* flags_probe.h */
+    uint64_t tsc_base;      /* host TSC when the VM was opened */
+    uint64_t tsc_offset;    /* of all vCPUs, once one has been given a state */
+    uint64_t tsc_first;     /* the TSC value that came with it */
     bool tsc_set;
     uint64_t tsc_ns_mult; /* ns = (tsc * mult) >> 32 */
     struct tvm_slot slots[TVM_SLOTS];

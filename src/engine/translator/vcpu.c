@@ -365,10 +365,12 @@ static unsigned jc_hash(uint64_t pc)
 
 static void jc_fill(struct tcpu *c, uint64_t pc, struct tb *tb)
 {
-    struct jc_entry *e = &c->jc[c->mmu_idx][jc_hash(pc)];
+    unsigned idx = c->mmu_idx, i = jc_hash(pc);
+    struct jc_entry *e = &c->jc[idx][i];
+    if (e->pc == JC_INVALID && c->jc_log_len[idx] < JC_LOG_SIZE)
+        c->jc_log[idx][c->jc_log_len[idx]++] = (uint16_t)i;
     e->pc = pc;
     e->host = (uint64_t)(uintptr_t)cache_rx(c->vm->cache, tb->hot);
-    c->jc_dirty[c->mmu_idx] = 1;
 }
 
 /* The block for rip. NULL: an exception is pending, or (none pending) the code is not in RAM. */
@@ -617,15 +619,49 @@ static bool service(struct tcpu *c, enum exit_kind *kind)
     return true;
 }
 
+/* A halted vCPU looks for requests for a while before it sleeps, since waking a thread costs the host more
+ * than most guests wait when their vCPUs talk to each other. How long is learned as KVM does
+ * (Documentation/virt/kvm/ halt-polling.rst): short halts that outlasted the spinning double it, a long one
+ * ends it, so that an idle guest does not spin. */
+#define HALT_SPIN_START_US 10
+#define HALT_SPIN_MAX_US 200
+
+static bool spin_for_request(struct tcpu *c, uint64_t since)
+{
+    for (unsigned turns = 1; cpu_host_tsc() - since < c->halt_spin; turns++) {
+        if (atomic_load_explicit(&c->exit_request, memory_order_relaxed))
+            return true;
+        if (turns % 64 == 0)
+            light_yield(); /* the thread that will end the halt may want this CPU */
+        __builtin_ia32_pause();
+    }
+    return false;
+}
+
+static void learn_halt_spin(struct tcpu *c, uint64_t halted)
+{
+    uint64_t us = c->vm->host_tsc_khz / 1000, most = HALT_SPIN_MAX_US * us;
+    if (halted > 2 * most) /* twice, for the time that waking took is part of it */
+        c->halt_spin = 0;
+    else if (halted > c->halt_spin)
+        c->halt_spin = min_u64(c->halt_spin ? 2 * c->halt_spin : HALT_SPIN_START_US * us, most);
+}
+
 static void sleep_until_request(struct tcpu *c)
 {
+    uint64_t since = cpu_host_tsc();
     c->counters[TC_HALTS]++;
     uint32_t seq = atomic_load(&c->wake_seq);
     cpu_run_out(c);
+    if (spin_for_request(c, since)) {
+        cpu_run_in(c);
+        return;
+    }
     atomic_store(&c->sleeping, 1);
     if (!atomic_load(&c->exit_request))
         light_futex_wait(&c->wake_seq, seq);
     atomic_store(&c->sleeping, 0);
+    learn_halt_spin(c, cpu_host_tsc() - since);
     cpu_run_in(c);
 }
 

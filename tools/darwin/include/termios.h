@@ -13,6 +13,10 @@ struct termios {
     speed_t c_ispeed, c_ospeed;
 };
 
+#define ICRNL 0x00000100  /* c_iflag */
+#define ECHO 0x00000008   /* c_lflag */
+#define ICANON 0x00000100 /* c_lflag */
+
 #define TCSANOW 0
 #define TCSADRAIN 1
 #define TCSAFLUSH 2
