@@ -162,8 +162,8 @@ static void size_tell(struct run *r)
 {
     uint16_t columns, rows;
 
-    if (r->o->serials[0].kind == RUN_SERIAL_STDIO && terminal_size(&columns, &rows))
-        yado_machine_set_console_size(r->machine, 0, columns, rows);
+    if (terminal_size(&columns, &rows))
+        serial_size(&r->o->serial, r->machine, columns, rows);
 }
 
 static void terminal_take(struct run *r)

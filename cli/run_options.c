@@ -29,6 +29,7 @@ enum option {
     OPT_CMDLINE,
     OPT_DISK,
     OPT_SERIAL,
+    OPT_CONSOLE,
     OPT_TRACE,
     OPT_NET,
     OPT_VSOCK,
@@ -56,6 +57,7 @@ static const char *const names[] = {
     [OPT_CMDLINE] = "--cmdline",
     [OPT_DISK] = "--disk",
     [OPT_SERIAL] = "--serial",
+    [OPT_CONSOLE] = "--console",
     [OPT_TRACE] = "--trace",
     [OPT_NET] = "--net",
     [OPT_VSOCK] = "--vsock",
@@ -190,28 +192,6 @@ static int disk_set(struct run_options *o, const char *value)
     return EXIT_OK;
 }
 
-static int serial_set(struct run_options *o, const char *value)
-{
-    struct run_serial s = { .kind = RUN_SERIAL_STDIO };
-
-    if (!strncmp(value, "file:", 5) && value[5])
-        s = (struct run_serial){ .kind = RUN_SERIAL_FILE, .path = value + 5 };
-    else if (!strcmp(value, "pty"))
-        s.kind = RUN_SERIAL_PTY;
-    else if (!strcmp(value, "none"))
-        s.kind = RUN_SERIAL_NONE;
-    else if (strcmp(value, "stdio"))
-        return usage_error("--serial: \"%s\" is none of stdio, pty, none, file:PATH", value);
-    for (unsigned i = 0; i < o->serial_count; i++) {
-        if (s.kind == RUN_SERIAL_STDIO && o->serials[i].kind == RUN_SERIAL_STDIO)
-            return usage_error("--serial: stdio can be given once only");
-    }
-    if (o->serial_count == RUN_SERIAL_MAX)
-        return usage_error("--serial: more than %d", RUN_SERIAL_MAX);
-    o->serials[o->serial_count++] = s;
-    return EXIT_OK;
-}
-
 static bool is_category(const char *word, size_t len)
 {
     const char *known;
@@ -265,7 +245,8 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_INITRD: text_put(&o->initrd, value); return EXIT_OK;
     case OPT_CMDLINE: o->cmdline = value; return EXIT_OK;
     case OPT_DISK: return disk_set(o, value);
-    case OPT_SERIAL: return serial_set(o, value);
+    case OPT_SERIAL: return serial_options_add(&o->serial, value);
+    case OPT_CONSOLE: return console_options_add(&o->serial, value);
     case OPT_TRACE: return trace_set(o, value);
     case OPT_TRACE_FILE: o->trace_file = value; return EXIT_OK;
     case OPT_COUNTERS: o->counters = true; return EXIT_OK;
@@ -373,8 +354,7 @@ static int options_complete(struct run_options *o, const char *image)
     if (!o->cmdline)
         o->cmdline = o->multiboot ? multiboot_cmdline : default_cmdline;
     net_options_complete(&o->net);
-    if (!o->serial_count)
-        o->serials[o->serial_count++] = (struct run_serial){ .kind = RUN_SERIAL_STDIO };
+    serial_options_complete(&o->serial);
     return disks_check(o);
 }
 
@@ -408,6 +388,7 @@ void run_options_free(struct run_options *o)
     free(o->kernel);
     free(o->initrd);
     net_options_free(&o->net);
+    serial_options_free(&o->serial);
     for (unsigned i = 0; i < o->disk_count; i++)
         free(o->disks[i].path);
 }

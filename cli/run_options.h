@@ -5,21 +5,13 @@
 #include "cli.h"
 #include "net_options.h"
 #include "seed.h"
+#include "serial_options.h"
 #include "vsock_options.h"
-
-#define RUN_SERIAL_MAX 8
 
 struct run_disk {
     char *path;             /* owned */
     bool read_only, is_raw; /* is_raw: said to be, whatever it begins with */
     enum yado_disk_sync sync;
-};
-
-enum run_serial_kind { RUN_SERIAL_STDIO, RUN_SERIAL_PTY, RUN_SERIAL_NONE, RUN_SERIAL_FILE };
-
-struct run_serial {
-    enum run_serial_kind kind;
-    const char *path; /* of a FILE */
 };
 
 struct run_options {
@@ -32,8 +24,7 @@ struct run_options {
     const char *cmdline;
     struct run_disk disks[YADO_DEVICE_COUNT_MAX];
     unsigned disk_count;
-    struct run_serial serials[RUN_SERIAL_MAX];
-    unsigned serial_count;
+    struct serial_options serial;
     struct net_options net;
     struct vsock_options vsock;
     struct seed_options seed;

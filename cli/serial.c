@@ -63,9 +63,9 @@ static int pty_open(struct serial_files *s, unsigned index, int *in, int *out)
     return EXIT_OK;
 }
 
-static int file_open(struct serial_files *s, const char *path, int *out)
+static int file_open(struct serial_files *s, const char *path, int how, int *out)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
+    int fd = open(path, O_WRONLY | O_CREAT | how | O_CLOEXEC | O_NOCTTY, 0666);
 
     if (fd < 0) {
         say("--serial file: %s: %s", path, strerror(errno));
@@ -75,37 +75,134 @@ static int file_open(struct serial_files *s, const char *path, int *out)
     return EXIT_OK;
 }
 
+static int fd_check(int fd)
+{
+    if (fcntl(fd, F_GETFD) >= 0)
+        return EXIT_OK;
+    say("fd:%d: no descriptor of that number is open", fd);
+    return EXIT_FAILED;
+}
+
+/* What is descriptors: both -1 for what is none. */
 static int port_open(struct serial_files *s, const struct run_serial *r, unsigned index, int *in, int *out)
 {
     *in = *out = -1;
     switch (r->kind) {
     case RUN_SERIAL_STDIO: return stdio_open(s, in, out);
     case RUN_SERIAL_PTY: return pty_open(s, index, in, out);
-    case RUN_SERIAL_FILE: return file_open(s, r->path, out);
+    case RUN_SERIAL_FILE: return file_open(s, r->path, O_TRUNC, out);
+    case RUN_SERIAL_APPEND: return file_open(s, r->path, O_APPEND, out);
+    case RUN_SERIAL_FD: *in = *out = r->fd; return fd_check(r->fd);
+    case RUN_SERIAL_SOCKET:
     case RUN_SERIAL_NONE: break;
     }
     return EXIT_OK;
 }
 
+static int serial_add(struct serial_files *s, const struct run_options *o, unsigned i,
+                      struct yado_config *cfg)
+{
+    const struct run_serial *r = &o->serial.serials[i];
+    bool has_uart = i == 0 && (o->multiboot || run_uses_uart(o->cmdline));
+    bool uart_reads = i == 0 && (o->multiboot || run_console_of(o->cmdline) == RUN_CONSOLE_UART);
+    struct yado_serial *uart, *console;
+    int in, out, status = port_open(s, r, i, &in, &out);
+
+    if (status != EXIT_OK)
+        return status;
+    if (r->kind == RUN_SERIAL_SOCKET) { /* for one device only: that of the kernel's console */
+        uart = uart_reads ? yado_socket_serial_new(r->path) : yado_fd_serial_new(-1, -1);
+        console = uart_reads ? yado_fd_serial_new(-1, -1) : yado_socket_serial_new(r->path);
+    } else {
+        uart = yado_fd_serial_new(uart_reads ? in : -1, out);
+        console = yado_fd_serial_new(uart_reads ? -1 : in, out);
+    }
+    if (has_uart)
+        yado_config_add_serial_port(cfg, yado_uart_port_new(uart));
+    else
+        yado_serial_free(uart);
+    yado_config_add_serial_port(cfg, yado_virtio_console_port_new(console));
+    return EXIT_OK;
+}
+
+static struct yado_serial *pty_make(const struct run_port *p, unsigned index)
+{
+    struct yado_serial *serial = yado_pty_serial_new();
+
+    if (serial && p->name)
+        say("port %s is %s", p->name, yado_serial_path(serial));
+    else if (serial)
+        say("port %u is %s", index, yado_serial_path(serial));
+    return serial;
+}
+
+/* EXIT_OK: *out is what is attached, which may be nothing. */
+static int attachment_make(struct serial_files *s, const struct run_port *p, unsigned index,
+                           struct yado_serial **out)
+{
+    const struct run_serial *r = &p->serial;
+    int in = -1, to = -1, status = EXIT_OK;
+
+    switch (r->kind) {
+    case RUN_SERIAL_NONE: return EXIT_OK;
+    case RUN_SERIAL_PTY: *out = pty_make(p, index); return EXIT_OK;
+    case RUN_SERIAL_FILE:
+    case RUN_SERIAL_APPEND:
+        *out = yado_file_serial_new(r->path, r->kind == RUN_SERIAL_APPEND);
+        return EXIT_OK;
+    case RUN_SERIAL_SOCKET: *out = yado_socket_serial_new(r->path); return EXIT_OK;
+    case RUN_SERIAL_STDIO:
+    case RUN_SERIAL_FD: status = port_open(s, r, index, &in, &to); break;
+    }
+    *out = status == EXIT_OK ? yado_fd_serial_new(in, to) : NULL;
+    return status;
+}
+
+static int console_add(struct serial_files *s, const struct serial_options *o, struct yado_config *cfg)
+{
+    struct yado_console *console;
+    int status = EXIT_OK;
+
+    if (!o->port_count)
+        return EXIT_OK;
+    console = yado_virtio_console_new();
+    for (unsigned i = 0; i < o->port_count && status == EXIT_OK; i++) {
+        struct yado_console_port *port = yado_console_port_new();
+        struct yado_serial *serial = NULL;
+
+        status = attachment_make(s, &o->ports[i], i, &serial);
+        if (o->ports[i].name)
+            yado_console_port_set_name(port, o->ports[i].name);
+        yado_console_port_set_console(port, o->ports[i].is_hvc);
+        if (o->ports[i].serial.kind != RUN_SERIAL_NONE)
+            yado_console_port_set_attachment(port, serial);
+        yado_console_set_port(console, i, port);
+    }
+    yado_config_add_console(cfg, console);
+    return status;
+}
+
 int serial_open(struct serial_files *s, const struct run_options *o, struct yado_config *cfg)
 {
-    bool uart_reads = o->multiboot || run_console_of(o->cmdline) == RUN_CONSOLE_UART;
-    bool uart = o->multiboot || run_uses_uart(o->cmdline);
+    int status = EXIT_OK;
 
     *s = (struct serial_files){ .keyboard = -1 };
-    for (unsigned i = 0; i < o->serial_count; i++) {
-        int in, out, status = port_open(s, &o->serials[i], i, &in, &out);
+    for (unsigned i = 0; i < o->serial.serial_count && status == EXIT_OK; i++)
+        status = serial_add(s, o, i, cfg);
+    return status == EXIT_OK ? console_add(s, &o->serial, cfg) : status;
+}
 
-        if (status != EXIT_OK)
-            return status;
-        if (i == 0 && uart)
-            yado_config_add_serial_port(cfg,
-                                        yado_uart_port_new(yado_fd_serial_new(uart_reads ? in : -1, out)));
-        if (i == 0 && uart_reads)
-            in = -1;
-        yado_config_add_serial_port(cfg, yado_virtio_console_port_new(yado_fd_serial_new(in, out)));
+void serial_size(const struct serial_options *o, struct yado_machine *machine, uint16_t columns,
+                 uint16_t rows)
+{
+    for (unsigned i = 0; i < o->serial_count; i++) {
+        if (o->serials[i].kind == RUN_SERIAL_STDIO)
+            yado_machine_set_console_size(machine, i, columns, rows);
     }
-    return EXIT_OK;
+    for (unsigned i = 0; i < o->port_count; i++) {
+        if (o->ports[i].serial.kind == RUN_SERIAL_STDIO)
+            yado_machine_set_console_port_size(machine, 0, i, columns, rows);
+    }
 }
 
 void serial_close(struct serial_files *s)

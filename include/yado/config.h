@@ -53,6 +53,7 @@ void yado_config_set_platform(struct yado_config *config, struct yado_platform *
 /* Each takes the object over. Order is the order of device names in the guest. */
 void yado_config_add_storage(struct yado_config *config, struct yado_storage *storage);
 void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port);
+void yado_config_add_console(struct yado_config *config, struct yado_console *console);
 void yado_config_add_entropy(struct yado_config *config, struct yado_entropy *entropy);
 void yado_config_add_balloon(struct yado_config *config, struct yado_balloon *balloon); /* one at most */
 void yado_config_add_socket(struct yado_config *config, struct yado_socket *socket);    /* one at most */

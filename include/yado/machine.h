@@ -66,6 +66,11 @@ enum yado_event_kind {
     YADO_EVENT_GUEST_RESET,        /* the guest rebooted and goes on; no state change */
     YADO_EVENT_NETWORK_DISCONNECTED, /* the attachment of network device `index` is gone for good; error says
                                         why. The guest sees the link go down. No state change */
+    /* A program in the guest opened or closed port `port` of console `index`; it is closed when the guest
+     * resets and when the machine stops. No state change. They alternate for each port; of a guest that opens
+     * and closes faster than callbacks run, not each pair is told. */
+    YADO_EVENT_CONSOLE_PORT_OPENED,
+    YADO_EVENT_CONSOLE_PORT_CLOSED,
 };
 
 struct yado_event {
@@ -74,6 +79,7 @@ struct yado_event {
     enum yado_stop_reason reason;
     struct yado_error error; /* code YADO_OK if there is none */
     unsigned index;          /* of the device, in the order of the configuration */
+    unsigned port;           /* of the console */
 };
 
 enum yado_delivery {
@@ -176,6 +182,41 @@ bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *
  * Ignored for indexes that do not exist. */
 void yado_machine_set_console_size(struct yado_machine *machine, unsigned index, uint16_t columns,
                                    uint16_t rows);
+
+/* The same for port `port` of console `device` (yado_config_add_console), if it is a console for the guest;
+ * its size may also become known while the guest runs. A pty's own size, once it has one, takes its place.
+ * Our own engines. */
+void yado_machine_set_console_port_size(struct yado_machine *machine, unsigned device, unsigned port,
+                                        uint16_t columns, uint16_t rows);
+
+/* Attaches something else to port `port` of console `device` while the machine runs or is paused, until it is
+ * stopped; NULL attaches nothing. Takes `serial` over. Output that the attachment before has not taken goes
+ * to the new one if somebody is there; the guest does not see the change unless nobody is. If the new one
+ * cannot be opened, the one before stays. Waits until that one is let go of. */
+bool yado_machine_set_console_attachment(struct yado_machine *machine, unsigned device, unsigned port,
+                                         struct yado_serial *serial, struct yado_error *err);
+
+enum yado_serial_kind {
+    YADO_SERIAL_NONE = 0,
+    YADO_SERIAL_FDS,
+    YADO_SERIAL_FILE,
+    YADO_SERIAL_PTY,
+    YADO_SERIAL_SOCKET,
+};
+
+struct yado_console_port_info {
+    const char *name; /* NULL: none. Lives as long as the machine */
+    bool is_console;
+    bool is_open; /* by a program in the guest */
+    enum yado_serial_kind attachment;
+};
+
+/* How the port stands now. False if there is no such port. */
+bool yado_machine_console_port(struct yado_machine *machine, unsigned device, unsigned port,
+                               struct yado_console_port_info *info);
+/* The path of its attachment now, as snprintf gives it: its length, cut at `size`; "" if it has none. */
+size_t yado_machine_console_port_path(struct yado_machine *machine, unsigned device, unsigned port,
+                                      char *path, size_t size);
 
 /* How much memory the guest shall have, in bytes: rounded down to whole MiB, then to at least
  * YADO_MEMORY_SIZE_MIN and at most the configured memory size, which is what it is at first. A request to the

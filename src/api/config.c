@@ -200,63 +200,6 @@ void yado_storage_free(struct yado_storage *storage)
     free(storage);
 }
 
-/* ---- serial ports ---- */
-
-struct yado_serial *yado_fd_serial_new(int read_fd, int write_fd)
-{
-    struct yado_serial *s = calloc(1, sizeof(*s));
-
-    if (!s)
-        return NULL;
-    s->serial.write_fd = -1;
-    if (!spec_fd_dup(read_fd, &s->serial.read_fd) || !spec_fd_dup(write_fd, &s->serial.write_fd)) {
-        yado_serial_free(s);
-        return NULL;
-    }
-    return s;
-}
-
-void yado_serial_free(struct yado_serial *serial)
-{
-    if (!serial)
-        return;
-    spec_serial_clear(&serial->serial);
-    free(serial);
-}
-
-static struct yado_serial_port *port_new(struct yado_serial *serial, enum spec_serial_kind kind)
-{
-    struct yado_serial_port *p = calloc(1, sizeof(*p));
-
-    if (p && serial) {
-        p->serial = serial->serial; /* moved */
-        p->serial.kind = kind;
-        free(serial);
-        return p;
-    }
-    yado_serial_free(serial);
-    free(p);
-    return NULL;
-}
-
-struct yado_serial_port *yado_virtio_console_port_new(struct yado_serial *serial)
-{
-    return port_new(serial, SPEC_SERIAL_VIRTIO_CONSOLE);
-}
-
-struct yado_serial_port *yado_uart_port_new(struct yado_serial *serial)
-{
-    return port_new(serial, SPEC_SERIAL_UART);
-}
-
-void yado_serial_port_free(struct yado_serial_port *port)
-{
-    if (!port)
-        return;
-    spec_serial_clear(&port->serial);
-    free(port);
-}
-
 /* ---- entropy ---- */
 
 struct yado_entropy *yado_virtio_entropy_new(void)
@@ -347,9 +290,9 @@ bool device_fits(struct yado_config *c)
 {
     struct spec *s = &c->spec;
 
-    if (s->disk_count + s->serial_count + s->entropy_count + s->balloon_count + s->socket_count +
-            s->net_count + s->share_count + s->graphics_count + s->sound_count + s->keyboard_count +
-            s->pointing_count <
+    if (s->disk_count + s->serial_count + s->console_count + s->entropy_count + s->balloon_count +
+            s->socket_count + s->net_count + s->share_count + s->graphics_count + s->sound_count +
+            s->keyboard_count + s->pointing_count <
         SPEC_DEVICE_MAX)
         return true;
     c->devices_over++;
@@ -366,18 +309,6 @@ void yado_config_add_storage(struct yado_config *config, struct yado_storage *st
     } else {
         config->spec.disks[config->spec.disk_count++] = storage->disk; /* moved */
         free(storage);
-    }
-}
-
-void yado_config_add_serial_port(struct yado_config *config, struct yado_serial_port *port)
-{
-    if (!port) {
-        config_lacks_device(config, "serial_ports", config->spec.serial_count);
-    } else if (!device_fits(config)) {
-        yado_serial_port_free(port);
-    } else {
-        config->spec.serials[config->spec.serial_count++] = port->serial; /* moved */
-        free(port);
     }
 }
 

@@ -20,11 +20,21 @@ struct yado_storage {
 };
 
 struct yado_serial {
-    struct spec_serial serial;
+    struct spec_attachment attachment;
 };
 
 struct yado_serial_port {
     struct spec_serial serial;
+};
+
+struct yado_console_port {
+    struct spec_port port;
+    bool out_of_memory;
+};
+
+struct yado_console {
+    struct spec_console console;
+    bool out_of_memory;
 };
 
 struct yado_entropy {
@@ -109,6 +119,11 @@ bool share_check(const struct spec_share *s, unsigned index, struct yado_error *
 bool shares_check(const struct spec *s, struct yado_error *err);
 bool graphics_check(const struct spec *s, struct yado_error *err);
 bool sounds_check(const struct spec *s, struct yado_error *err);
+
+/* An attachment of a port; the message begins with what is wrong. */
+bool serial_attachment_check(const struct spec_attachment *a, struct yado_error *err);
+/* All serial ports and consoles. */
+bool consoles_check(const struct spec *s, struct yado_error *err);
 
 bool sockets_check(const struct spec *s, struct yado_error *err);
 

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "api/config_priv.h"
+#include "api/ports.h"
 #include "api/queue.h"
 #include "api/sockets.h"
 #include "api/state.h"
@@ -71,6 +72,7 @@ struct yado_machine {
     unsigned last_counter_count;
     struct callback_queue queue;
     struct sockets *sockets;
+    struct ports *ports;
 
     pthread_t control, delivery;
     bool control_runs, delivery_runs;
@@ -163,6 +165,13 @@ static void socket_connected(void *ctx, uint64_t tag, uint32_t host_port, const 
     sockets_connected(m->sockets, tag, host_port, why);
 }
 
+static void port_open(void *ctx, unsigned device, unsigned port, bool is_open)
+{
+    struct yado_machine *m = ctx;
+
+    ports_opened(m->ports, device, port, is_open);
+}
+
 static void backend_publish(struct yado_machine *m, struct backend *b)
 {
     pthread_mutex_lock(&m->live_lock);
@@ -198,6 +207,7 @@ static void backend_end_run(struct yado_machine *m)
     if (b)
         m->ops->stop(b);
     sockets_run_ended(m->sockets);
+    ports_run_ended(m->ports);
     pthread_mutex_lock(&m->lock);
     m->attention = false;
     pthread_mutex_unlock(&m->lock);
@@ -214,6 +224,7 @@ static void sizes_to_spec(struct yado_machine *m)
         console++;
     }
     pthread_mutex_unlock(&m->lock);
+    ports_to_spec(m->ports, &m->spec);
 }
 
 /* A size may have changed between sizes_to_spec and the backend's being there to be told. */
@@ -228,6 +239,7 @@ static void sizes_to_backend(struct yado_machine *m)
         if (size.columns && size.rows)
             m->ops->console_size(m->backend, i, size.columns, size.rows);
     }
+    ports_run_began(m->ports);
 }
 
 /* The target may be set by others meanwhile: live_lock keeps the order. */
@@ -520,6 +532,7 @@ static struct yado_machine *machine_alloc(const struct backend_ops *ops,
     spec_init(&m->spec);
     m->host = (struct backend_host){ .attention = attention,
                                      .net_lost = net_lost,
+                                     .port_open = port_open,
                                      .socket_asked = socket_asked,
                                      .socket_connected = socket_connected,
                                      .ctx = m,
@@ -551,6 +564,12 @@ static bool threads_start(struct yado_machine *m, struct yado_error *err)
     return m->delivery_runs;
 }
 
+static bool ports_make(struct yado_machine *m, struct yado_error *err)
+{
+    m->ports = ports_new(m, &m->spec);
+    return m->ports || err_set(err, YADO_ERR_HOST, "out of memory");
+}
+
 struct yado_machine *machine_new_on(const struct yado_config *config,
                                     const struct yado_machine_options *options, const struct backend_ops *ops,
                                     struct yado_error *err)
@@ -569,7 +588,7 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
     }
     m->balloon_target = config->spec.memory_size;
     if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !engine_options_read(m, err) ||
-        !threads_start(m, err)) {
+        !ports_make(m, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
     }
@@ -611,6 +630,7 @@ void yado_machine_free(struct yado_machine *machine)
     }
     queue_destroy(&m->queue);
     sockets_free(m->sockets);
+    ports_free(m->ports);
     spec_clear(&m->spec);
     pthread_cond_destroy(&m->work);
     pthread_mutex_destroy(&m->live_lock);
@@ -713,6 +733,11 @@ bool yado_machine_request_stop(struct yado_machine *machine, struct yado_error *
 struct sockets *machine_sockets(struct yado_machine *m)
 {
     return m->sockets;
+}
+
+struct ports *machine_ports(struct yado_machine *m)
+{
+    return m->ports;
 }
 
 struct callback_queue *machine_queue(struct yado_machine *m)

@@ -17,9 +17,11 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
 bool machine_time_skip_for_test(struct yado_machine *machine, uint64_t ns, struct yado_error *err);
 
 struct sockets;
+struct ports;
 struct callback_queue;
 
 struct sockets *machine_sockets(struct yado_machine *m);
+struct ports *machine_ports(struct yado_machine *m);
 struct callback_queue *machine_queue(struct yado_machine *m);
 bool machine_has_socket_device(const struct yado_machine *m);
 /* The backend of the machine's run, NULL if it has none. It is not stopped before machine_backend_leave,

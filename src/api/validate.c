@@ -73,17 +73,6 @@ static bool disks_check(const struct spec *s, struct yado_error *err)
     return true;
 }
 
-static bool serials_check(const struct spec *s, struct yado_error *err)
-{
-    unsigned uarts = 0;
-
-    for (unsigned i = 0; i < s->serial_count; i++) {
-        if (s->serials[i].kind == SPEC_SERIAL_UART && uarts++)
-            return err_set(err, YADO_ERR_INVALID_CONFIG, "serial_ports[%u]: there is only one UART", i);
-    }
-    return true;
-}
-
 static bool balloons_check(const struct spec *s, struct yado_error *err)
 {
     return s->balloon_count <= 1 ||
@@ -103,7 +92,7 @@ bool config_check(const struct yado_config *config, struct yado_error *err)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "devices: %u are configured, at most %u are possible",
                        YADO_DEVICE_COUNT_MAX + config->devices_over, YADO_DEVICE_COUNT_MAX);
     return numbers_check(&config->spec, err) && boot_loader_check(&config->spec.boot, err) &&
-           disks_check(&config->spec, err) && serials_check(&config->spec, err) &&
+           disks_check(&config->spec, err) && consoles_check(&config->spec, err) &&
            balloons_check(&config->spec, err) && networks_check(&config->spec, err) &&
            sockets_check(&config->spec, err) && shares_check(&config->spec, err) &&
            graphics_check(&config->spec, err) && sounds_check(&config->spec, err);

@@ -2,9 +2,9 @@
  * (Virtualization.framework).
  *
  * Threads: validate may come from any thread. start, pause, resume, service and stop come from one thread per
- * machine (its control thread), one at a time. request_stop, console_size, balloon_target and counters come
- * from any thread, between a start that succeeded and the stop that follows it. Calls may block unless it
- * says otherwise. */
+ * machine (its control thread), one at a time. request_stop, console_size, port_size, balloon_target and
+ * counters come from any thread, between a start that succeeded and the stop that follows it. Calls may block
+ * unless it says otherwise. */
 #ifndef BACKEND_BACKEND_H
 #define BACKEND_BACKEND_H
 
@@ -31,6 +31,9 @@ struct backend_host {
     void (*attention)(void *ctx);
     /* The attachment of a network device is gone for good. As attention. May be NULL. */
     void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
+    /* The guest opened or closed a port of console `device`. Any thread, maybe with a lock of the backend
+     * held: neither blocks nor calls the backend. May be NULL. */
+    void (*port_open)(void *ctx, unsigned device, unsigned port, bool is_open);
     /* A program of the guest connects to port `host_port` of the host: whether anyone listens there; if so,
      * socket_answer follows. And what became of a socket_connect: `why` NULL if the guest accepted. Exactly
      * once for each that succeeded. Any thread, maybe with a lock of the backend held: neither blocks nor
@@ -74,6 +77,8 @@ struct backend_ops {
 
     bool (*request_stop)(struct backend *b, struct yado_error *err); /* power button. Does not block */
     void (*console_size)(struct backend *b, unsigned index, uint16_t columns, uint16_t rows);
+    /* The same for a port of a console with several. Ignored if there is none such. */
+    void (*port_size)(struct backend *b, unsigned device, unsigned port, uint16_t columns, uint16_t rows);
     /* How much memory the guest shall have, in bytes: whole MiB, in the allowed range. Nothing happens
      * without a balloon. Any thread. */
     void (*balloon_target)(struct backend *b, uint64_t size);
@@ -83,6 +88,10 @@ struct backend_ops {
     /* cfg NULL: unplugs. After a failure nothing is attached. */
     bool (*net_attach)(struct backend *b, unsigned index, const struct net_config *cfg,
                        struct yado_error *err);
+    /* Another attachment (NONE: nothing) for a port of a console, as net_forward, one thread at a time. After
+     * a failure the one before is still there. The port exists. */
+    bool (*port_attach)(struct backend *b, unsigned device, unsigned port, const struct spec_attachment *to,
+                        struct yado_error *err);
     void (*counters)(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 
     /* What follows is absent (NULL) in a backend that cannot do it. */

@@ -12,6 +12,7 @@
 
 #include "backend/native_engines.h"
 #include "backend/native_lacks.h"
+#include "backend/native_ports.h"
 #include "backend/native_sockets.h"
 #include "disk/disk.h"
 #include "host/anonfile.h"
@@ -26,6 +27,7 @@ struct backend {
     struct boot_files boot;
     struct board_devices devices;
     struct native_sockets *sockets;
+    struct native_ports *ports;
 };
 
 /* ---- files ---- */
@@ -144,7 +146,8 @@ static bool disk_validate(const struct spec_disk *d, unsigned index, struct yado
 
 static bool native_validate(const struct spec *spec, struct yado_error *err)
 {
-    if (!native_lacks_nothing(spec, err) || !memory_check(spec, err) || !boot_validate(spec, err))
+    if (!native_lacks_nothing(spec, err) || !memory_check(spec, err) || !boot_validate(spec, err) ||
+        !native_ports_check(spec, err))
         return false;
     for (unsigned i = 0; i < spec->disk_count; i++) {
         if (!disk_validate(&spec->disks[i], i, err))
@@ -165,18 +168,6 @@ static void devices_fill(struct backend *b)
         d->disks[i] = (struct board_disk){ .disk = b->disks[i],
                                            .name = s->disks[i].name,
                                            .identifier = s->disks[i].identifier };
-    d->serial_count = s->serial_count;
-    for (unsigned i = 0; i < s->serial_count; i++) {
-        const struct spec_serial *from = &s->serials[i];
-
-        d->serials[i] = (struct board_serial){
-            .kind = from->kind == SPEC_SERIAL_UART ? BOARD_UART : BOARD_VIRTIO_CONSOLE,
-            .read_fd = from->read_fd,
-            .write_fd = from->write_fd,
-            .columns = from->columns,
-            .rows = from->rows,
-        };
-    }
     d->entropy_count = s->entropy_count;
     d->balloon = s->balloon_count > 0;
     d->net_count = s->net_count;
@@ -193,6 +184,7 @@ static void native_stop(struct backend *b)
         disk_close(b->disks[i]);
     boot_close(&b->boot);
     native_sockets_close(b->sockets);
+    native_ports_close(b->ports);
     free(b);
 }
 
@@ -222,6 +214,7 @@ static bool machine_make(struct backend *b, const struct backend_host *host, str
         .debug_exit = b->spec->debug_exit,
         .attention = host->attention,
         .net_lost = host->net_lost,
+        .port_open = host->port_open,
         .ctx = host->ctx,
     };
 
@@ -243,6 +236,9 @@ static bool native_start(struct backend **out, const struct spec *spec, const st
     if (!boot_open(&spec->boot, &b->boot, err) || !disks_open(b, err))
         goto fail;
     devices_fill(b);
+    b->ports = native_ports_open(spec, &b->devices, err);
+    if (!b->ports)
+        goto fail;
     if (spec->socket_count) {
         b->sockets = native_sockets_open(&spec->socket, host, &b->devices.sockets, err);
         if (!b->sockets)
@@ -312,6 +308,18 @@ static void native_console_size(struct backend *b, unsigned index, uint16_t colu
     machine_console_size(b->machine, index, columns, rows);
 }
 
+static void native_port_size(struct backend *b, unsigned device, unsigned port, uint16_t columns,
+                             uint16_t rows)
+{
+    machine_port_size(b->machine, device, port, columns, rows);
+}
+
+static bool native_port_attach(struct backend *b, unsigned device, unsigned port,
+                               const struct spec_attachment *to, struct yado_error *err)
+{
+    return native_ports_attach(b->ports, b->machine, device, port, to, err);
+}
+
 static void native_balloon_target(struct backend *b, uint64_t size)
 {
     machine_balloon_target(b->machine, size);
@@ -368,6 +376,8 @@ const struct backend_ops backend_native = {
     .service = native_service,
     .request_stop = native_request_stop,
     .console_size = native_console_size,
+    .port_size = native_port_size,
+    .port_attach = native_port_attach,
     .balloon_target = native_balloon_target,
     .net_forward = native_net_forward,
     .net_attach = native_net_attach,

@@ -27,10 +27,49 @@ void spec_disk_clear(struct spec_disk *d)
     d->name = d->identifier = NULL;
 }
 
+void spec_attachment_clear(struct spec_attachment *a)
+{
+    if (a->kind == SPEC_ATTACH_FDS || a->kind == SPEC_ATTACH_PTY) {
+        fd_close(&a->read_fd);
+        fd_close(&a->write_fd);
+        fd_close(&a->hold_fd);
+    }
+    free(a->path);
+    *a = (struct spec_attachment){ .read_fd = -1, .write_fd = -1, .hold_fd = -1 };
+}
+
 void spec_serial_clear(struct spec_serial *s)
 {
-    fd_close(&s->read_fd);
-    fd_close(&s->write_fd);
+    spec_attachment_clear(&s->attachment);
+}
+
+void spec_port_clear(struct spec_port *p)
+{
+    spec_attachment_clear(&p->attachment);
+    free(p->name);
+    *p = (struct spec_port){ .is_present = false };
+}
+
+void spec_console_clear(struct spec_console *c)
+{
+    for (unsigned i = 0; i < c->port_count; i++)
+        spec_port_clear(&c->ports[i]);
+    free(c->ports);
+    *c = (struct spec_console){ .ports = NULL };
+}
+
+bool spec_console_set(struct spec_console *c, unsigned index, struct spec_port *p)
+{
+    if (!c->ports)
+        c->ports = calloc(SPEC_PORTS_MAX, sizeof(*c->ports));
+    if (!c->ports)
+        return false;
+    if (index < c->port_count)
+        spec_port_clear(&c->ports[index]);
+    else
+        c->port_count = index + 1;
+    c->ports[index] = *p;
+    return true;
 }
 
 void spec_boot_clear(struct spec_boot *b)
@@ -111,6 +150,8 @@ void spec_clear(struct spec *s)
         spec_disk_clear(&s->disks[i]);
     for (unsigned i = 0; i < s->serial_count; i++)
         spec_serial_clear(&s->serials[i]);
+    for (unsigned i = 0; i < s->console_count; i++)
+        spec_console_clear(&s->consoles[i]);
     for (unsigned i = 0; i < s->net_count; i++)
         spec_net_clear(&s->nets[i]);
     for (unsigned i = 0; i < s->share_count; i++)
@@ -185,11 +226,35 @@ static bool disk_copy(struct spec_disk *to, const struct spec_disk *from)
            string_copy(&to->identifier, from->identifier);
 }
 
+bool spec_attachment_copy(struct spec_attachment *to, const struct spec_attachment *from)
+{
+    *to = (struct spec_attachment){
+        .kind = from->kind, .read_fd = -1, .write_fd = -1, .hold_fd = -1, .append = from->append
+    };
+    if (from->kind == SPEC_ATTACH_NONE)
+        return true;
+    return spec_fd_dup(from->read_fd, &to->read_fd) && spec_fd_dup(from->write_fd, &to->write_fd) &&
+           spec_fd_dup(from->hold_fd, &to->hold_fd) && string_copy(&to->path, from->path);
+}
+
 static bool serial_copy(struct spec_serial *to, const struct spec_serial *from)
 {
     *to = *from;
-    to->write_fd = -1;
-    return spec_fd_dup(from->read_fd, &to->read_fd) && spec_fd_dup(from->write_fd, &to->write_fd);
+    return spec_attachment_copy(&to->attachment, &from->attachment);
+}
+
+static bool console_copy(struct spec_console *to, const struct spec_console *from)
+{
+    for (unsigned i = 0; i < from->port_count; i++) {
+        struct spec_port port = from->ports[i];
+
+        port.name = NULL;
+        port.attachment = (struct spec_attachment){ .kind = SPEC_ATTACH_NONE };
+        if (!spec_console_set(to, i, &port) || !string_copy(&to->ports[i].name, from->ports[i].name) ||
+            !spec_attachment_copy(&to->ports[i].attachment, &from->ports[i].attachment))
+            return false;
+    }
+    return true;
 }
 
 static bool net_copy(struct spec_net *to, const struct spec_net *from)
@@ -238,6 +303,8 @@ bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
         ok = disk_copy(&to->disks[to->disk_count++], &from->disks[i]);
     for (unsigned i = 0; ok && i < from->serial_count; i++)
         ok = serial_copy(&to->serials[to->serial_count++], &from->serials[i]);
+    for (unsigned i = 0; ok && i < from->console_count; i++)
+        ok = console_copy(&to->consoles[to->console_count++], &from->consoles[i]);
     for (unsigned i = 0; ok && i < from->net_count; i++)
         ok = net_copy(&to->nets[to->net_count++], &from->nets[i]);
     for (unsigned i = 0; ok && i < from->share_count; i++)

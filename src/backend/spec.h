@@ -31,10 +31,45 @@ struct spec_disk {
 
 enum spec_serial_kind { SPEC_SERIAL_VIRTIO_CONSOLE, SPEC_SERIAL_UART };
 
+enum spec_attachment_kind {
+    SPEC_ATTACH_NONE,
+    SPEC_ATTACH_FDS,
+    SPEC_ATTACH_FILE,
+    SPEC_ATTACH_PTY,
+    SPEC_ATTACH_SOCKET,
+};
+
+/* What the host's side of a serial or console port is. */
+struct spec_attachment {
+    enum spec_attachment_kind kind;
+    int read_fd, write_fd; /* FDS; PTY: both are the master. -1: none */
+    int hold_fd;           /* PTY: the other side, if it must stay open. -1: none */
+    char *path;            /* FILE, PTY, SOCKET; else NULL */
+    bool append;           /* FILE */
+};
+
 struct spec_serial {
     enum spec_serial_kind kind;
-    int read_fd, write_fd;  /* -1: none */
+    struct spec_attachment attachment;
     uint16_t columns, rows; /* of the terminal; 0: not known */
+};
+
+#define SPEC_PORTS_MAX 31     /* of one console: virtio 1.2, 5.3.2, in 64 queues */
+#define SPEC_PORT_NAME_MAX 63 /* bytes */
+
+struct spec_port {
+    bool is_present;
+    char *name; /* NULL: none */
+    bool is_console;
+    struct spec_attachment attachment;
+    uint16_t columns, rows; /* of the terminal; 0: not known */
+};
+
+/* A console with several ports. */
+struct spec_console {
+    struct spec_port *ports; /* SPEC_PORTS_MAX of them; NULL: there is none */
+    unsigned port_count;     /* the highest index in use and one */
+    unsigned index_over;     /* of a port that is out of range, reported by validation; 0: none */
 };
 
 struct spec_net {
@@ -124,6 +159,8 @@ struct spec {
     unsigned disk_count;
     struct spec_serial serials[SPEC_DEVICE_MAX];
     unsigned serial_count;
+    struct spec_console consoles[SPEC_DEVICE_MAX];
+    unsigned console_count;
     unsigned entropy_count;
     unsigned balloon_count; /* more than one is reported by validation */
     struct spec_net nets[SPEC_DEVICE_MAX];
@@ -146,7 +183,13 @@ bool spec_copy(struct spec *to, const struct spec *from, struct yado_error *err)
 void spec_clear(struct spec *s); /* frees and closes what it owns; empty afterwards */
 
 void spec_disk_clear(struct spec_disk *d);
+void spec_attachment_clear(struct spec_attachment *a); /* none afterwards */
+bool spec_attachment_copy(struct spec_attachment *to, const struct spec_attachment *from);
 void spec_serial_clear(struct spec_serial *s);
+/* Puts a port at its place, moved; what was there is freed. False: out of memory, `p` is as it was. */
+bool spec_console_set(struct spec_console *c, unsigned index, struct spec_port *p);
+void spec_port_clear(struct spec_port *p);
+void spec_console_clear(struct spec_console *c);
 void spec_boot_clear(struct spec_boot *b);
 void spec_net_clear(struct spec_net *n);
 void spec_platform_clear(struct spec_platform *p);

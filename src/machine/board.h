@@ -8,11 +8,13 @@
 #include "disk/disk.h"
 #include "engine/exit.h"
 #include "host/clock.h"
+#include "machine/pump.h"
 #include "mem/gmem.h"
 #include "net/net.h"
 #include "util/log.h"
 
 #define BOARD_DEVICE_MAX 24
+#define BOARD_PORTS_MAX 31 /* of one console */
 
 enum board_request { BOARD_POWER_OFF, BOARD_RESET, BOARD_PANIC };
 
@@ -26,8 +28,22 @@ enum board_serial_kind { BOARD_VIRTIO_CONSOLE, BOARD_UART };
 
 struct board_serial {
     enum board_serial_kind kind;
-    int read_fd, write_fd;  /* borrowed; -1: none */
+    struct pump_ends ends;
     uint16_t columns, rows; /* of the terminal; 0: not known. Consoles only */
+};
+
+/* A port of a console with several. */
+struct board_port {
+    bool is_present;
+    const char *name; /* NULL: none */
+    bool is_console;  /* a terminal for the guest */
+    struct pump_ends ends;
+    uint16_t columns, rows; /* of the terminal; 0: not known */
+};
+
+struct board_console {
+    const struct board_port *ports; /* borrowed */
+    unsigned port_count;            /* 1 to BOARD_PORTS_MAX, absent ones included */
 };
 
 struct board_net {
@@ -63,6 +79,8 @@ struct board_devices {
     unsigned disk_count;
     struct board_serial serials[BOARD_DEVICE_MAX]; /* at most one is a BOARD_UART */
     unsigned serial_count;
+    struct board_console consoles[BOARD_DEVICE_MAX];
+    unsigned console_count;
     unsigned entropy_count;
     bool balloon;
     struct board_sockets sockets;
@@ -86,6 +104,9 @@ struct board_config {
     void (*debug_exited)(void *ctx, uint32_t value);
     /* A network attachment is gone for good. Event loop thread, no lock held. May be NULL. */
     void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
+    /* The guest opened or closed a port of a console. vCPU or loop thread, a device's lock held: does not
+     * block and calls nothing here. May be NULL. */
+    void (*port_open)(void *ctx, unsigned device, unsigned port, bool is_open);
     void *ctx;
 };
 
@@ -118,6 +139,13 @@ bool board_reset_was_orderly(struct board *b);
 void board_hurry(struct board *b, bool hurry);
 void board_press_power_button(struct board *b);                                            /* any thread */
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows); /* any thread */
+void board_port_size(struct board *b, unsigned device, unsigned port, uint16_t columns,
+                     uint16_t rows); /* any thread */
+
+/* Attaches something else to a port of console `device`, while the board runs. One thread at a time, not the
+ * board's own. See machine/pump.h. */
+bool board_port_attach(struct board *b, unsigned device, unsigned port, const struct pump_ends *ends,
+                       struct yado_error *err);
 
 /* How much memory the guest shall have, in bytes, whole pages; more than there is means all. Nothing without
  * a balloon. Any thread. */

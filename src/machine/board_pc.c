@@ -31,15 +31,14 @@
 #include "chip/rtc.h"
 #include "chip/uart16550.h"
 #include "host/loop.h"
+#include "machine/consoles.h"
 #include "machine/legacy.h"
 #include "machine/nets.h"
 #include "machine/pc_layout.h"
-#include "machine/pump.h"
 #include "machine/reset_watch.h"
 #include "machine/vsocks.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
-#include "virtio/console.h"
 #include "virtio/rng.h"
 #include "virtio/transport_pci.h"
 
@@ -67,12 +66,6 @@ struct board_blk {
     struct virtio_pci *pci;
 };
 
-struct board_console {
-    struct vconsole *console;
-    struct virtio_pci *pci;
-    struct pump *pump;
-};
-
 struct board_rng {
     struct vrng *rng;
     struct virtio_pci *pci;
@@ -96,10 +89,10 @@ struct board {
     struct pvpanic pvpanic;
     struct debug_exit *debug_exit; /* NULL: there is none */
     struct pci_host *pci;
-    struct board_console consoles[BOARD_DEVICE_MAX];
+    struct consoles *consoles;
     struct board_blk disks[BOARD_DEVICE_MAX];
     struct board_rng rngs[BOARD_DEVICE_MAX];
-    unsigned console_count, disk_count, rng_count;
+    unsigned disk_count, rng_count;
     struct vballoon *balloon; /* NULL: there is none */
     struct virtio_pci *balloon_pci;
     struct nets *nets;
@@ -412,11 +405,9 @@ static bool uart_build(struct board *b, struct yado_error *err)
     if (!b->uart)
         return false;
     if (serial) {
-        struct pump_config pump = { .name = "yado-uart",
-                                    .read_fd = serial->read_fd,
-                                    .write_fd = serial->write_fd,
-                                    .receive = uart_input,
-                                    .ctx = b };
+        struct pump_config pump = {
+            .name = "yado-uart", .ends = serial->ends, .receive = uart_input, .ctx = b
+        };
 
         b->uart_pump = pump_new(&pump, err);
         if (!b->uart_pump)
@@ -534,87 +525,40 @@ static void pci_describe(const struct board *b, struct acpi_board *a)
 
 /* ---- consoles ---- */
 
-static size_t console_sink(void *ctx, const uint8_t *bytes, size_t len)
+static void port_open(void *ctx, unsigned device, unsigned port, bool is_open)
 {
-    struct board_console *c = ctx;
+    struct board *b = ctx;
 
-    return pump_write(c->pump, bytes, len);
-}
-
-static void console_room(void *ctx)
-{
-    struct board_console *c = ctx;
-
-    pump_room(c->pump);
-}
-
-static size_t console_input(void *ctx, const uint8_t *bytes, size_t len)
-{
-    struct board_console *c = ctx;
-
-    return vconsole_receive(c->console, bytes, len);
-}
-
-static void console_ready(void *ctx)
-{
-    struct board_console *c = ctx;
-
-    vconsole_sink_ready(c->console);
-}
-
-static bool console_build(struct board *b, const struct board_serial *serial, struct yado_error *err)
-{
-    struct board_console *c = &b->consoles[b->console_count++];
-    struct pump_config pump = { .name = "yado-console",
-                                .read_fd = serial->read_fd,
-                                .write_fd = serial->write_fd,
-                                .receive = console_input,
-                                .ready = console_ready,
-                                .ctx = c };
-    struct vconsole_config cfg = { .sink = console_sink,
-                                   .room = console_room,
-                                   .ctx = c,
-                                   .cols = serial->columns,
-                                   .rows = serial->rows,
-                                   .log = b->cfg.log,
-                                   .loop = b->loop };
-
-    c->pump = pump_new(&pump, err);
-    c->console = c->pump ? vconsole_new(&cfg, err) : NULL;
-    c->pci = c->console ? virtio_pci_attach(b->pci, vconsole_vdev(c->console), b->cfg.mem, err) : NULL;
-    return c->pci != NULL;
+    if (b->cfg.port_open)
+        b->cfg.port_open(b->cfg.ctx, device, port, is_open);
 }
 
 static bool consoles_build(struct board *b, struct yado_error *err)
 {
-    const struct board_devices *d = b->cfg.devices;
+    struct consoles_config cfg = {
+        .devices = b->cfg.devices,
+        .pci = b->pci,
+        .mem = b->cfg.mem,
+        .loop = b->loop,
+        .log = b->cfg.log,
+        .port_open = port_open,
+        .ctx = b,
+    };
 
-    for (unsigned i = 0; i < d->serial_count; i++) {
-        if (d->serials[i].kind == BOARD_VIRTIO_CONSOLE && !console_build(b, &d->serials[i], err))
-            return false;
-    }
-    return true;
+    b->consoles = consoles_new(&cfg, err);
+    return b->consoles != NULL;
 }
 
-static bool consoles_reset(struct board *b, struct yado_error *err)
+static bool consoles_part_reset(struct board *b, struct yado_error *err)
 {
     (void)err;
-    for (unsigned i = 0; i < b->console_count; i++)
-        virtio_pci_reset(b->consoles[i].pci);
+    consoles_reset(b->consoles);
     return true;
 }
 
 static void consoles_destroy(struct board *b)
 {
-    for (unsigned i = 0; i < b->console_count; i++) {
-        struct board_console *c = &b->consoles[i];
-
-        if (c->pump)
-            pump_stop(c->pump);
-        virtio_pci_free(c->pci);
-        vconsole_free(c->console);
-        pump_free(c->pump);
-    }
+    consoles_free(b->consoles);
 }
 
 /* ---- disks ---- */
@@ -835,7 +779,7 @@ static const struct part parts[] = {
     { "pvpanic", pvpanic_build, NULL, pvpanic_describe, NULL },
     { "debug exit", debug_exit_build, NULL, NULL, debug_exit_destroy },
     { "pci", pci_build, pci_reset, pci_describe, bridge_destroy }, /* behind the devices on it */
-    { "consoles", consoles_build, consoles_reset, NULL, consoles_destroy },
+    { "consoles", consoles_build, consoles_part_reset, NULL, consoles_destroy },
     { "disks", disks_build, disks_reset, NULL, disks_destroy },
     { "entropy", rngs_build, rngs_reset, NULL, rngs_destroy },
     { "balloon", balloon_build, balloon_part_reset, NULL, balloon_destroy },
@@ -937,21 +881,17 @@ bool board_start(struct board *b, struct yado_error *err)
         return false;
     if (b->uart_pump && !pump_start(b->uart_pump, err))
         return false;
-    for (unsigned i = 0; i < b->console_count; i++) {
-        if (!pump_start(b->consoles[i].pump, err))
-            return false;
-    }
-    return true;
+    return consoles_start(b->consoles, err);
 }
 
 void board_stop(struct board *b)
 {
     if (b->uart_pump)
+        pump_ask_stop(b->uart_pump);
+    if (b->consoles)
+        consoles_stop(b->consoles);
+    if (b->uart_pump)
         pump_stop(b->uart_pump);
-    for (unsigned i = 0; i < b->console_count; i++) {
-        if (b->consoles[i].pump)
-            pump_stop(b->consoles[i].pump);
-    }
     if (b->loop)
         loop_stop(b->loop);
 }
@@ -1002,8 +942,18 @@ void board_press_power_button(struct board *b)
 
 void board_console_size(struct board *b, unsigned index, uint16_t columns, uint16_t rows)
 {
-    if (index < b->console_count)
-        vconsole_resize(b->consoles[index].console, columns, rows);
+    consoles_size(b->consoles, index, columns, rows);
+}
+
+void board_port_size(struct board *b, unsigned device, unsigned port, uint16_t columns, uint16_t rows)
+{
+    consoles_port_size(b->consoles, device, port, columns, rows);
+}
+
+bool board_port_attach(struct board *b, unsigned device, unsigned port, const struct pump_ends *ends,
+                       struct yado_error *err)
+{
+    return consoles_attach(b->consoles, device, port, ends, err);
 }
 
 bool board_net_forward(struct board *b, unsigned index, const struct net_forward *f, bool add,

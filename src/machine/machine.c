@@ -161,6 +161,14 @@ static void on_net_lost(void *ctx, unsigned index, const struct yado_error *why)
         m->cfg.net_lost(m->cfg.ctx, index, why);
 }
 
+static void on_port_open(void *ctx, unsigned device, unsigned port, bool is_open)
+{
+    struct machine *m = ctx;
+
+    if (m->cfg.port_open)
+        m->cfg.port_open(m->cfg.ctx, device, port, is_open);
+}
+
 /* ---- making ---- */
 
 static bool board_make(struct machine *m, struct yado_error *err)
@@ -178,6 +186,7 @@ static bool board_make(struct machine *m, struct yado_error *err)
         .request = on_board_request,
         .debug_exited = on_debug_exit,
         .net_lost = on_net_lost,
+        .port_open = on_port_open,
         .ctx = m,
     };
 
@@ -401,6 +410,17 @@ void machine_press_power_button(struct machine *m)
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows)
 {
     board_console_size(m->board, index, columns, rows);
+}
+
+void machine_port_size(struct machine *m, unsigned device, unsigned port, uint16_t columns, uint16_t rows)
+{
+    board_port_size(m->board, device, port, columns, rows);
+}
+
+bool machine_port_attach(struct machine *m, unsigned device, unsigned port, const struct pump_ends *ends,
+                         struct yado_error *err)
+{
+    return board_port_attach(m->board, device, port, ends, err);
 }
 
 void machine_balloon_target(struct machine *m, uint64_t size)

@@ -34,6 +34,8 @@ struct machine_config {
     void (*attention)(void *ctx);
     /* A network attachment is gone for good. As attention. May be NULL. */
     void (*net_lost)(void *ctx, unsigned index, const struct yado_error *why);
+    /* The guest opened or closed a port of a console: see board_config. May be NULL. */
+    void (*port_open)(void *ctx, unsigned device, unsigned port, bool is_open);
     void *ctx;
 };
 
@@ -63,6 +65,10 @@ void machine_service(struct machine *m, struct machine_status *out);
 /* Any thread, while the machine exists. */
 void machine_press_power_button(struct machine *m);
 void machine_console_size(struct machine *m, unsigned index, uint16_t columns, uint16_t rows);
+void machine_port_size(struct machine *m, unsigned device, unsigned port, uint16_t columns, uint16_t rows);
+/* After machine_start; one thread at a time: see board_port_attach. */
+bool machine_port_attach(struct machine *m, unsigned device, unsigned port, const struct pump_ends *ends,
+                         struct yado_error *err);
 void machine_balloon_target(struct machine *m, uint64_t size); /* see board_balloon_target */
 /* The socket device, which is there: see board_socket_answer. */
 bool machine_socket_answer(struct machine *m, uint64_t id, int fd);

@@ -87,6 +87,9 @@ static void on_event(void *ctx, const struct yado_event *e)
         snprintf(line, sizeof(line), "stopped: %s", yado_stop_reason_name(e->reason));
     else if (e->kind == YADO_EVENT_NETWORK_DISCONNECTED)
         snprintf(line, sizeof(line), "network %u is gone", e->index);
+    else if (e->kind == YADO_EVENT_CONSOLE_PORT_OPENED || e->kind == YADO_EVENT_CONSOLE_PORT_CLOSED)
+        snprintf(line, sizeof(line), "port %u.%u is %s", e->index, e->port,
+                 e->kind == YADO_EVENT_CONSOLE_PORT_OPENED ? "open" : "closed");
     else
         snprintf(line, sizeof(line), "event %d", (int)e->kind);
     if (e->error.code != YADO_OK)

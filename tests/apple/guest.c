@@ -98,6 +98,22 @@ static char *text_of_property(id obj, const char *key)
     return value ? strdup(property_text(value, property_has(value, "path") ? "path" : "text")) : NULL;
 }
 
+static bool attachment_set(struct spec_attachment *to, id a)
+{
+    *to = (struct spec_attachment){ .kind = SPEC_ATTACH_NONE, .read_fd = -1, .write_fd = -1, .hold_fd = -1 };
+    if (!a)
+        return true;
+    if (is_kind(a, "VZFileSerialPortAttachment")) {
+        to->kind = SPEC_ATTACH_FILE;
+        to->path = text_of_property(a, "URL");
+        to->append = property_number(a, "Append") != 0;
+        return true;
+    }
+    to->kind = SPEC_ATTACH_FDS;
+    return spec_fd_dup(handle_fd(property_object(a, "FileHandleForReading")), &to->read_fd) &&
+           spec_fd_dup(handle_fd(property_object(a, "FileHandleForWriting")), &to->write_fd);
+}
+
 static bool serials_set(struct spec *s, id config)
 {
     id ports = property_object(config, "SerialPorts");
@@ -107,8 +123,7 @@ static bool serials_set(struct spec *s, id config)
         struct spec_serial *to = &s->serials[s->serial_count++];
 
         to->kind = i ? SPEC_SERIAL_VIRTIO_CONSOLE : SPEC_SERIAL_UART;
-        if (!spec_fd_dup(handle_fd(property_object(a, "FileHandleForReading")), &to->read_fd) ||
-            !spec_fd_dup(handle_fd(property_object(a, "FileHandleForWriting")), &to->write_fd))
+        if (!attachment_set(&to->attachment, a))
             return false;
     }
     return true;

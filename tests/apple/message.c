@@ -114,11 +114,15 @@ static void count_message(const char *selector)
 
 unsigned standin_count(const char *selector)
 {
+    unsigned count = 0;
+
+    pthread_mutex_lock(&told.lock);
     for (unsigned i = 0; i < COUNT_MAX && told.counts[i].selector; i++) {
         if (!strcmp(told.counts[i].selector, selector))
-            return told.counts[i].count;
+            count = told.counts[i].count;
     }
-    return 0;
+    pthread_mutex_unlock(&told.lock);
+    return count;
 }
 
 void standin_world_reset(void);
@@ -126,8 +130,10 @@ void standin_world_reset(void);
 void standin_begin(void)
 {
     standin_world_reset();
+    pthread_mutex_lock(&told.lock);
     memset(told.script, 0, sizeof(told.script));
     memset(told.counts, 0, sizeof(told.counts));
+    pthread_mutex_unlock(&told.lock);
 }
 
 void standin_end(void)

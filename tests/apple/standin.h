@@ -75,6 +75,10 @@ int standin_guest_accepts(unsigned machine, uint32_t port);
  * is gone, as the framework may do. */
 void standin_connects_hold(void);
 void standin_connects_answer(void);
+/* A program in the guest opens or closes a port of a console; returns when the delegate was told. */
+void standin_guest_opens_port(unsigned machine, unsigned device, unsigned port, bool is_open);
+/* The class of what is attached to a port of a running machine's console; NULL: nothing. */
+const char *standin_port_attachment(unsigned machine, unsigned device, unsigned port);
 /* The balloon device's target in bytes. */
 uint64_t standin_balloon_target(unsigned machine);
 

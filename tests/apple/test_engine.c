@@ -428,6 +428,114 @@ static void a_network_is_lost(void **state)
     yado_machine_free(m);
 }
 
+/* ---- serial ports and consoles ---- */
+
+static struct yado_config *with_serial(struct yado_serial *serial)
+{
+    struct yado_config *c = api_config();
+
+    yado_config_add_serial_port(c, yado_virtio_console_port_new(serial));
+    return c;
+}
+
+static void serial_attachments(void **state)
+{
+    struct yado_config *c = api_config();
+
+    (void)state;
+    api_valid(with_serial(yado_fd_serial_new(0, -1)));
+    api_valid(with_serial(yado_pty_serial_new()));
+    api_valid(with_serial(yado_file_serial_new("/dev/null", true)));
+    api_invalid(with_serial(yado_file_serial_new("/nonexistent/file", false)), YADO_ERR_FILE,
+                "serial_ports[0].attachment", "/nonexistent/file", NULL);
+    api_invalid(with_serial(yado_socket_serial_new("/tmp/s")), YADO_ERR_UNSUPPORTED,
+                "serial_ports[0].attachment", "Unix sockets", NULL);
+    yado_config_add_serial_port(c, yado_uart_port_new(yado_fd_serial_new(0, 1)));
+    api_invalid(c, YADO_ERR_UNSUPPORTED, "serial_ports[0]", "no UART", NULL);
+}
+
+/* Ports 0 and 3 of console 0, port 1 of console 1. */
+static struct yado_config *with_consoles(struct yado_serial *serial)
+{
+    struct yado_config *c = api_config();
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct yado_console *console = yado_virtio_console_new();
+        struct yado_console_port *p = yado_console_port_new();
+
+        yado_console_port_set_name(p, i ? "agent" : "screen");
+        yado_console_port_set_console(p, i == 0);
+        if (i == 0)
+            yado_console_port_set_attachment(p, serial);
+        yado_console_set_port(console, i, p);
+        if (i == 0)
+            yado_console_set_port(console, 3, yado_console_port_new());
+        yado_config_add_console(c, console);
+    }
+    return c;
+}
+
+static void consoles_by_version(void **state)
+{
+    (void)state;
+    api_needs(with_consoles(yado_fd_serial_new(0, 1)), 13, 0, false, "consoles[0]");
+    if (!api_plays(13, 0))
+        return;
+    api_invalid(with_consoles(yado_socket_serial_new("/tmp/s")), YADO_ERR_UNSUPPORTED,
+                "consoles[0].ports[0].attachment", "Unix sockets", NULL);
+    api_invalid(with_consoles(yado_file_serial_new("/nonexistent/file", false)), YADO_ERR_FILE,
+                "consoles[0].ports[0].attachment", "/nonexistent/file", NULL);
+}
+
+static void port_is(const char *path, const char *want)
+{
+    const char *have = standin_config_text(0, path);
+
+    if (!have || strcmp(have, want))
+        fail_msg("%s is %s, not %s", path, have ? have : "nothing", want);
+}
+
+static void consoles_run(void **state)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct yado_console_port_info info;
+    struct yado_machine *m;
+    struct heard h;
+
+    (void)state;
+    if (!api_plays(13, 0))
+        skip();
+    m = api_machine(with_consoles(yado_file_serial_new("/dev/null", true)), &h);
+    api_do(m, &h, yado_machine_start);
+    assert_int_equal(standin_config_number(0, "consoleDevices.0.ports.maximumPortCount"), 4);
+    assert_int_equal(standin_config_number(0, "consoleDevices.1.ports.maximumPortCount"), 2);
+    assert_int_equal(standin_config_number(0, "consoleDevices.0.ports.0.isConsole"), 1);
+    assert_int_equal(standin_config_number(0, "consoleDevices.1.ports.1.isConsole"), 0);
+    port_is("consoleDevices.0.ports.0.name", "screen");
+    port_is("consoleDevices.1.ports.1.name", "agent");
+    port_is("consoleDevices.0.ports.0.attachment.class", "VZFileSerialPortAttachment");
+    assert_null(standin_config_text(0, "consoleDevices.0.ports.3.name"));
+    standin_guest_opens_port(0, 1, 1, true);
+    api_hear(m, &h, "port 1.1 is open;");
+    assert_true(yado_machine_console_port(m, 1, 1, &info) && info.is_open);
+    standin_guest_opens_port(0, 0, 3, true);
+    api_hear(m, &h, "port 0.3 is open;");
+    standin_guest_opens_port(0, 1, 1, false);
+    api_hear(m, &h, "port 1.1 is closed;");
+    assert_null(standin_port_attachment(0, 1, 1));
+    assert_true(yado_machine_set_console_attachment(m, 1, 1, yado_pty_serial_new(), &err));
+    assert_string_equal(standin_port_attachment(0, 1, 1), "VZFileHandleSerialPortAttachment");
+    assert_false(yado_machine_set_console_attachment(m, 1, 1, yado_socket_serial_new("/tmp/s"), &err));
+    assert_non_null(strstr(err.message, "consoles[1].ports[1].attachment: "));
+    assert_string_equal(standin_port_attachment(0, 1, 1), "VZFileHandleSerialPortAttachment");
+    assert_true(yado_machine_set_console_attachment(m, 1, 1, NULL, &err));
+    assert_null(standin_port_attachment(0, 1, 1));
+    yado_machine_set_console_port_size(m, 0, 0, 80, 24); /* the framework cannot pass it on */
+    api_do(m, &h, yado_machine_stop);
+    api_hear(m, &h, "port 0.3 is closed;");
+    yado_machine_free(m);
+}
+
 /* ---- everything else by version ---- */
 
 static struct yado_config *with_share(struct yado_directory_share *s)
@@ -747,6 +855,9 @@ int main(void)
         T(networks),
         T(interfaces_are_listed),
         T(a_network_is_lost),
+        T(serial_attachments),
+        T(consoles_by_version),
+        T(consoles_run),
         T(shares_by_version),
         T(rosetta),
         T(efi),

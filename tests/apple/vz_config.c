@@ -82,6 +82,30 @@ static const char *serial_check(id port)
     return NULL;
 }
 
+static const char *console_check(id device)
+{
+    id ports = property_object(device, "Ports");
+    char key[24];
+
+    if (!ports)
+        return NULL;
+    if (property_has(ports, "MaximumPortCount") &&
+        property_number(ports, "MaximumPortCount") < property_number(ports, "count"))
+        return "a console has a port beyond its maximum number of ports";
+    for (int64_t i = 0; i < property_number(ports, "count"); i++) {
+        id port, a;
+
+        snprintf(key, sizeof(key), "%lld", (long long)i);
+        port = property_object(ports, key);
+        a = port ? property_object(port, "Attachment") : NULL;
+        if (!a || !is_kind(a, "VZFileHandleSerialPortAttachment"))
+            continue;
+        handle_fd(property_object(a, "FileHandleForReading"));
+        handle_fd(property_object(a, "FileHandleForWriting"));
+    }
+    return NULL;
+}
+
 static const char *share_check(id device)
 {
     return property_object(device, "Share") ? NULL : "a directory sharing device has no share";
@@ -121,6 +145,7 @@ bool config_is_valid(id config)
     property_set_text(config, "why", why);
     return !why && array_each(config, "NetworkDevices", network_check) &&
            array_each(config, "SerialPorts", serial_check) &&
+           array_each(config, "ConsoleDevices", console_check) &&
            array_each(config, "DirectorySharingDevices", share_check) &&
            array_each(config, "GraphicsDevices", graphics_check);
 }

@@ -1,4 +1,4 @@
-/* Devices of a running machine: sockets, balloon, networks, shares. */
+/* Devices of a running machine: sockets, balloon, networks, shares, consoles. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -24,7 +24,34 @@ static const struct {
     { "NetworkDevices", "VZVirtioNetworkDeviceConfiguration", "NetworkDevices", "VZNetworkDevice" },
     { "DirectorySharingDevices", "VZVirtioFileSystemDeviceConfiguration", "DirectorySharingDevices",
       "VZVirtioFileSystemDevice" },
+    { "ConsoleDevices", "VZVirtioConsoleDeviceConfiguration", "ConsoleDevices", "VZVirtioConsoleDevice" },
 };
+
+/* The configured ports of a console as those of the running one. */
+static void console_ports_make(id device, id vm)
+{
+    id from = property_object(device, "Ports"), ports = object_make_named("VZVirtioConsolePortArray", NULL);
+    const int64_t queue = (int64_t)(uintptr_t)property_object(vm, "Queue");
+
+    property_set_number(ports, VM_QUEUE, queue);
+    property_set_number(ports, "MaximumPortCount", property_number(from, "MaximumPortCount"));
+    for (int64_t i = 0; i < property_number(from, "count"); i++) {
+        char key[24];
+        id config, port;
+
+        snprintf(key, sizeof(key), "%lld", (long long)i);
+        config = property_object(from, key);
+        if (!config)
+            continue;
+        port = object_make_named("VZVirtioConsolePort", NULL);
+        properties_copy(port, config);
+        property_set_number(port, VM_QUEUE, queue);
+        property_set_object(ports, key, port);
+        object_release(port, NULL);
+    }
+    property_set_object(device, "Ports", ports);
+    object_release(ports, NULL);
+}
 
 static id device_make(id vm, id config, id from, const char *cls)
 {
@@ -34,6 +61,8 @@ static id device_make(id vm, id config, id from, const char *cls)
     property_set_number(d, VM_QUEUE, (int64_t)(uintptr_t)property_object(vm, "Queue"));
     property_set_number(d, "memory", property_number(config, "MemorySize"));
     property_set_number(d, "TargetVirtualMachineMemorySize", property_number(config, "MemorySize"));
+    if (!strcmp(cls, "VZVirtioConsoleDevice"))
+        console_ports_make(d, vm);
     return d;
 }
 
@@ -314,6 +343,66 @@ int standin_guest_accepts(unsigned machine, uint32_t port)
     return fd;
 }
 
+/* ---- consoles ---- */
+
+static id port_at(id ports, uint64_t index)
+{
+    char key[24];
+
+    snprintf(key, sizeof(key), "%llu", (unsigned long long)index);
+    return property_object(ports, key);
+}
+
+static void port_get(struct call *c)
+{
+    id port;
+
+    if ((int64_t)c->args[0] >= property_number(c->self, "MaximumPortCount"))
+        standin_fail(c->caller, "-[VZVirtioConsolePortArray objectAtIndexedSubscript:]: %llu is out of range",
+                     (unsigned long long)c->args[0]);
+    port = port_at(c->self, c->args[0]);
+    if (!port)
+        return;
+    object_retain(port, c->caller);
+    give(c, object_pooled(port));
+}
+
+struct port_opens {
+    id device, port;
+    const char *selector;
+};
+
+static void port_opens(void *ctx)
+{
+    struct port_opens *o = ctx;
+    id delegate = (id)(uintptr_t)property_number(o->device, "delegate");
+    IMP imp = delegate_method(delegate, "VZVirtioConsoleDeviceDelegate", o->selector);
+
+    if (imp)
+        ((void (*)(id, SEL, id, id))imp)(delegate, sel_registerName(o->selector), o->device, o->port);
+}
+
+void standin_guest_opens_port(unsigned machine, unsigned device, unsigned port, bool is_open)
+{
+    id vm = machine_at(machine);
+    struct port_opens o = { .device = machine_device(vm, "ConsoleDevices", device),
+                            .selector =
+                                is_open ? "consoleDevice:didOpenPort:" : "consoleDevice:didClosePort:" };
+
+    o.port = port_at(property_object(o.device, "Ports"), port);
+    if (!o.port)
+        standin_fail(NULL, "the machine has no port %u", port);
+    queue_sync(property_object(vm, "Queue"), port_opens, &o);
+}
+
+const char *standin_port_attachment(unsigned machine, unsigned device, unsigned port)
+{
+    id ports = property_object(machine_device(machine_at(machine), "ConsoleDevices", device), "Ports");
+    id attachment = property_object(port_at(ports, port), "Attachment");
+
+    return attachment ? object_class_name(object_find(attachment)) : NULL;
+}
+
 /* ---- networks ---- */
 
 static void attachment_set(struct call *c)
@@ -330,5 +419,8 @@ const struct behaviour_row device_behaviour[] = {
     { "VZVirtioSocketListener", "-setDelegate:", delegate_set },
     { "VZVirtioSocketConnection", "-close", connection_closed },
     { "VZNetworkDevice", "-setAttachment:", attachment_set },
+    { "VZVirtioConsoleDevice", "-setDelegate:", delegate_set },
+    { "VZVirtioConsolePortArray", "-objectAtIndexedSubscript:", port_get },
+    { "VZVirtioConsolePort", "-setAttachment:", attachment_set },
     { NULL, NULL, NULL },
 };

@@ -86,7 +86,7 @@ static void test_options(void **state)
     assert_false(o.disks[1].read_only);
     assert_int_equal(o.timeout, 5);
     assert_string_equal(o.cmdline, "console=hvc0");
-    assert_int_equal(o.serial_count, 1);
+    assert_int_equal(o.serial.serial_count, 1);
     run_options_free(&o);
 }
 

@@ -479,7 +479,9 @@ static void test_uart(void **state)
 
     (void)state;
     assert_int_equal(pipe(out), 0);
-    b.devices.serials[0] = (struct board_serial){ .kind = BOARD_UART, .read_fd = -1, .write_fd = out[1] };
+    b.devices.serials[0] =
+        (struct board_serial){ .kind = BOARD_UART,
+                               .ends = { .read_fd = -1, .write_fd = out[1], .listen_fd = -1 } };
     b.devices.serial_count = 1;
     bench_open(&b, guest_says_hi, false);
     assert_true(attention_wait(&b));

@@ -70,8 +70,7 @@ static bool guest_wait(struct guest *g, size_t len, unsigned ready)
 static struct pump *pump_make(struct guest *g, int read_fd, int write_fd)
 {
     struct pump_config cfg = { .name = "test",
-                               .read_fd = read_fd,
-                               .write_fd = write_fd,
+                               .ends = { .read_fd = read_fd, .write_fd = write_fd, .listen_fd = -1 },
                                .receive = guest_receive,
                                .ready = guest_ready,
                                .ctx = g };

@@ -81,15 +81,22 @@ static void make_stubs(struct native *n)
     put(&o, "\xfc\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3", 12); /* cld; pops; ret */
 }
 
+/* No access for this far on both sides: an address that is a little off must not hit what else the process
+ * has there, an arena before this one for instance. */
+#define GUARD_LEN 0x100000u
+
 bool native_open(struct native *n)
 {
-    void *p = mmap(NULL, ARENA_LEN, PROT_READ | PROT_WRITE | PROT_EXEC,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    uint8_t *p = mmap(NULL, ARENA_LEN + 2 * GUARD_LEN, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_32BIT, -1, 0);
     stack_t ss = { .ss_size = 65536, .ss_sp = malloc(65536) };
     struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
     if (p == MAP_FAILED || !ss.ss_sp || sigaltstack(&ss, NULL))
         return false;
-    *n = (struct native){ .arena = p, .ctx = p };
+    p += GUARD_LEN;
+    if (mprotect(p, ARENA_LEN, PROT_READ | PROT_WRITE | PROT_EXEC))
+        return false;
+    *n = (struct native){ .arena = p, .ctx = (void *)p };
     make_stubs(n);
     memset(n->arena + ARENA_DATA, 0, ARENA_LEN - ARENA_DATA); /* every page present: fault error codes tell */
     if (mprotect(n->arena + 0x3000, 0x1000, PROT_NONE) || mprotect(n->arena + 0x8000, 0x1000, PROT_NONE) ||

@@ -357,28 +357,44 @@ struct own_console {
     unsigned got; /* bytes; atomic */
 };
 
-static size_t console_sink(void *ctx, const uint8_t *buf, size_t len)
+static size_t console_sink(void *ctx, unsigned port, const uint8_t *buf, size_t len)
 {
     struct own_console *o = ((struct hostile *)ctx)->own;
 
+    (void)port;
     (void)buf;
     __atomic_add_fetch(&o->got, len, __ATOMIC_SEQ_CST);
     return len;
 }
 
-static struct vdev *console_make(struct hostile *h)
+static struct vdev *console_make_ports(struct hostile *h, bool multiport, unsigned count)
 {
+    static const struct vconsole_port_config ports[2] = {
+        { .is_present = true, .is_console = true, .columns = 80, .rows = 24 },
+        { .is_present = true, .name = "port", .is_host_open = true },
+    };
     struct own_console *o = calloc(1, sizeof(*o));
 
-    o->console = vconsole_new(&(struct vconsole_config){ .sink = console_sink,
+    o->console = vconsole_new(&(struct vconsole_config){ .multiport = multiport,
+                                                         .ports = ports,
+                                                         .port_count = count,
+                                                         .sink = console_sink,
                                                          .ctx = h,
-                                                         .cols = 80,
-                                                         .rows = 24,
                                                          .log = &h->subject.d.log,
                                                          .loop = h->loop },
                               NULL);
     h->own = o;
     return o->console ? vconsole_vdev(o->console) : NULL;
+}
+
+static struct vdev *console_make(struct hostile *h)
+{
+    return console_make_ports(h, false, 1);
+}
+
+static struct vdev *ports_make(struct hostile *h)
+{
+    return console_make_ports(h, true, 2);
 }
 
 static void console_free(struct hostile *h)
@@ -393,7 +409,7 @@ static void console_poke(struct hostile *h)
 {
     struct own_console *o = h->own;
 
-    vconsole_receive(o->console, "typed", 5);
+    vconsole_receive(o->console, 0, "typed", 5);
 }
 
 static void console_works(struct hostile *h)
@@ -409,6 +425,47 @@ static void console_works(struct hostile *h)
     h_kick(h, &h->subject, 0);
     console_poke(h);
     drv_wait_used(&h->subject.d.queues[0], &id, &len);
+    assert_int_equal(len, 5);
+}
+
+enum { CONSOLE_F_MULTIPORT = 2, CONSOLE_DEVICE_READY = 0, CONSOLE_PORT_ADD = 1, CONSOLE_PORT_OPEN = 6 };
+
+static void ports_say(struct hostile *h, uint32_t port, uint32_t event)
+{
+    const uint32_t message[2] = { port, event | 1u << 16 };
+    struct drv_seg seg = { place(h, message, sizeof(message)), sizeof(message), false };
+
+    done(h, 3, &seg, 1);
+}
+
+static void ports_work(struct hostile *h)
+{
+    struct own_console *o = h->own;
+    struct drv_queue *control = &h->subject.d.queues[2], *input = &h->subject.d.queues[4];
+    struct drv_seg tx = { place(h, "says", 4), 4, false }, rx = { place(h, NULL, 64), 64, true };
+    unsigned before = __atomic_load_n(&o->got, __ATOMIC_SEQ_CST);
+    uint64_t messages = place(h, NULL, 128);
+    uint32_t id, len;
+
+    for (unsigned i = 0; i < 2; i++) {
+        drv_add(control, i, &(struct drv_seg){ messages + i * 64, 64, true }, 1);
+        h_kick(h, &h->subject, 2);
+    }
+    ports_say(h, UINT32_MAX, CONSOLE_DEVICE_READY);
+    for (unsigned i = 0; i < 2; i++) {
+        const uint32_t add[2] = { i, CONSOLE_PORT_ADD | 1u << 16 };
+
+        drv_wait_used(control, &id, &len);
+        assert_int_equal(len, 8);
+        assert_memory_equal(drv_at(&h->subject.d, messages + id * 64, 8), add, 8);
+    }
+    ports_say(h, 1, CONSOLE_PORT_OPEN);
+    done(h, 5, &tx, 1);
+    assert_int_equal(__atomic_load_n(&o->got, __ATOMIC_SEQ_CST), before + 4);
+    drv_add(input, 0, &rx, 1);
+    h_kick(h, &h->subject, 4);
+    assert_int_equal(vconsole_receive(o->console, 1, "typed", 5), 5);
+    drv_wait_used(input, &id, &len);
     assert_int_equal(len, 5);
 }
 
@@ -455,5 +512,12 @@ const struct hostile_kind hostile_kinds[] = {
       .works = console_works,
       .queues = { { 0, true, console_poke }, { 1, false, NULL } },
       .queue_count = 2 },
+    { .name = "ports",
+      .features = CONSOLE_F_MULTIPORT,
+      .make = ports_make,
+      .free = console_free,
+      .works = ports_work,
+      .queues = { { 1, false, NULL }, { 3, false, NULL }, { 5, false, NULL } },
+      .queue_count = 3 },
 };
 const unsigned hostile_kind_count = array_size(hostile_kinds);

@@ -1,4 +1,4 @@
-/* virtio-console: output and input, back-pressure both ways, resize, wrong buffers, reset. */
+/* virtio-console with one port: output and input, back-pressure both ways, resize, wrong buffers, reset. */
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -24,18 +24,21 @@ struct rig {
     unsigned room_calls;     /* atomic */
 };
 
-static size_t sink(void *ctx, const uint8_t *buf, size_t len)
+static size_t sink(void *ctx, unsigned port, const uint8_t *buf, size_t len)
 {
     struct rig *r = ctx;
     size_t n = min_u64(len, r->got_max - r->got_len);
+
+    assert_int_equal(port, 0);
 
     memcpy(r->got + r->got_len, buf, n);
     r->got_len += n;
     return n;
 }
 
-static void room(void *ctx)
+static void room(void *ctx, unsigned port)
 {
+    assert_int_equal(port, 0);
     __atomic_add_fetch(&((struct rig *)ctx)->room_calls, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -51,10 +54,17 @@ static int setup(void **state)
 
     drv_init(&r->d);
     r->got_max = sizeof(r->got);
-    r->c = vconsole_new(
-        &(struct vconsole_config){
-            .sink = sink, .room = room, .ctx = r, .cols = 80, .rows = 24, .log = &r->d.log },
-        &err);
+    r->c =
+        vconsole_new(&(struct vconsole_config){ .ports = &(struct vconsole_port_config){ .is_present = true,
+                                                                                         .is_console = true,
+                                                                                         .columns = 80,
+                                                                                         .rows = 24 },
+                                                .port_count = 1,
+                                                .sink = sink,
+                                                .room = room,
+                                                .ctx = r,
+                                                .log = &r->d.log },
+                     &err);
     assert_non_null(r->c);
     drv_attach(&r->d, vconsole_vdev(r->c));
     r->data = drv_alloc(&r->d, 0x10000);
@@ -132,18 +142,18 @@ static void test_output_stalls(void **state)
     vdev_kick(r->d.vd, TX); /* changes nothing */
     assert_int_equal(r->got_len, 4);
     r->got_max = 5;
-    vconsole_sink_ready(r->c);
+    vconsole_sink_ready(r->c, 0);
     assert_int_equal(r->got_len, 5);
     assert_false(drv_used(&r->d.queues[TX], &id, &len));
     assert_false(drv_kick_wanted(&r->d.queues[TX], 0));
     r->got_max = 1000;
-    vconsole_sink_ready(r->c);
+    vconsole_sink_ready(r->c, 0);
     assert_memory_equal(r->got, "abcdefghi", 9);
     assert_int_equal(r->got_len, 9);
     assert_true(drv_used(&r->d.queues[TX], &id, &len));
     assert_true(drv_used(&r->d.queues[TX], &id, &len));
     assert_true(drv_kick_wanted(&r->d.queues[TX], 0));
-    vconsole_sink_ready(r->c);
+    vconsole_sink_ready(r->c, 0);
     assert_int_equal(r->got_len, 9);
 }
 
@@ -157,7 +167,7 @@ static void test_reset_while_stalled(void **state)
     vdev_kick(r->d.vd, TX);
     drv_reset(&r->d); /* must not wait for the sink */
     r->got_max = 100;
-    vconsole_sink_ready(r->c);
+    vconsole_sink_ready(r->c, 0);
     assert_int_equal(r->got_len, 4);
     drv_start(&r->d, F_SIZE, 0);
     say(r, 0, "XY");
@@ -171,7 +181,7 @@ static void test_input(void **state)
     struct drv_queue *q = &r->d.queues[RX];
     uint32_t id, len;
 
-    assert_int_equal(vconsole_receive(r->c, "early", 5), 0); /* no driver yet */
+    assert_int_equal(vconsole_receive(r->c, 0, "early", 5), 0); /* no driver yet */
     assert_int_equal(rooms(r), 0);
     drv_start(&r->d, F_SIZE, 0);
     assert_int_equal(rooms(r), 0);
@@ -181,12 +191,12 @@ static void test_input(void **state)
     vdev_kick(r->d.vd, RX);
     assert_int_equal(rooms(r), 1);
     assert_false(drv_kick_wanted(q, 0)); /* nobody waits */
-    assert_int_equal(vconsole_receive(r->c, "early", 5), 5);
+    assert_int_equal(vconsole_receive(r->c, 0, "early", 5), 5);
     assert_true(drv_used(q, &id, &len));
     assert_int_equal(id, 0);
     assert_int_equal(len, 5);
     assert_memory_equal(drv_at(&r->d, r->data + 0x8000, 5), "early", 5);
-    assert_int_equal(vconsole_receive(r->c, "lines", 5), 3);
+    assert_int_equal(vconsole_receive(r->c, 0, "lines", 5), 3);
     assert_true(drv_used(q, &id, &len));
     assert_int_equal(id, 1);
     assert_int_equal(len, 3);
@@ -196,8 +206,8 @@ static void test_input(void **state)
     buffer(r, 2, 100);
     vdev_kick(r->d.vd, RX);
     assert_int_equal(rooms(r), 2);
-    assert_int_equal(vconsole_receive(r->c, "es", 2), 2);
-    assert_int_equal(vconsole_receive(r->c, "", 0), 0);
+    assert_int_equal(vconsole_receive(r->c, 0, "es", 2), 2);
+    assert_int_equal(vconsole_receive(r->c, 0, "", 0), 0);
     buffer(r, 3, 100);
     vdev_kick(r->d.vd, RX);
     assert_int_equal(rooms(r), 2);
@@ -211,15 +221,15 @@ static void test_input_over_reset(void **state)
 
     drv_start(&r->d, F_SIZE, 0);
     buffer(r, 0, 16);
-    assert_int_equal(vconsole_receive(r->c, "0123456789abcdefXYZ", 19), 16);
+    assert_int_equal(vconsole_receive(r->c, 0, "0123456789abcdefXYZ", 19), 16);
     drv_reset(&r->d);
-    assert_int_equal(vconsole_receive(r->c, "XYZ", 3), 0);
+    assert_int_equal(vconsole_receive(r->c, 0, "XYZ", 3), 0);
     drv_start(&r->d, F_SIZE, 0);
     buffer(r, 0, 16);
     assert_true(drv_kick_wanted(&r->d.queues[RX], 0));
     vdev_kick(r->d.vd, RX);
     assert_int_equal(rooms(r), 1);
-    assert_int_equal(vconsole_receive(r->c, "XYZ", 3), 3);
+    assert_int_equal(vconsole_receive(r->c, 0, "XYZ", 3), 3);
 }
 
 static void test_bad_receive_buffer(void **state)
@@ -230,7 +240,7 @@ static void test_bad_receive_buffer(void **state)
     drv_start(&r->d, F_SIZE, 0);
     assert_int_equal(r->d.config_interrupts, 1); /* the size */
     drv_add(&r->d.queues[RX], 0, &seg, 1);
-    assert_int_equal(vconsole_receive(r->c, "x", 1), 0);
+    assert_int_equal(vconsole_receive(r->c, 0, "x", 1), 0);
     assert_true(drv_status(&r->d) & VIRTIO_STATUS_NEEDS_RESET);
     assert_int_equal(r->d.config_interrupts, 2);
     assert_non_null(strstr(r->d.fault, "receive buffer"));
@@ -250,8 +260,8 @@ static void test_size(void **state)
     assert_int_equal(vdev_config_read(vd, 2, 2), 24);
     uint8_t generation = vd->config_generation;
     vdev_unlock(vd);
-    vconsole_resize(r->c, 132, 50);
-    vconsole_resize(r->c, 132, 50); /* no change */
+    vconsole_resize(r->c, 0, 132, 50);
+    vconsole_resize(r->c, 0, 132, 50); /* no change */
     assert_int_equal(r->d.config_interrupts, 2);
     vdev_lock(vd);
     assert_int_equal(vdev_config_read(vd, 0, 4), 132 | 50 << 16);
@@ -291,7 +301,7 @@ static void *feeder(void *ctx)
 
         for (unsigned i = 0; i < n; i++)
             buf[i] = (uint8_t)((sent + i) * 13 + (sent + i) / 256);
-        size_t taken = vconsole_receive(r->c, buf, n);
+        size_t taken = vconsole_receive(r->c, 0, buf, n);
         sent += (unsigned)taken;
         if (taken == n)
             continue;

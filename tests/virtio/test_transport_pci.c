@@ -132,9 +132,10 @@ static void caps_walk(struct rig *r)
     }
 }
 
-static size_t sink(void *ctx, const uint8_t *buf, size_t len)
+static size_t sink(void *ctx, unsigned port, const uint8_t *buf, size_t len)
 {
     (void)ctx;
+    (void)port;
     (void)buf;
     return len;
 }
@@ -159,7 +160,12 @@ static void open_rig(struct rig *r, bool console)
     assert_non_null(r->host);
     if (console)
         r->console = vconsole_new(
-            &(struct vconsole_config){ .sink = sink, .cols = 80, .rows = 24, .log = &r->d.log }, &err);
+            &(struct vconsole_config){
+                .ports = &(struct vconsole_port_config){ .is_present = true, .columns = 80, .rows = 24 },
+                .port_count = 1,
+                .sink = sink,
+                .log = &r->d.log },
+            &err);
     else
         r->rng = vrng_new(&(struct vrng_config){ .fill = fill, .log = &r->d.log }, &err);
     r->vd = console ? vconsole_vdev(r->console) : vrng_vdev(r->rng);
@@ -336,7 +342,7 @@ static void test_device_config(void **state)
     start(r, true);
     unsigned messages = r->messages;
     uint64_t generation = rd(r, CAP_COMMON, C_GENERATION, 1);
-    vconsole_resize(r->console, 100, 40);
+    vconsole_resize(r->console, 0, 100, 40);
     assert_int_equal(r->messages, messages + 1);
     assert_int_equal(r->last_message, 100);
     assert_int_not_equal(rd(r, CAP_COMMON, C_GENERATION, 1), generation);

@@ -52,7 +52,10 @@ id boot_make(const struct spec_boot *b, struct yado_error *err);
 /* Gives `config` its platform if it is not the default one. */
 bool platform_set(id config, const struct spec_platform *p, struct yado_error *err);
 id storage_make(const struct spec_disk *d, unsigned index, struct scratch *s, struct yado_error *err);
+/* *out NULL and true: there is none. The message does not name the port. */
+bool port_attachment_make(const struct spec_attachment *a, id *out, struct yado_error *err);
 id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *err);
+id console_make(const struct spec_console *c, unsigned index, struct yado_error *err);
 id net_attachment_make(const struct net_config *c, unsigned index, struct yado_error *err);
 id network_make(const struct spec_net *n, unsigned index, struct yado_error *err);
 id directory_share_make(const struct spec_share *s, unsigned index, struct yado_error *err);
@@ -83,6 +86,14 @@ struct machine_events {
 /* An owned object that passes on to `events` what a VZVirtualMachine tells its delegate. `events` must live
  * until the machine has let go of it. NULL and err: the runtime would not make the class. */
 id delegate_new(const struct machine_events *events, struct yado_error *err);
+
+/* What the guest does with ports of consoles, as above. */
+struct console_events {
+    void (*port_open)(void *ctx, id device, id port, bool is_open);
+    void *ctx;
+};
+
+id console_delegate_new(const struct console_events *events, struct yado_error *err);
 
 /* What a socket listener asks, as above: whether a connection of the guest is taken. */
 struct socket_events {

@@ -48,6 +48,20 @@ static bool serial_set(id config, const struct spec *s, struct yado_error *err)
     return true;
 }
 
+/* macOS 11 and 12 have no setter. */
+static bool consoles_set(id config, const struct spec *s, struct yado_error *err)
+{
+    struct list l = { .count = 0 };
+
+    for (unsigned i = 0; i < s->console_count; i++) {
+        if (!list_add(&l, console_make(&s->consoles[i], i, err)))
+            return false;
+    }
+    if (l.count)
+        VZVirtualMachineConfiguration_setConsoleDevices(config, list_array(&l));
+    return true;
+}
+
 static bool network_set(id config, const struct spec *s, struct yado_error *err)
 {
     struct list l = { .count = 0 };
@@ -145,8 +159,8 @@ static bool devices_set(id config, const struct spec *s, struct scratch *scratch
     balloon_set(config, s);
     sockets_set(config, s);
     return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
-           network_set(config, s, err) && shares_set(config, s, err) && screen_set(config, s, err) &&
-           sounds_set(config, s, err);
+           consoles_set(config, s, err) && network_set(config, s, err) && shares_set(config, s, err) &&
+           screen_set(config, s, err) && sounds_set(config, s, err);
 }
 
 static bool framework_agrees(id config, struct yado_error *err)

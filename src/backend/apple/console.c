@@ -1,4 +1,4 @@
-/* Serial ports. */
+/* Serial ports and consoles. */
 #include "backend/apple/apple_priv.h"
 
 static id handle_make(int fd, bool *ok)
@@ -9,10 +9,47 @@ static id handle_make(int fd, bool *ok)
     return handle;
 }
 
-id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *err)
+static id handles_make(const struct spec_attachment *a, struct yado_error *err)
 {
     bool ok = true;
-    id in, out, port;
+    id in = handle_make(a->read_fd, &ok), out = handle_make(a->write_fd, &ok);
+
+    if (ok)
+        return pooled(
+            VZFileHandleSerialPortAttachment_init(ALLOC(VZFileHandleSerialPortAttachment), in, out));
+    err_set(err, YADO_ERR_HOST, "no descriptor to be had");
+    return NULL;
+}
+
+static id file_make(const struct spec_attachment *a, struct yado_error *err)
+{
+    id error = NULL, file = VZFileSerialPortAttachment_init(ALLOC(VZFileSerialPortAttachment),
+                                                            file_url(a->path), a->append, &error);
+
+    if (!file)
+        error_from(err, error, a->path);
+    return pooled(file);
+}
+
+bool port_attachment_make(const struct spec_attachment *a, id *out, struct yado_error *err)
+{
+    *out = NULL;
+    switch (a->kind) {
+    case SPEC_ATTACH_NONE: return true;
+    case SPEC_ATTACH_FDS:
+    case SPEC_ATTACH_PTY: *out = handles_make(a, err); break;
+    case SPEC_ATTACH_FILE: *out = file_make(a, err); break;
+    case SPEC_ATTACH_SOCKET:
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "this engine has no Unix sockets for ports; give a pty, or a connected socket's descriptor");
+        break;
+    }
+    return *out != NULL;
+}
+
+id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *err)
+{
+    id attachment, port;
 
     if (s->kind == SPEC_SERIAL_UART) {
         err_set(err, YADO_ERR_UNSUPPORTED,
@@ -20,14 +57,50 @@ id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *e
                 index);
         return NULL;
     }
-    in = handle_make(s->read_fd, &ok);
-    out = handle_make(s->write_fd, &ok);
-    if (!ok) {
-        err_set(err, YADO_ERR_HOST, "serial_ports[%u]: no descriptor to be had", index);
+    if (!port_attachment_make(&s->attachment, &attachment, err)) {
+        err_prepend(err, "serial_ports[%u].attachment", index);
         return NULL;
     }
     port = NEW(VZVirtioConsoleDeviceSerialPortConfiguration);
-    VZSerialPortConfiguration_setAttachment(port, pooled(VZFileHandleSerialPortAttachment_init(
-                                                      ALLOC(VZFileHandleSerialPortAttachment), in, out)));
+    VZSerialPortConfiguration_setAttachment(port, attachment);
     return port;
+}
+
+static id port_make(const struct spec_port *p, struct yado_error *err)
+{
+    id attachment, port;
+
+    if (!port_attachment_make(&p->attachment, &attachment, err))
+        return NULL;
+    port = NEW(VZVirtioConsolePortConfiguration);
+    if (p->name)
+        VZVirtioConsolePortConfiguration_setName(port, string_of(p->name));
+    VZVirtioConsolePortConfiguration_setIsConsole(port, p->is_console);
+    if (attachment)
+        VZConsolePortConfiguration_setAttachment(port, attachment);
+    return port;
+}
+
+/* The array is the device's own; its room is said first, so that no index is beyond it. */
+id console_make(const struct spec_console *c, unsigned index, struct yado_error *err)
+{
+    id console, ports;
+
+    if (!NEEDED(VZVirtioConsoleDeviceConfiguration, init, err, "consoles[%u]: a console with several ports",
+                index))
+        return NULL;
+    console = NEW(VZVirtioConsoleDeviceConfiguration);
+    ports = VZVirtioConsoleDeviceConfiguration_ports(console);
+    VZVirtioConsolePortConfigurationArray_setMaximumPortCount(ports, c->port_count);
+    for (unsigned i = 0; i < c->port_count; i++) {
+        id port = c->ports[i].is_present ? port_make(&c->ports[i], err) : NULL;
+
+        if (!port && c->ports[i].is_present) {
+            err_prepend(err, "consoles[%u].ports[%u].attachment", index, i);
+            return NULL;
+        }
+        if (port)
+            VZVirtioConsolePortConfigurationArray_setObject(ports, port, i);
+    }
+    return console;
 }

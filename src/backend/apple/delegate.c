@@ -1,5 +1,5 @@
-/* The delegates of a machine and of its socket listener: Objective-C classes made at run time, whose methods
- * are C functions here.
+/* The delegates of a machine, of its consoles and of its socket listener: Objective-C classes made at run
+ * time, whose methods are C functions here.
  *
  * A class is the process's and for ever, so each is made once, with one instance variable that leads to the
  * events of one machine. The framework asks an object which methods it has; a protocol that no loaded image
@@ -10,6 +10,7 @@
 
 #define MACHINE_CLASS "YadoMachineDelegate"
 #define SOCKET_CLASS "YadoSocketDelegate"
+#define CONSOLE_CLASS "YadoConsoleDelegate"
 #define EVENTS "events"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -74,6 +75,27 @@ static BOOL should_accept(id self, SEL cmd, id listener, id connection, id devic
     return ok;
 }
 
+static void port_tell(id self, id device, id port, bool is_open)
+{
+    const struct console_events *e = events_of(self);
+    void *pool = objc_autoreleasePoolPush();
+
+    e->port_open(e->ctx, device, port, is_open);
+    objc_autoreleasePoolPop(pool);
+}
+
+static void did_open_port(id self, SEL cmd, id device, id port)
+{
+    (void)cmd;
+    port_tell(self, device, port, true);
+}
+
+static void did_close_port(id self, SEL cmd, id device, id port)
+{
+    (void)cmd;
+    port_tell(self, device, port, false);
+}
+
 /* A class with the instance variable, not registered yet. NULL if the name is taken: by another copy of this
  * library in the process, whose class is the same. */
 static Class class_begin(const char *name, enum vz_callback first)
@@ -104,6 +126,12 @@ static void classes_make(void)
         method_add(cls, VZ_VZVirtioSocketListenerDelegate_shouldAcceptNewConnection, (IMP)should_accept);
         objc_registerClassPair(cls);
     }
+    cls = class_begin(CONSOLE_CLASS, VZ_VZVirtioConsoleDeviceDelegate_didOpenPort);
+    if (cls) {
+        method_add(cls, VZ_VZVirtioConsoleDeviceDelegate_didOpenPort, (IMP)did_open_port);
+        method_add(cls, VZ_VZVirtioConsoleDeviceDelegate_didClosePort, (IMP)did_close_port);
+        objc_registerClassPair(cls);
+    }
 }
 
 static id instance_new(const char *cls, const void *events, struct yado_error *err)
@@ -128,4 +156,9 @@ id delegate_new(const struct machine_events *events, struct yado_error *err)
 id socket_delegate_new(const struct socket_events *events, struct yado_error *err)
 {
     return instance_new(SOCKET_CLASS, events, err);
+}
+
+id console_delegate_new(const struct console_events *events, struct yado_error *err)
+{
+    return instance_new(CONSOLE_CLASS, events, err);
 }

@@ -54,6 +54,74 @@ bool apple_share_set(struct backend *b, unsigned index, const struct spec_share 
            quick_do(&q, err);
 }
 
+/* ---- consoles ---- */
+
+static void port_attach(struct quick_call *q)
+{
+    id device = NSArray_objectAtIndex(VZVirtualMachine_consoleDevices(q->b->machine), q->index);
+    id port = VZVirtioConsolePortArray_objectAtIndexedSubscript(VZVirtioConsoleDevice_ports(device), q->port);
+    id attachment;
+
+    if (port_attachment_make(q->attachment, &attachment, &q->error))
+        VZVirtioConsolePort_setAttachment(port, attachment);
+    else
+        err_prepend(&q->error, "consoles[%u].ports[%u].attachment", q->index, q->port);
+}
+
+bool apple_port_attach(struct backend *b, unsigned device, unsigned port, const struct spec_attachment *to,
+                       struct yado_error *err)
+{
+    struct quick_call q = { .b = b, .fn = port_attach, .index = device, .port = port, .attachment = to };
+
+    return quick_do(&q, err);
+}
+
+/* The objects that the framework names, as numbers. */
+static void port_opened(void *ctx, id device, id port, bool is_open)
+{
+    struct backend *b = ctx;
+    id devices = VZVirtualMachine_consoleDevices(b->machine), ports;
+
+    for (unsigned i = 0; i < b->spec->console_count; i++) {
+        if (NSArray_objectAtIndex(devices, i) != device)
+            continue;
+        ports = VZVirtioConsoleDevice_ports(device);
+        for (unsigned j = 0; j < b->spec->consoles[i].port_count; j++) {
+            if (VZVirtioConsolePortArray_objectAtIndexedSubscript(ports, j) == port && b->host.port_open)
+                b->host.port_open(b->host.ctx, i, j, is_open);
+        }
+    }
+}
+
+static void console_delegates_set(struct quick_call *q)
+{
+    id devices = VZVirtualMachine_consoleDevices(q->b->machine);
+
+    for (unsigned i = 0; i < q->b->spec->console_count; i++)
+        VZVirtioConsoleDevice_setDelegate(NSArray_objectAtIndex(devices, i), q->b->console_delegate);
+}
+
+bool consoles_watch(struct backend *b, struct yado_error *err)
+{
+    struct quick_call q = { .b = b, .fn = console_delegates_set };
+
+    if (!b->spec->console_count)
+        return true;
+    b->console_events = (struct console_events){ .port_open = port_opened, .ctx = b };
+    b->console_delegate = console_delegate_new(&b->console_events, err);
+    return b->console_delegate && quick_do(&q, err);
+}
+
+void consoles_forget(struct backend *b)
+{
+    id devices = b->console_delegate ? VZVirtualMachine_consoleDevices(b->machine) : NULL;
+
+    for (unsigned i = 0; devices && i < b->spec->console_count; i++)
+        VZVirtioConsoleDevice_setDelegate(NSArray_objectAtIndex(devices, i), NULL);
+}
+
+/* ---- balloon ---- */
+
 /* The framework rounds down to whole MiB and keeps to its own minimum. */
 static void balloon_target(struct quick_call *q)
 {

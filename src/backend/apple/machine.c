@@ -183,6 +183,7 @@ static void machine_take_away(struct quick_call *q)
     struct backend *b = q->b;
 
     VZVirtualMachine_setDelegate(b->machine, NULL);
+    consoles_forget(b);
     objc_release(b->machine);
     b->machine = NULL;
     socket_device_orphan(b->sockets);
@@ -198,6 +199,8 @@ static void run_free(struct backend *b)
     socket_device_free(b->sockets);
     if (b->delegate)
         objc_release(b->delegate);
+    if (b->console_delegate)
+        objc_release(b->console_delegate);
     if (b->queue)
         dispatch_release(b->queue);
     scratch_clear(&b->scratch);
@@ -246,7 +249,8 @@ static bool run_make(struct backend *b, struct yado_error *err)
     b->machine = VZVirtualMachine_initWithConfiguration(ALLOC(VZVirtualMachine), config, b->queue);
     if (!b->machine)
         return err_set(err, YADO_ERR_ENGINE, "the framework made no machine");
-    return quick_do(&q, err) && (!b->spec->socket_count || socket_device_open(b, err));
+    return quick_do(&q, err) && consoles_watch(b, err) &&
+           (!b->spec->socket_count || socket_device_open(b, err));
 }
 
 static bool run_begin(struct backend **out, const struct spec *spec, const struct backend_host *host,
@@ -360,6 +364,13 @@ static void apple_console_size(struct backend *b, unsigned index, uint16_t colum
     (void)rows;
 }
 
+static void apple_port_size(struct backend *b, unsigned device, unsigned port, uint16_t columns,
+                            uint16_t rows)
+{
+    (void)port;
+    apple_console_size(b, device, columns, rows);
+}
+
 /* The framework counts nothing that it would tell. */
 static void apple_counters(struct backend *b, void (*fn)(void *ctx, const char *name, uint64_t value),
                            void *ctx)
@@ -381,6 +392,8 @@ const struct backend_ops backend_apple = {
     .service = apple_service,
     .request_stop = apple_request_stop,
     .console_size = apple_console_size,
+    .port_size = apple_port_size,
+    .port_attach = apple_port_attach,
     .balloon_target = apple_balloon_target,
     .net_attach = apple_net_attach,
     .counters = apple_counters,

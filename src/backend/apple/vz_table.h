@@ -109,6 +109,9 @@
     C(VZConsolePortConfiguration, ANY, 13, 0)                                                                \
     C(VZVirtioConsolePortConfiguration, ANY, 13, 0)                                                          \
     C(VZVirtioConsolePortConfigurationArray, ANY, 13, 0)                                                     \
+    C(VZVirtioConsoleDevice, ANY, 13, 0)                                                                     \
+    C(VZVirtioConsolePortArray, ANY, 13, 0)                                                                  \
+    C(VZVirtioConsolePort, ANY, 13, 0)                                                                       \
     /* sockets */                                                                                            \
     C(VZVirtioSocketDeviceConfiguration, ANY, 11, 0)                                                         \
     C(VZVirtioSocketDevice, ANY, 11, 0)                                                                      \
@@ -165,6 +168,7 @@
     M(VZVirtualMachine, setDelegate, I, "setDelegate:", v_o, ANY, 11, 0)                                     \
     M(VZVirtualMachine, canStop, I, "canStop", B_, ANY, 12, 0)                                               \
     M(VZVirtualMachine, canRequestStop, I, "canRequestStop", B_, ANY, 11, 0)                                 \
+    M(VZVirtualMachine, consoleDevices, I, "consoleDevices", o_, ANY, 13, 0)                                 \
     M(VZVirtualMachine, directorySharingDevices, I, "directorySharingDevices", o_, ANY, 12, 0)               \
     M(VZVirtualMachine, memoryBalloonDevices, I, "memoryBalloonDevices", o_, ANY, 11, 0)                     \
     M(VZVirtualMachine, networkDevices, I, "networkDevices", o_, ANY, 12, 0)                                 \
@@ -270,7 +274,12 @@
     M(VZVirtioConsolePortConfiguration, setIsConsole, I, "setIsConsole:", v_B, ANY, 13, 0)                   \
     M(VZVirtioConsolePortConfigurationArray, setMaximumPortCount, I, "setMaximumPortCount:", v_I, ANY, 13,   \
       0)                                                                                                     \
-    M(VZVirtioConsolePortConfigurationArray, setObject, I, "setObject:atIndexedSubscript:", v_oQ, ANY, 13, 0)
+    M(VZVirtioConsolePortConfigurationArray, setObject, I, "setObject:atIndexedSubscript:", v_oQ, ANY, 13,   \
+      0)                                                                                                     \
+    M(VZVirtioConsoleDevice, setDelegate, I, "setDelegate:", v_o, ANY, 13, 0)                                \
+    M(VZVirtioConsoleDevice, ports, I, "ports", o_, ANY, 13, 0)                                              \
+    M(VZVirtioConsolePortArray, objectAtIndexedSubscript, I, "objectAtIndexedSubscript:", o_Q, ANY, 13, 0)   \
+    M(VZVirtioConsolePort, setAttachment, I, "setAttachment:", v_o, ANY, 13, 0)
 
 #define VZ_METHODS_SOCKET(M)                                                                                 \
     M(VZVirtioSocketDeviceConfiguration, init, I, "init", o_, ANY, 11, 0)                                    \
@@ -335,6 +344,8 @@
     P(VZVirtualMachineDelegate, didStopWithError, "virtualMachine:didStopWithError:", v_oo, 11, 0)           \
     P(VZVirtualMachineDelegate, attachmentWasDisconnected,                                                   \
       "virtualMachine:networkDevice:attachmentWasDisconnectedWithError:", v_ooo, 12, 0)                      \
+    P(VZVirtioConsoleDeviceDelegate, didOpenPort, "consoleDevice:didOpenPort:", v_oo, 13, 0)                 \
+    P(VZVirtioConsoleDeviceDelegate, didClosePort, "consoleDevice:didClosePort:", v_oo, 13, 0)               \
     P(VZVirtioSocketListenerDelegate, shouldAcceptNewConnection,                                             \
       "listener:shouldAcceptNewConnection:fromSocketDevice:", B_ooo, 11, 0)
 

@@ -91,7 +91,7 @@ static inline bool tb_is_local(const struct tb *tb)
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
     const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
-    const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special;
+    const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special, *save_flags;
     const uint8_t *lookup[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];

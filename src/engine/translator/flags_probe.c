@@ -7,6 +7,16 @@
 
 #define STATUS_FLAGS 0x8d5u
 
+/* Flags behind insn with value in RAX (%1). */
+#define FLAGS_OF(insn, f)                                                                                    \
+    do {                                                                                                     \
+        uint64_t v = value;                                                                                  \
+        __asm__ volatile("lea -128(%%rsp), %%rsp\n\t" insn "\n\tpushfq\n\tpop %0\n\tlea 128(%%rsp), %%rsp"   \
+                         : "=&r"(f), "+a"(v)                                                                 \
+                         :                                                                                   \
+                         : "cc", "memory");                                                                  \
+    } while (0)
+
 #define SAMPLE(insn)                                                                                         \
     do {                                                                                                     \
         uint64_t got[2], v, d;                                                                               \
@@ -27,6 +37,17 @@ bool flags_probe_independent(void)
     uint64_t value = 1;
     for (unsigned i = 0; i < 128; i++) {
         value = value * 6364136223846793005ull + 1442695040888963407ull;
+        uint64_t with, as;
+        FLAGS_OF("test %1, %1", as);
+        FLAGS_OF("and $-1, %1", with);
+        if ((with ^ as) & STATUS_FLAGS)
+            return false;
+        FLAGS_OF("or %1, %1", with);
+        if ((with ^ as) & STATUS_FLAGS)
+            return false;
+        FLAGS_OF("xor $0, %1", with);
+        if ((with ^ as) & STATUS_FLAGS)
+            return false;
         SAMPLE("shlq $1, %1");
         SAMPLE("shlq $13, %1");
         SAMPLE("shll $5, %k1");

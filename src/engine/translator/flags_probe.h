@@ -5,7 +5,8 @@
 #include "util/base.h"
 
 /* Whether the flags behind SHL, SHR and SAR by a count that is not 0, and behind MUL and IMUL, are the same
- * whatever they were before. Any thread; takes some microseconds. */
+ * whatever they were before, and those behind AND, OR and XOR are what TEST of the result makes. Any thread;
+ * takes some microseconds. */
 bool flags_probe_independent(void);
 
 #endif

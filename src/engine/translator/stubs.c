@@ -11,10 +11,11 @@
  * not ZF. mem_staged_h/d call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: as slow, and
  * tcpu.staged says whether it is the staging buffer. commit        call; r10d = offset of the next
  * instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset | length
- * << 16. Flags are saved. One instruction in C. special       call; r10d = offset | enum special << 16. Flags
- * are saved. exit_lookup   jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same,
- * and r10d = BRANCH_DESC. exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 =
- * exit_arg. Flags as the block exits with them. exit_fixed_link  the same, and r9d = exit_bits.
+ * << 16. Flags are saved. One instruction in C. save_flags    call; stores EFLAGS' status flags in tcpu.fl
+ * and keeps everything. special       call; r10d = offset | enum special << 16. Flags are saved. exit_lookup
+ * jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same, and r10d = BRANCH_DESC.
+ * exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 = exit_arg. Flags as the block
+ * exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
  * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
  * said above; others have 0 there, and the page is in tcpu.vpage.
@@ -313,6 +314,17 @@ static void emit_call(struct emit *e, void *fn, bool keep_flags)
     leave(e);
 }
 
+static void emit_save_flags(struct emit *e)
+{
+    e_store(e, 1, GS(scratch[7]), H_AX);
+    e_lahf(e);
+    e_seto_al(e);
+    e_byte(e, 0x66);
+    e_store(e, 0, GS(fl), H_AX);
+    e_load(e, 1, H_AX, GS(scratch[7]));
+    e_ret(e);
+}
+
 static const uint8_t *start(struct emit *e)
 {
     e_align(e, 16, 0xcc);
@@ -376,6 +388,8 @@ void stubs_emit(struct code_cache *cc)
     s->mem_staged_d = start(e);
     emit_mem_staged(e, true);
     emit_slow_paths(e, s);
+    s->save_flags = start(e);
+    emit_save_flags(e);
     s->commit = start(e);
     emit_call(e, (void *)(uintptr_t)helper_commit, true);
     s->interp = start(e);

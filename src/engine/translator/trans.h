@@ -58,6 +58,9 @@ struct ginsn {
     uint8_t way;     /* enum way */
     uint8_t special; /* enum special, for WAY_SPECIAL */
     uint8_t access_count;
+    bool reads_flags;  /* any status flag, or leaves one as it was */
+    bool kills_flags;  /* writes all of them without reading any */
+    bool signals;      /* the host may raise a signal for it, SSE and x87 apart */
     uint16_t writes;   /* general registers it changes, RSP only if not by a known constant */
     uint16_t sp_epoch; /* RSP offsets of the same epoch can be compared */
     int32_t sp_before; /* RSP relative to the start of the epoch, before the instruction */
@@ -74,6 +77,15 @@ struct group {
     int slot;       /* tcpu.group_delta[slot] holds the delta; -1: DC does */
 };
 #define TRANS_GROUPS 8
+
+/* How the status flags of an instruction can be made anew (trans_flags.c). */
+enum recipe_kind { RECIPE_NONE, RECIPE_CMP, RECIPE_TEST, RECIPE_RESULT, RECIPE_ADD, RECIPE_SUB };
+struct flag_recipe {
+    uint8_t kind, size; /* enum recipe_kind; bits */
+    int8_t a, b;        /* guest registers; b -1: imm */
+    uint16_t regs;      /* mask of both */
+    int32_t imm;
+};
 
 struct trans {
     struct tvm *vm;
@@ -93,7 +105,10 @@ struct trans {
     unsigned insns, branches;
     bool host_flags;  /* EFLAGS holds the guest's status flags */
     bool saved_flags; /* tcpu.fl holds them (both may be true) */
-    bool polled;      /* this instruction has looked at exit_request */
+    struct flag_recipe recipe;
+    bool goes_back; /* there is a jump that must not be taken for ever without a look at exit_request */
+    bool polled;    /* a look at exit_request stands before the current instruction's work, in this block */
+    bool accessed;  /* this instruction has made an access already */
     bool done;
     unsigned count, cur; /* decoded instructions; the current one */
     struct group groups[TRANS_GROUPS];
@@ -127,15 +142,15 @@ static inline unsigned next_off(const struct trans *t)
     return t->off + t->in->length;
 }
 
-/* ---- flags (trans_mem.c) ---- */
+/* ---- flags (trans_flags.c) ---- */
 void fl_save(struct trans *t, struct emit *e);          /* makes tcpu.fl valid; uses T1 */
 void fl_clobber(struct trans *t, struct emit *e);       /* saves, then EFLAGS are free */
+void fl_lose(struct trans *t, struct emit *e);          /* EFLAGS are free; saves only if it must */
+void fl_cold(struct trans *t, struct emit *k);          /* cold code behind fl_lose: makes tcpu.fl valid */
 void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
-static inline void fl_written(struct trans *t)          /* the guest's flags were just written in EFLAGS */
-{
-    t->host_flags = true;
-    t->saved_flags = false;
-}
+void fl_written(struct trans *t);                       /* the guest's flags were just written in EFLAGS */
+void fl_before_insn(struct trans *t);
+void fl_after_insn(struct trans *t);
 
 /* ---- memory (trans_mem.c) ---- */
 
@@ -197,6 +212,8 @@ void recode(struct trans *t, struct emit *e, const struct recode *r);
 int insn_gpr_id(ZydisRegister r); /* number of a general register, or -1 for others */
 bool insn_has_class(const struct trans *t, ZydisRegisterClass cls);
 bool insn_is_x87(const struct trans *t);
+void insn_flags(const struct trans *t, bool *reads, bool *writes); /* status flags; reads: or leaves one */
+bool insn_signals(const struct trans *t); /* DIV and others for which the host raises a signal */
 const ZydisDecodedOperand *
 insn_mem_operand(const struct trans *t); /* what it really accesses (not LEA's), or NULL */
 unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc);
@@ -220,8 +237,9 @@ void flow_exit_far(struct trans *t,
 void flow_exit_direct(struct trans *t, int64_t target);    /* target relative to the page start */
 void flow_exit_indirect(struct trans *t, unsigned popped); /* T0 = linear address; popped: added to RSP */
 void flow_no_group(struct trans *t);
-void flow_poll(struct trans *t);
-void flow_interp(struct trans *t); /* the current instruction in C */
+bool flow_goes_back(const struct trans *t); /* the current instruction is a direct jump backward */
+void flow_poll(struct trans *t);            /* at the start of an instruction; EFLAGS are free */
+void flow_interp(struct trans *t);          /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);
 
 #endif

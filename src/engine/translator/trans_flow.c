@@ -158,6 +158,8 @@ void flow_exit_direct(struct trans *t, int64_t target)
         flow_exit_far(t, target);
         return;
     }
+    if (!t->saved_flags)
+        fl_need(t, h, T1);
     pad_for_patch(h, 1);
     const uint8_t *to = direct_target(t, target, h->p + 1);
     e_jmp(h, to);
@@ -177,13 +179,24 @@ void flow_no_group(struct trans *t)
     link_way(t, k, t->off, disp, MODE_NO_GROUP);
 }
 
+bool flow_goes_back(const struct trans *t)
+{
+    ZydisInstructionCategory kind = t->in->meta.category;
+    if (t->ops[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE ||
+        (kind != ZYDIS_CATEGORY_COND_BR && kind != ZYDIS_CATEGORY_UNCOND_BR))
+        return false;
+    int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
+    return is_direct(t, target) && target <= (int64_t)t->off;
+}
+
 void flow_poll(struct trans *t)
 {
     if (t->polled || (t->mode & MODE_ONE))
         return;
-    fl_clobber(t, &t->h);
+    fl_lose(t, &t->h);
     e_alu_mi(&t->h, 0, ALU_CMP, GS(exit_request), 0);
     e_jcc(&t->h, CC_NE, e_rx(&t->k));
+    fl_cold(t, &t->k);
     e_desc(t, &t->k, H_10, t->off);
     e_jmp(&t->k, t->cc->stubs.exit_poll);
     t->polled = true;
@@ -204,14 +217,14 @@ void flow_special(struct trans *t, unsigned what)
 }
 
 /* The way to the target, behind a test for a branch not taken; what follows has the flags of before. Going
- * back, exit_request is looked at here, where nobody needs EFLAGS any more: code behind a backward branch
- * hardly ever uses the flags that the branch did. */
+ * back, if nothing earlier in the block did it, exit_request is looked at here, where nobody needs EFLAGS any
+ * more: code behind a backward branch hardly ever uses the flags that the branch did. */
 static void taken_edge(struct trans *t, int64_t target)
 {
     struct emit *h = &t->h, *k = &t->k;
     bool host = t->host_flags, saved = t->saved_flags;
     if (is_direct(t, target)) {
-        if (target <= (int64_t)t->off) {
+        if (target <= (int64_t)t->off && !t->polled) {
             fl_clobber(t, h);
             e_alu_mi(h, 0, ALU_CMP, GS(exit_request), 0);
             e_jcc(h, CC_NE, e_rx(k));
@@ -237,6 +250,8 @@ static void count_branch(struct trans *t)
     int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
     bool loop = t->in->mnemonic == ZYDIS_MNEMONIC_LOOP, narrow = t->in->address_width == 32;
     uint8_t *over = NULL;
+    if (!t->saved_flags)
+        fl_need(t, h, T1);
     if (loop)
         e_lea(h, !narrow, H_CX, hm_base(H_CX, -1));
     if (narrow)
@@ -257,7 +272,7 @@ static void jcc(struct trans *t)
     unsigned cc = t->in->opcode & 15u;
     int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
     struct emit *h = &t->h;
-    if (is_direct(t, target) && target <= (int64_t)t->off) {
+    if (is_direct(t, target) && target <= (int64_t)t->off && !t->polled) {
         fl_need(t, h, T1);
         uint8_t *over = e_jcc_fwd(h, cc ^ 1);
         taken_edge(t, target);
@@ -378,6 +393,7 @@ static void touch_return_stack(struct trans *t)
 {
     if (!pairs(t))
         return;
+    fl_save(t, &t->h);
     side_note(t, &t->h);
     e_load(&t->h, 0, T0, hm_base(H_SP, -RETURN_STACK_ROOM));
 }

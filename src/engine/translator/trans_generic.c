@@ -86,15 +86,22 @@ static bool kills_all_flags(const struct trans *t)
     }
 }
 
-static void plan_flags(const struct trans *t, struct plan *p)
+void insn_flags(const struct trans *t, bool *reads, bool *writes)
 {
     const ZydisAccessedFlags *f = t->in->cpu_flags;
+    *reads = *writes = false;
     if (!f)
         return;
-    uint32_t reads = f->tested & FL_STATUS, undefined = f->undefined & FL_STATUS;
-    uint32_t writes = (f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS;
-    p->writes_flags = writes != 0;
-    p->reads_flags = reads || (writes && !kills_all_flags(t) && (writes != FL_STATUS || undefined));
+    uint32_t tested = f->tested & FL_STATUS, undefined = f->undefined & FL_STATUS;
+    uint32_t written = (f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS;
+    *writes = written != 0;
+    *reads = tested || (written && !kills_all_flags(t) && (written != FL_STATUS || undefined));
+}
+
+bool insn_signals(const struct trans *t)
+{
+    return t->in->mnemonic == ZYDIS_MNEMONIC_DIV || t->in->mnemonic == ZYDIS_MNEMONIC_IDIV ||
+           t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 /* Maps the register operands. */
@@ -416,7 +423,7 @@ void generic_translate(struct trans *t, bool vector)
     unsigned flags = 0;
     p.r.has_mem = mem != NULL;
     plan_regs(t, &p, mem != NULL);
-    plan_flags(t, &p);
+    insn_flags(t, &p.reads_flags, &p.writes_flags);
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
@@ -431,8 +438,7 @@ void generic_translate(struct trans *t, bool vector)
         break;
     default: break;
     }
-    bool side = vector || t->in->mnemonic == ZYDIS_MNEMONIC_DIV || t->in->mnemonic == ZYDIS_MNEMONIC_IDIV ||
-                t->in->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+    bool side = vector || insn_signals(t);
     if (!mem) {
         if (side)
             side_note(t, &t->h);

@@ -88,7 +88,9 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     unsigned span = (unsigned)(g->hi - g->lo);
     size_t tag = g->write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     int dst = g->slot < 0 ? DC : T1;
-    fl_clobber(t, h);
+    fl_lose(t, h);
+    if (t->goes_back && !t->accessed)
+        flow_poll(t); /* costs least where EFLAGS are lost anyway */
     emit_tlb_index(t, at);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - span));
@@ -98,6 +100,7 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (g->slot >= 0)
         e_store(h, 1, GS(group_delta[g->slot]), T1);
 
+    fl_cold(t, k);
     e_call(k, t->cc->stubs.slow_group[g->write][t->idx]);
     e_u32(k, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
     uint8_t *fail = e_jcc_fwd(k, CC_NE);

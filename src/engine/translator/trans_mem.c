@@ -1,9 +1,4 @@
-/* Flags and memory: what stands between a guest memory operand and the host access.
- *
- * Flags. Guest status flags live in EFLAGS while translated code runs. The TLB check destroys EFLAGS, so
- * before the first check behind an instruction that wrote flags they are put into tcpu.fl (LAHF + SETO, five
- * instructions); they are taken back only when an instruction reads them. struct trans knows at each point
- * which of the two copies is valid. So flags are exact at every fault, and checks in a row save once.
+/* Memory: what stands between a guest memory operand and the host access.
  *
  * The check. T0 = linear address; T1 = offset of its TLB entry; T0 ^= tag: if the page matches, T0 is now the
  * offset in the page, else something large. One unsigned compare against 4096 - n then answers both whether
@@ -11,37 +6,6 @@
  * keeps its form base + disp + T1, or T1 = host page and the operand is T0 + T1. */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
-
-void fl_save(struct trans *t, struct emit *e)
-{
-    if (t->saved_flags)
-        return;
-    e_mov_rr(e, 1, T1, H_AX);
-    e_lahf(e);
-    e_seto_al(e);
-    e_byte(e, 0x66);
-    e_store(e, 0, GS(fl), H_AX);
-    e_mov_rr(e, 1, H_AX, T1);
-    t->saved_flags = true;
-}
-
-void fl_clobber(struct trans *t, struct emit *e)
-{
-    fl_save(t, e);
-    t->host_flags = false;
-}
-
-void fl_need(struct trans *t, struct emit *e, int tmp)
-{
-    if (t->host_flags)
-        return;
-    e_mov_rr(e, 1, tmp, H_AX);
-    e_rm0f(e, 0, 0xb7, H_AX, GS(fl));
-    e_add_al_7f(e);
-    e_sahf(e);
-    e_mov_rr(e, 1, H_AX, tmp);
-    t->host_flags = true;
-}
 
 void side_note(struct trans *t, struct emit *e)
 {
@@ -234,6 +198,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     struct emit *h = &t->h, *k = &t->k;
     struct hmem ref;
     if (!(flags & MEM_NO_GROUP) && group_access(t, a, n, acc != MMU_SLOW_R, &ref)) {
+        t->accessed = true;
         if (flags & MEM_SIDE)
             side_note(t, h);
         body(t, h, ref, arg);
@@ -242,7 +207,10 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
-    fl_clobber(t, h);
+    fl_lose(t, h);
+    if (t->goes_back && !t->accessed)
+        flow_poll(t);
+    t->accessed = true;
     emit_tlb_index(t, a);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
@@ -256,6 +224,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
                     flags >> MEM_ALIGN_SHIFT << 30;
     uint8_t *back = NULL, *over = NULL;
     if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+        fl_cold(t, k);
         e_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta]);
         e_u32(k, desc);
         e_jmp(k, hit + h->rx_off);

@@ -199,6 +199,8 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
             tell_unknown(t, g);
         g->way = WAY_INTERP;
         g->barrier = true;
+        g->reads_flags = g->kills_flags = g->signals = false;
+        g->writes = 0;
         return false;
     }
     g->way = (uint8_t)classify_insn(t, &special);
@@ -207,7 +209,12 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
         tell_unknown(t, g);
     g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL || g->way == WAY_SYS;
     g->writes = written_regs(g);
+    bool writes_flags;
+    insn_flags(t, &g->reads_flags, &writes_flags);
+    g->kills_flags = writes_flags && !g->reads_flags;
+    g->signals = insn_signals(t);
     find_accesses(t, g);
+    t->goes_back |= g->way == WAY_FLOW && flow_goes_back(t);
     int32_t by;
     if (sp_change(t, g, &by)) {
         *sp += by;
@@ -244,7 +251,8 @@ static void look_at_block(struct trans *t)
 
 static void translate_one(struct trans *t)
 {
-    t->polled = false;
+    t->accessed = false;
+    fl_before_insn(t);
     if (!t->g[t->cur].decoded) {
         flow_interp(t); /* raises what is due: #UD, #GP, or the page fault of the second page */
         flow_exit_direct(t, next_off(t));
@@ -252,6 +260,7 @@ static void translate_one(struct trans *t)
         translate_insn(t);
     }
     group_after_insn(t);
+    fl_after_insn(t);
     t->insns++;
 }
 

@@ -1,0 +1,287 @@
+/* The guest's status flags while its code is being translated.
+ *
+ * Theory of operation. Flags are in EFLAGS as long as nothing of ours destroys them. Each memory check does,
+ * so before it they go to tcpu.fl (LAHF, SETO and moves around them), and an instruction that reads them
+ * takes them back. Where the instruction that made the flags has left its operands in registers, neither is
+ * needed: the flags can be made anew (struct flag_recipe), by CMP and TEST themselves, by TEST of the result
+ * of a logical instruction, by undoing and repeating an addition or subtraction. Such flags are lost without
+ * having been saved (fl_lose), if the block either overwrites or reads them before a register of the recipe
+ * changes; when something needs them in tcpu.fl after all, in hot code (fl_save) or in the cold code of a
+ * check whose slow path may raise an exception (fl_cold), they are made anew and saved there. So flags are
+ * exact at every fault.
+ *
+ * At each point at least one holds: host_flags, saved_flags, or there is a recipe. Code that calls C needs
+ * saved_flags; so do places where the host may raise a signal, unless host_flags. */
+#include "engine/translator/trans.h"
+
+static bool only_recipe(const struct trans *t)
+{
+    return !t->host_flags && !t->saved_flags;
+}
+
+/* ---- recipes ---- */
+
+static int gpr_operand(const ZydisDecodedOperand *op)
+{
+    if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+        (op->reg.value >= ZYDIS_REGISTER_AH && op->reg.value <= ZYDIS_REGISTER_BH))
+        return -1;
+    return insn_gpr_id(op->reg.value);
+}
+
+/* How to make the current instruction's flags from what it leaves in registers. */
+static bool recipe_of(const struct trans *t, struct flag_recipe *r)
+{
+    const ZydisDecodedOperand *a = &t->ops[0], *b = &t->ops[1];
+    bool imm = b->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    *r = (struct flag_recipe){ .a = (int8_t)gpr_operand(a), .b = -1, .size = (uint8_t)t->in->operand_width };
+    if (r->a < 0 || t->in->operand_count_visible != 2)
+        return false;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_CMP: r->kind = RECIPE_CMP; break;
+    case ZYDIS_MNEMONIC_TEST: r->kind = RECIPE_TEST; break;
+    case ZYDIS_MNEMONIC_ADD: r->kind = RECIPE_ADD; break;
+    case ZYDIS_MNEMONIC_SUB: r->kind = RECIPE_SUB; break;
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_XOR: r->kind = RECIPE_RESULT; break;
+    default: return false;
+    }
+    if (r->size < 32 && !(r->size == 8 && r->kind <= RECIPE_TEST))
+        return false;
+    r->regs = (uint16_t)(1u << r->a);
+    if (r->kind == RECIPE_RESULT)
+        return t->vm->flags_independent;
+    if (imm) {
+        r->imm = (int32_t)b->imm.value.u;
+        return r->imm != INT32_MIN && (r->size < 64 || r->imm == b->imm.value.s);
+    }
+    r->b = (int8_t)gpr_operand(b);
+    if (r->b < 0 || (is_slot((unsigned)r->a) && is_slot((unsigned)r->b)) ||
+        (r->kind >= RECIPE_ADD && r->a == r->b))
+        return false;
+    r->regs |= (uint16_t)(1u << r->b);
+    return true;
+}
+
+/* One instruction of the form op r/m, r or op r, r/m on two guest registers, `op` being the opcode of the
+ * first form for 32 bits. `a` may be a host register that stands in for the guest's. */
+static void two_operands(struct emit *e, unsigned op, unsigned size, int a, int b_gpr)
+{
+    unsigned w = size == 64;
+    if (is_slot((unsigned)b_gpr))
+        e_rm(e, w, op | 2, (unsigned)a, gs_gpr((unsigned)b_gpr));
+    else
+        e_rr(e, w, op, (unsigned)host_reg((unsigned)b_gpr), (unsigned)a);
+}
+
+/* A byte register beside a home: the REX prefix makes it SIL and not DH. */
+static void byte_and_home(struct emit *e, unsigned op, int reg, unsigned gpr)
+{
+    struct hmem m = gs_gpr(gpr);
+    e_byte(e, 0x65);
+    e_byte(e, 0x40 | (unsigned)(reg >> 3) << 2);
+    e_byte(e, op);
+    e_modrm_mem(e, (unsigned)reg, m);
+}
+
+static void compare_bytes(struct emit *e, const struct flag_recipe *r)
+{
+    bool cmp = r->kind == RECIPE_CMP;
+    int a = is_slot((unsigned)r->a) ? -1 : host_reg((unsigned)r->a);
+    int b = r->b < 0 || is_slot((unsigned)r->b) ? -1 : host_reg((unsigned)r->b);
+    if (r->b < 0) { /* 80 /7 ib, F6 /0 ib */
+        if (a >= 0) {
+            e_byte(e, 0x40 | (unsigned)a >> 3);
+            e_byte(e, cmp ? 0x80 : 0xf6);
+            e_byte(e, 0xc0 | (cmp ? 7u : 0) << 3 | (unsigned)(a & 7));
+        } else {
+            e_rm(e, 0, cmp ? 0x80 : 0xf6, cmp ? 7 : 0, gs_gpr((unsigned)r->a));
+        }
+        e_byte(e, (uint8_t)r->imm);
+    } else if (a >= 0 && b >= 0) { /* 38 /r, 84 /r */
+        e_byte(e, 0x40 | ((unsigned)b >> 3) << 2 | (unsigned)a >> 3);
+        e_byte(e, cmp ? 0x38 : 0x84);
+        e_byte(e, 0xc0 | (unsigned)(b & 7) << 3 | (unsigned)(a & 7));
+    } else if (a < 0) {
+        byte_and_home(e, cmp ? 0x38 : 0x84, b, (unsigned)r->a);
+    } else {
+        byte_and_home(e, cmp ? 0x3a : 0x84, a, (unsigned)r->b);
+    }
+}
+
+static void compare(struct emit *e, const struct flag_recipe *r)
+{
+    unsigned w = r->size == 64, a = (unsigned)r->a;
+    bool cmp = r->kind == RECIPE_CMP;
+    if (r->size == 8) {
+        compare_bytes(e, r);
+    } else if (r->b >= 0 && is_slot(a)) {
+        e_rm(e, w, cmp ? 0x39 : 0x85, (unsigned)host_reg((unsigned)r->b), gs_gpr(a));
+    } else if (r->b >= 0) {
+        if (cmp || !is_slot((unsigned)r->b))
+            two_operands(e, cmp ? 0x39 : 0x85, r->size, host_reg(a), r->b);
+        else
+            e_rm(e, w, 0x85, (unsigned)host_reg(a), gs_gpr((unsigned)r->b));
+    } else if (cmp) {
+        if (is_slot(a))
+            e_alu_mi(e, w, ALU_CMP, gs_gpr(a), r->imm);
+        else
+            e_alu_ri(e, w, ALU_CMP, host_reg(a), r->imm);
+    } else {
+        if (is_slot(a))
+            e_rm(e, w, 0xf7, 0, gs_gpr(a));
+        else
+            e_rr(e, w, 0xf7, 0, (unsigned)host_reg(a));
+        e_u32(e, (uint32_t)r->imm);
+    }
+}
+
+/* EFLAGS = the recipe's flags. tmp is for additions and subtractions. */
+static void make(const struct trans *t, struct emit *e, int tmp)
+{
+    const struct flag_recipe *r = &t->recipe;
+    unsigned w = r->size == 64, a = (unsigned)r->a;
+    bool add = r->kind == RECIPE_ADD;
+    if (r->kind <= RECIPE_TEST) {
+        compare(e, r);
+    } else if (r->kind == RECIPE_RESULT && is_slot(a)) {
+        e_rm(e, w, 0xf7, 0, gs_gpr(a)); /* TEST with all ones */
+        e_u32(e, 0xffffffffu);
+    } else if (r->kind == RECIPE_RESULT) {
+        e_rr(e, w, 0x85, (unsigned)host_reg(a), (unsigned)host_reg(a));
+    } else {
+        if (is_slot(a))
+            e_load(e, w, tmp, gs_gpr(a));
+        else
+            e_mov_rr(e, w, tmp, host_reg(a));
+        if (r->b >= 0) {
+            two_operands(e, (add ? ALU_SUB : ALU_ADD) << 3 | 1, r->size, tmp, r->b);
+            two_operands(e, (add ? ALU_ADD : ALU_SUB) << 3 | 1, r->size, tmp, r->b);
+        } else {
+            e_lea(e, w, tmp, hm_base(tmp, add ? -r->imm : r->imm));
+            e_alu_ri(e, w, add ? ALU_ADD : ALU_SUB, tmp, r->imm);
+        }
+    }
+}
+
+/* ---- what the translator asks for ---- */
+
+void fl_save(struct trans *t, struct emit *e)
+{
+    if (t->saved_flags)
+        return;
+    if (!t->host_flags)
+        make(t, e, T1);
+    t->host_flags = true;
+    e_mov_rr(e, 1, T1, H_AX);
+    e_lahf(e);
+    e_seto_al(e);
+    e_byte(e, 0x66);
+    e_store(e, 0, GS(fl), H_AX);
+    e_mov_rr(e, 1, H_AX, T1);
+    t->saved_flags = true;
+}
+
+void fl_clobber(struct trans *t, struct emit *e)
+{
+    fl_save(t, e);
+    t->host_flags = false;
+}
+
+/* RSP's changes by constants are not among a ginsn's writes. */
+static bool moves_sp(const struct trans *t, unsigned i)
+{
+    const struct ginsn *g = &t->g[i];
+    return i + 1 >= t->count || g[1].sp_before != g->sp_before || g[1].sp_epoch != g->sp_epoch;
+}
+
+static bool spoils_recipe(const struct trans *t, unsigned i)
+{
+    return (t->g[i].writes & t->recipe.regs) || ((t->recipe.regs & 1u << R_SP) && moves_sp(t, i));
+}
+
+static bool needs_saved(const struct ginsn *g)
+{
+    return g->barrier || g->signals || g->way == WAY_VECTOR;
+}
+
+/* Whether the flags are overwritten or read, from the current instruction on, before the recipe is spoilt or
+ * they must be in tcpu.fl anyway. */
+static bool recipe_lasts(const struct trans *t)
+{
+    for (unsigned i = t->cur; i < t->count; i++) {
+        const struct ginsn *g = &t->g[i];
+        if (needs_saved(g))
+            return false;
+        if (g->reads_flags || g->kills_flags)
+            return true;
+        if (spoils_recipe(t, i) || (g->way == WAY_FLOW && g->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+            return false;
+    }
+    return false;
+}
+
+void fl_lose(struct trans *t, struct emit *e)
+{
+    if (!t->saved_flags && !(t->recipe.kind != RECIPE_NONE && recipe_lasts(t)))
+        fl_save(t, e);
+    t->host_flags = false;
+}
+
+void fl_cold(struct trans *t, struct emit *k)
+{
+    int tmp = t->recipe.regs & 1u << R_AX ? H_CX : H_AX;
+    if (t->recipe.regs & 1u << R_AX && t->recipe.regs & 1u << R_CX)
+        tmp = H_DX;
+    bool add = t->recipe.kind >= RECIPE_ADD;
+    if (t->saved_flags)
+        return;
+    if (add)
+        e_push(k, tmp);
+    make(t, k, tmp);
+    if (add)
+        e_pop(k, tmp);
+    e_call(k, t->cc->stubs.save_flags);
+}
+
+void fl_need(struct trans *t, struct emit *e, int tmp)
+{
+    if (t->host_flags)
+        return;
+    if (t->recipe.kind != RECIPE_NONE) {
+        make(t, e, tmp);
+    } else {
+        e_mov_rr(e, 1, tmp, H_AX);
+        e_rm0f(e, 0, 0xb7, H_AX, GS(fl));
+        e_add_al_7f(e);
+        e_sahf(e);
+        e_mov_rr(e, 1, H_AX, tmp);
+    }
+    t->host_flags = true;
+}
+
+void fl_written(struct trans *t)
+{
+    t->host_flags = true;
+    t->saved_flags = false;
+    t->recipe.kind = RECIPE_NONE;
+}
+
+void fl_before_insn(struct trans *t)
+{
+    const struct ginsn *g = &t->g[t->cur];
+    bool spoils = spoils_recipe(t, t->cur) && !g->kills_flags && !g->reads_flags;
+    if (only_recipe(t) && (needs_saved(g) || spoils))
+        fl_save(t, &t->h);
+}
+
+void fl_after_insn(struct trans *t)
+{
+    const struct ginsn *g = &t->g[t->cur];
+    struct flag_recipe r;
+    if (g->kills_flags && g->way == WAY_GENERIC && t->host_flags && !(t->mode & MODE_ONE) && recipe_of(t, &r))
+        t->recipe = r;
+    else if (t->recipe.kind != RECIPE_NONE && (g->barrier || spoils_recipe(t, t->cur)))
+        t->recipe.kind = RECIPE_NONE;
+}
