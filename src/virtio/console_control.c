@@ -63,6 +63,8 @@ static bool port_send(struct vport *p, uint16_t event, uint16_t value, const voi
 
 static bool bit_send(struct vport *p, unsigned bit)
 {
+    /* As 5.3.6.2 has it. Linux took rows first until its commit 5326ab737a47 (2025, in stable series too):
+     * such a guest sees them exchanged. */
     const uint16_t size[2] = { p->columns, p->rows };
 
     switch (bit) {

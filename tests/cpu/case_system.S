@@ -301,6 +301,31 @@ CASE(fs_gs_bases, MODE_LONG)
     mov fs, ax
     rdfsbase rax
     EQ(rax, 0)
+    mov r9, CASE_DATA + 0x20
+    wrgsbase r9
+    mov r9, 1
+    rdgsbase r9
+    EQ(r9, CASE_DATA + 0x20)
+    mov rax, 0x800000000000 /* not canonical (volume 2, WRFSBASE) */
+    FAULTS(13, 0, wrfsbase rax)
+    FAULTS(13, 0, wrgsbase rax)
+    rdgsbase rbx
+    EQ(rbx, CASE_DATA + 0x20)
+    PASS
+
+/* volume 2, RDFSBASE: #UD without CR4.FSGSBASE */
+CASE(fs_gs_base_denied, MODE_LONG)
+    mov rax, CASE_DATA + 0x20
+    wrgsbase rax
+    mov rax, cr4
+    mov rbx, rax
+    btr rbx, 16 /* FSGSBASE */
+    mov cr4, rbx
+    FAULTS(6, 0, rdfsbase rcx)
+    FAULTS(6, 0, wrgsbase rcx)
+    mov cr4, rax
+    rdgsbase rcx
+    EQ(rcx, CASE_DATA + 0x20)
     PASS
 
 /* ---- privilege: volume 3, 5.9, 13.3 ---- */

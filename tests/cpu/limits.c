@@ -29,6 +29,7 @@ static const struct limit interpreting_limits[] = {
     { "int_and_iret", "it has no INT n" },
     { "syscall_sysret", "UD2 in ring 3 ends in a page fault" },
     { "syscall_rules", "it has no INT n" },
+    { "fs_gs_base_denied", "it does not obey CR4.FSGSBASE" },
     { "ring3_io_map", "it has no INT n" },
     { "x87_and_mmx", "it has no x87 loads and stores" },
     { "sse_exceptions", "it has no LDMXCSR" },

@@ -131,11 +131,11 @@ void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)
         return;
     uint64_t hpage = (uint64_t)(uintptr_t)tvm_hva(vm, gpage);
     if (owner == c->index + 1) {
-        mmu_drop_write_tags(c, hpage);
+        mmu_drop_write_tags(c, hpage, p->w_page);
     } else {
         tvm_exclusive_begin(vm, c);
         for (unsigned i = 0; i < vm->cpu_count; i++)
-            mmu_drop_write_tags(vm->cpus[i], hpage);
+            mmu_drop_write_tags(vm->cpus[i], hpage, PAGE_MANY);
         tvm_exclusive_end(vm, c);
     }
     atomic_store(&p->w_owner, 0);

@@ -42,7 +42,7 @@ enum mmu_index {
     MMU_COUNT
 }; /* supervisor; user; supervisor with EFLAGS.AC set (SMAP) */
 
-#define TLB_BITS 12
+#define TLB_BITS 13
 #define TLB_SIZE (1u << TLB_BITS)
 
 /* Jump cache: linear address of an indirect branch's target to translated code. A compiler's hot code alone

@@ -257,10 +257,15 @@ void mmu_init(struct tcpu *c)
 }
 
 /* Says that c may hold a write tag for page p, then whether it may have one (the page holds no code). */
-static bool claim_write(struct tcpu *c, struct page_info *p)
+static bool claim_write(struct tcpu *c, struct page_info *p, uint64_t lin)
 {
     uint8_t me = (uint8_t)(c->index + 1), old = 0;
-    if (!atomic_compare_exchange_strong(&p->w_owner, &old, me) && old != me && old != 255)
+    uint32_t page = (uint32_t)(lin >> 12);
+    if (atomic_compare_exchange_strong(&p->w_owner, &old, me))
+        p->w_page = page;
+    else if (old == me && p->w_page != page)
+        p->w_page = PAGE_MANY;
+    else if (old != me && old != 255)
         atomic_store(&p->w_owner, 255);
     return !atomic_load(&p->code);
 }
@@ -285,17 +290,19 @@ static struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, co
     }
     e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
     e->delta = e->hpage - page;
-    bool w_ok = w->writable && claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12]);
+    bool w_ok = w->writable && claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12], lin);
     e->tag_r = page;
     e->tag_w = w_ok ? page : tlb_invalid_tag(i);
     c->counters[TC_TLB_FILL]++;
     return e;
 }
 
-void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage)
+void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
 {
+    unsigned first = page == PAGE_MANY ? 0 : page & (TLB_SIZE - 1);
+    unsigned end = page == PAGE_MANY ? TLB_SIZE : first + 1;
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
+        for (unsigned i = first; i < end; i++) {
             if (c->tlb[idx][i].hpage == hpage)
                 c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
         }

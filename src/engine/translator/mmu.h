@@ -100,8 +100,8 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
 bool mmu_commit(struct tcpu *c);
 
 /* Takes every write tag for the RAM page at host address `hpage` out of c's TLB. c is the caller or stands
- * still. */
-void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage);
+ * still. page: the low bits of the only linear page number that it can be under, or PAGE_MANY. */
+void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page);
 void mmu_init(struct tcpu *c);
 void mmu_flush_jump_cache(struct tcpu *c);
 

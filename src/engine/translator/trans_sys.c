@@ -64,6 +64,10 @@ bool sysinsn_can(const struct trans *t)
     case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ: return !(t->mode & MODE_ONE);
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_RDGSBASE:
+    case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE: return has_rex_w(t) && !(t->mode & MODE_ONE);
     case ZYDIS_MNEMONIC_CLD: return true;
     case ZYDIS_MNEMONIC_MOV: return is_selector_read(t);
     case ZYDIS_MNEMONIC_PUSHFQ: return t->in->operand_width == 64;
@@ -108,6 +112,42 @@ static void read_selector(struct trans *t)
                  offsetof(struct x86_segment, sel))); /* MOVZX */
     if (is_slot(dst))
         e_store(h, 1, gs_gpr(dst), T0);
+}
+
+/* RDFSBASE and its kin with 64-bit operands. What faults (CR4.FSGSBASE clear, a base that is not canonical)
+ * is the interpreter's. */
+static void segment_base(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    bool gs = t->in->mnemonic == ZYDIS_MNEMONIC_RDGSBASE || t->in->mnemonic == ZYDIS_MNEMONIC_WRGSBASE;
+    bool write = t->in->mnemonic == ZYDIS_MNEMONIC_WRFSBASE || t->in->mnemonic == ZYDIS_MNEMONIC_WRGSBASE;
+    struct hmem copy = gs ? GS(seg_base_gs) : GS(seg_base_fs);
+    unsigned gpr = (unsigned)ZydisRegisterGetId(t->ops[0].reg.value);
+    int reg = is_slot(gpr) ? T0 : host_reg(gpr);
+    fl_clobber(t, h);
+    const uint8_t *general = e_rx(k);
+    e_rm(h, 0, 0xf7, 0, GS(cr4)); /* TEST */
+    e_u32(h, CR4_FSGSBASE);
+    e_jcc(h, CC_E, general);
+    if (write) {
+        if (is_slot(gpr))
+            e_load(h, 1, T0, gs_gpr(gpr));
+        e_mov_rr(h, 1, T1, reg);
+        e_shl_ri(h, 1, T1, 16);
+        e_rr(h, 1, 0xc1, 7, T1); /* SAR */
+        e_byte(h, 16);
+        e_alu_rr(h, 1, ALU_CMP, T1, reg);
+        e_jcc(h, CC_NE, general);
+        e_store(h, 1, copy, reg);
+        e_store(h, 1, gs ? GS(seg[S_GS].base) : GS(seg[S_FS].base), reg);
+    } else {
+        e_load(h, 1, reg, copy);
+        if (is_slot(gpr))
+            e_store(h, 1, gs_gpr(gpr), reg);
+    }
+    e_desc(t, k, H_10, t->off | (uint32_t)t->in->length << 16);
+    e_call(k, t->cc->stubs.interp);
+    e_jmp(k, h->p + h->rx_off);
 }
 
 static void set_ac(struct trans *t, bool on)
@@ -298,6 +338,10 @@ void sysinsn_translate(struct trans *t)
         e_alu_mi(h, 0, ALU_AND, GS(rflags), ~(int32_t)FL_DF);
         break;
     case ZYDIS_MNEMONIC_MOV: read_selector(t); break;
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_RDGSBASE:
+    case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE: segment_base(t); break;
     case ZYDIS_MNEMONIC_STI: set_if(t); break;
     case ZYDIS_MNEMONIC_SWAPGS: swap_gs(t); break;
     case ZYDIS_MNEMONIC_CLAC: set_ac(t, false); break;
