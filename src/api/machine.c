@@ -193,7 +193,8 @@ static void counters_keep(struct yado_machine *m)
 {
     pthread_mutex_lock(&m->live_lock);
     m->last_counter_count = 0;
-    m->ops->counters(m->backend, counter_keep, m);
+    if (m->ops->counters)
+        m->ops->counters(m->backend, counter_keep, m);
     pthread_mutex_unlock(&m->live_lock);
 }
 
