@@ -80,6 +80,8 @@ static const struct limit nested_limits[] = {
     { "xcr0", "AVX stays usable when XCR0 takes it away" },
     { "msr_access", "it lets reserved bits of CR0 be set" },
     { "prot_limits", "it does not check segment limits" },
+    { "breakpoint_mov_ss",
+      "the trap of MOV SS from a watched place comes elsewhere than one instruction later" },
 };
 
 static const char *find(const struct limit *limits, size_t count, const char *name)
