@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ struct run {
     struct yado_machine *machine;
     struct input input;
     bool is_raw;
+    FILE *trace;
 
     bool ended, timed_out, left;
     int signo;           /* that asked for the end, 0: none */
@@ -129,7 +131,7 @@ static void on_trace(void *ctx, const char *category, const char *line)
 {
     const struct run *r = ctx;
 
-    fprintf(stderr, "[%s] %s%s\n", category, line, r->is_raw ? "\r" : "");
+    fprintf(r->trace, "[%s] %s%s\n", category, line, r->is_raw && r->trace == stderr ? "\r" : "");
 }
 
 /* ---- signals ---- */
@@ -266,6 +268,12 @@ static int run_result(struct run *r)
     return EXIT_OK;
 }
 
+static void counter_print(void *ctx, const char *name, uint64_t value)
+{
+    (void)ctx;
+    fprintf(stderr, "%-18s %llu\n", name, (unsigned long long)value);
+}
+
 static int machine_run(struct run *r)
 {
     if (!signals_take()) {
@@ -283,7 +291,29 @@ static int machine_run(struct run *r)
         return EXIT_FAILED;
     }
     loop(r);
+    terminal_restore();
+    if (r->o->counters)
+        yado_machine_each_counter(r->machine, counter_print, NULL);
     return run_result(r);
+}
+
+static int trace_help(void)
+{
+    const char *name;
+
+    for (unsigned i = 0; (name = yado_trace_category(i)); i++)
+        printf("%s\n", name);
+    printf("all\n");
+    return EXIT_OK;
+}
+
+static int trace_open(struct run *r)
+{
+    r->trace = r->o->trace_file ? fopen(r->o->trace_file, "we") : stderr;
+    if (r->trace)
+        return EXIT_OK;
+    say("--trace-file: %s: %s", r->o->trace_file, strerror(errno));
+    return EXIT_FAILED;
 }
 
 int cli_run(int argc, char **argv)
@@ -293,21 +323,35 @@ int cli_run(int argc, char **argv)
     struct yado_machine_options mo = {
         .on_event = on_event, .event_ctx = &r, .trace = on_trace, .trace_ctx = &r
     };
+    struct yado_engine_options eo = { .size = sizeof(eo) };
     struct yado_error err = YADO_ERROR_INIT;
     struct yado_config *cfg = yado_config_new();
     int status = run_options_read(&o, argc, argv);
 
+    if (status == EXIT_OK && o.trace && !strcmp(o.trace, "help")) {
+        yado_config_free(cfg);
+        run_options_free(&o);
+        return trace_help();
+    }
+    if (status == EXIT_OK)
+        status = trace_open(&r);
     if (status == EXIT_OK)
         status = config_make(&r, cfg);
     if (status == EXIT_OK) {
         mo.engine = o.engine;
         mo.trace_categories = o.trace;
+        mo.engine_options = &eo;
+        eo.code_cache_size = o.code_cache;
+        eo.perf_map = o.perf_map;
+        eo.shadow = o.shadow;
         r.machine = yado_machine_new(cfg, &mo, &err);
         status = r.machine ? machine_run(&r) : report(&err);
     }
     yado_machine_free(r.machine);
     yado_config_free(cfg);
     serial_close(&r.serial);
+    if (r.trace && r.trace != stderr)
+        fclose(r.trace);
     run_options_free(&o);
     return status;
 }

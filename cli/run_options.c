@@ -35,6 +35,11 @@ enum option {
     OPT_VSOCK,
     OPT_BALLOON,
     OPT_DEBUG_EXIT,
+    OPT_TRACE_FILE,
+    OPT_COUNTERS,
+    OPT_PERF_MAP,
+    OPT_SHADOW,
+    OPT_CODE_CACHE,
     OPT_COUNT,
 };
 
@@ -58,6 +63,11 @@ static const char *const names[] = {
     [OPT_VSOCK] = "--vsock",
     [OPT_BALLOON] = "--balloon",
     [OPT_DEBUG_EXIT] = "--debug-exit!",
+    [OPT_TRACE_FILE] = "--trace-file",
+    [OPT_COUNTERS] = "--counters!",
+    [OPT_PERF_MAP] = "--perf-map!",
+    [OPT_SHADOW] = "--shadow!",
+    [OPT_CODE_CACHE] = "--code-cache",
     [OPT_COUNT] = NULL,
 };
 
@@ -182,6 +192,41 @@ static int disk_set(struct run_options *o, const char *value)
     return EXIT_OK;
 }
 
+static bool is_category(const char *word, size_t len)
+{
+    const char *known;
+
+    for (unsigned i = 0; (known = yado_trace_category(i)); i++) {
+        if (word_is(word, len, known))
+            return true;
+    }
+    return word_is(word, len, "all");
+}
+
+static int trace_set(struct run_options *o, const char *value)
+{
+    for (const char *p = value; *p; p += strspn(p, ",")) {
+        size_t len = strcspn(p, ",");
+
+        if (len && !is_category(p, len) && strcmp(value, "help"))
+            return usage_error("--trace: there is no category \"%.*s\"; --trace help lists them", (int)len,
+                               p);
+        p += len;
+    }
+    o->trace = value;
+    return EXIT_OK;
+}
+
+static int code_cache_set(struct run_options *o, const char *value)
+{
+    if (!size_parse(value, &o->code_cache))
+        return usage_error("--code-cache: \"%s\" is not a size such as 16M or 1G", value);
+    if (o->code_cache < YADO_CODE_CACHE_MIN || o->code_cache > YADO_CODE_CACHE_MAX)
+        return usage_error("--code-cache: %s is not from %lluM to %lluM", value, YADO_CODE_CACHE_MIN >> 20,
+                           YADO_CODE_CACHE_MAX >> 20);
+    return EXIT_OK;
+}
+
 static int option_set(struct run_options *o, enum option which, const char *value)
 {
     switch (which) {
@@ -202,7 +247,12 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_DISK: return disk_set(o, value);
     case OPT_SERIAL: return serial_options_add(&o->serial, value);
     case OPT_CONSOLE: return console_options_add(&o->serial, value);
-    case OPT_TRACE: o->trace = value; return EXIT_OK;
+    case OPT_TRACE: return trace_set(o, value);
+    case OPT_TRACE_FILE: o->trace_file = value; return EXIT_OK;
+    case OPT_COUNTERS: o->counters = true; return EXIT_OK;
+    case OPT_SHADOW: o->shadow = true; return EXIT_OK;
+    case OPT_PERF_MAP: o->perf_map = true; return EXIT_OK;
+    case OPT_CODE_CACHE: return code_cache_set(o, value);
     case OPT_DEBUG_EXIT: o->debug_exit = true; return EXIT_OK;
     case OPT_COUNT: break;
     case OPT_BALLOON: return balloon_set(o, value);
@@ -289,6 +339,10 @@ static int options_complete(struct run_options *o, const char *image)
 
     if (status != EXIT_OK)
         return status;
+    if (o->trace && !strcmp(o->trace, "help"))
+        return EXIT_OK; /* nothing is started */
+    if (o->trace_file && !o->trace)
+        return usage_error("--trace-file: nothing to write without --trace CATEGORIES");
     if (!o->kernel)
         return usage_error("run: nothing to start: give an IMAGE directory or --kernel FILE");
     if (o->has_seed && !o->seed.files[SEED_USER_DATA])

@@ -31,7 +31,10 @@ struct run_options {
     bool has_seed;
     bool multiboot; /* the kernel is one; its console is the UART */
     bool debug_exit;
-    const char *trace;
+    const char *trace;      /* categories */
+    const char *trace_file; /* NULL: standard error */
+    bool counters, perf_map, shadow;
+    uint64_t code_cache; /* bytes; 0: default */
 };
 
 /* Fills *o. EXIT_OK, or the status to end with after the reason was said. run_options_free in any case. */

@@ -90,6 +90,26 @@ enum yado_delivery {
 /* On the machine's queue. `err` is NULL on success and else valid until the callback returns. */
 typedef void (*yado_completion)(void *ctx, const struct yado_error *err);
 
+#define YADO_CODE_CACHE_MIN (2ull << 20)    /* bytes of translated code: at least ... */
+#define YADO_CODE_CACHE_MAX (1024ull << 20) /* ... and at most */
+
+/* For looking into the translator; other engines refuse all but zeros (YADO_ERR_UNSUPPORTED when the machine
+ * starts). All zero is the default. */
+struct yado_engine_options {
+    size_t size; /* sizeof(struct yado_engine_options), or 0 for the one of version 0.1 */
+    /* How much memory translated code may take, in bytes: from YADO_CODE_CACHE_MIN to YADO_CODE_CACHE_MAX; 0:
+     * 64 MiB. When it is full, translation begins anew. */
+    uint64_t code_cache_size;
+    /* Write /tmp/perf-PID.map, which tells profilers such as perf(1) what guest code is where. It stays
+     * there. A file of that name that is not this user's own plain file is refused (YADO_ERR_FILE). */
+    bool perf_map;
+    /* Run every block twice, by the interpreter too, and compare: very slow, and with one CPU only. The first
+     * difference is told in the trace category "cpu"; counters say how many blocks were compared
+     * (shadow_compared), could not be (shadow_skipped: privileged, vector and string instructions, device
+     * accesses) and differed (shadow_different). The guest goes on with the interpreter's result. */
+    bool shadow;
+};
+
 /* All zero is a good default. */
 struct yado_machine_options {
     size_t size; /* sizeof(struct yado_machine_options), or 0 for the one of version 0.1 */
@@ -99,13 +119,17 @@ struct yado_machine_options {
     /* On the machine's queue. May be NULL. `event` is valid until it returns. */
     void (*on_event)(void *ctx, const struct yado_event *event);
     void *event_ctx;
-    /* Trace: a comma-separated list of categories ("guest-fault,disk,virtio,pci,irq,cpu,machine", or "all";
+    /* Trace: a comma-separated list of categories (names of yado_trace_category, or "all";
      * NULL: none) whose lines go to `trace`. That one is called on any thread of the machine, several at
      * once, and must not call back into the library. */
     const char *trace_categories;
     void (*trace)(void *ctx, const char *category, const char *line);
     void *trace_ctx;
+    const struct yado_engine_options *engine_options; /* copied; NULL: none */
 };
+
+/* The trace categories: index 0 up; NULL past the last. Any thread. */
+const char *yado_trace_category(unsigned index);
 
 /* Validates and copies `config`. `options` may be NULL. NULL and `err` on failure. Opens no file for longer
  * than the call, and takes no memory for the guest yet. */
@@ -234,8 +258,8 @@ unsigned yado_machine_dispatch(struct yado_machine *machine);
  * meanwhile, on this thread. */
 bool yado_machine_wait(struct yado_machine *machine, int timeout_ms);
 
-/* Calls fn for each counter of the running engine ("blocks", "tlb misses" ...), for people. Nothing if it
- * does not run. */
+/* Calls fn for each counter of the engine ("blocks", "tlb_miss_read" ...), for people: as they are now, or
+ * after the machine has ended as they were then. Names are static. Nothing before the first start. */
 void yado_machine_each_counter(struct yado_machine *machine,
                                void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx);
 

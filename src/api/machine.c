@@ -39,6 +39,8 @@ struct command {
     char *path;                  /* save and restore; owned */
 };
 
+#define COUNTERS_MAX 64
+
 struct console_size {
     uint16_t columns, rows;
 };
@@ -63,6 +65,11 @@ struct yado_machine {
     struct backend_host host;
     enum yado_engine engine;
     struct yado_machine_options options;
+    struct {
+        const char *name;
+        uint64_t value;
+    } last_counters[COUNTERS_MAX]; /* of the last run; with live_lock */
+    unsigned last_counter_count;
     struct callback_queue queue;
     struct sockets *sockets;
     struct ports *ports;
@@ -172,10 +179,31 @@ static void backend_publish(struct yado_machine *m, struct backend *b)
     pthread_mutex_unlock(&m->live_lock);
 }
 
+static void counter_keep(void *ctx, const char *name, uint64_t value)
+{
+    struct yado_machine *m = ctx;
+
+    if (m->last_counter_count == COUNTERS_MAX)
+        return;
+    m->last_counters[m->last_counter_count].name = name;
+    m->last_counters[m->last_counter_count++].value = value;
+}
+
+static void counters_keep(struct yado_machine *m)
+{
+    pthread_mutex_lock(&m->live_lock);
+    m->last_counter_count = 0;
+    if (m->ops->counters)
+        m->ops->counters(m->backend, counter_keep, m);
+    pthread_mutex_unlock(&m->live_lock);
+}
+
 static void backend_end_run(struct yado_machine *m)
 {
     struct backend *b = m->backend;
 
+    if (b)
+        counters_keep(m);
     backend_publish(m, NULL);
     if (b)
         m->ops->stop(b);
@@ -406,6 +434,11 @@ static void trace_sink(void *ctx, enum log_category cat, const char *line)
     m->options.trace(m->options.trace_ctx, log_category_name(cat), line);
 }
 
+const char *yado_trace_category(unsigned index)
+{
+    return index < LOG_CATEGORY_COUNT ? log_category_name((enum log_category)index) : NULL;
+}
+
 static bool category_enable(struct log *log, const char *name, size_t len, struct yado_error *err)
 {
     if (len == 3 && !memcmp(name, "all", 3)) {
@@ -447,6 +480,31 @@ static void options_read(struct yado_machine_options *to, const struct yado_mach
     memset(to, 0, sizeof(*to));
     if (from)
         memcpy(to, from, size);
+}
+
+static bool engine_options_read(struct yado_machine *m, struct yado_error *err)
+{
+    const struct yado_engine_options *from = m->options.engine_options;
+    struct yado_engine_options o = { 0 };
+    size_t size = from && from->size && from->size < sizeof(o) ? from->size : sizeof(o);
+
+    if (from)
+        memcpy(&o, from, size);
+    m->options.engine_options = NULL; /* the caller's */
+    if (o.code_cache_size &&
+        (o.code_cache_size < YADO_CODE_CACHE_MIN || o.code_cache_size > YADO_CODE_CACHE_MAX))
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options.code_cache_size: %llu bytes; it is from %llu MiB to %llu MiB",
+                       (unsigned long long)o.code_cache_size, YADO_CODE_CACHE_MIN >> 20,
+                       YADO_CODE_CACHE_MAX >> 20);
+    m->spec.engine_options.code_cache_size = o.code_cache_size;
+    m->spec.engine_options.perf_map = o.perf_map;
+    m->spec.engine_options.shadow = o.shadow;
+    if (o.shadow && m->spec.cpu_count != 1)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options.shadow: %u CPUs; blocks can be compared with one CPU only",
+                       m->spec.cpu_count);
+    return true;
 }
 
 static bool engine_resolve(struct yado_machine *m, struct yado_error *err)
@@ -530,8 +588,8 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
         return NULL;
     }
     m->balloon_target = config->spec.memory_size;
-    if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !ports_make(m, err) ||
-        !threads_start(m, err)) {
+    if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !engine_options_read(m, err) ||
+        !ports_make(m, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
     }
@@ -903,6 +961,9 @@ void yado_machine_each_counter(struct yado_machine *machine,
     pthread_mutex_lock(&machine->live_lock);
     if (machine->backend)
         machine->ops->counters(machine->backend, fn, ctx);
+    else
+        for (unsigned i = 0; i < machine->last_counter_count; i++)
+            fn(ctx, machine->last_counters[i].name, machine->last_counters[i].value);
     pthread_mutex_unlock(&machine->live_lock);
 }
 

@@ -202,6 +202,9 @@ static bool machine_make(struct backend *b, const struct backend_host *host, str
 {
     struct machine_config cfg = {
         .engine = b->spec->engine ? native_engine_find(b->spec->engine) : native_engine_default(),
+        .engine_options = { .code_cache_size = b->spec->engine_options.code_cache_size,
+                            .perf_map = b->spec->engine_options.perf_map,
+                            .shadow = b->spec->engine_options.shadow },
         .vcpu_count = b->spec->cpu_count,
         .ram_size = b->spec->memory_size,
         .boot = b->boot,

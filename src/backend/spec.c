@@ -279,6 +279,7 @@ static void plain_copy(struct spec *to, const struct spec *from)
     to->cpu_count = from->cpu_count;
     to->memory_size = from->memory_size;
     to->engine = from->engine;
+    to->engine_options = from->engine_options;
     to->debug_exit = from->debug_exit;
     to->entropy_count = from->entropy_count;
     to->balloon_count = from->balloon_count;

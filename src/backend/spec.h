@@ -148,6 +148,10 @@ struct spec {
     unsigned cpu_count;
     uint64_t memory_size;
     const char *engine; /* name of a static string, or NULL: the best one */
+    struct spec_engine_options {
+        uint64_t code_cache_size; /* bytes; 0: default */
+        bool perf_map, shadow;
+    } engine_options;
     struct spec_boot boot;
     struct spec_platform platform;
     bool debug_exit;

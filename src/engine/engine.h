@@ -25,11 +25,18 @@ struct engine_host {
     void *ctx;
 };
 
+/* What the translator can be told. All zero: nothing special. */
+struct engine_options {
+    uint64_t code_cache_size; /* bytes of translated code, 0: default */
+    bool perf_map;            /* say in /tmp/perf-PID.map where blocks are */
+    bool shadow;              /* check every block against the general path; one vCPU */
+};
+
 struct engine_config {
     unsigned vcpu_count; /* APIC ids 0 .. vcpu_count - 1 */
     struct engine_host host;
     const struct log *log;
-    uint64_t code_cache_size; /* translator: bytes of translated code, 0: default */
+    struct engine_options options;
 };
 
 struct engine_memslot {

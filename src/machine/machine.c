@@ -199,6 +199,7 @@ static bool engine_make(struct machine *m, struct yado_error *err)
     const struct engine_ops *ops = m->cfg.engine;
     struct engine_config cfg = {
         .vcpu_count = m->cfg.vcpu_count,
+        .options = m->cfg.engine_options,
         .host = { .io = board_io,
                   .eoi = board_eoi,
                   .acknowledge = m->legacy ? board_acknowledge : NULL,

@@ -21,6 +21,7 @@ enum machine_end {
 
 struct machine_config {
     const struct engine_ops *engine;
+    struct engine_options engine_options;
     unsigned vcpu_count;    /* 1 to 64 */
     uint64_t ram_size;      /* multiple of 1 MiB */
     struct boot_files boot; /* what it points to must outlive the machine */

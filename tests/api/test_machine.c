@@ -581,6 +581,11 @@ static void test_small_things(void **state)
     assert_int_equal(fake.columns, 132);
     yado_machine_each_counter(m, count_counter, &sum);
     assert_int_equal(sum, 7);
+    assert_true(yado_machine_stop(m, on_done, &h));
+    completions_wait(m, &h, 2);
+    sum = 0;
+    yado_machine_each_counter(m, count_counter, &sum); /* those of the run that has ended */
+    assert_int_equal(sum, 7);
     yado_machine_free(m);
     yado_machine_free(NULL);
 }
@@ -627,6 +632,27 @@ static void test_trace_names(void **state)
     yado_config_free(c);
 }
 
+static void test_engine_options(void **state)
+{
+    struct yado_engine_options e = { .code_cache_size = 1 << 20 };
+    struct yado_machine_options o = { .engine_options = &e };
+    struct yado_config *c = yado_config_new();
+    struct yado_error err = YADO_ERROR_INIT;
+    struct yado_machine *m;
+
+    (void)state;
+    yado_config_set_boot_loader(c, yado_linux_boot_loader_new("vmlinuz", NULL, NULL));
+    assert_null(machine_new_on(c, &o, &fake_backend, &err));
+    assert_string_equal(err.message,
+                        "engine_options.code_cache_size: 1048576 bytes; it is from 2 MiB to 1024 MiB");
+    e.code_cache_size = YADO_CODE_CACHE_MIN;
+    err = (struct yado_error)YADO_ERROR_INIT;
+    m = machine_new_on(c, &o, &fake_backend, &err);
+    assert_non_null(m);
+    yado_machine_free(m);
+    yado_config_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -644,6 +670,7 @@ int main(void)
         cmocka_unit_test(test_many_waiters),
         cmocka_unit_test(test_wait_times_out),
         cmocka_unit_test(test_small_things),
+        cmocka_unit_test(test_engine_options),
         cmocka_unit_test(test_trace_names),
     };
 

@@ -80,9 +80,9 @@ def both_ways(guest, a, b):
     guest.run(f'sudo dd if=/dev/urandom of=/out bs=1M count={TRANSFER >> 20} 2>&1', 60)
     out, into = Transfer(a), Transfer(b, os.urandom(TRANSFER))
     guest.run(f'sudo sh -c "cat /out > {device(PORT_A)} & head -c {TRANSFER} {device(PORT_B)} > /in; wait"', 240)
-    sums = guest.run('sha256sum < /out; sudo sha256sum < /in').split()
-    check(out.result() == sums[0], 'what came out of a port is not what went in')
-    check(into.result() == sums[2], 'what the guest read is not what was sent')
+    sums = [guest.value(f'sudo sha256sum < {file}', 60).split()[0] for file in ('/out', '/in')]
+    check(out.result() == sums[0], f'what came out of a port has hash {out.digest}, what went in {sums[0]}')
+    check(into.result() == sums[1], f'what was sent has hash {into.digest}, what the guest read {sums[1]}')
 
 
 def clients_come_and_go(guest, path, first):
@@ -92,7 +92,7 @@ def clients_come_and_go(guest, path, first):
     guest.run('for i in $(seq 100); do grep -q first /heard && break; sleep 0.1; done')
     first.close()
     guest.run('for i in $(seq 100); do grep -q over /heard && break; sleep 0.1; done')
-    check(guest.run('cat /heard') == 'first words\nover', 'the guest did not read the words and the end')
+    check(guest.value('cat /heard') == 'first words\nover', 'the guest did not read the words and the end')
     second = client(path)
     guest.run(f'sudo sh -c "echo to the second > {device(PORT_A)}"')
     check(second.recv(100) == b'to the second\n', 'the second client did not get its line')
@@ -106,11 +106,11 @@ def reader_stops(guest, stopped, other, path):
     time.sleep(2)
     guest.run(f'sudo sh -c "echo still here > {device(PORT_B)}"')
     check(other.recv(100) == b'still here\n', 'another port does not go on')
-    check(guest.run('cat /tmp/dd') == '', 'output to a reader that does not read went somewhere')
+    check(guest.value('cat /tmp/dd') == '', 'output to a reader that does not read went somewhere')
     stopped.close()
     third = client(path) # what was not taken before is gone; the rest comes here
     zeros = 0
-    while not guest.run('cat /tmp/dd'):
+    while not guest.value('cat /tmp/dd'):
         zeros += len(third.recv(1 << 16))
     third.settimeout(2)
     try:
@@ -158,7 +158,7 @@ def console_ports():
             guest.wait_login(hostname=vm.HOSTNAME)
             a, b = client(path_a), client(path_b)
             guest.login()
-            names = guest.run('ls /dev/virtio-ports').split()
+            names = guest.value('ls /dev/virtio-ports').split()
             check(sorted(names) == sorted([PORT_A, PORT_B, PORT_LOG, 'idle']), f'the guest has ports {names}')
             both_ways(guest, a, b)
             second = clients_come_and_go(guest, path_a, a)

@@ -6,8 +6,8 @@
 
 #define SLOTS 256
 #define STRIDE 128 /* bytes: a pair of cache lines each */
-#define PAIR_ROUNDS 100
-#define QUAD_ROUNDS 6
+#define PAIR_ROUNDS 40
+#define QUAD_ROUNDS 4
 #define CPUS 4
 
 static uint8_t x[SLOTS * STRIDE] __attribute__((aligned(4096)));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a multiboot test kernel on yado, or on QEMU as the oracle, and looks at what it says.
 
-usage: run.py KERNEL                runs it on the translator; passes if the kernel says that all is well
+usage: run.py [--shadow] KERNEL     runs it on the translator; passes if the kernel says that all is well
        run.py --oracle KERNEL...    runs each on both and shows the lines that differ (by hand; needs QEMU)
 
 A kernel prints "ok ..." and "NOT ok ..." lines on COM1 and ends itself through port 0xf4 with 0x10 for success, so the
@@ -32,14 +32,14 @@ def options(kernel):
 
 
 def run(command):
-    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=LIMIT, check=False)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT, check=False)
 
 
-def on_yado(kernel, module):
+def on_yado(kernel, module, more=()):
     cpus, wants = options(kernel)
     yado = os.path.join(os.environ.get('BUILD', 'build'), 'yado')
     command = [yado, 'run', '--engine', 'translator', '--cpus', str(cpus), '--memory', '64M', '--net', 'none',
-               '--serial', 'stdio', '--debug-exit', '--timeout', str(LIMIT - 10), '--kernel', kernel]
+               '--serial', 'stdio', '--debug-exit', '--timeout', str(LIMIT - 10), '--kernel', kernel, *more]
     return run(command + (['--initrd', module, '--cmdline', CMDLINE] if wants else []))
 
 
@@ -68,6 +68,16 @@ def oracle(kernels, module):
                                              'QEMU', 'yado', lineterm='', n=0)))
 
 
+def shadow(kernel, module):
+    """Every block that can be is run twice and must be the same."""
+    done = on_yado(kernel, module, ['--shadow', '--counters', '--trace', 'cpu'])
+    text = done.stderr.decode(errors='replace')
+    print(text)
+    counters = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
+    if done.returncode != SUCCESS or int(counters['shadow_different']) or int(counters['shadow_compared']) < 1000:
+        sys.exit(f'status {done.returncode}')
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         module = os.path.join(folder, 'module')
@@ -75,6 +85,8 @@ def main():
             out.write(b'hello\n')
         if sys.argv[1] == '--oracle':
             return oracle(sys.argv[2:], module)
+        if sys.argv[1] == '--shadow':
+            return shadow(sys.argv[2], module)
         done = on_yado(sys.argv[1], module)
         text = done.stdout.decode(errors='replace')
         print(text)

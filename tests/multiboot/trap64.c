@@ -28,7 +28,7 @@ __asm__(".altmacro\n.macro entry64 n, has\n.balign 16\n.if \\has == 0\n push $0\
         "mov %rsp, %rdi; mov %rsp, %rbx; and $-16, %rsp; cld; call trap_c; mov %rbx, %rsp\n"
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %r11; pop %r10; pop %r9; pop %r8; pop %rdi; pop %rsi; "
         "pop %rbp; pop %rbx; pop %rdx; pop %rcx; pop %rax; add $16, %rsp; iretq\n"
-        "run_user: push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15; pushf\n"
+        ".globl run_user\nrun_user: push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15; pushf\n"
         "mov %rsp, user_back; push $0x23; pushq $user_stack+16376; push $0x202-0x200; push $0x2b; push %rdi\n"
         "movq $user_return, user_stack+16376; iretq\n"
         "user_return: int $0xf0\n"

@@ -225,6 +225,10 @@ id configuration_make(const struct spec *s, struct scratch *scratch, struct yado
     VZVirtualMachineConfiguration_setBootLoader(config, loader);
     VZVirtualMachineConfiguration_setCPUCount(config, s->cpu_count);
     VZVirtualMachineConfiguration_setMemorySize(config, s->memory_size);
+    if (s->engine_options.code_cache_size || s->engine_options.perf_map || s->engine_options.shadow) {
+        err_set(err, YADO_ERR_UNSUPPORTED, "engine_options: Apple's engine translates nothing");
+        return NULL;
+    }
     if (s->debug_exit) {
         err_set(err, YADO_ERR_UNSUPPORTED, "debug_exit: Apple's machines have no such port");
         return NULL;

@@ -65,6 +65,8 @@ struct tb {
     uint32_t side; /* first entry in the side table */
     uint16_t side_count;
     uint16_t insns;
+    bool plain;               /* nothing in it that the general path could not run first (shadow.c) */
+    uint32_t undefined_flags; /* status flags that one of its instructions leaves undefined */
 };
 
 /* Where host instructions that may raise a host signal stand. */

@@ -85,6 +85,17 @@ enum tcounter {
     TC_SIGNALS,
     TC_EXCLUSIVE,
     TC_POLL_EXITS,
+    TC_MISS_READ, /* checks of translated code that failed, by kind of access ... */
+    TC_MISS_WRITE,
+    TC_MISS_GROUP,      /* ... for several accesses at once */
+    TC_MISS_CODE,       /* code pages that had to be looked up */
+    TC_MISS_C,          /* accesses of the general path that had to be */
+    TC_SPECIAL,         /* calls of helper_special */
+    TC_IO,              /* port and memory accesses that went to the board */
+    TC_SHADOW_COMPARED, /* blocks run twice, and alike ... */
+    TC_SHADOW_SKIPPED,
+    TC_SHADOW_DIFFERENT,
+    TC_UNKNOWN, /* instructions that the translator does not know, translated */
     TC_COUNTER_END,
     TCOUNTER_COUNT = 32,
 };
@@ -187,6 +198,7 @@ struct tcpu {
     unsigned index; /* = APIC id */
     struct tvm *vm;
     struct lapic *lapic;
+    struct shadow *shadow; /* NULL: blocks run once */
 
     /* -- dispatcher and MMU (vcpu.c, mmu.c) -- */
     _Atomic uint32_t run_state; /* enum run_state */

@@ -9,11 +9,15 @@
 #include "engine/translator/flags_probe.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/perf_map.h"
+#include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 #include "util/err.h"
 
 #define CODE_CACHE_DEFAULT MIB(64)
+#define CODE_CACHE_MIN (2ull << 20)
+#define CODE_CACHE_MAX (1024ull << 20) /* branches inside reach 2 GiB */
 
 struct engine_vm {
     struct tvm vm;
@@ -96,12 +100,14 @@ static void translator_close(struct engine_vm *evm)
         if (!vm->cpus[i])
             continue;
         lapic_free(vm->cpus[i]->lapic);
+        free(vm->cpus[i]->shadow);
         munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(vm->cpus[i], sizeof(struct tcpu));
     }
     for (unsigned i = 0; i < vm->slot_count; i++)
         munmap(vm->slots[i].pages, (vm->slots[i].len >> 12) * sizeof(struct page_info));
     cache_free(vm->cache);
+    perf_map_close(vm->perf_map);
     pthread_mutex_destroy(&vm->excl_lock);
     fault_uninstall();
     free(evm);
@@ -143,6 +149,16 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     *out = NULL;
     if (!translator_available(err))
         return false;
+    if (cfg->options.code_cache_size &&
+        (cfg->options.code_cache_size < CODE_CACHE_MIN || cfg->options.code_cache_size > CODE_CACHE_MAX))
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "code_cache_size: %llu bytes; the translator takes from %llu MiB to %llu MiB",
+                       (unsigned long long)cfg->options.code_cache_size, CODE_CACHE_MIN >> 20,
+                       CODE_CACHE_MAX >> 20);
+    if (cfg->options.shadow && cfg->vcpu_count != 1)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options.shadow: %u vCPUs; blocks can be compared with one vCPU only",
+                       cfg->vcpu_count);
     if (cfg->vcpu_count == 0 || cfg->vcpu_count > TVM_VCPUS_MAX)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "translator: %u vCPUs; 1 to %d are possible",
                        cfg->vcpu_count, TVM_VCPUS_MAX);
@@ -164,12 +180,19 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_cpuid);
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
-    vm->cache = cache_new(cfg->code_cache_size ? cfg->code_cache_size : CODE_CACHE_DEFAULT, err);
-    bool ok = vm->cache != NULL;
+    vm->cache =
+        cache_new(cfg->options.code_cache_size ? cfg->options.code_cache_size : CODE_CACHE_DEFAULT, err);
+    if (vm->cache && cfg->options.perf_map)
+        vm->perf_map = perf_map_open(err);
+    bool ok = vm->cache && (vm->perf_map || !cfg->options.perf_map);
     for (unsigned i = 0; ok && i < cfg->vcpu_count; i++) {
         struct tcpu *c = new_cpu(vm, i);
         struct x86_state s;
         ok = c != NULL;
+        if (ok && cfg->options.shadow) {
+            c->shadow = calloc(1, sizeof(*c->shadow));
+            ok = c->shadow != NULL;
+        }
         if (ok) {
             x86_state_reset(&s, i);
             s.mp_state = i == 0 ? X86_MP_RUNNING : X86_MP_WAIT_SIPI;
@@ -366,10 +389,14 @@ static void translator_counters(struct engine_vm *evm,
                                 void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
     static const char *const names[TC_COUNTER_END] = {
-        "blocks",          "block_insns", "lookups",     "links",       "interp",      "tlb_fill",
-        "staged",          "mmio",        "code_writes", "invalidated", "flush_cache", "flush_all",
-        "flush_nonglobal", "flush_page",  "exceptions",  "interrupts",  "halts",       "signals",
-        "exclusive",       "poll_exits",
+        "blocks",          "block_insns",      "lookups",        "links",
+        "interp",          "tlb_fill",         "staged",         "mmio",
+        "code_writes",     "invalidated",      "flush_cache",    "flush_all",
+        "flush_nonglobal", "flush_page",       "exceptions",     "interrupts",
+        "halts",           "signals",          "exclusive",      "poll_exits",
+        "tlb_miss_read",   "tlb_miss_write",   "tlb_miss_group", "tlb_miss_code",
+        "tlb_miss_c",      "helper_special",   "device_access",  "shadow_compared",
+        "shadow_skipped",  "shadow_different", "unknown_insns",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {

@@ -21,6 +21,7 @@
  *
  * Sources: Intel SDM volume 3 chapter 4 (2023-12); AMD APM volume 2 chapter 5. */
 #include "engine/translator/mmu.h"
+#include "engine/translator/shadow.h"
 
 #include "engine/translator/cache.h"
 #include "engine/translator/fixed.h"
@@ -426,6 +427,7 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
         return true;
     }
     struct walk w;
+    c->counters[TC_MISS_CODE]++;
     if (!walk(c, vpage, MMU_EXEC, idx, &w))
         return false;
     if (!tvm_slot_of(c->vm, w.gpa))
@@ -476,6 +478,20 @@ static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
     return as == MMU_AS_CPL ? c->mmu_idx : MMU_S;
 }
 
+/* A rehearsal (shadow.c) must not do what cannot be taken back. */
+static bool shadow_stops(struct tcpu *c)
+{
+    if (likely(!c->shadow || !c->shadow->active))
+        return false;
+    return c->shadow->stopped = true;
+}
+
+/* Before a store of a rehearsal. */
+static bool shadow_lets(struct tcpu *c, void *at, unsigned n)
+{
+    return likely(!c->shadow || !c->shadow->active) || shadow_note(c->shadow, at, n);
+}
+
 /* Host pointer for [lin, lin+n) inside one page, filling the TLB. NULL with *gpa set: not RAM, or a write to
  * a code page. */
 static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_acc acc, bool *fault,
@@ -487,6 +503,7 @@ static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_ac
     if ((acc == MMU_WRITE ? e->tag_w : e->tag_r) == page)
         return (uint8_t *)(uintptr_t)(lin + e->delta);
     struct walk w;
+    c->counters[TC_MISS_C]++;
     if (!walk(c, lin, acc, idx, &w)) {
         *fault = true;
         return NULL;
@@ -494,10 +511,10 @@ static uint8_t *page_ptr(struct tcpu *c, uint64_t lin, unsigned idx, enum mmu_ac
     *gpa = w.gpa;
     struct tvm_slot *s = ram_slot(c, w.gpa);
     if (!s)
-        return NULL;
+        return *fault = shadow_stops(c), NULL;
     e = tlb_fill(c, idx, lin, &w, s);
     if (acc == MMU_WRITE && e->tag_w != page)
-        return NULL;
+        return *fault = shadow_stops(c), NULL;
     return (uint8_t *)(uintptr_t)(lin + e->delta);
 }
 
@@ -612,6 +629,8 @@ static bool write_part(struct tcpu *c, uint64_t lin, const void *buf, unsigned n
     uint8_t *p = page_ptr(c, lin, idx, MMU_WRITE, &fault, &gpa);
     if (fault)
         return false;
+    if (p && !shadow_lets(c, p, n))
+        return false;
     if (p) {
         copy_in(p, buf, n);
         return true;
@@ -681,6 +700,8 @@ void *mmu_fast_ptr(struct tcpu *c, uint64_t lin, unsigned n, enum mmu_acc acc, e
     void *p = page_ptr(c, lin, as_index(c, as), acc, &fault, &gpa);
     if (fault)
         c->exc.pending = 0;
+    if (p && acc == MMU_WRITE && !shadow_lets(c, p, n))
+        return NULL;
     return p;
 }
 
@@ -724,6 +745,8 @@ bool mmu_cmpxchg(struct tcpu *c, uint64_t lin, unsigned n, void *expected, const
     if (page_part(lin, n) == n) {
         uint8_t *p = page_ptr(c, lin, c->mmu_idx, MMU_WRITE, &fault, &gpa);
         if (fault)
+            return false;
+        if (p && !shadow_lets(c, p, n))
             return false;
         if (p) {
             *swapped = cas_host(p, n, expected, desired);
@@ -804,6 +827,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     unsigned n = MMU_DESC_LEN(desc);
     bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
     enum mmu_answer ans;
+    c->counters[write ? TC_MISS_WRITE : TC_MISS_READ]++;
     if (page_part(lin, n) != n) {
         ans = stage(c, lin, desc, out);
     } else {
@@ -835,6 +859,7 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
     struct walk w;
     bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
     unsigned n = MMU_DESC_LEN(desc);
+    c->counters[TC_MISS_GROUP]++;
     if (page_part(lin, n) != n)
         return false;
     if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {

@@ -118,8 +118,9 @@ static const uint8_t *direct_target(struct trans *t, int64_t target, const uint8
     bool host_only = t->host_flags && !t->saved_flags;
     uint32_t bits = host_only ? MODE_HOST_FLAGS : 0;
     uint32_t mode = (t->mode & ~(MODE_HOST_FLAGS | MODE_NO_GROUP)) | bits;
-    struct tb *tb =
-        is_local(t, target) ? cache_find(t->cc, t->gpage, (unsigned)target, mode, t->vpage) : NULL;
+    struct tb *tb = is_local(t, target) && !t->c->shadow
+                        ? cache_find(t->cc, t->gpage, (unsigned)target, mode, t->vpage)
+                        : NULL;
     if (tb && tb_is_local(tb))
         return cache_rx(t->cc, tb->hot);
     const uint8_t *way = e_rx(&t->k);

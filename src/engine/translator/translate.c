@@ -24,6 +24,7 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void translate_insn(struct trans *t)
@@ -158,6 +159,34 @@ static void find_accesses(const struct trans *t, struct ginsn *g)
     }
 }
 
+/* An instruction that is none, or of an extension that the guest does not have: told once. UD0, UD1 and UD2
+ * are meant to be none. */
+static void tell_unknown(const struct trans *t, const struct ginsn *g)
+{
+    struct tvm *vm = t->vm;
+    unsigned room = (unsigned)PAGE_SIZE - g->off, n = 0;
+    unsigned len = g->decoded ? g->in.length : room < 15 ? room : 15;
+    char text[15 * 3 + 1];
+
+    if (g->decoded && (g->in.mnemonic == ZYDIS_MNEMONIC_UD0 || g->in.mnemonic == ZYDIS_MNEMONIC_UD1 ||
+                       g->in.mnemonic == ZYDIS_MNEMONIC_UD2))
+        return;
+    t->c->counters[TC_UNKNOWN]++;
+    for (unsigned i = 0; i < vm->unknown_count; i++) {
+        if (vm->unknown[i].len == len && !memcmp(vm->unknown[i].bytes, g->bytes, len))
+            return;
+    }
+    if (vm->unknown_count == TVM_UNKNOWN)
+        return;
+    vm->unknown[vm->unknown_count].len = (uint8_t)len;
+    memcpy(vm->unknown[vm->unknown_count++].bytes, g->bytes, len);
+    for (unsigned i = 0; i < len; i++)
+        n += (unsigned)snprintf(text + n, sizeof(text) - n, "%02x ", g->bytes[i]);
+    log_line(vm->cfg.log, LOG_CPU, "unknown instruction at %#llx: %s(%s)",
+             (unsigned long long)t->vpage + t->off, text,
+             g->decoded ? ZydisMnemonicGetString(g->in.mnemonic) : "no encoding");
+}
+
 /* Fills what looking ahead needs. Returns whether the block goes on behind g. */
 static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoch)
 {
@@ -166,6 +195,8 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
     g->sp_before = *sp;
     g->sp_epoch = *epoch;
     if (!g->decoded) {
+        if (g->in.length)
+            tell_unknown(t, g);
         g->way = WAY_INTERP;
         g->barrier = true;
         g->reads_flags = g->kills_flags = g->signals = false;
@@ -174,6 +205,8 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
     }
     g->way = (uint8_t)classify_insn(t, &special);
     g->special = (uint8_t)special;
+    if (g->way == WAY_SPECIAL && special == SPECIAL_UD)
+        tell_unknown(t, g);
     g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL || g->way == WAY_SYS;
     g->writes = written_regs(g);
     bool writes_flags;
@@ -255,6 +288,19 @@ size_t translate_scratch_size(void)
     return (TRANS_MAX_INSNS + 1) * sizeof(struct ginsn);
 }
 
+/* For the shadow. */
+static void judge(const struct trans *t, struct tb *tb)
+{
+    tb->plain = true;
+    for (unsigned i = 0; i < t->insns; i++) {
+        const struct ginsn *g = &t->g[i];
+
+        tb->plain &= g->decoded && (g->way == WAY_GENERIC || g->way == WAY_FLOW || g->way == WAY_NOTHING);
+        if (g->decoded && g->in.cpu_flags)
+            tb->undefined_flags |= g->in.cpu_flags->undefined;
+    }
+}
+
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
                            uint32_t mode, uint64_t vpage)
 {
@@ -310,6 +356,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
     cc->side_count += t.side_count;
     cache_advance(cc, (size_t)(t.h.p - rw), (size_t)(t.k.p - rw));
+    judge(&t, tb);
     cache_insert(vm, tb);
     return tb;
 }

@@ -18,6 +18,7 @@
 #define PAGE_MASK (~(PAGE_SIZE - 1))
 #define TVM_SLOTS 8
 #define TVM_VCPUS_MAX 64
+#define TVM_UNKNOWN 64
 
 enum run_state { RUN_OUT, RUN_IN };
 
@@ -56,6 +57,11 @@ struct tvm {
     struct tcpu *cpus[TVM_VCPUS_MAX];
     unsigned cpu_count;
     struct code_cache *cache;
+    struct perf_map *perf_map; /* NULL: not wanted */
+    struct {
+        uint8_t len, bytes[15];
+    } unknown[TVM_UNKNOWN]; /* instructions that were told of; under code_lock */
+    unsigned unknown_count;
     _Atomic bool intr; /* output of the board's 8259s */
     _Atomic uint32_t code_lock;
     pthread_mutex_t excl_lock;

@@ -20,6 +20,7 @@
 #include "engine/translator/lapic.h"
 #include "engine/translator/light_sys.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/tvm.h"
 
@@ -271,6 +272,7 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     enum special what = desc >> 16;
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
+    c->counters[TC_SPECIAL]++;
     if (what >= SPECIAL_SYSCALL)
         return transfer(c, what);
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
@@ -485,7 +487,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         tb = find_block(c, mode);
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
-        if (!(mode & MODE_ONE) && tb->len)
+        if (!(mode & MODE_ONE) && tb->len && !c->shadow)
             jc_fill(c, c->rip, tb);
         host = cache_rx(cc, tb->hot);
     }
@@ -518,6 +520,9 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         if (bits & MODE_HOST_FLAGS)
             c->fl = c->exit_fl;
         if (atomic_load(&c->exit_request))
+            return XIT_LOOKUP;
+        if (unlikely(c->shadow != NULL) &&
+            !(bits & MODE_NO_GROUP)) /* one at a time; that bit: the rest of one */
             return XIT_LOOKUP;
         tb = find_block(c, mode | (bits & ~FIXED_SAME_PAGE));
         if (!tb)
@@ -660,6 +665,16 @@ static void sleep_until_request(struct tcpu *c)
     cpu_run_in(c);
 }
 
+static enum exit_reason run_shadowed(struct tcpu *c)
+{
+    uint32_t mode = vcpu_mode(c);
+    struct tb *tb = find_block(c, mode);
+
+    if (!tb)
+        return c->exc.pending ? XIT_EXC : XIT_NOCODE;
+    return shadow_run_block(c, mode, tb);
+}
+
 /* ---- the loop ---- */
 
 static bool handle(struct tcpu *c, enum exit_reason why, enum exit_kind *kind)
@@ -703,7 +718,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
         if (c->int_shadow || c->watch || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
             why = single_step(c);
         } else {
-            why = vcpu_run_block(c, vcpu_mode(c));
+            why = c->shadow ? run_shadowed(c) : vcpu_run_block(c, vcpu_mode(c));
             if (why == XIT_ONE)
                 why = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
             if (why == XIT_NOCODE)

@@ -1,6 +1,8 @@
 /* The heavy side of a vCPU: what calls libc or the machine while a guest runs. Light code calls these
  * functions inside cpu_heavy_begin and cpu_heavy_end (light_host.c). */
 #include "engine/translator/mmu.h"
+#include "engine/translator/perf_map.h"
+#include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 
@@ -12,6 +14,7 @@ void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned wid
                       .width = (uint8_t)width,
                       .is_write = write,
                       .rip = c->rip };
+    c->counters[TC_IO]++;
     c->vm->cfg.host.io(c->vm->cfg.host.ctx, c->index, &x);
     *value = width < 8 ? x.data & ((1ull << (width * 8)) - 1) : x.data;
 }
@@ -56,6 +59,35 @@ void tvm_exclusive_end(struct tvm *vm, struct tcpu *c)
     pthread_mutex_unlock(&vm->excl_lock);
 }
 
+/* Says where the two ways first differed. */
+void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const struct shadow_regs *general,
+                          const struct shadow_regs *translated, const struct shadow_write *store,
+                          uint64_t flags)
+{
+    static const char *const names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
+    const struct log *log = c->vm->cfg.log;
+
+    log_line(log, LOG_CPU, "shadow: the block at %#llx differs from the general path",
+             (unsigned long long)start->rip);
+    for (unsigned i = 0; i < 16; i++) {
+        if (general->gpr[i] != translated->gpr[i])
+            log_line(log, LOG_CPU, "shadow: %s: general path %#llx, translated %#llx, before %#llx", names[i],
+                     (unsigned long long)general->gpr[i], (unsigned long long)translated->gpr[i],
+                     (unsigned long long)start->gpr[i]);
+    }
+    if (general->rip != translated->rip)
+        log_line(log, LOG_CPU, "shadow: rip: general path %#llx, translated %#llx",
+                 (unsigned long long)general->rip, (unsigned long long)translated->rip);
+    if ((general->rflags ^ translated->rflags) & flags)
+        log_line(log, LOG_CPU, "shadow: rflags: general path %#llx, translated %#llx",
+                 (unsigned long long)general->rflags, (unsigned long long)translated->rflags);
+    for (unsigned k = 0; k < store->len; k++)
+        if (store->at[k] != store->after[k])
+            log_line(log, LOG_CPU, "shadow: stored byte %u of %u: general path %#x, translated %#x", k,
+                     store->len, store->at[k], store->after[k]);
+}
+
 /* Makes the block, throwing the whole cache away if it is full. */
 struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
 {
@@ -86,7 +118,11 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
                 c->counters[TC_BLOCK_INSNS] += tb->insns;
             }
         }
+        const void *host = tb ? cache_rx(vm->cache, tb->hot) : NULL;
+        uint32_t host_len = tb ? tb->hot_len : 0;
         tvm_code_unlock(vm);
+        if (host && vm->perf_map)
+            perf_map_add(vm->perf_map, host, host_len, c->rip);
         if (full) {
             tvm_exclusive_begin(vm, c);
             if (gen == atomic_load(&vm->cache->flush_gen)) {
