@@ -80,6 +80,12 @@ static const struct limit nested_limits[] = {
     { "xcr0", "AVX stays usable when XCR0 takes it away" },
     { "msr_access", "it lets reserved bits of CR0 be set" },
     { "prot_limits", "it does not check segment limits" },
+    { "debug_io_and_detect", "OUT to a watched port does not trap" },
+    { "single_step_corners", "the trap of a step over STI comes elsewhere" },
+    { "alignment_check", "it makes no alignment check" },
+    { "call_gate_rings", "it does not refuse a call gate to an address that is not canonical" },
+    { "iret_forms", "it does not refuse IRET to an address that is not canonical" },
+    { "task_register", "it takes LTR of the null selector" },
     { "breakpoint_mov_ss",
       "the trap of MOV SS from a watched place comes elsewhere than one instruction later" },
 };
