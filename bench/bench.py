@@ -9,6 +9,7 @@ guests that are not at their turn idle. Rows last a fixed time. Figures are medi
 usage: bench.py
 variables: TIMES=3      rounds (at least 3 for figures to quote)
            QUICK=1      one start for each engine, rows of one second instead of two: some ten minutes
+           TIME=2       seconds of a row
            ROWS=a,b     only these rows ("list" names them); starts are left out unless named
            ENGINES=a,b  of native, yado, tcg, kvm
            OUT=DIR      default build/bench
@@ -29,7 +30,7 @@ from tools import vm
 
 QUICK = bool(os.environ.get('QUICK'))
 TIMES = int(os.environ.get('TIMES') or 3)
-SECONDS = 1 if QUICK else 2
+SECONDS = int(os.environ.get('TIME') or (1 if QUICK else 2))
 OUT = os.environ.get('OUT') or tools.OUT
 PATTERNS = {'login': rb'foobar login: ', 'cloud': rb'Cloud-init v\. [^\r\n]* finished'}
 TIMEOUT = 300
