@@ -356,7 +356,8 @@ static void native_counters(struct backend *b, void (*fn)(void *ctx, const char 
 
 static bool native_kernel_is_multiboot(const char *path)
 {
-    struct boot_open_file f = { .name = path, .fd = open(path, O_RDONLY | O_CLOEXEC) };
+    struct yado_error err = YADO_ERROR_INIT;
+    struct boot_open_file f = { .name = path, .fd = path_open(path, O_RDONLY, &err) };
     bool is = f.fd >= 0 && boot_files_multiboot(&f);
 
     if (f.fd >= 0)
