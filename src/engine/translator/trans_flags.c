@@ -33,7 +33,7 @@ static int gpr_operand(const ZydisDecodedOperand *op)
 static bool recipe_of(const struct trans *t, struct flag_recipe *r)
 {
     const ZydisDecodedOperand *a = &t->ops[0], *b = &t->ops[1];
-    bool imm = b->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    bool imm = b->type == ZYDIS_OPERAND_TYPE_IMMEDIATE, logical = false;
     *r = (struct flag_recipe){ .a = (int8_t)gpr_operand(a), .b = -1, .size = (uint8_t)t->in->operand_width };
     if (r->a < 0 || t->in->operand_count_visible != 2)
         return false;
@@ -44,14 +44,18 @@ static bool recipe_of(const struct trans *t, struct flag_recipe *r)
     case ZYDIS_MNEMONIC_SUB: r->kind = RECIPE_SUB; break;
     case ZYDIS_MNEMONIC_AND:
     case ZYDIS_MNEMONIC_OR:
-    case ZYDIS_MNEMONIC_XOR: r->kind = RECIPE_RESULT; break;
+    case ZYDIS_MNEMONIC_XOR: logical = true; break;
     default: return false;
     }
-    if (r->size < 32 && !(r->size == 8 && r->kind <= RECIPE_TEST))
+    if (r->size < 32 && (r->size != 8 || logical || r->kind > RECIPE_TEST))
         return false;
     r->regs = (uint16_t)(1u << r->a);
-    if (r->kind == RECIPE_RESULT)
+    if (logical) { /* TEST of the result with itself, or, in its home, with all ones */
+        r->kind = RECIPE_TEST;
+        r->b = is_slot((unsigned)r->a) ? -1 : r->a;
+        r->imm = -1;
         return t->vm->flags_independent;
+    }
     if (imm) {
         r->imm = (int32_t)b->imm.value.u;
         return r->imm != INT32_MIN && (r->size < 64 || r->imm == b->imm.value.s);
@@ -145,11 +149,6 @@ static void make(const struct trans *t, struct emit *e, int tmp)
     bool add = r->kind == RECIPE_ADD;
     if (r->kind <= RECIPE_TEST) {
         compare(e, r);
-    } else if (r->kind == RECIPE_RESULT && is_slot(a)) {
-        e_rm(e, w, 0xf7, 0, gs_gpr(a)); /* TEST with all ones */
-        e_u32(e, 0xffffffffu);
-    } else if (r->kind == RECIPE_RESULT) {
-        e_rr(e, w, 0x85, (unsigned)host_reg(a), (unsigned)host_reg(a));
     } else {
         if (is_slot(a))
             e_load(e, w, tmp, gs_gpr(a));
