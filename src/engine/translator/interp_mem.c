@@ -56,7 +56,7 @@ bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum 
 bool interp_operand(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write, uint64_t *lin)
 {
     return seg_linear(c, seg, off, size, write ? MMU_WRITE : MMU_READ, lin) &&
-           (size > 32 || watch_ok(c, *lin, size, write));
+           (size > 512 || watch_ok(c, *lin, size, write));
 }
 
 /* ---- host accesses: exactly one load or store each, which the C language does not promise for unaligned

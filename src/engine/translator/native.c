@@ -12,6 +12,7 @@
 
 #include "engine/translator/interp.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
 struct decoded {
@@ -103,6 +104,23 @@ static bool check_is_due(struct tcpu *c, const struct decoded *d, bool write)
     return true;
 }
 
+/* Whether #AC is not for this vector: its alignment is not optional and raises #GP, or it is looked at by
+ * element (seen on both vendors' processors), or it is Intel's VCVTPS2PH. */
+static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned size)
+{
+    bool amd = c->vm->cpuid.is_amd;
+    unsigned align = size == 16 || size == 32 ? operand_align(&d->in, size, amd) : 0;
+
+    switch (d->in.mnemonic) {
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
+    case ZYDIS_MNEMONIC_VCVTPS2PH: return !amd;
+    default: return align && (c->scratch[2] & ((8u << align) - 1));
+    }
+}
+
 static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op)
 {
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
@@ -114,7 +132,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
         size = c->vm->cpuid.xsave_size;
     if (interp_operand(c, segment_of(op), offset_of(c, d, op), size ? size : 1, write, &c->scratch[2]))
         return true;
-    if (c->exc.vector != EXC_AC || (d->in.mnemonic != ZYDIS_MNEMONIC_VCVTPS2PH && check_is_due(c, d, write)))
+    if (c->exc.vector != EXC_AC || (!is_exempt(c, d, size) && check_is_due(c, d, write)))
         return false;
     c->exc.pending = 0;
     return true;

@@ -287,6 +287,15 @@ static bool is_hint(const struct trans *t)
     return t->in->meta.isa_set == ZYDIS_ISA_SET_MPX || t->in->meta.isa_set == ZYDIS_ISA_SET_CLDEMOTE;
 }
 
+/* VEX.W of moves between vector and general registers outside 64-bit mode: SDM volume 2, PINSRD (ignored);
+ * AMD's know no such instruction. */
+static bool needs_64_bit_mode(const struct trans *t)
+{
+    return t->bits != 64 && t->vm->cpuid.is_amd && t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+           t->in->raw.vex.W &&
+           (t->in->mnemonic == ZYDIS_MNEMONIC_VPINSRD || t->in->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+}
+
 /* CS: as override of a store. Volume 3, 5.5. */
 static bool writes_code_segment(const struct trans *t)
 {
@@ -303,7 +312,7 @@ enum way classify_insn(struct trans *t, unsigned *special)
     *special = SPECIAL_UD;
     if (t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ)
         return WAY_NOTHING; /* without shadow stacks this encoding is a NOP */
-    if (!is_offered(t))
+    if (!is_offered(t) || needs_64_bit_mode(t))
         return WAY_SPECIAL;
     if (is_hint(t))
         return WAY_NOTHING;

@@ -347,12 +347,10 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
     }
 }
 
-/* The alignment that the memory operand must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
- * 2-21). */
-static unsigned operand_align(const struct trans *t, unsigned n)
+unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
 {
-    bool vex = t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-    switch (t->in->mnemonic) {
+    bool vex = in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_MOVUPS:
     case ZYDIS_MNEMONIC_MOVUPD:
     case ZYDIS_MNEMONIC_MOVDQU:
@@ -385,7 +383,7 @@ static unsigned operand_align(const struct trans *t, unsigned n)
     case ZYDIS_MNEMONIC_SHA1MSG2:
     case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_SHA256MSG1:
-    case ZYDIS_MNEMONIC_SHA256MSG2: return t->vm->cpuid.is_amd ? 0 : 1; /* AMD's look at the page first */
+    case ZYDIS_MNEMONIC_SHA256MSG2: return amd ? 0 : 1; /* AMD's look at the page first */
     default: return !vex && n == 16 ? 1 : 0;
     }
 }
@@ -465,7 +463,7 @@ void generic_translate(struct trans *t, bool vector)
     if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd &&
         (waits_for_fpu(t) || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
         flags |= MEM_REHEARSE;
-    flags |= operand_align(t, n) << MEM_ALIGN_SHIFT;
+    flags |= operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);
 }
