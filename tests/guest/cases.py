@@ -193,12 +193,12 @@ def kill_keeps_flushed():
 # ---- memory ----
 
 def wait_memory(guest, limit, seconds, what):
-    """Waits until the guest's RAM takes at most `limit` bytes of the host; returns the seconds that it took, and how many of
-    them its threads waited for a CPU, which do not count against `seconds`."""
+    """Waits until the guest's RAM takes at most `limit` bytes of the host; returns the seconds that it took, and those that
+    its threads waited for a CPU meanwhile, which do not count against `seconds`."""
     started, waits = time.monotonic(), guest.cpu_waits()
     while guest.memory_of_guest() > limit:
         check(time.monotonic() - started < seconds * vm.SLOW + guest.kept_waiting(waits),
-              f'{what}: after {time.monotonic() - started:.0f} s ({guest.kept_waiting(waits):.1f} s of them without a CPU) the '
+              f'{what}: after {time.monotonic() - started:.0f} s (its threads waited {guest.kept_waiting(waits):.1f} s for a CPU) the '
               f'guest\'s RAM still takes {guest.memory_of_guest() >> 20} MiB of the host, more than {limit >> 20}')
         time.sleep(0.2)
     return time.monotonic() - started, guest.kept_waiting(waits)
@@ -235,7 +235,7 @@ def memory_returns():
             # What came back is zero, and whole again when it is used.
             guest.run('head -c 600M /dev/zero > /dev/shm/z; cmp -n 629145600 /dev/zero /dev/shm/z && rm /dev/shm/z', 120)
             check_ended_well(guest, guest.poweroff(), disk)
-    return f'{(full - before) >> 20} MiB touched, 90 % back after {seconds:.1f} s, of which {without:.1f} s without a CPU'
+    return f'{(full - before) >> 20} MiB touched, 90 % back after {seconds:.1f} s; its threads waited {without:.1f} s for a CPU'
 
 
 def balloon_target():

@@ -307,9 +307,9 @@ class Guest:
         return waits
 
     def kept_waiting(self, before):
-        """Seconds that the thread which fared worst has waited for a CPU since cpu_waits() said `before`: what a time limit
-        of the guest's does not count."""
-        return max(waited - before.get(thread, 0) for thread, waited in self.cpu_waits().items())
+        """Seconds that the process's threads have waited for a CPU since cpu_waits() said `before`: nothing that goes from
+        thread to thread was delayed longer. A time limit of the guest's does not count them."""
+        return sum(waited - before.get(thread, 0) for thread, waited in self.cpu_waits().items())
 
     # ---- the process ----
 
