@@ -427,52 +427,6 @@ static void *delivery_main(void *arg)
 
 /* ---- making and freeing ---- */
 
-static void trace_sink(void *ctx, enum log_category cat, const char *line)
-{
-    struct yado_machine *m = ctx;
-
-    m->options.trace(m->options.trace_ctx, log_category_name(cat), line);
-}
-
-const char *yado_trace_category(unsigned index)
-{
-    return index < LOG_CATEGORY_COUNT ? log_category_name((enum log_category)index) : NULL;
-}
-
-static bool category_enable(struct log *log, const char *name, size_t len, struct yado_error *err)
-{
-    if (len == 3 && !memcmp(name, "all", 3)) {
-        log->enabled = (1u << LOG_CATEGORY_COUNT) - 1;
-        return true;
-    }
-    for (unsigned i = 0; i < LOG_CATEGORY_COUNT; i++) {
-        const char *known = log_category_name((enum log_category)i);
-
-        if (strlen(known) == len && !memcmp(known, name, len)) {
-            log->enabled |= 1u << i;
-            return true;
-        }
-    }
-    return err_set(err, YADO_ERR_INVALID_CONFIG, "trace_categories: there is no category \"%.*s\"", (int)len,
-                   name);
-}
-
-static bool trace_setup(struct yado_machine *m, struct yado_error *err)
-{
-    const char *p = m->options.trace_categories;
-
-    m->log = (struct log){ .sink = m->options.trace ? trace_sink : NULL, .ctx = m };
-    while (p && *p) {
-        size_t len = strcspn(p, ",");
-
-        if (len && !category_enable(&m->log, p, len, err))
-            return false;
-        p += len + (p[len] == ',');
-    }
-    m->options.trace_categories = NULL; /* the caller's string */
-    return true;
-}
-
 static void options_read(struct yado_machine_options *to, const struct yado_machine_options *from)
 {
     size_t size = from && from->size && from->size < sizeof(*to) ? from->size : sizeof(*to);
@@ -588,11 +542,12 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
         return NULL;
     }
     m->balloon_target = config->spec.memory_size;
-    if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !engine_options_read(m, err) ||
-        !ports_make(m, err) || !threads_start(m, err)) {
+    if (!trace_setup(&m->log, &m->options, err) || !spec_copy(&m->spec, &config->spec, err) ||
+        !engine_options_read(m, err) || !ports_make(m, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
     }
+    platform_identify(&m->spec.platform, ops);
     return m;
 }
 

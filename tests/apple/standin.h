@@ -23,14 +23,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What the signature of the process says of an entitlement. */
+enum standin_entitlement { ENTITLEMENT_ABSENT, ENTITLEMENT_FALSE, ENTITLEMENT_TRUE };
+
 /* What is played. From the environment; the rest as below until a test changes it. */
 struct standin_world {
     unsigned major, minor;
     bool is_arm64;
-    bool is_supported;                /* virtual machines run on this Mac */
-    bool nested_supported;            /* nested virtualization does */
-    bool can_virtualize, can_network; /* entitlements of the process */
-    long rosetta;                     /* VZLinuxRosettaAvailability */
+    bool is_supported;     /* virtual machines run on this Mac */
+    bool nested_supported; /* nested virtualization does */
+    enum standin_entitlement virtualization, networking, network_client;
+    long rosetta; /* VZLinuxRosettaAvailability */
     uint64_t memory_min, memory_max;
     unsigned long cpus_min, cpus_max;
 };

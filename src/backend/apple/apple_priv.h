@@ -25,8 +25,9 @@ bool error_from(struct yado_error *err, id error, const char *what);
 
 #define ENTITLEMENT_VIRTUALIZATION "com.apple.security.virtualization"
 #define ENTITLEMENT_NETWORKING "com.apple.vm.networking"
+#define ENTITLEMENT_NETWORK_CLIENT "com.apple.security.network.client"
 
-/* Whether the code signature of this process claims it. Opens its own pool. */
+/* Whether the code signature of this process claims it (true; not false). Opens its own pool. */
 bool entitlement_has(const char *name);
 
 /* ---- kernel.c ---- */

@@ -23,9 +23,11 @@ static id handles_make(const struct spec_attachment *a, struct yado_error *err)
 
 static id file_make(const struct spec_attachment *a, struct yado_error *err)
 {
-    id error = NULL, file = VZFileSerialPortAttachment_init(ALLOC(VZFileSerialPortAttachment),
-                                                            file_url(a->path), a->append, &error);
+    id error = NULL, url = file_url(a->path, err), file;
 
+    if (!url)
+        return NULL;
+    file = VZFileSerialPortAttachment_init(ALLOC(VZFileSerialPortAttachment), url, a->append, &error);
     if (!file)
         error_from(err, error, a->path);
     return pooled(file);

@@ -75,6 +75,7 @@
     C(NSData, ANY, 11, 0)                                                                                    \
     C(NSError, ANY, 11, 0)                                                                                   \
     C(NSFileHandle, ANY, 11, 0)                                                                              \
+    C(NSUUID, ANY, 11, 0)                                                                                    \
     /* the machine */                                                                                        \
     C(VZVirtualMachine, ANY, 11, 0)                                                                          \
     C(VZVirtualMachineConfiguration, ANY, 11, 0)                                                             \
@@ -160,7 +161,8 @@
     M(NSError, userInfo, I, "userInfo", o_, ANY, 11, 0)                                                      \
     M(NSError, localizedDescription, I, "localizedDescription", o_, ANY, 11, 0)                              \
     M(NSError, localizedFailureReason, I, "localizedFailureReason", o_, ANY, 11, 0)                          \
-    M(NSFileHandle, initWithFileDescriptor, I, "initWithFileDescriptor:closeOnDealloc:", o_iB, ANY, 11, 0)
+    M(NSFileHandle, initWithFileDescriptor, I, "initWithFileDescriptor:closeOnDealloc:", o_iB, ANY, 11, 0)   \
+    M(NSUUID, initWithUUIDString, I, "initWithUUIDString:", o_o, ANY, 11, 0)
 
 #define VZ_METHODS_MACHINE(M)                                                                                \
     M(VZVirtualMachine, isSupported, C, "isSupported", B_, ANY, 11, 0)                                       \
@@ -243,7 +245,8 @@
       12, 3)                                                                                                 \
     M(VZNVMExpressControllerDeviceConfiguration, initWithAttachment, I, "initWithAttachment:", o_o, ANY, 14, \
       0)                                                                                                     \
-    M(VZUSBMassStorageDeviceConfiguration, initWithAttachment, I, "initWithAttachment:", o_o, ANY, 13, 0)
+    M(VZUSBMassStorageDeviceConfiguration, initWithAttachment, I, "initWithAttachment:", o_o, ANY, 13, 0)    \
+    M(VZUSBMassStorageDeviceConfiguration, setUuid, I, "setUuid:", v_o, ANY, 15, 0)
 
 #define VZ_METHODS_NETWORK(M)                                                                                \
     M(VZMACAddress, initWithString, I, "initWithString:", o_o, ANY, 11, 0)                                   \
