@@ -147,11 +147,12 @@ static void bad_attachments(void **state)
 /* What files say: on our own engines before the start, by the framework when it makes the object. */
 static void bad_files(void **state)
 {
-    struct yado_console *a = yado_virtio_console_new();
+    struct yado_console *a;
     char path[96];
 
     (void)state;
     SKIP_ON_APPLE();
+    a = yado_virtio_console_new();
     yado_console_set_port(a, 1, port("x", yado_file_serial_new(directory, false)));
     expect(config_of(a), YADO_ERR_FILE, "consoles[0].ports[1].attachment: ", "is a directory");
     snprintf(path, sizeof(path), "%s/none/file", directory);
@@ -465,7 +466,7 @@ static void attachments_change(void **state)
 static void files_and_sockets_come_and_go(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
-    struct yado_console *a = yado_virtio_console_new();
+    struct yado_console *a;
     struct yado_config *c;
     struct yado_machine *m;
     char log[96], sock[96], other[96];
@@ -474,6 +475,7 @@ static void files_and_sockets_come_and_go(void **state)
 
     (void)state;
     SKIP_ON_APPLE();
+    a = yado_virtio_console_new();
     snprintf(log, sizeof(log), "%s/log", directory);
     snprintf(sock, sizeof(sock), "%s/sock", directory);
     snprintf(other, sizeof(other), "%s/other", directory);
