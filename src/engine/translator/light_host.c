@@ -109,6 +109,13 @@ struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint3
     return tb;
 }
 
+void vcpu_samples(struct tcpu *c)
+{
+    cpu_heavy_begin(c);
+    heavy_samples(c);
+    cpu_heavy_end(c);
+}
+
 enum exit_reason vcpu_step_exclusive(struct tcpu *c)
 {
     cpu_heavy_begin(c);

@@ -110,6 +110,7 @@ struct trans {
     bool polled;    /* a look at exit_request stands before the current instruction's work, in this block */
     bool accessed;  /* this instruction has made an access already */
     bool done;
+    bool small; /* calls shared checks instead of having them in line */
     unsigned count, cur; /* decoded instructions; the current one */
     struct group groups[TRANS_GROUPS];
     ZydisDecodedInstruction *in; /* the current one's */
@@ -214,7 +215,7 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
 void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
 void group_drop_all(struct trans *t);
 void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
-void emit_tlb_index(struct trans *t, const struct gaddr *a);
+void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */
 
 /* ---- encoding (trans_encode.c) ---- */
 

@@ -302,7 +302,7 @@ static void judge(const struct trans *t, struct tb *tb)
 }
 
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode, uint64_t vpage)
+                           uint32_t mode, uint64_t vpage, bool small)
 {
     struct code_cache *cc = vm->cache;
     struct tb *tb = cache_alloc(cc);
@@ -320,6 +320,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
                        .end = off,
                        .mode = mode,
                        .vpage = vpage,
+                       .small = small && !(mode & MODE_ONE),
                        .idx = mode & MODE_IDX,
                        .bits = mode & MODE_BITS ? 32 : 64 };
     t.page = tvm_hva(vm, gpage);
@@ -351,6 +352,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     tb->off = (uint16_t)off;
     tb->len = (uint16_t)(t.end - off);
     tb->insns = (uint16_t)t.insns;
+    tb->small = t.small;
     tb->side = cc->side_count;
     tb->side_count = (uint16_t)t.side_count;
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);

@@ -88,6 +88,43 @@ void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const
                      store->len, store->at[k], store->after[k]);
 }
 
+/* The block that a sample fell into, made again to be fast. Whoever enters the old one is sent on. If there is
+ * no room for it nothing happens: the next block that is made finds that out. */
+static void make_fast(struct tcpu *c, struct tb *old)
+{
+    struct tvm *vm = c->vm;
+    struct code_cache *cc = vm->cache;
+    uint64_t vpage = old->mode & MODE_FIXED ? (uint64_t)(int64_t)old->vpage : 0;
+
+    atomic_store(&old->dead, true); /* not to be found by the new one; its page stays marked */
+    struct tb *tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+    if (!tb) {
+        atomic_store(&old->dead, false);
+        return;
+    }
+    c->counters[TC_BLOCKS_FAST]++;
+    cache_kill(vm, old);
+    cache_patch_entry(cc, old->hot, cache_jump_word(cc, old->hot, tb->hot));
+    if (vm->perf_map)
+        perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
+}
+
+void heavy_samples(struct tcpu *c)
+{
+    struct code_cache *cc = c->vm->cache;
+    tvm_code_lock(c->vm);
+    uint32_t n = atomic_load(&c->sample_count);
+    for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
+        const struct tb_side *side;
+        struct tb *tb = cache_by_host(cc, c->samples[i], &side);
+        if (tb && tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
+            make_fast(c, tb);
+    }
+    c->sample_gen = atomic_load(&cc->flush_gen);
+    atomic_store(&c->sample_count, 0);
+    tvm_code_unlock(c->vm);
+}
+
 /* Makes the block, throwing the whole cache away if it is full. */
 struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
 {
@@ -111,7 +148,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         c->translate_gen = gen;
         bool full = false;
         if (!tb && marked) {
-            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage);
+            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage, !vm->cfg.options.fast_blocks);
             full = !tb;
             if (tb) {
                 c->counters[TC_BLOCKS]++;
