@@ -89,7 +89,7 @@ static inline bool tb_is_local(const struct tb *tb)
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 
 #define CHECK_SIZES 6 /* 1 to 32 bytes */
-#define CHECK_SPANS 9
+#define CHECK_SPANS 7 /* 8 to 512 bytes: GROUP_SPAN_MAX */
 #define CHECK_SPAN(i) (8u << (i))
 
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */

@@ -73,8 +73,10 @@ static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
         prev = cur;
         cur = next;
     }
-    if (!atomic_load(&p->tbs))
+    if (!atomic_load(&p->tbs)) {
         atomic_store(&p->code, 0);
+        p->fast = 0;
+    }
 }
 
 void cache_kill(struct tvm *vm, struct tb *tb)

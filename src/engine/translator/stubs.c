@@ -269,6 +269,17 @@ static void emit_slow(struct emit *e, bool write, bool delta, enum desc_place wh
 /* ZF: r10 is the delta; else (and then it is "above") the group cannot be made. */
 static void emit_group(struct emit *e, enum desc_place where)
 {
+    /* A stretch that crosses a page is no matter for C: stacks do it often. "Above" if it does. */
+    e_store(e, 1, GS(scratch[6]), H_9);
+    e_load(e, 1, H_10, hm_base(H_SP, 0));
+    e_load(e, 0, H_10, hm_base(H_10, where));
+    e_shr_ri(e, 0, H_10, 13);
+    e_alu_ri(e, 0, ALU_AND, H_10, 0x1fff); /* MMU_DESC_LEN */
+    e_alu_ri(e, 0, ALU_AND, H_9, PAGE_SIZE - 1);
+    e_alu_rr(e, 0, ALU_ADD, H_9, H_10);
+    e_alu_ri(e, 0, ALU_CMP, H_9, PAGE_SIZE);
+    uint8_t *crosses = e_jcc_fwd(e, CC_A);
+    e_load(e, 1, H_9, GS(scratch[6]));
     spill_caller(e);
     e_store(e, 1, GS(dc_home), DC);
     to_c_stack(e, 32);
@@ -276,6 +287,7 @@ static void emit_group(struct emit *e, enum desc_place where)
     call_helper_mem(e, (void *)(uintptr_t)helper_group);
     e_rr(e, 0, 0x85, H_AX, H_AX);
     load_answer(e, true);
+    e_patch(crosses, e->p);
     if (where == DESC_DATA) {
         e_load(e, 1, H_9, hm_base(H_SP, 0)); /* past the MMU_DESC, without touching ZF */
         e_lea(e, 1, H_9, hm_base(H_9, 4));

@@ -19,7 +19,7 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
-#define GROUP_SPAN_MAX 2048
+#define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
 
 static bool same_key(const struct gaddr *a, const struct gaddr *b)
 {

@@ -88,9 +88,9 @@ void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const
                      store->len, store->at[k], store->after[k]);
 }
 
-/* The block that a sample fell into, made again to be fast. Whoever enters the old one is sent on. If there is
- * no room for it nothing happens: the next block that is made finds that out. */
-static void make_fast(struct tcpu *c, struct tb *old)
+/* A block made again to be fast. Whoever enters the old one is sent on. False: no room; the next block that is
+ * made finds that out. */
+static bool make_fast(struct tcpu *c, struct tb *old)
 {
     struct tvm *vm = c->vm;
     struct code_cache *cc = vm->cache;
@@ -100,13 +100,29 @@ static void make_fast(struct tcpu *c, struct tb *old)
     struct tb *tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
     if (!tb) {
         atomic_store(&old->dead, false);
-        return;
+        return false;
     }
     c->counters[TC_BLOCKS_FAST]++;
     cache_kill(vm, old);
     cache_patch_entry(cc, old->hot, cache_jump_word(cc, old->hot, tb->hot));
     if (vm->perf_map)
         perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
+    return true;
+}
+
+/* What runs long enough to be met by a sample is in a page worth being fast, all that ever ran of it: code
+ * that belongs together stands together. */
+static void make_page_fast(struct tcpu *c, uint64_t gpage)
+{
+    struct page_info *p = tvm_page(c->vm, gpage);
+    bool room = true;
+
+    p->fast = 1;
+    for (struct tb *tb = atomic_load(&p->tbs), *next; tb && room; tb = next) {
+        next = tb->page_next[tb->gpage == gpage ? 0 : 1];
+        if (tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
+            room = make_fast(c, tb);
+    }
 }
 
 void heavy_samples(struct tcpu *c)
@@ -117,8 +133,8 @@ void heavy_samples(struct tcpu *c)
     for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
         const struct tb_side *side;
         struct tb *tb = cache_by_host(cc, c->samples[i], &side);
-        if (tb && tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
-            make_fast(c, tb);
+        if (tb && tb->small && !atomic_load(&tb->dead))
+            make_page_fast(c, tb->gpage);
     }
     c->sample_gen = atomic_load(&cc->flush_gen);
     atomic_store(&c->sample_count, 0);
@@ -148,7 +164,8 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         c->translate_gen = gen;
         bool full = false;
         if (!tb && marked) {
-            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage, !vm->cfg.options.fast_blocks);
+            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage,
+                                 !vm->cfg.options.fast_blocks && !tvm_page(vm, gpage)->fast);
             full = !tb;
             if (tb) {
                 c->counters[TC_BLOCKS]++;
