@@ -175,6 +175,11 @@ void fl_save(struct trans *t, struct emit *e);          /* makes tcpu.fl valid; 
 void fl_clobber(struct trans *t, struct emit *e);       /* saves, then EFLAGS are free */
 void fl_lose(struct trans *t, struct emit *e);          /* EFLAGS are free; saves only if it must */
 void fl_cold(struct trans *t, struct emit *k);          /* cold code behind fl_lose: makes tcpu.fl valid */
+bool fl_carries(const struct trans *t);
+void fl_carry(struct emit *e);   /* EFLAGS are free, RAX is not what it was ... */
+void fl_carried(struct emit *e); /* ... and both are again */
+void fl_carry_call(struct emit *k, const uint8_t *slow, uint32_t desc);
+void fl_carry_back(struct emit *k); /* cold code, on the way to what stands before fl_carried */
 void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
 void fl_written(struct trans *t);                       /* the guest's flags were just written in EFLAGS */
 void fl_before_insn(struct trans *t);

@@ -101,8 +101,10 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     unsigned span = (unsigned)(g->hi - g->lo);
     size_t tag = g->write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     int dst = g->slot < 0 ? DC : T1;
-    fl_lose(t, h);
-    if (t->goes_back && !t->accessed)
+    bool poll = t->goes_back && !t->accessed && !t->polled, carry = !poll && fl_carries(t);
+    if (!carry)
+        fl_lose(t, h);
+    if (poll)
         flow_poll(t); /* costs least where EFLAGS are lost anyway */
     lea_guest(t, h, T0, at);
     uint32_t desc = MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0);
@@ -110,6 +112,8 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
         call_check(t, g, span, desc);
         return;
     }
+    if (carry)
+        fl_carry(h);
     emit_tlb_index(t);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - span));
@@ -118,13 +122,22 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     uint8_t *hit = h->p;
     if (g->slot >= 0)
         e_store(h, 1, GS(group_delta[g->slot]), T1);
+    if (carry)
+        fl_carried(h);
 
-    fl_cold(t, k);
-    e_call(k, t->cc->stubs.slow_group[g->write][t->idx]);
-    e_u32(k, desc);
+    const uint8_t *slow = t->cc->stubs.slow_group[g->write][t->idx];
+    if (carry) {
+        fl_carry_call(k, slow, desc);
+    } else {
+        fl_cold(t, k);
+        e_call(k, slow);
+        e_u32(k, desc);
+    }
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);
+    if (carry)
+        fl_carry_back(k);
     e_jmp(k, hit + h->rx_off);
     e_patch(fail, k->p);
     flow_no_group(t);

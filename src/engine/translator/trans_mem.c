@@ -224,8 +224,11 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
     uint32_t desc = MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
                     flags >> MEM_ALIGN_SHIFT << 30;
-    fl_lose(t, h);
-    if (t->goes_back && !t->accessed)
+    bool poll = t->goes_back && !t->accessed && !t->polled;
+    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
+    if (!carry)
+        fl_lose(t, h);
+    if (poll)
         flow_poll(t);
     t->accessed = true;
     lea_guest(t, h, T0, a);
@@ -236,13 +239,21 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
         body(t, h, ref, arg);
         return;
     }
+    if (carry)
+        fl_carry(h);
     emit_tlb_index(t);
     check_in_line(t, n, tag);
     e_load(h, 1, T1,
            hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     uint8_t *hit = h->p;
+    if (carry)
+        fl_carried(h);
     uint8_t *back = NULL, *over = NULL;
-    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+    if (carry) {
+        fl_carry_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
+        fl_carry_back(k);
+        e_jmp(k, hit + h->rx_off);
+    } else if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
         fl_cold(t, k);
         e_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta]);
         e_u32(k, desc);
