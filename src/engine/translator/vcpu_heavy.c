@@ -88,20 +88,17 @@ void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const
                      store->len, store->at[k], store->after[k]);
 }
 
-/* A block made again to be fast. Whoever enters the old one is sent on. False: no room; the next block that is
- * made finds that out. */
+/* A block made again to be fast; `dead` was set before. Whoever enters the old one is sent on. False: no room;
+ * the next block that is made finds that out. */
 static bool make_fast(struct tcpu *c, struct tb *old)
 {
     struct tvm *vm = c->vm;
     struct code_cache *cc = vm->cache;
     uint64_t vpage = old->mode & MODE_FIXED ? (uint64_t)(int64_t)old->vpage : 0;
-
-    atomic_store(&old->dead, true); /* not to be found by the new one; its page stays marked */
     struct tb *tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
-    if (!tb) {
-        atomic_store(&old->dead, false);
+
+    if (!tb)
         return false;
-    }
     c->counters[TC_BLOCKS_FAST]++;
     cache_kill(vm, old);
     cache_patch_entry(cc, old->hot, cache_jump_word(cc, old->hot, tb->hot));
@@ -110,24 +107,38 @@ static bool make_fast(struct tcpu *c, struct tb *old)
     return true;
 }
 
+static struct tb *next_in(const struct tb *tb, uint64_t gpage)
+{
+    return tb->page_next[tb->gpage == gpage ? 0 : 1];
+}
+
 /* What runs long enough to be met by a sample is in a page worth being fast, all that ever ran of it: code
- * that belongs together stands together. */
+ * that belongs together stands together. First all are marked dead, so that new blocks do not find old ones
+ * to jump to; those that cannot be made come back to life. */
 static void make_page_fast(struct tcpu *c, uint64_t gpage)
 {
     struct page_info *p = tvm_page(c->vm, gpage);
     bool room = true;
 
     p->fast = 1;
-    for (struct tb *tb = atomic_load(&p->tbs), *next; tb && room; tb = next) {
-        next = tb->page_next[tb->gpage == gpage ? 0 : 1];
-        if (tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
-            room = make_fast(c, tb);
+    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = next_in(tb, gpage)) {
+        if (tb->small && tb_is_local(tb))
+            atomic_store(&tb->dead, true);
+    }
+    for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
+        next = next_in(tb, gpage);
+        if (!tb->small || !atomic_load(&tb->dead))
+            continue;
+        room = room && make_fast(c, tb);
+        if (!room)
+            atomic_store(&tb->dead, false);
     }
 }
 
-void heavy_samples(struct tcpu *c)
+bool heavy_samples(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
+    uint64_t made = c->counters[TC_BLOCKS_FAST];
     tvm_code_lock(c->vm);
     uint32_t n = atomic_load(&c->sample_count);
     for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
@@ -139,6 +150,7 @@ void heavy_samples(struct tcpu *c)
     c->sample_gen = atomic_load(&cc->flush_gen);
     atomic_store(&c->sample_count, 0);
     tvm_code_unlock(c->vm);
+    return made != c->counters[TC_BLOCKS_FAST];
 }
 
 /* Makes the block, throwing the whole cache away if it is full. */
