@@ -40,6 +40,23 @@ static void a_machine_lives(void **state)
     yado_machine_free(m);
 }
 
+/* The framework's machine may live on when ours is gone; nobody is told then. */
+static void nothing_is_heard_after_the_end(void **state)
+{
+    struct heard h;
+    struct yado_machine *m = api_machine(api_config(), &h);
+
+    (void)state;
+    api_do(m, &h, yado_machine_start);
+    standin_machine_keep(0);
+    api_do(m, &h, yado_machine_stop);
+    h.text[0] = '\0';
+    assert_false(standin_kept_machine_stops());
+    assert_int_equal(yado_machine_state(m), YADO_STATE_STOPPED);
+    assert_string_equal(h.text, "");
+    yado_machine_free(m);
+}
+
 static void two_machines(void **state)
 {
     struct heard h[2];
@@ -814,6 +831,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(a_machine_lives),
+        T(nothing_is_heard_after_the_end),
         T(two_machines),
         T(the_guest_powers_off),
         T(the_framework_gives_up),

@@ -411,6 +411,25 @@ void standin_guest_stops(unsigned machine)
     happens(guest_stops, (struct happening){ machine_at(machine), NULL, NULL });
 }
 
+static id kept;
+
+void standin_machine_keep(unsigned machine)
+{
+    kept = machine_at(machine);
+    object_retain(kept, NULL);
+}
+
+bool standin_kept_machine_stops(void)
+{
+    id vm = kept;
+    bool has_delegate = delegate_of(vm) != NULL;
+
+    kept = NULL;
+    happens(guest_stops, (struct happening){ vm, NULL, NULL });
+    object_release(vm, NULL);
+    return has_delegate;
+}
+
 void standin_machine_fails(unsigned machine, const char *domain, long code, const char *text)
 {
     happens(machine_fails,
