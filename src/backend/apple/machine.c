@@ -237,7 +237,7 @@ static void delegate_set(struct quick_call *q)
 /* Everything up to the verb that makes the guest run. */
 static bool run_make(struct backend *b, struct yado_error *err)
 {
-    id config = configuration_make(b->spec, &b->scratch, err);
+    id config = configuration_make(b->spec, TO_RUN, &b->scratch, err);
     struct quick_call q = { .b = b, .fn = delegate_set };
 
     if (!config)
