@@ -257,7 +257,8 @@ static int run_result(struct run *r)
     case YADO_STOP_FAILURE: say("%s", r->end_error.message); return EXIT_FAILED;
     case YADO_STOP_HOST:
         if (r->left) {
-            fputc('\n', stderr); /* the guest's last line is seldom a whole one */
+            if (isatty(STDOUT_FILENO))
+                putchar('\n'); /* the guest's last line is seldom a whole one */
             return EXIT_OK;
         }
         say("stopped by signal %d; the guest was cut off", r->signo);
