@@ -247,7 +247,7 @@ static void every_item_is_covered(void **state)
 
     (void)state;
     assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
-    standin_world.can_network = true;
+    standin_world.networking = ENTITLEMENT_TRUE;
     yado_config_set_boot_loader(c, yado_linux_boot_loader_new(api_kernel, api_disk, "quiet"));
     devices_add(c, fds[0]);
     disks_add(c);
