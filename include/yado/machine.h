@@ -167,9 +167,9 @@ bool yado_machine_stop(struct yado_machine *machine, yado_completion done, void 
 
 /* Writes the paused machine to the file `path`, without its disks, and leaves it paused. An existing file is
  * replaced. Restoring makes the stopped machine what it was then, paused; its configuration must be the saved
- * one's, machine identifier included (platform.h), and the disks as they were. Apple's engine (macOS 14 on
- * Apple silicon, on the same Mac); else YADO_ERR_UNSUPPORTED. yado_config_validate_save_restore says
- * beforehand whether a configuration allows it. */
+ * one's, machine identifier (platform.h) and MAC addresses included, and the disks as they were. Apple's
+ * engine (macOS 14 on Apple silicon, on the same Mac); else YADO_ERR_UNSUPPORTED.
+ * yado_config_validate_save_restore says beforehand whether a configuration allows it. */
 bool yado_machine_save(struct yado_machine *machine, const char *path, yado_completion done, void *ctx);
 bool yado_machine_restore(struct yado_machine *machine, const char *path, yado_completion done, void *ctx);
 

@@ -16,7 +16,8 @@ struct yado_platform *yado_generic_platform_new(void);
 
 /* Gives the machine its identity: the guest sees the same computer each time, and a saved machine can be
  * restored. Two machines with one identifier must not run at once. `identifier` is copied and stays the
- * caller's. Apple's engine (macOS 13); without one, Apple's framework makes one up for each run. */
+ * caller's. Apple's engine (macOS 13); without one, each struct yado_machine has one of its own, so that it
+ * can restore what it has saved itself, and nobody else can. */
 void yado_generic_platform_set_machine_identifier(struct yado_platform *platform,
                                                   const struct yado_machine_identifier *identifier);
 

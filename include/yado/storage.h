@@ -51,8 +51,9 @@ struct yado_disk *yado_disk_fd_new(int fd, const char *name, enum yado_disk_form
 struct yado_disk *yado_block_device_new(const char *path, unsigned flags);
 
 /* An export of an NBD server, by address (nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH). It is
- * connected to when the machine starts, and again when the connection breaks. Apple's engine (macOS 14).
- * Returns NULL only when out of memory. */
+ * connected to when the machine starts, and again when the connection breaks. Apple's engine (macOS 14); the
+ * process must be signed with the entitlement com.apple.security.network.client. Returns NULL only when out
+ * of memory. */
 struct yado_disk *yado_nbd_new(const char *url, unsigned flags);
 /* How long a request may take before the connection counts as broken. Only for NBD; default
  * YADO_NBD_TIMEOUT_DEFAULT_MS. */

@@ -100,12 +100,16 @@ struct yado_network {
     bool out_of_memory;
 };
 
+struct backend_ops;
+
 struct yado_config {
     struct spec spec;
     char lacks[32];        /* the first object that was NULL or incomplete ("storage[1]"); "": none */
     unsigned devices_over; /* devices that found no room */
 };
 
+/* Gives a machine's platform an identifier of its own unless it has one, if the backend knows such things. */
+void platform_identify(struct spec_platform *p, const struct backend_ops *ops);
 struct net_forward forward_of(const struct yado_forward *f);
 /* Whether a forward makes sense; the message begins with "forward". */
 bool forward_check(const struct net_forward *f, struct yado_error *err);

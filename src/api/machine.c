@@ -427,52 +427,6 @@ static void *delivery_main(void *arg)
 
 /* ---- making and freeing ---- */
 
-static void trace_sink(void *ctx, enum log_category cat, const char *line)
-{
-    struct yado_machine *m = ctx;
-
-    m->options.trace(m->options.trace_ctx, log_category_name(cat), line);
-}
-
-const char *yado_trace_category(unsigned index)
-{
-    return index < LOG_CATEGORY_COUNT ? log_category_name((enum log_category)index) : NULL;
-}
-
-static bool category_enable(struct log *log, const char *name, size_t len, struct yado_error *err)
-{
-    if (len == 3 && !memcmp(name, "all", 3)) {
-        log->enabled = (1u << LOG_CATEGORY_COUNT) - 1;
-        return true;
-    }
-    for (unsigned i = 0; i < LOG_CATEGORY_COUNT; i++) {
-        const char *known = log_category_name((enum log_category)i);
-
-        if (strlen(known) == len && !memcmp(known, name, len)) {
-            log->enabled |= 1u << i;
-            return true;
-        }
-    }
-    return err_set(err, YADO_ERR_INVALID_CONFIG, "trace_categories: there is no category \"%.*s\"", (int)len,
-                   name);
-}
-
-static bool trace_setup(struct yado_machine *m, struct yado_error *err)
-{
-    const char *p = m->options.trace_categories;
-
-    m->log = (struct log){ .sink = m->options.trace ? trace_sink : NULL, .ctx = m };
-    while (p && *p) {
-        size_t len = strcspn(p, ",");
-
-        if (len && !category_enable(&m->log, p, len, err))
-            return false;
-        p += len + (p[len] == ',');
-    }
-    m->options.trace_categories = NULL; /* the caller's string */
-    return true;
-}
-
 static void options_read(struct yado_machine_options *to, const struct yado_machine_options *from)
 {
     size_t size = from && from->size && from->size < sizeof(*to) ? from->size : sizeof(*to);
@@ -588,11 +542,12 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
         return NULL;
     }
     m->balloon_target = config->spec.memory_size;
-    if (!trace_setup(m, err) || !spec_copy(&m->spec, &config->spec, err) || !engine_options_read(m, err) ||
-        !ports_make(m, err) || !threads_start(m, err)) {
+    if (!trace_setup(&m->log, &m->options, err) || !spec_copy(&m->spec, &config->spec, err) ||
+        !engine_options_read(m, err) || !ports_make(m, err) || !threads_start(m, err)) {
         yado_machine_free(m);
         return NULL;
     }
+    platform_identify(&m->spec.platform, ops);
     return m;
 }
 
@@ -883,75 +838,6 @@ bool machine_time_skip_for_test(struct yado_machine *m, uint64_t ns, struct yado
              ? m->ops->time_skip(m->backend, ns, err)
              : err_set(err, YADO_ERR_STATE, "time skips on paused machines of our own only");
     pthread_mutex_unlock(&m->live_lock);
-    return ok;
-}
-
-/* Whether it runs and its backend can do such a thing; else says so. live_lock held. */
-static bool changeable(struct yado_machine *m, const char *what, bool can, struct yado_error *err)
-{
-    if (!m->backend)
-        return err_set(err, YADO_ERR_STATE, "%s can be changed while the machine runs or is paused", what);
-    if (!can)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "this backend cannot change %s of a running machine", what);
-    return true;
-}
-
-static bool forward_change(struct yado_machine *m, unsigned index, const struct yado_forward *forward,
-                           bool add, struct yado_error *err)
-{
-    struct net_forward f = forward_of(forward);
-    bool ok;
-
-    if (!forward_check(&f, err))
-        return err_prepend(err, "network[%u]", index);
-    pthread_mutex_lock(&m->live_lock);
-    ok = changeable(m, "the forwards", m->ops->net_forward != NULL, err) &&
-         m->ops->net_forward(m->backend, index, &f, add, err);
-    pthread_mutex_unlock(&m->live_lock);
-    return ok;
-}
-
-bool yado_machine_add_forward(struct yado_machine *machine, unsigned index,
-                              const struct yado_forward *forward, struct yado_error *err)
-{
-    return forward_change(machine, index, forward, true, err);
-}
-
-bool yado_machine_remove_forward(struct yado_machine *machine, unsigned index,
-                                 const struct yado_forward *forward, struct yado_error *err)
-{
-    return forward_change(machine, index, forward, false, err);
-}
-
-bool yado_machine_set_network_attachment(struct yado_machine *machine, unsigned index,
-                                         struct yado_network_attachment *attachment, struct yado_error *err)
-{
-    struct spec_net *net = attachment ? &attachment->net : NULL;
-    bool ok = true;
-
-    if (attachment && attachment->out_of_memory)
-        ok = err_set(err, YADO_ERR_HOST, "network[%u]: out of memory", index);
-    ok = ok && (!net || attachment_check(net, index, err));
-    pthread_mutex_lock(&machine->live_lock);
-    ok = ok && changeable(machine, "the network", machine->ops->net_attach != NULL, err) &&
-         machine->ops->net_attach(machine->backend, index, net ? &net->config : NULL, err);
-    pthread_mutex_unlock(&machine->live_lock);
-    yado_network_attachment_free(attachment);
-    return ok;
-}
-
-bool yado_machine_set_share(struct yado_machine *machine, unsigned index, struct yado_directory_share *share,
-                            struct yado_error *err)
-{
-    bool ok = share && !share->out_of_memory
-                  ? share_check(&share->share, index, err)
-                  : err_set(err, YADO_ERR_HOST, "shares[%u]: out of memory", index);
-
-    pthread_mutex_lock(&machine->live_lock);
-    ok = ok && changeable(machine, "the shares", machine->ops->share_set != NULL, err) &&
-         machine->ops->share_set(machine->backend, index, &share->share, err);
-    pthread_mutex_unlock(&machine->live_lock);
-    yado_directory_share_free(share);
     return ok;
 }
 

@@ -16,6 +16,10 @@ struct yado_machine *machine_new_on(const struct yado_config *config,
  * without the waiting. */
 bool machine_time_skip_for_test(struct yado_machine *machine, uint64_t ns, struct yado_error *err);
 
+/* Makes `log` what the options ask for (trace.c); `options` must live as long. False and err: an unknown
+ * category. */
+bool trace_setup(struct log *log, struct yado_machine_options *options, struct yado_error *err);
+
 struct sockets;
 struct ports;
 struct callback_queue;

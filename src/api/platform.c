@@ -109,6 +109,23 @@ struct yado_machine_identifier *yado_machine_identifier_from_data(const void *da
     return ops->identifier_check(data, len, err) ? identifier_of(data, len, err) : NULL;
 }
 
+static void take_for_platform(void *ctx, const void *data, size_t len)
+{
+    struct spec_platform *p = ctx;
+
+    p->identifier = malloc(len);
+    p->identifier_len = p->identifier ? len : 0;
+    if (p->identifier)
+        memcpy(p->identifier, data, len);
+}
+
+/* An older system has no identifiers, and nothing that would ask for them either. */
+void platform_identify(struct spec_platform *p, const struct backend_ops *ops)
+{
+    if (!p->identifier && ops->identifier_new)
+        ops->identifier_new(take_for_platform, p, NULL);
+}
+
 const void *yado_machine_identifier_data(const struct yado_machine_identifier *identifier, size_t *len)
 {
     *len = identifier->len;

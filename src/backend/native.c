@@ -14,6 +14,7 @@
 #include "backend/native_lacks.h"
 #include "backend/native_ports.h"
 #include "backend/native_sockets.h"
+#include "backend/ports_check.h"
 #include "disk/disk.h"
 #include "host/anonfile.h"
 #include "machine/machine.h"
@@ -147,7 +148,7 @@ static bool disk_validate(const struct spec_disk *d, unsigned index, struct yado
 static bool native_validate(const struct spec *spec, struct yado_error *err)
 {
     if (!native_lacks_nothing(spec, err) || !memory_check(spec, err) || !boot_validate(spec, err) ||
-        !native_ports_check(spec, err))
+        !ports_check(spec, err))
         return false;
     for (unsigned i = 0; i < spec->disk_count; i++) {
         if (!disk_validate(&spec->disks[i], i, err))

@@ -8,9 +8,6 @@
 
 struct native_ports;
 
-/* Whether its files and sockets can be made, as far as that is known without making them. */
-bool native_ports_check(const struct spec *spec, struct yado_error *err);
-
 /* Opens all and fills `out`, which is valid until the close. NULL and err on failure; nothing is left behind
  * but files that were made. */
 struct native_ports *native_ports_open(const struct spec *spec, struct board_devices *out,

@@ -1,11 +1,11 @@
 /* Real-time clock.
  *
- * Nothing ticks. The chip holds one pair (guest time, monotonic time) and computes what the registers show
- * when they are looked at; interrupt flags of the seconds that went by are found in the same way, and a timer
- * of the machine is asked for only when an interrupt is enabled that has not come yet. Guest time follows the
- * host's wall clock: when that is stepped by more than a second, so is the guest's. While the guest holds the
- * clock (SET, or the divider in reset) the time registers are plain memory, and what they hold when it lets
- * go becomes the time. */
+ * Nothing ticks. The chip holds the moment at which a second of the guest's began, in guest time, monotonic
+ * time and the host's wall time, and computes what the registers show when they are looked at; interrupt
+ * flags of the seconds that went by are found in the same way, and a timer of the machine is asked for only
+ * when an interrupt is enabled that has not come yet. Guest time follows the host's wall clock: when that is
+ * stepped by more than a second, so is the guest's. While the guest holds the clock (SET, or the divider in
+ * reset) the time registers are plain memory, and what they hold when it lets go becomes the time. */
 #include "chip/rtc.h"
 
 #include <pthread.h>
@@ -66,11 +66,11 @@ struct rtc {
     struct rtc_config cfg;
     uint8_t index;
     uint8_t cmos[RTC_CMOS_SIZE]; /* time registers are current only while the clock is held */
-    int64_t base_sec;            /* guest time, seconds since 1970, at base_ns */
-    uint64_t base_ns;
-    int64_t wall_offset;  /* guest time minus host wall time, ns */
-    int64_t seen_sec;     /* flags are computed up to this guest second */
-    uint64_t seen_period; /* and up to this period */
+    int64_t base_sec;            /* guest time, seconds since 1970: whatever the guest has set ... */
+    uint64_t base_ns;            /* ... at this monotonic ... */
+    int64_t base_wall_ns;        /* ... and this wall time of the host's */
+    int64_t seen_sec;            /* flags are computed up to this guest second */
+    uint64_t seen_period;        /* and up to this period */
     bool irq_level;
 };
 
@@ -165,22 +165,28 @@ static int64_t wall_now(const struct rtc *r, uint64_t *now)
     return wall;
 }
 
-/* Sets the guest's time, fraction included: its seconds begin when the host's do. */
-static void time_set(struct rtc *r, int64_t guest_ns, uint64_t now)
+/* At `now`, when the host's time is `wall`, the guest's is `ns` after the base: moves the base to the
+ * beginning of that second. */
+static void base_move(struct rtc *r, int64_t ns, int64_t wall, uint64_t now)
 {
-    r->base_sec = guest_ns / (int64_t)NS_PER_SEC;
-    r->base_ns = now - (uint64_t)(guest_ns % (int64_t)NS_PER_SEC);
+    int64_t into = ns % (int64_t)NS_PER_SEC;
+
+    if (into < 0)
+        into += (int64_t)NS_PER_SEC;
+    r->base_sec += (ns - into) / (int64_t)NS_PER_SEC;
+    r->base_ns = now - (uint64_t)into;
+    r->base_wall_ns = wall - into;
 }
 
 /* Guest time in whole seconds; *into_ns is how far the second has gone. The clock is not held. */
 static int64_t time_now(struct rtc *r, uint64_t *into_ns)
 {
     uint64_t now;
-    int64_t wall = wall_now(r, &now) + r->wall_offset;
-    int64_t ahead = wall - (r->base_sec * (int64_t)NS_PER_SEC + (int64_t)(now - r->base_ns));
+    int64_t wall = wall_now(r, &now);
+    int64_t ahead = wall - r->base_wall_ns - (int64_t)(now - r->base_ns);
 
     if (ahead > (int64_t)NS_PER_SEC || ahead < -(int64_t)NS_PER_SEC) /* the host's clock was stepped */
-        time_set(r, wall, now);
+        base_move(r, wall - r->base_wall_ns, wall, now);
     if (into_ns)
         *into_ns = (now - r->base_ns) % NS_PER_SEC;
     return r->base_sec + (int64_t)((now - r->base_ns) / NS_PER_SEC);
@@ -212,8 +218,8 @@ static void time_from_registers(struct rtc *r, uint64_t second_began_ns)
                   decode_hour(r, r->cmos[REG_HOUR]) * 3600 + decode(r, r->cmos[REG_MIN]) * 60 +
                   decode(r, r->cmos[REG_SEC]);
     r->base_ns = second_began_ns;
-    r->wall_offset = -wall_now(r, &now);
-    r->wall_offset += r->base_sec * (int64_t)NS_PER_SEC + (int64_t)(now - second_began_ns);
+    r->base_wall_ns = wall_now(r, &now);
+    r->base_wall_ns -= (int64_t)(now - second_began_ns);
     r->seen_sec = r->base_sec;
 }
 
@@ -346,7 +352,7 @@ struct rtc *rtc_new(const struct rtc_config *cfg, struct yado_error *err)
     r->cmos[REG_B] = B_24H;
     r->cmos[REG_D] = D_VALID;
     wall = wall_now(r, &now);
-    time_set(r, wall, now);
+    base_move(r, wall, wall, now); /* from 1970 */
     r->seen_sec = r->base_sec;
     r->seen_period = period_number(r);
     return r;

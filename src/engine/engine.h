@@ -74,7 +74,7 @@ struct engine_ops {
      */
     void (*kick)(struct engine_vcpu *cpu);
 
-    void (*get_state)(struct engine_vcpu *cpu, struct x86_state *out);
+    bool (*get_state)(struct engine_vcpu *cpu, struct x86_state *out, struct yado_error *err);
     bool (*set_state)(struct engine_vcpu *cpu, const struct x86_state *in, struct yado_error *err);
     void (*msi)(struct engine_vm *vm, uint64_t addr, uint32_t data); /* any thread */
     /* RAM was written by someone other than a vCPU. Any thread. */

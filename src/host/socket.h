@@ -34,6 +34,9 @@ void socket_file_remove(const char *path, const struct socket_file *file);
 /* The next connection to a listener, EAGAIN if none waits. */
 int socket_accept(int fd, int *out);
 
+/* For a connected socket that was not made here: keeps it from raising SIGPIPE in socket_send. */
+void socket_adopt(int fd);
+
 /* As sendmsg and recvmsg without waiting: bytes moved (receive: 0 at the end), or a negative errno. No
  * signal. */
 ssize_t socket_send(int fd, const struct iovec *iov, unsigned count);

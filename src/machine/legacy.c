@@ -195,6 +195,8 @@ void legacy_free(struct legacy *l)
 {
     if (!l)
         return;
+    for (unsigned i = 0; i < R_COUNT; i++)
+        region_unmap(i == R_TEST_MEMORY ? l->cfg.mmio : l->cfg.ports, &l->regions[i]);
     test_device_free(l->test_device);
     fw_cfg_free(l->fw_cfg);
     kbc_free(l->kbc);

@@ -321,7 +321,8 @@ bool machine_time_skip(struct machine *m, uint64_t ns, struct yado_error *err)
     uint64_t tsc = 0;
 
     for (unsigned i = 0; i < m->cfg.vcpu_count; i++) {
-        ops->get_state(ops->vcpu(m->vm, i), &state);
+        if (!ops->get_state(ops->vcpu(m->vm, i), &state, err))
+            return false;
         /* All get the first one's, so that they stay synchronous. */
         if (i == 0)
             tsc = state.tsc + (uint64_t)((unsigned __int128)ns * ops->tsc_khz(m->vm) / 1000000);

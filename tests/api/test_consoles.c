@@ -147,11 +147,12 @@ static void bad_attachments(void **state)
 /* What files say: on our own engines before the start, by the framework when it makes the object. */
 static void bad_files(void **state)
 {
-    struct yado_console *a = yado_virtio_console_new();
+    struct yado_console *a;
     char path[96];
 
     (void)state;
     SKIP_ON_APPLE();
+    a = yado_virtio_console_new();
     yado_console_set_port(a, 1, port("x", yado_file_serial_new(directory, false)));
     expect(config_of(a), YADO_ERR_FILE, "consoles[0].ports[1].attachment: ", "is a directory");
     snprintf(path, sizeof(path), "%s/none/file", directory);
@@ -165,6 +166,28 @@ static void bad_files(void **state)
     snprintf(path, sizeof(path), "%s/file", directory);
     yado_console_set_port(a, 1, port("x", yado_file_serial_new(path, false)));
     expect(config_of(a), YADO_OK, "", "");
+    assert_int_equal(access(path, F_OK), -1); /* nothing was made */
+}
+
+static struct yado_config *logging(const char *path, bool append)
+{
+    struct yado_config *c = config();
+
+    yado_config_add_serial_port(c, yado_virtio_console_port_new(yado_file_serial_new(path, append)));
+    return c;
+}
+
+/* Of serial ports, which every engine has. */
+static void bad_logs(void **state)
+{
+    char path[96];
+
+    (void)state;
+    expect(logging(directory, true), YADO_ERR_FILE, "serial_ports[0].attachment: ", "is a directory");
+    snprintf(path, sizeof(path), "%s/none/file", directory);
+    expect(logging(path, false), YADO_ERR_FILE, "serial_ports[0].attachment: ", "No such file");
+    snprintf(path, sizeof(path), "%s/file", directory);
+    expect(logging(path, false), YADO_OK, "", "");
     assert_int_equal(access(path, F_OK), -1); /* nothing was made */
 }
 
@@ -443,7 +466,7 @@ static void attachments_change(void **state)
 static void files_and_sockets_come_and_go(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
-    struct yado_console *a = yado_virtio_console_new();
+    struct yado_console *a;
     struct yado_config *c;
     struct yado_machine *m;
     char log[96], sock[96], other[96];
@@ -452,6 +475,7 @@ static void files_and_sockets_come_and_go(void **state)
 
     (void)state;
     SKIP_ON_APPLE();
+    a = yado_virtio_console_new();
     snprintf(log, sizeof(log), "%s/log", directory);
     snprintf(sock, sizeof(sock), "%s/sock", directory);
     snprintf(other, sizeof(other), "%s/other", directory);
@@ -492,13 +516,48 @@ static void files_and_sockets_come_and_go(void **state)
     assert_int_equal(unlink(log), 0);
 }
 
+/* A log is touched by the start, and by no validation before. */
+static void logs_begin_with_the_machine(void **state)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct yado_config *c;
+    struct yado_machine *m;
+    struct stat st;
+    char log[96];
+    int fd;
+
+    (void)state;
+    snprintf(log, sizeof(log), "%s/log", directory);
+    for (int append = 0; append < 2; append++) {
+        fd = open(log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+        assert_int_equal(write(fd, "old", 3), 3);
+        close(fd);
+        c = logging(log, append);
+        m = yado_machine_new(c, NULL, &err);
+        yado_config_free(c);
+        if (!m)
+            fail_msg("%s", err.message);
+        assert_true(stat(log, &st) == 0 && st.st_size == 3);
+        assert_true(moves(m, yado_machine_start));
+        assert_true(stat(log, &st) == 0 && st.st_size == (append ? 3 : 0));
+        yado_machine_free(m);
+    }
+    assert_int_equal(unlink(log), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_consoles),       cmocka_unit_test(bad_attachments),
-        cmocka_unit_test(bad_files),          cmocka_unit_test(paths_are_told),
-        cmocka_unit_test(events_alternate),   cmocka_unit_test(sizes_reach_the_guest),
-        cmocka_unit_test(attachments_change), cmocka_unit_test(files_and_sockets_come_and_go),
+        cmocka_unit_test(bad_consoles),
+        cmocka_unit_test(bad_attachments),
+        cmocka_unit_test(bad_files),
+        cmocka_unit_test(bad_logs),
+        cmocka_unit_test(logs_begin_with_the_machine),
+        cmocka_unit_test(paths_are_told),
+        cmocka_unit_test(events_alternate),
+        cmocka_unit_test(sizes_reach_the_guest),
+        cmocka_unit_test(attachments_change),
+        cmocka_unit_test(files_and_sockets_come_and_go),
     };
 
     return cmocka_run_group_tests(tests, files_make, files_remove);

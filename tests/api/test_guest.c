@@ -257,7 +257,7 @@ static void test_pause(void **state)
     usleep(50000);
     assert_int_equal(read(out[0], &c, 1), -1);
     assert_true(yado_machine_resume(m, done, &is_done));
-    for (int i = 0; i < 2000 && read(out[0], &c, 1) != 1; i++)
+    for (int i = 0; i < PATIENCE_MS && read(out[0], &c, 1) != 1; i++)
         usleep(1000);
     assert_int_equal(c, 'y');
     yado_machine_free(m);

@@ -468,15 +468,21 @@ static struct holdings holdings_settled(void)
 /* libc keeps a few stacks of 8 MiB for later; the memory of one guest is more than that. */
 #define SLACK_KIB (24u << 10)
 
-static void expect_same(struct holdings before)
+/* `before` may have counted something that was just about to go. */
+static void expect_no_more(struct holdings before)
 {
     struct holdings now = holdings_settled();
 
+    for (int i = 0; i < PATIENCE_MS && (now.descriptors > before.descriptors || now.threads > before.threads);
+         i++) {
+        usleep(1000);
+        now = holdings_get();
+    }
     printf("# descriptors %u, threads %u, mapped %llu KiB; before %u, %u, %llu\n", now.descriptors,
            now.threads, (unsigned long long)now.mapped_kib, before.descriptors, before.threads,
            (unsigned long long)before.mapped_kib);
-    assert_int_equal(now.descriptors, before.descriptors);
-    assert_int_equal(now.threads, before.threads);
+    assert_in_range(now.descriptors, 0, before.descriptors);
+    assert_in_range(now.threads, 0, before.threads);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they map shadows, keep what is freed  \
                                                                      */
     assert_in_range(now.mapped_kib, 0, before.mapped_kib + SLACK_KIB);
@@ -503,7 +509,7 @@ static void test_any_order_any_state(void **state)
     before = holdings_settled();
     for (unsigned i = 0; i < rounds; i++)
         round_run();
-    expect_same(before);
+    expect_no_more(before);
 }
 
 /* ---- ---- */

@@ -327,7 +327,7 @@ static void attachments_change_and_get_lost(void **state)
     m = start(c, &h);
     assert_int_equal(yado_machine_state(m), YADO_STATE_RUNNING);
     close(fds[1]);
-    for (unsigned i = 0; i < 2000 && !h.lost; i++) {
+    for (unsigned i = 0; i < 20000 && !h.lost; i++) {
         yado_machine_dispatch(m);
         usleep(1000);
     }

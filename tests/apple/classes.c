@@ -27,7 +27,8 @@ static void world_default(void)
 
     if (version && sscanf(version, "%u.%u", &w.major, &w.minor) < 1)
         standin_fail(NULL, "YADO_STANDIN_MACOS=%s is no version", version);
-    w.can_virtualize = !lacks || strcmp(lacks, "entitlement") != 0;
+    w.virtualization = lacks && !strcmp(lacks, "entitlement") ? ENTITLEMENT_ABSENT : ENTITLEMENT_TRUE;
+    w.network_client = ENTITLEMENT_TRUE;
     w.is_supported = !lacks || strcmp(lacks, "support") != 0;
     w.is_arm64 = arch && !strcmp(arch, "arm64");
     standin_world = w;

@@ -1,4 +1,5 @@
 /* What is used of Foundation. */
+#include <ctype.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -418,6 +419,37 @@ static void data_length(struct call *c)
     c->ret = data_of_object(c->self)->len;
 }
 
+/* ---- NSUUID ---- */
+
+static bool is_uuid(const char *text)
+{
+    size_t i = 0;
+
+    for (; text[i]; i++) {
+        if (i == 8 || i == 13 || i == 18 || i == 23 ? text[i] != '-' : !isxdigit((unsigned char)text[i]))
+            return false;
+    }
+    return i == 36;
+}
+
+static void uuid_init(struct call *c)
+{
+    const char *text = string_text(arg_id(c, 0));
+    id uuid = init_result(c);
+
+    if (!text || !is_uuid(text)) {
+        object_release(uuid, c->caller);
+        return;
+    }
+    property_set_text(uuid, "text", text);
+    give(c, uuid);
+}
+
+static void uuid_string(struct call *c)
+{
+    give(c, object_pooled(string_new(property_text(c->self, "text"))));
+}
+
 const struct behaviour_row foundation_behaviour[] = {
     { "NSObject", "+alloc", alloc },
     { "NSObject", "+new", new },
@@ -447,5 +479,7 @@ const struct behaviour_row foundation_behaviour[] = {
     { "NSData", "+dataWithBytes:length:", data_with },
     { "NSData", "-bytes", data_bytes },
     { "NSData", "-length", data_length },
+    { "NSUUID", "-initWithUUIDString:", uuid_init },
+    { "NSUUID", "-UUIDString", uuid_string },
     { NULL, NULL, NULL },
 };

@@ -193,7 +193,8 @@ static bool is_writable(uint64_t address, size_t len)
 
 #define BAD(c, i, ...) bad_argument(c, i, __VA_ARGS__)
 
-static _Noreturn void bad_argument(const struct call *c, unsigned i, const char *fmt, ...)
+static _Noreturn void __attribute__((format(printf, 3, 4)))
+bad_argument(const struct call *c, unsigned i, const char *fmt, ...)
 {
     char text[256];
     va_list ap;

@@ -12,15 +12,47 @@ CFTypeRef SecTaskCreateFromSelf(CFTypeRef allocator)
 
 CFTypeRef SecTaskCopyValueForEntitlement(CFTypeRef task, CFTypeRef name, CFTypeRef *error)
 {
+    const struct {
+        const char *name;
+        const enum standin_entitlement *claim;
+    } claims[] = {
+        { "com.apple.security.virtualization", &standin_world.virtualization },
+        { "com.apple.vm.networking", &standin_world.networking },
+        { "com.apple.security.network.client", &standin_world.network_client },
+    };
     const char *text = string_text((id)(uintptr_t)name);
+    id value;
 
     object_check((id)(uintptr_t)task, __builtin_return_address(0), "SecTaskCopyValueForEntitlement");
     if (error)
         *error = NULL;
-    if ((!strcmp(text, "com.apple.security.virtualization") && standin_world.can_virtualize) ||
-        (!strcmp(text, "com.apple.vm.networking") && standin_world.can_network))
-        return (CFTypeRef)object_make_named("NSNumber", __builtin_return_address(0));
+    for (size_t i = 0; i < array_size(claims); i++) {
+        if (strcmp(text, claims[i].name) != 0 || *claims[i].claim == ENTITLEMENT_ABSENT)
+            continue;
+        value = object_make_named("NSNumber", __builtin_return_address(0));
+        property_set_number(value, "boolean", *claims[i].claim == ENTITLEMENT_TRUE);
+        return (CFTypeRef)value;
+    }
     return NULL;
+}
+
+/* Types of Core Foundation: one for booleans, another for all else. */
+unsigned long CFGetTypeID(CFTypeRef object)
+{
+    object_check((id)(uintptr_t)object, __builtin_return_address(0), "CFGetTypeID");
+    return CFBooleanGetTypeID() + !property_has((id)(uintptr_t)object, "boolean");
+}
+
+unsigned long CFBooleanGetTypeID(void)
+{
+    return 21;
+}
+
+unsigned char CFBooleanGetValue(CFTypeRef boolean)
+{
+    if (CFGetTypeID(boolean) != CFBooleanGetTypeID())
+        standin_fail(__builtin_return_address(0), "CFBooleanGetValue: of something else");
+    return property_number((id)(uintptr_t)boolean, "boolean") != 0;
 }
 
 void CFRelease(CFTypeRef object)

@@ -176,6 +176,8 @@ static void disks_are_there(void)
     text_is("storageDevices.1.attachment.class", "VZNetworkBlockDeviceStorageDeviceAttachment");
     text_is("storageDevices.1.attachment.URL", "nbd://host/export");
     number_is("storageDevices.1.attachment.synchronizationMode", 0);
+    number_is("storageDevices.1.attachment.isForcedReadOnly", 0);
+    assert_true(standin_config_double(0, "storageDevices.1.attachment.timeout") == 2.5);
     text_is("storageDevices.2.class", "VZUSBMassStorageDeviceConfiguration");
     number_is("storageDevices.2.attachment.cachingMode", 1);
     number_is("storageDevices.2.attachment.synchronizationMode", 2);
@@ -247,7 +249,7 @@ static void every_item_is_covered(void **state)
 
     (void)state;
     assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
-    standin_world.can_network = true;
+    standin_world.networking = ENTITLEMENT_TRUE;
     yado_config_set_boot_loader(c, yado_linux_boot_loader_new(api_kernel, api_disk, "quiet"));
     devices_add(c, fds[0]);
     disks_add(c);

@@ -60,7 +60,7 @@ static const char *network_check(id device)
 
     if (!a)
         return "a network device has no attachment";
-    if (is_kind(a, "VZBridgedNetworkDeviceAttachment") && !standin_world.can_network)
+    if (is_kind(a, "VZBridgedNetworkDeviceAttachment") && standin_world.networking != ENTITLEMENT_TRUE)
         return "bridged networking needs com.apple.vm.networking";
     if (!is_kind(a, "VZFileHandleNetworkDeviceAttachment"))
         return NULL;
@@ -123,7 +123,7 @@ static const char *numbers_check(id config)
 
     if (!standin_world.is_supported)
         return "virtualization is not supported on this Mac";
-    if (!standin_world.can_virtualize)
+    if (standin_world.virtualization != ENTITLEMENT_TRUE)
         return "the process does not have the entitlement com.apple.security.virtualization";
     if (!property_object(config, "BootLoader"))
         return "there is no boot loader";

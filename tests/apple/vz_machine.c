@@ -24,6 +24,7 @@ static struct {
     pthread_mutex_t lock;
     id live[MACHINES_MAX];
     unsigned count;
+    int64_t made; /* ever */
 } machines = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static long state_of(id vm)
@@ -80,6 +81,7 @@ static void machine_init(struct call *c)
     if (machines.count == MACHINES_MAX)
         standin_fail(c->caller, "more than %d machines at once", MACHINES_MAX);
     machines.live[machines.count++] = vm;
+    property_set_number(vm, "number", ++machines.made);
     pthread_mutex_unlock(&machines.lock);
     object_on_death(vm, machine_died, NULL);
     give(c, vm);
@@ -208,26 +210,56 @@ static void resume(struct call *c)
     verb_begin(c, 0, 1 << PAUSED, RESUMING, PAUSED, RUNNING, NULL);
 }
 
+/* The identifier that was set; where none was, the framework makes one up for each configuration. */
+static void identifier_add(id vm, id config, FILE *f)
+{
+    id platform = property_object(config, "Platform");
+    id data = platform ? property_object(platform, "MachineIdentifier") : NULL;
+    size_t len = 0;
+    const char *bytes;
+
+    data = data ? property_object(data, "DataRepresentation") : NULL;
+    if (data) {
+        bytes = data_get(data, &len);
+        fprintf(f, " %.*s", (int)len, bytes);
+    } else {
+        fprintf(f, " made up %lld", (long long)property_number(vm, "number"));
+    }
+}
+
+/* Likewise the UUIDs of USB devices, from macOS 15 on. */
+static void storage_add(id vm, id config, FILE *f)
+{
+    id devices = property_object(config, "StorageDevices");
+
+    for (unsigned long i = 0; i < array_count(devices); i++) {
+        id device = array_at(devices, i), uuid = property_object(device, "Uuid");
+
+        fprintf(f, " %s", object_class_name(object_find(device)));
+        if (is_kind(device, "VZUSBMassStorageDeviceConfiguration") && standin_world.major >= 15)
+            fprintf(f, " %s %lld", uuid ? property_text(uuid, "text") : "made up",
+                    uuid ? 0 : (long long)property_number(vm, "number"));
+    }
+}
+
 /* What is saved here: enough to tell whether it is the same configuration. */
 static void summary(id vm, char *text, size_t room)
 {
     id config = property_object(vm, "Configuration");
-    id platform = property_object(config, "Platform");
-    id data = platform ? property_object(platform, "MachineIdentifier") : NULL;
-    size_t len = 0;
-    const char *identifier = "";
+    FILE *f = fmemopen(text, room, "w");
 
-    data = data ? property_object(data, "DataRepresentation") : NULL;
-    if (data)
-        identifier = data_get(data, &len);
-    snprintf(text, room, "stand-in %lld %lld %lu %.*s\n", (long long)property_number(config, "MemorySize"),
-             (long long)property_number(config, "CPUCount"),
-             array_count(property_object(config, "StorageDevices")), (int)len, identifier);
+    fprintf(f, "stand-in %lld %lld", (long long)property_number(config, "MemorySize"),
+            (long long)property_number(config, "CPUCount"));
+    identifier_add(vm, config, f);
+    storage_add(vm, config, f);
+    fputc('\n', f);
+    if (fclose(f))
+        standin_fail(NULL, "the summary of a configuration is too long");
 }
 
 static void save(struct call *c)
 {
-    char text[256];
+    char text[1024];
     id error = NULL;
     FILE *f = fopen(url_path(arg_id(c, 0)), "we");
 
@@ -241,7 +273,7 @@ static void save(struct call *c)
 
 static void restore(struct call *c)
 {
-    char text[256], saved[256] = "";
+    char text[1024], saved[1024] = "";
     id error = NULL;
     FILE *f = fopen(url_path(arg_id(c, 0)), "re");
 
@@ -379,6 +411,25 @@ void standin_guest_stops(unsigned machine)
     happens(guest_stops, (struct happening){ machine_at(machine), NULL, NULL });
 }
 
+static id kept;
+
+void standin_machine_keep(unsigned machine)
+{
+    kept = machine_at(machine);
+    object_retain(kept, NULL);
+}
+
+bool standin_kept_machine_stops(void)
+{
+    id vm = kept;
+    bool has_delegate = delegate_of(vm) != NULL;
+
+    kept = NULL;
+    happens(guest_stops, (struct happening){ vm, NULL, NULL });
+    object_release(vm, NULL);
+    return has_delegate;
+}
+
 void standin_machine_fails(unsigned machine, const char *domain, long code, const char *text)
 {
     happens(machine_fails,
@@ -431,6 +482,18 @@ long standin_config_number(unsigned machine, const char *path)
         return (long)property_number(obj, last);
     property_key(last, key, sizeof(key));
     return (long)property_number(obj, key);
+}
+
+double standin_config_double(unsigned machine, const char *path)
+{
+    const char *last;
+    id obj = walk(machine, path, &last);
+    char key[64];
+
+    if (!obj)
+        standin_fail(NULL, "the configuration has no %s", path);
+    property_key(last, key, sizeof(key));
+    return property_double(obj, key);
 }
 
 const char *standin_config_text(unsigned machine, const char *path)

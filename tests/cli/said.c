@@ -7,7 +7,7 @@
 
 char said[1024];
 
-static void keep(const char *fmt, va_list ap)
+static void __attribute__((format(printf, 1, 0))) keep(const char *fmt, va_list ap)
 {
     vsnprintf(said, sizeof(said), fmt, ap);
 }

@@ -225,7 +225,7 @@ static bool load_states(struct run *r, const struct cpu_case *c, struct yado_err
     bool ok = s != NULL;
 
     for (unsigned i = 0; ok && i < r->cpu_count; i++) {
-        r->engine->get_state(r->cpus[i].cpu, s);
+        ok = r->engine->get_state(r->cpus[i].cpu, s, err);
         if (i > 0)
             s->mp_state = X86_MP_WAIT_SIPI;
         else if (c->mode == MODE_LONG)
@@ -234,7 +234,7 @@ static bool load_states(struct run *r, const struct cpu_case *c, struct yado_err
             prot_state(s, c->entry);
         else
             real_state(s, c->entry);
-        ok = r->engine->set_state(r->cpus[i].cpu, s, err);
+        ok = ok && r->engine->set_state(r->cpus[i].cpu, s, err);
     }
     free(s);
     return ok;
@@ -284,7 +284,8 @@ static void print_where(struct run *r, char *why, size_t size)
     size_t used = strlen(why);
 
     for (unsigned i = 0; s && i < r->cpu_count && used < size; i++) {
-        r->engine->get_state(r->cpus[i].cpu, s);
+        if (!r->engine->get_state(r->cpus[i].cpu, s, NULL))
+            break;
         snprintf(why + used, size - used, "; vCPU %u at %04x:%" PRIx64, i, s->seg[S_CS].sel, s->rip);
         used = strlen(why);
     }

@@ -295,6 +295,22 @@ class Guest:
             fields = f.read().rsplit(')', 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
+    def cpu_waits(self):
+        """For each thread of the process the seconds in which it was ready to run and something else had the CPU."""
+        folder, waits = f'/proc/{self.process.pid}/task', {}
+        for thread in os.listdir(folder):
+            try:
+                with open(f'{folder}/{thread}/schedstat', encoding='ascii') as f:
+                    waits[thread] = int(f.read().split()[1]) / 1e9
+            except (FileNotFoundError, ProcessLookupError):
+                pass # it has ended
+        return waits
+
+    def kept_waiting(self, before):
+        """Seconds that the process's threads have waited for a CPU since cpu_waits() said `before`: nothing that goes from
+        thread to thread was delayed longer. A time limit of the guest's does not count them."""
+        return sum(waited - before.get(thread, 0) for thread, waited in self.cpu_waits().items())
+
     # ---- the process ----
 
     def wait_exit(self, timeout):

@@ -300,7 +300,7 @@ static void test_kick_keeps_read(void **state)
     g.read_value = 0xcafe1234;
     REAL(&g, read);
     assert_int_equal(guest_run(&g).kind, EXIT_KICKED); /* at END */
-    g.ops->get_state(g.ops->vcpu(g.vm, 0), &s);
+    assert_true(g.ops->get_state(g.ops->vcpu(g.vm, 0), &s, NULL));
     assert_int_equal(s.gpr[R_BX], 0xcafe1234);
     assert_int_equal(s.rip, LEN(read) - 2); /* past the OUT that kicked */
     guest_close(&g);
@@ -324,7 +324,7 @@ static void test_kick_against_exits(void **state)
     assert_int_equal(pthread_create(&kicker, NULL, kick_storm, &storm), 0);
     for (; g.log_count < GUEST_LOG && kicks < 200000; kicks++) {
         assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
-        g.ops->get_state(g.ops->vcpu(g.vm, 0), &s);
+        assert_true(g.ops->get_state(g.ops->vcpu(g.vm, 0), &s, NULL));
         if (!g.ops->set_state(g.ops->vcpu(g.vm, 0), &s, &err))
             fail_msg("%s", err.message);
     }
@@ -351,7 +351,7 @@ static void test_sipi(void **state)
     guest_open(&g, 2);
     LONG(&g, sipi);
     guest_put(&g, GUEST_AP, code_ap, LEN(ap));
-    g.ops->get_state(g.ops->vcpu(g.vm, 1), &s);
+    assert_true(g.ops->get_state(g.ops->vcpu(g.vm, 1), &s, NULL));
     assert_int_equal(s.mp_state, X86_MP_WAIT_SIPI);
     guest_start(&g, 1);
     guest_start(&g, 0);
@@ -550,7 +550,7 @@ static void test_dirty_pages(void **state)
     guest_open(&g, 1);
     assert_false(g.ops->dirty_take(g.vm, 0, bits, &err)); /* not asked for yet */
     REAL(&g, touch);
-    g.ops->get_state(g.ops->vcpu(g.vm, 0), &s);
+    assert_true(g.ops->get_state(g.ops->vcpu(g.vm, 0), &s, NULL));
     s.gpr[R_CX] = 5;
     err = (struct yado_error)YADO_ERROR_INIT;
     assert_true(g.ops->set_state(g.ops->vcpu(g.vm, 0), &s, &err));

@@ -158,6 +158,50 @@ static void test_open_fails(void **state)
     }
 }
 
+/* A signal that comes while the VM is made, which KVM_CREATE_VM does not survive. */
+static void test_open_interrupted(void **state)
+{
+    const struct engine_config cfg = { .vcpu_count = 1 };
+    struct yado_error err = YADO_ERROR_INIT;
+    struct engine_vm *vm = NULL;
+
+    (void)state;
+    fail_next(KVM_CREATE_VM, 0, -EINTR, NULL);
+    if (!engine_kvm.open(&vm, &cfg, &err))
+        fail_msg("%s", err.message);
+    assert_int_equal(fault.fired, 1);
+    engine_kvm.close(vm);
+}
+
+/* A part of a vCPU's state that the kernel does not tell is an error, not a zero. */
+static void test_state_not_told(void **state)
+{
+    static const struct {
+        unsigned long request;
+        const char *words;
+    } cases[] = {
+        { KVM_GET_MP_STATE, "activity" },         { KVM_GET_REGS, "general registers" },
+        { KVM_GET_SREGS, "control and segment" }, { KVM_GET_LAPIC, "local APIC" },
+        { KVM_GET_VCPU_EVENTS, "events" },        { KVM_GET_DEBUGREGS, "debug registers" },
+        { KVM_GET_XSAVE, "vector registers" },    { KVM_GET_MSRS, "KVM_GET_MSRS" },
+    };
+    struct x86_state s;
+    struct guest g;
+
+    (void)state;
+    guest_open(&g, 1);
+    for (unsigned i = 0; i < array_size(cases); i++) {
+        struct yado_error err = YADO_ERROR_INIT;
+
+        fail_next(cases[i].request, 0, -EIO, NULL);
+        assert_false(g.ops->get_state(g.ops->vcpu(g.vm, 0), &s, &err));
+        assert_int_equal(fault.fired, 1);
+        check_error(&err, YADO_ERR_HOST, EIO, cases[i].words);
+        assert_true(g.ops->get_state(g.ops->vcpu(g.vm, 0), &s, &err));
+    }
+    guest_close(&g);
+}
+
 static void test_memory_refused(void **state)
 {
     static const struct {
@@ -440,10 +484,11 @@ static void test_machine_does_not_start(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open_fails),    cmocka_unit_test(test_memory_refused),
-        cmocka_unit_test(test_run_fails),     cmocka_unit_test(test_run_interrupted),
-        cmocka_unit_test(test_stop_is_told),  cmocka_unit_test(test_signal_mask_refused),
-        cmocka_unit_test(test_machine_fails), cmocka_unit_test(test_machine_does_not_start),
+        cmocka_unit_test(test_open_fails),     cmocka_unit_test(test_open_interrupted),
+        cmocka_unit_test(test_state_not_told), cmocka_unit_test(test_memory_refused),
+        cmocka_unit_test(test_run_fails),      cmocka_unit_test(test_run_interrupted),
+        cmocka_unit_test(test_stop_is_told),   cmocka_unit_test(test_signal_mask_refused),
+        cmocka_unit_test(test_machine_fails),  cmocka_unit_test(test_machine_does_not_start),
     };
     struct yado_error err = YADO_ERROR_INIT;
 

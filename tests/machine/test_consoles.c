@@ -1,6 +1,5 @@
 /* A board's console with several ports under attack: a guest that writes as fast as it can while readers
- * stop, close and change. The guest is a driver on the PCI bus that knows where the device's registers are
- * (src/virtio/transport_pci.c). */
+ * stop, close and change. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,26 +16,21 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../virtio/driver.h"
-#include "bus/region.h"
 #include "host/socket.h"
 #include "machine/consoles.h"
+#include "pci_bench.h"
 
-#define BAR 0xe0000000ull
-#define NOTIFY 0x3000
+#define F_MULTIPORT 2u
 #define PORTS 3
 #define QUEUES (2 * (PORTS + 1))
 #define CHUNK 4096u
 enum { CONTROL_TX = 3, PORT_READY = 3, PORT_OPEN = 6 };
 
 struct rig {
-    struct drv d;
-    struct bus *mmio;
-    struct pci_host *host;
-    struct loop *loop;
+    struct pci_bench b;
     struct consoles *c;
     struct board_port ports[PORTS];
-    uint64_t bar, out_gpa, quiet_gpa, control_gpa;
+    uint64_t out_gpa, quiet_gpa, control_gpa;
     int quiet[2];           /* the pipe behind port 2 */
     unsigned opens, closes; /* atomic; of port 1 */
     bool stop;              /* atomic */
@@ -44,20 +38,6 @@ struct rig {
     uint32_t sent;          /* words that port 1 was given */
     unsigned pings;         /* lines that port 2 was given */
 };
-
-static void on_msi(void *ctx, uint64_t addr, uint32_t data)
-{
-    (void)ctx;
-    (void)addr;
-    (void)data;
-}
-
-static void on_line(void *ctx, unsigned n, bool level)
-{
-    (void)ctx;
-    (void)n;
-    (void)level;
-}
 
 static void on_port_open(void *ctx, unsigned device, unsigned port, bool is_open)
 {
@@ -69,54 +49,26 @@ static void on_port_open(void *ctx, unsigned device, unsigned port, bool is_open
 
 /* ---- the driver ---- */
 
-static void wr(struct rig *r, unsigned off, unsigned width, uint64_t v)
-{
-    if (!bus_write(r->mmio, r->bar + off, width, v))
-        abort();
-}
-
-static void kick(struct rig *r, unsigned queue)
-{
-    wr(r, NOTIFY + 4 * queue, 2, queue);
-}
-
 static void driver_start(struct rig *r)
 {
-    r->d.next_gpa = r->control_gpa + 0x1000;
-    wr(r, 20, 1, 3);
-    wr(r, 8, 4, 0);
-    wr(r, 12, 4, 2); /* MULTIPORT */
-    wr(r, 8, 4, 1);
-    wr(r, 12, 4, 1); /* VERSION_1 */
-    wr(r, 20, 1, 11);
-    for (unsigned i = 0; i < QUEUES; i++) {
-        struct drv_queue *q = &r->d.queues[i];
-
-        drv_rings(&r->d, q, 16);
-        wr(r, 22, 2, i);
-        wr(r, 24, 2, 16);
-        wr(r, 32, 8, q->desc_gpa);
-        wr(r, 40, 8, q->avail_gpa);
-        wr(r, 48, 8, q->used_gpa);
-        wr(r, 28, 2, 1);
-    }
-    wr(r, 20, 1, 15);
+    r->b.d.next_gpa = r->control_gpa + 0x1000;
+    pci_bench_drive(&r->b, F_MULTIPORT, QUEUES);
 }
 
 static bool used(struct rig *r, unsigned queue)
 {
     uint32_t id, len;
 
-    return drv_used(&r->d.queues[queue], &id, &len);
+    return drv_used(&r->b.d.queues[queue], &id, &len);
 }
 
 static void say(struct rig *r, unsigned event, bool value)
 {
     const uint32_t m[2] = { 1, event | (value ? 1u << 16 : 0) };
 
-    memcpy(drv_at(&r->d, r->control_gpa, sizeof(m)), m, sizeof(m));
-    drv_add(&r->d.queues[CONTROL_TX], 0, &(struct drv_seg){ r->control_gpa, sizeof(m), false }, 1);
-    kick(r, CONTROL_TX);
+    memcpy(drv_at(&r->b.d, r->control_gpa, sizeof(m)), m, sizeof(m));
+    drv_add(&r->b.d.queues[CONTROL_TX], 0, &(struct drv_seg){ r->control_gpa, sizeof(m), false }, 1);
+    pci_bench_kick(&r->b, CONTROL_TX);
     while (!used(r, CONTROL_TX)) /* as Linux does */
         sched_yield();
 }
@@ -129,19 +81,19 @@ static bool must_stop(struct rig *r)
 /* A chunk of numbers for port 1, in descriptor `desc`. */
 static void numbers_add(struct rig *r, unsigned desc)
 {
-    uint32_t *p = drv_at(&r->d, r->out_gpa + desc * CHUNK, CHUNK);
+    uint32_t *p = drv_at(&r->b.d, r->out_gpa + desc * CHUNK, CHUNK);
 
     for (unsigned i = 0; i < CHUNK / 4; i++)
         p[i] = r->sent++;
-    drv_add(&r->d.queues[5], desc, &(struct drv_seg){ r->out_gpa + desc * CHUNK, CHUNK, false }, 1);
-    kick(r, 5);
+    drv_add(&r->b.d.queues[5], desc, &(struct drv_seg){ r->out_gpa + desc * CHUNK, CHUNK, false }, 1);
+    pci_bench_kick(&r->b, 5);
 }
 
 static void quiet_say(struct rig *r)
 {
-    memcpy(drv_at(&r->d, r->quiet_gpa, 8), "quiet...", 8);
-    drv_add(&r->d.queues[7], 0, &(struct drv_seg){ r->quiet_gpa, 8, false }, 1);
-    kick(r, 7);
+    memcpy(drv_at(&r->b.d, r->quiet_gpa, 8), "quiet...", 8);
+    drv_add(&r->b.d.queues[7], 0, &(struct drv_seg){ r->quiet_gpa, 8, false }, 1);
+    pci_bench_kick(&r->b, 7);
     while (!used(r, 7)) /* which takes no longer because port 1 is stuck */
         sched_yield();
     r->pings++;
@@ -164,7 +116,7 @@ static void *guest_main(void *arg)
         if (r->toggles && round % 50 == 7)
             say(r, PORT_OPEN, round / 50 % 2);
         if (r->toggles && round % 5000 == 4999) {
-            wr(r, 20, 1, 0);
+            pci_bench_reset(&r->b);
             driver_start(r);
             held = 0;
         }
@@ -182,16 +134,10 @@ static void rig_open(struct rig *r)
     struct board_devices *devices = test_calloc(1, sizeof(*devices));
 
     memset(r, 0, sizeof(*r));
-    drv_init(&r->d);
-    r->out_gpa = drv_alloc(&r->d, 16 * CHUNK);
-    r->quiet_gpa = drv_alloc(&r->d, 16);
-    r->control_gpa = drv_alloc(&r->d, 0x1000);
-    r->mmio = bus_new("memory");
-    r->loop = loop_new(&err);
-    struct pci_host_config pc = { .mmio = r->mmio, .msi = { .send = on_msi, .ctx = r } };
-    for (unsigned i = 0; i < 4; i++)
-        pc.intx[i] = (struct line){ on_line, r, i };
-    r->host = pci_host_new(&pc, &err);
+    pci_bench_open(&r->b);
+    r->out_gpa = drv_alloc(&r->b.d, 16 * CHUNK);
+    r->quiet_gpa = drv_alloc(&r->b.d, 16);
+    r->control_gpa = drv_alloc(&r->b.d, 0x1000);
     assert_int_equal(pipe(r->quiet), 0);
     for (unsigned i = 0; i < PORTS; i++)
         r->ports[i] = (struct board_port){ .is_present = i > 0, .ends = pump_ends_none() };
@@ -199,22 +145,17 @@ static void rig_open(struct rig *r)
     devices->consoles[0] = (struct board_console){ .ports = r->ports, .port_count = PORTS };
     devices->console_count = 1;
     struct consoles_config cfg = { .devices = devices,
-                                   .pci = r->host,
-                                   .mem = r->d.mem,
-                                   .loop = r->loop,
-                                   .log = &r->d.log,
+                                   .pci = r->b.host,
+                                   .mem = r->b.d.mem,
+                                   .loop = r->b.loop,
+                                   .log = &r->b.d.log,
                                    .port_open = on_port_open,
                                    .ctx = r };
     r->c = consoles_new(&cfg, &err);
     if (!r->c)
         fail_msg("%s", err.message);
     test_free(devices);
-    pci_host_reset(r->host);
-    assert_true(pci_host_assign_bars(r->host, BAR, MIB(16), 1ull << 40, MIB(64), &err));
-    pci_host_ecam_ops.write(r->host, 1 << 15 | 4, 2, 6); /* memory, bus master */
-    r->bar = pci_host_ecam_ops.read(r->host, 1 << 15 | 0x10, 4) & ~15ull;
-    r->bar |= pci_host_ecam_ops.read(r->host, 1 << 15 | 0x14, 4) << 32;
-    assert_true(loop_start(r->loop, "test", &err));
+    pci_bench_start(&r->b);
     assert_true(consoles_start(r->c, &err));
     driver_start(r);
 }
@@ -223,12 +164,9 @@ static void rig_open(struct rig *r)
 static void rig_close(struct rig *r)
 {
     consoles_stop(r->c);
-    loop_stop(r->loop);
+    pci_bench_stop(&r->b);
     consoles_free(r->c);
-    pci_host_free(r->host);
-    loop_free(r->loop);
-    bus_free(r->mmio);
-    drv_free(&r->d);
+    pci_bench_close(&r->b);
     close(r->quiet[0]);
     close(r->quiet[1]);
 }

@@ -104,9 +104,11 @@ static void fake_kick(struct engine_vcpu *cpu)
     sem_post(&cpu->wake);
 }
 
-static void fake_get_state(struct engine_vcpu *cpu, struct x86_state *out)
+static bool fake_get_state(struct engine_vcpu *cpu, struct x86_state *out, struct yado_error *err)
 {
+    (void)err;
     *out = cpu->state;
+    return true;
 }
 
 static bool fake_set_state(struct engine_vcpu *cpu, const struct x86_state *in, struct yado_error *err)

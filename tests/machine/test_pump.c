@@ -7,82 +7,18 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "machine/pump.h"
-
-/* The guest's side: takes at most `limit` bytes in all. */
-struct guest {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    uint8_t bytes[8192];
-    size_t len, limit;
-    unsigned ready;
-};
-
-static size_t guest_receive(void *ctx, const uint8_t *bytes, size_t len)
-{
-    struct guest *g = ctx;
-    size_t n;
-
-    pthread_mutex_lock(&g->lock);
-    n = g->limit - g->len < len ? g->limit - g->len : len;
-    memcpy(g->bytes + g->len, bytes, n);
-    g->len += n;
-    pthread_cond_broadcast(&g->changed);
-    pthread_mutex_unlock(&g->lock);
-    return n;
-}
-
-static void guest_ready(void *ctx)
-{
-    struct guest *g = ctx;
-
-    pthread_mutex_lock(&g->lock);
-    g->ready++;
-    pthread_cond_broadcast(&g->changed);
-    pthread_mutex_unlock(&g->lock);
-}
-
-/* False after 10 s. */
-static bool guest_wait(struct guest *g, size_t len, unsigned ready)
-{
-    struct timespec end;
-    int error = 0;
-    bool ok;
-
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += 10;
-    pthread_mutex_lock(&g->lock);
-    while ((g->len < len || g->ready < ready) && !error)
-        error = pthread_cond_timedwait(&g->changed, &g->lock, &end);
-    ok = g->len >= len && g->ready >= ready;
-    pthread_mutex_unlock(&g->lock);
-    return ok;
-}
+#include "pump_guest.h"
 
 static struct pump *pump_make(struct guest *g, int read_fd, int write_fd)
 {
-    struct pump_config cfg = { .name = "test",
-                               .ends = { .read_fd = read_fd, .write_fd = write_fd, .listen_fd = -1 },
-                               .receive = guest_receive,
-                               .ready = guest_ready,
-                               .ctx = g };
-    struct pump *p;
-
-    *g = (struct guest){ .limit = sizeof(g->bytes) };
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->changed, NULL);
-    p = pump_new(&cfg, NULL);
-    assert_non_null(p);
-    assert_true(pump_start(p, NULL));
-    return p;
+    guest_begin(g, (struct pump_ends){ .read_fd = read_fd, .write_fd = write_fd, .listen_fd = -1 }, false);
+    return g->p;
 }
 
 static void test_both_ways(void **state)
@@ -97,7 +33,7 @@ static void test_both_ways(void **state)
     assert_int_equal(pipe(out), 0);
     p = pump_make(&g, in[0], out[1]);
     assert_int_equal(write(in[1], "hello", 5), 5);
-    assert_true(guest_wait(&g, 5, 0));
+    wait_for(&g, g.len == 5);
     assert_memory_equal(g.bytes, "hello", 5);
     assert_int_equal(pump_write(p, (const uint8_t *)"world!", 6), 6);
     pump_free(p); /* writes out what is left */
@@ -121,16 +57,12 @@ static void test_input_waits_for_room(void **state)
     (void)state;
     assert_int_equal(pipe(in), 0);
     p = pump_make(&g, in[0], -1);
-    pthread_mutex_lock(&g.lock);
-    g.limit = 3;
-    pthread_mutex_unlock(&g.lock);
+    guest_limit(&g, 3);
     assert_int_equal(write(in[1], "abcdef", 6), 6);
-    assert_true(guest_wait(&g, 3, 0));
-    pthread_mutex_lock(&g.lock);
-    g.limit = sizeof(g.bytes);
-    pthread_mutex_unlock(&g.lock);
+    wait_for(&g, g.len == 3);
+    guest_limit(&g, sizeof(g.bytes));
     pump_room(p);
-    assert_true(guest_wait(&g, 6, 0));
+    wait_for(&g, g.len == 6);
     assert_memory_equal(g.bytes, "abcdef", 6);
     pump_free(p);
     close(in[0]);
@@ -161,8 +93,7 @@ static void test_output_is_bounded(void **state)
         assert_true(got > 0);
         seen += (size_t)got;
     }
-    assert_true(guest_wait(&g, 0, 1));
-    assert_int_equal(g.ready, 1);
+    wait_for(&g, g.ready == 1);
     pump_free(p);
     close(out[0]);
     close(out[1]);
@@ -186,7 +117,6 @@ static void *writer_main(void *arg)
 /* A chip that cannot hold bytes back waits, until the machine is in a hurry. */
 static void test_hurry_lets_go(void **state)
 {
-    struct timespec ms50 = { .tv_nsec = 50000000 };
     struct guest g;
     struct writer w = { 0 };
     pthread_t thread;
@@ -196,7 +126,7 @@ static void test_hurry_lets_go(void **state)
     assert_int_equal(pipe(out), 0);
     w.p = pump_make(&g, -1, out[1]);
     pthread_create(&thread, NULL, writer_main, &w);
-    nanosleep(&ms50, NULL);
+    usleep(50000);
     assert_false(atomic_load(&w.done));
     pump_hurry(w.p, true);
     pthread_join(thread, NULL);
@@ -237,7 +167,7 @@ static void test_regular_file(void **state)
     assert_int_equal(write(fd, "file", 4), 4);
     assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
     p = pump_make(&g, fd, -1);
-    assert_true(guest_wait(&g, 4, 0));
+    wait_for(&g, g.len == 4);
     assert_memory_equal(g.bytes, "file", 4);
     pump_free(p);
     close(fd);

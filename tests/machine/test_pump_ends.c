@@ -9,114 +9,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "host/pty.h"
 #include "host/socket.h"
-#include "machine/pump.h"
-
-struct guest {
-    pthread_mutex_t lock;
-    struct pump *p;
-    char bytes[8192];
-    size_t len, limit;
-    unsigned ready, connects, disconnects;
-    bool is_connected;
-    unsigned columns, rows;
-};
-
-static size_t on_receive(void *ctx, const uint8_t *bytes, size_t len)
-{
-    struct guest *g = ctx;
-    size_t n;
-
-    pthread_mutex_lock(&g->lock);
-    n = g->limit - g->len < len ? g->limit - g->len : len;
-    memcpy(g->bytes + g->len, bytes, n);
-    g->len += n;
-    pthread_mutex_unlock(&g->lock);
-    return n;
-}
-
-static void on_ready(void *ctx)
-{
-    struct guest *g = ctx;
-
-    pthread_mutex_lock(&g->lock);
-    g->ready++;
-    pthread_mutex_unlock(&g->lock);
-}
-
-static void on_connected(void *ctx, bool is_connected)
-{
-    struct guest *g = ctx;
-
-    pthread_mutex_lock(&g->lock);
-    assert_int_not_equal(g->is_connected, is_connected);
-    g->is_connected = is_connected;
-    g->connects += is_connected;
-    g->disconnects += !is_connected;
-    pthread_mutex_unlock(&g->lock);
-}
-
-static void on_resized(void *ctx, uint16_t columns, uint16_t rows)
-{
-    struct guest *g = ctx;
-
-    pthread_mutex_lock(&g->lock);
-    g->columns = columns;
-    g->rows = rows;
-    pthread_mutex_unlock(&g->lock);
-}
-
-static void begin(struct guest *g, struct pump_ends ends, bool guest_closed)
-{
-    struct pump_config cfg = { .name = "test",
-                               .ends = ends,
-                               .guest_closed = guest_closed,
-                               .receive = on_receive,
-                               .ready = on_ready,
-                               .connected = on_connected,
-                               .resized = on_resized,
-                               .ctx = g };
-
-    *g = (struct guest){ .limit = sizeof(g->bytes) };
-    pthread_mutex_init(&g->lock, NULL);
-    g->p = pump_new(&cfg, NULL);
-    assert_non_null(g->p);
-    g->is_connected = pump_is_connected(g->p);
-    assert_true(pump_start(g->p, NULL));
-}
-
-static void nap(void)
-{
-    struct timespec ms = { .tv_nsec = 1000000 };
-
-    nanosleep(&ms, NULL);
-}
-
-/* Until `cond` holds, which is looked at with the lock; 10 s. */
-#define wait_for(g, cond)                                                                                    \
-    do {                                                                                                     \
-        bool ok_ = false;                                                                                    \
-        for (unsigned i_ = 0; !ok_; i_++) {                                                                  \
-            pthread_mutex_lock(&(g)->lock);                                                                  \
-            ok_ = (cond);                                                                                    \
-            pthread_mutex_unlock(&(g)->lock);                                                                \
-            if (i_ > 10000)                                                                                  \
-                fail_msg("not within 10 s: " #cond);                                                         \
-            if (!ok_)                                                                                        \
-                nap();                                                                                       \
-        }                                                                                                    \
-    } while (0)
+#include "pump_guest.h"
 
 /* Reads until `want` bytes came, which must be `text`. */
 static void expect(int fd, const char *text)
@@ -178,7 +81,7 @@ static void one_client_at_a_time(void **state)
     int a, b;
 
     (void)state;
-    begin(&g, listening_begin(&l), false);
+    guest_begin(&g, listening_begin(&l), false);
     assert_false(pump_is_connected(g.p));
     assert_int_equal(put(g.p, "to nobody"), 9);
     a = client(&l);
@@ -210,7 +113,7 @@ static void half_closed_client_reads(void **state)
     int a;
 
     (void)state;
-    begin(&g, listening_begin(&l), false);
+    guest_begin(&g, listening_begin(&l), false);
     a = client(&l);
     wait_for(&g, g.is_connected);
     assert_int_equal(write(a, "question", 8), 8);
@@ -233,7 +136,7 @@ static void client_leaves_a_closed_guest(void **state)
     int a;
 
     (void)state;
-    begin(&g, listening_begin(&l), true);
+    guest_begin(&g, listening_begin(&l), true);
     for (unsigned i = 1; i <= 3; i++) {
         a = client(&l);
         wait_for(&g, g.connects == i);
@@ -264,7 +167,7 @@ static void last_words_are_read(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(words); i++)
         words[i] = (char)(i * 7 + i / 256);
-    begin(&g, listening_begin(&l), false);
+    guest_begin(&g, listening_begin(&l), false);
     g.limit = 0;
     a = client(&l);
     assert_int_equal(write(a, words, sizeof(words)), sizeof(words));
@@ -294,7 +197,7 @@ static void stopped_client_goes(void **state)
     int a;
 
     (void)state;
-    begin(&g, listening_begin(&l), false);
+    guest_begin(&g, listening_begin(&l), false);
     a = client(&l);
     wait_for(&g, g.is_connected);
     /* Until nothing has moved for a while: the socket holds bytes too. */
@@ -302,7 +205,7 @@ static void stopped_client_goes(void **state)
         assert_true(i < 10000);
         still = pump_write(g.p, block, sizeof(block)) < sizeof(block) ? still + 1 : 0;
         if (still)
-            nap();
+            usleep(1000);
     }
     close(a);
     wait_for(&g, !g.is_connected);
@@ -331,7 +234,7 @@ static void pty_is_followed(void **state)
     assert_true(pty_open(&pty, NULL));
     ends.read_fd = ends.write_fd = pty.master;
     ends.is_pty = true;
-    begin(&g, ends, false);
+    guest_begin(&g, ends, false);
     for (unsigned i = 1; i <= 2; i++) {
         assert_int_equal(put(g.p, "to nobody"), 9);
         fd = open(pty.path, O_RDWR | O_NOCTTY);
@@ -373,7 +276,7 @@ static void output_goes_on_elsewhere(void **state)
     (void)state;
     assert_int_equal(pipe(old), 0);
     assert_int_equal(pipe(new), 0);
-    begin(&g, output_to(old[1]), false);
+    guest_begin(&g, output_to(old[1]), false);
     do {
         word = next;
         n = pump_write(g.p, (uint8_t *)&word, sizeof(word));
@@ -412,7 +315,7 @@ static void ends_come_and_go(void **state)
     (void)state;
     assert_int_equal(pipe(in), 0);
     assert_int_equal(pipe(out), 0);
-    begin(&g, none, false);
+    guest_begin(&g, none, false);
     assert_int_equal(put(g.p, "to nobody"), 9);
     ends.read_fd = in[0];
     ends.write_fd = out[1];
@@ -468,7 +371,7 @@ static void ends_change_under_load(void **state)
     pthread_t thread;
 
     (void)state;
-    begin(&g, none, false);
+    guest_begin(&g, none, false);
     w.p = g.p;
     socket = listening_begin(&l);
     assert_int_equal(pthread_create(&thread, NULL, writer_main, &w), 0);

@@ -1,5 +1,4 @@
-/* Where a board's socket device gets its sockets: an owner that is busy, listening sockets. The guest is a
- * driver on the PCI bus that knows where the device's registers are (src/virtio/transport_pci.c). */
+/* Where a board's socket device gets its sockets: an owner that is busy, listening sockets. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,13 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../virtio/driver.h"
-#include "bus/region.h"
 #include "host/socket.h"
 #include "machine/vsocks.h"
+#include "pci_bench.h"
 
-#define BAR 0xe0000000ull
-#define NOTIFY 0x3000
 #define PACKET_LEN 44
 
 struct packet { /* virtio 1.2, 5.10.6 */
@@ -31,34 +27,17 @@ struct packet { /* virtio 1.2, 5.10.6 */
 enum { REQUEST = 1, RESPONSE, RST, SHUTDOWN };
 
 struct rig {
-    struct drv d;
-    struct bus *mmio;
-    struct pci_host *host;
-    struct loop *loop;
+    struct pci_bench b;
     struct vsocks *s;
     struct board_socket_listener listener;
     struct socket_file file;
-    uint64_t bar, rx_gpa, tx_gpa;
+    uint64_t rx_gpa, tx_gpa;
     unsigned busy; /* atomic: so often the owner says BUSY */
     int then;      /* and then this */
     unsigned asks; /* atomic */
 };
 
 static char dir[64], path[80];
-
-static void on_msi(void *ctx, uint64_t addr, uint32_t data)
-{
-    (void)ctx;
-    (void)addr;
-    (void)data;
-}
-
-static void on_line(void *ctx, unsigned n, bool level)
-{
-    (void)ctx;
-    (void)n;
-    (void)level;
-}
 
 static int on_asked(void *ctx, uint64_t id, uint32_t guest_port, uint32_t host_port)
 {
@@ -72,38 +51,13 @@ static int on_asked(void *ctx, uint64_t id, uint32_t guest_port, uint32_t host_p
     return r->then;
 }
 
-static void wr(struct rig *r, unsigned off, unsigned width, uint64_t v)
-{
-    assert_true(bus_write(r->mmio, r->bar + off, width, v));
-}
-
-static void kick(struct rig *r, unsigned queue)
-{
-    wr(r, NOTIFY + 4 * queue, 2, queue);
-}
-
-/* One receive buffer for each descriptor, and all queues of 16. */
+/* One receive buffer for each descriptor. */
 static void driver_start(struct rig *r)
 {
-    wr(r, 20, 1, 3);
-    wr(r, 8, 4, 1);
-    wr(r, 12, 4, 1); /* VERSION_1 */
-    wr(r, 20, 1, 11);
-    for (unsigned i = 0; i < 3; i++) {
-        struct drv_queue *q = &r->d.queues[i];
-
-        drv_rings(&r->d, q, 16);
-        wr(r, 22, 2, i);
-        wr(r, 24, 2, 16);
-        wr(r, 32, 8, q->desc_gpa);
-        wr(r, 40, 8, q->avail_gpa);
-        wr(r, 48, 8, q->used_gpa);
-        wr(r, 28, 2, 1);
-    }
-    wr(r, 20, 1, 15);
+    pci_bench_drive(&r->b, 0, 3);
     for (unsigned i = 0; i < 16; i++)
-        drv_add(&r->d.queues[0], i, &(struct drv_seg){ r->rx_gpa + i * 128, 128, true }, 1);
-    kick(r, 0);
+        drv_add(&r->b.d.queues[0], i, &(struct drv_seg){ r->rx_gpa + i * 128, 128, true }, 1);
+    pci_bench_kick(&r->b, 0);
 }
 
 static void rig_open(struct rig *r, unsigned busy, int then)
@@ -113,47 +67,33 @@ static void rig_open(struct rig *r, unsigned busy, int then)
     memset(r, 0, sizeof(*r));
     r->busy = busy;
     r->then = then;
-    drv_init(&r->d);
-    r->rx_gpa = drv_alloc(&r->d, 16 * 128);
-    r->tx_gpa = drv_alloc(&r->d, 16 * 128);
-    r->mmio = bus_new("memory");
-    r->loop = loop_new(&err);
+    pci_bench_open(&r->b);
+    r->rx_gpa = drv_alloc(&r->b.d, 16 * 128);
+    r->tx_gpa = drv_alloc(&r->b.d, 16 * 128);
     assert_int_equal(socket_listen_unix(path, &r->listener.fd, &r->file), 0);
     r->listener.guest_port = 22;
-    struct pci_host_config pc = { .mmio = r->mmio, .msi = { .send = on_msi, .ctx = r } };
-    for (unsigned i = 0; i < 4; i++)
-        pc.intx[i] = (struct line){ on_line, r, i };
-    r->host = pci_host_new(&pc, &err);
     struct board_sockets sockets = {
         .present = true, .listeners = &r->listener, .listener_count = 1, .asked = on_asked, .ctx = r
     };
     struct vsocks_config cfg = { .sockets = &sockets,
-                                 .pci = r->host,
-                                 .mem = r->d.mem,
-                                 .loop = r->loop,
+                                 .pci = r->b.host,
+                                 .mem = r->b.d.mem,
+                                 .loop = r->b.loop,
                                  .clock = clock_host(),
-                                 .log = &r->d.log };
+                                 .log = &r->b.d.log };
     r->s = vsocks_new(&cfg, &err);
     if (!r->s)
         fail_msg("%s", err.message);
-    pci_host_reset(r->host);
-    assert_true(pci_host_assign_bars(r->host, BAR, MIB(16), 1ull << 40, MIB(64), &err));
-    pci_host_ecam_ops.write(r->host, 1 << 15 | 4, 2, 6); /* memory, bus master */
-    r->bar = pci_host_ecam_ops.read(r->host, 1 << 15 | 0x10, 4) & ~15ull;
-    r->bar |= pci_host_ecam_ops.read(r->host, 1 << 15 | 0x14, 4) << 32;
-    assert_true(loop_start(r->loop, "test", &err));
+    pci_bench_start(&r->b);
 }
 
 static void rig_close(struct rig *r)
 {
-    loop_stop(r->loop);
+    pci_bench_stop(&r->b);
     vsocks_free(r->s);
-    pci_host_free(r->host);
-    loop_free(r->loop);
-    bus_free(r->mmio);
+    pci_bench_close(&r->b);
     close(r->listener.fd);
     socket_file_remove(path, &r->file);
-    drv_free(&r->d);
 }
 
 static void packet_send(struct rig *r, unsigned op, uint32_t guest_port, uint32_t host_port)
@@ -167,10 +107,10 @@ static void packet_send(struct rig *r, unsigned op, uint32_t guest_port, uint32_
                         .buf_alloc = 4096 };
     uint32_t id, len;
 
-    memcpy(drv_at(&r->d, r->tx_gpa, sizeof(p)), &p, sizeof(p));
-    drv_add(&r->d.queues[1], 0, &(struct drv_seg){ r->tx_gpa, PACKET_LEN, false }, 1);
-    kick(r, 1);
-    drv_wait_used(&r->d.queues[1], &id, &len);
+    memcpy(drv_at(&r->b.d, r->tx_gpa, sizeof(p)), &p, sizeof(p));
+    drv_add(&r->b.d.queues[1], 0, &(struct drv_seg){ r->tx_gpa, PACKET_LEN, false }, 1);
+    pci_bench_kick(&r->b, 1);
+    drv_wait_used(&r->b.d.queues[1], &id, &len);
 }
 
 static struct packet packet_wait(struct rig *r)
@@ -178,9 +118,9 @@ static struct packet packet_wait(struct rig *r)
     struct packet p;
     uint32_t id, len;
 
-    drv_wait_used(&r->d.queues[0], &id, &len);
+    drv_wait_used(&r->b.d.queues[0], &id, &len);
     assert_true(len >= PACKET_LEN);
-    memcpy(&p, drv_at(&r->d, r->rx_gpa + id * 128, sizeof(p)), sizeof(p));
+    memcpy(&p, drv_at(&r->b.d, r->rx_gpa + id * 128, sizeof(p)), sizeof(p));
     return p;
 }
 
@@ -207,27 +147,34 @@ static void a_busy_owner_is_asked_again(void **state)
     rig_close(&r);
 }
 
+/* Waits until nobody has been asked for five times as long as there is between two tries. */
+static void asking_ends(struct rig *r)
+{
+    unsigned asks, now = __atomic_load_n(&r->asks, __ATOMIC_SEQ_CST);
+    unsigned tries = 0;
+
+    do {
+        asks = now;
+        usleep(50000);
+        now = __atomic_load_n(&r->asks, __ATOMIC_SEQ_CST);
+    } while (now != asks && ++tries < 200);
+    assert_int_equal(now, asks);
+}
+
 /* A guest that does not wait any longer is not connected for. */
 static void nobody_is_asked_for_who_left(void **state)
 {
     struct rig r;
-    unsigned asks;
 
     (void)state;
     rig_open(&r, UINT32_MAX, BOARD_SOCKET_REFUSED);
     driver_start(&r);
     packet_send(&r, REQUEST, 5, 6);
     packet_send(&r, RST, 5, 6);
-    usleep(50000);
-    asks = __atomic_load_n(&r.asks, __ATOMIC_SEQ_CST);
-    usleep(50000);
-    assert_int_equal(__atomic_load_n(&r.asks, __ATOMIC_SEQ_CST), asks);
+    asking_ends(&r);
     packet_send(&r, REQUEST, 5, 6); /* and a reset forgets the rest */
     vsocks_reset(r.s);
-    usleep(50000);
-    asks = __atomic_load_n(&r.asks, __ATOMIC_SEQ_CST);
-    usleep(50000);
-    assert_int_equal(__atomic_load_n(&r.asks, __ATOMIC_SEQ_CST), asks);
+    asking_ends(&r);
     rig_close(&r);
 }
 

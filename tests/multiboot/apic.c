@@ -3,7 +3,7 @@
 
 #define APIC 0xfee00000u
 
-static volatile uint32_t count[256], ap_count, ap_ids, nmi_count;
+static volatile uint32_t count[256], ap_ids, nmi_count;
 static volatile uint32_t cpus_up;
 
 static void on_irq(struct trap_frame *f)

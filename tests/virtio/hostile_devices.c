@@ -363,7 +363,7 @@ static size_t console_sink(void *ctx, unsigned port, const uint8_t *buf, size_t 
 
     (void)port;
     (void)buf;
-    __atomic_add_fetch(&o->got, len, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&o->got, (unsigned)len, __ATOMIC_SEQ_CST);
     return len;
 }
 

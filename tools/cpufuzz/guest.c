@@ -130,10 +130,10 @@ static bool load_state(struct fuzz_guest *g, struct yado_error *err)
 
     if (!s)
         return err_set(err, YADO_ERR_MEMORY, "out of memory");
-    engine_translator.get_state(g->cpu, s);
+    ok = engine_translator.get_state(g->cpu, s, err);
     long_guest_state(&lg, s, 3, FUZZ_DRIVER_VA, FUZZ_DATA_PAGE_VA + FUZZ_PAGE);
     s->rflags |= FL_IF; /* as in a process; nothing here sends interrupts */
-    ok = engine_translator.set_state(g->cpu, s, err);
+    ok = ok && engine_translator.set_state(g->cpu, s, err);
     free(s);
     return ok;
 }

@@ -310,7 +310,7 @@ static bool fuzz_all(struct run *r, struct yado_error *err)
     uint64_t next = fuzz_mix(r->o.seed);
     double start = now_seconds(), end = r->o.seconds ? start + r->o.seconds : 0;
 
-    while (r->executed < r->o.count && r->differences < r->o.differences && !(end && now_seconds() > end)) {
+    while (r->executed < r->o.count && r->differences < r->o.differences && !(end > 0 && now_seconds() > end)) {
         unsigned count = r->o.replay_given ? 1 : FUZZ_BATCH;
 
         for (unsigned i = 0; i < count; i++)

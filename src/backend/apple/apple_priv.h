@@ -25,8 +25,9 @@ bool error_from(struct yado_error *err, id error, const char *what);
 
 #define ENTITLEMENT_VIRTUALIZATION "com.apple.security.virtualization"
 #define ENTITLEMENT_NETWORKING "com.apple.vm.networking"
+#define ENTITLEMENT_NETWORK_CLIENT "com.apple.security.network.client"
 
-/* Whether the code signature of this process claims it. Opens its own pool. */
+/* Whether the code signature of this process claims it (true; not false). Opens its own pool. */
 bool entitlement_has(const char *name);
 
 /* ---- kernel.c ---- */
@@ -52,10 +53,15 @@ id boot_make(const struct spec_boot *b, struct yado_error *err);
 /* Gives `config` its platform if it is not the default one. */
 bool platform_set(id config, const struct spec_platform *p, struct yado_error *err);
 id storage_make(const struct spec_disk *d, unsigned index, struct scratch *s, struct yado_error *err);
+/* What objects are made for. The framework opens, makes and empties a port's file when its object is made: to
+ * be checked alone, the file is looked at (ports_check), and the object is another. */
+enum purpose { TO_CHECK, TO_RUN };
+
 /* *out NULL and true: there is none. The message does not name the port. */
-bool port_attachment_make(const struct spec_attachment *a, id *out, struct yado_error *err);
-id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *err);
-id console_make(const struct spec_console *c, unsigned index, struct yado_error *err);
+bool port_attachment_make(const struct spec_attachment *a, enum purpose purpose, id *out,
+                          struct yado_error *err);
+id serial_make(const struct spec_serial *s, unsigned index, enum purpose purpose, struct yado_error *err);
+id console_make(const struct spec_console *c, unsigned index, enum purpose purpose, struct yado_error *err);
 id net_attachment_make(const struct net_config *c, unsigned index, struct yado_error *err);
 id network_make(const struct spec_net *n, unsigned index, struct yado_error *err);
 id directory_share_make(const struct spec_share *s, unsigned index, struct yado_error *err);
@@ -68,7 +74,8 @@ id sound_make(const struct spec_sound *s, unsigned index, struct yado_error *err
 /* ---- configuration.c ---- */
 
 /* The whole configuration, found valid by the framework. */
-id configuration_make(const struct spec *s, struct scratch *scratch, struct yado_error *err);
+id configuration_make(const struct spec *s, enum purpose purpose, struct scratch *scratch,
+                      struct yado_error *err);
 bool apple_limits(struct backend_limits *out);
 bool apple_validate(const struct spec *s, struct yado_error *err);
 bool apple_validate_save_restore(const struct spec *s, struct yado_error *err);

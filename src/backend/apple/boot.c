@@ -14,7 +14,7 @@
 
 static id linux_make(const struct spec_boot *b, struct yado_error *err)
 {
-    id command_line = string_of(b->command_line), loader;
+    id command_line = string_of(b->command_line), kernel, initrd = NULL, loader;
 
     if (!kernel_check(b->kernel, HOST_ARCH, err))
         return NULL;
@@ -26,16 +26,21 @@ static id linux_make(const struct spec_boot *b, struct yado_error *err)
         err_set(err, YADO_ERR_INVALID_CONFIG, "the command line is not UTF-8");
         return NULL;
     }
-    loader = pooled(VZLinuxBootLoader_initWithKernelURL(ALLOC(VZLinuxBootLoader), file_url(b->kernel)));
-    VZLinuxBootLoader_setCommandLine(loader, command_line);
+    kernel = file_url(b->kernel, err);
     if (b->initrd)
-        VZLinuxBootLoader_setInitialRamdiskURL(loader, file_url(b->initrd));
+        initrd = file_url(b->initrd, err);
+    if (!kernel || (b->initrd && !initrd))
+        return NULL;
+    loader = pooled(VZLinuxBootLoader_initWithKernelURL(ALLOC(VZLinuxBootLoader), kernel));
+    VZLinuxBootLoader_setCommandLine(loader, command_line);
+    if (initrd)
+        VZLinuxBootLoader_setInitialRamdiskURL(loader, initrd);
     return loader;
 }
 
 static id efi_make(const struct spec_boot *b, struct yado_error *err)
 {
-    id loader;
+    id loader, store;
 
     if (!NEEDED(VZEFIBootLoader, init, err, "EFI"))
         return NULL;
@@ -47,8 +52,11 @@ static id efi_make(const struct spec_boot *b, struct yado_error *err)
                       b->variable_store);
         return NULL;
     }
-    VZEFIBootLoader_setVariableStore(loader, pooled(VZEFIVariableStore_initWithURL(
-                                                 ALLOC(VZEFIVariableStore), file_url(b->variable_store))));
+    store = file_url(b->variable_store, err);
+    if (!store)
+        return NULL;
+    VZEFIBootLoader_setVariableStore(
+        loader, pooled(VZEFIVariableStore_initWithURL(ALLOC(VZEFIVariableStore), store)));
     return loader;
 }
 
@@ -64,11 +72,12 @@ id boot_make(const struct spec_boot *b, struct yado_error *err)
 bool apple_variable_store_create(const char *path, bool overwrite, struct yado_error *err)
 {
     void *pool = objc_autoreleasePoolPush();
-    id error = NULL, store;
-    bool ok = NEEDED(VZEFIVariableStore, initCreating, err, "%s: an EFI variable store", path);
+    id error = NULL, url = NULL, store;
+    bool ok = NEEDED(VZEFIVariableStore, initCreating, err, "%s: an EFI variable store", path) &&
+              (url = file_url(path, err));
 
     if (ok) {
-        store = VZEFIVariableStore_initCreating(ALLOC(VZEFIVariableStore), file_url(path),
+        store = VZEFIVariableStore_initCreating(ALLOC(VZEFIVariableStore), url,
                                                 overwrite ? VZ_EFI_STORE_ALLOW_OVERWRITE : 0, &error);
         ok = pooled(store) || error_from(err, error, path);
     }

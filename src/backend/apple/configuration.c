@@ -4,6 +4,7 @@
 
 #include "backend/apple/apple.h"
 #include "backend/apple/apple_priv.h"
+#include "backend/ports_check.h"
 
 /* Objects of one kind on their way into an array. */
 struct list {
@@ -36,12 +37,12 @@ static bool storage_set(id config, const struct spec *s, struct scratch *scratch
     return true;
 }
 
-static bool serial_set(id config, const struct spec *s, struct yado_error *err)
+static bool serial_set(id config, const struct spec *s, enum purpose purpose, struct yado_error *err)
 {
     struct list l = { .count = 0 };
 
     for (unsigned i = 0; i < s->serial_count; i++) {
-        if (!list_add(&l, serial_make(&s->serials[i], i, err)))
+        if (!list_add(&l, serial_make(&s->serials[i], i, purpose, err)))
             return false;
     }
     VZVirtualMachineConfiguration_setSerialPorts(config, list_array(&l));
@@ -49,12 +50,12 @@ static bool serial_set(id config, const struct spec *s, struct yado_error *err)
 }
 
 /* macOS 11 and 12 have no setter. */
-static bool consoles_set(id config, const struct spec *s, struct yado_error *err)
+static bool consoles_set(id config, const struct spec *s, enum purpose purpose, struct yado_error *err)
 {
     struct list l = { .count = 0 };
 
     for (unsigned i = 0; i < s->console_count; i++) {
-        if (!list_add(&l, console_make(&s->consoles[i], i, err)))
+        if (!list_add(&l, console_make(&s->consoles[i], i, purpose, err)))
             return false;
     }
     if (l.count)
@@ -153,14 +154,15 @@ static bool sounds_set(id config, const struct spec *s, struct yado_error *err)
     return true;
 }
 
-static bool devices_set(id config, const struct spec *s, struct scratch *scratch, struct yado_error *err)
+static bool devices_set(id config, const struct spec *s, enum purpose purpose, struct scratch *scratch,
+                        struct yado_error *err)
 {
     entropy_set(config, s);
     balloon_set(config, s);
     sockets_set(config, s);
-    return storage_set(config, s, scratch, err) && serial_set(config, s, err) &&
-           consoles_set(config, s, err) && network_set(config, s, err) && shares_set(config, s, err) &&
-           screen_set(config, s, err) && sounds_set(config, s, err);
+    return storage_set(config, s, scratch, err) && serial_set(config, s, purpose, err) &&
+           consoles_set(config, s, purpose, err) && network_set(config, s, err) &&
+           shares_set(config, s, err) && screen_set(config, s, err) && sounds_set(config, s, err);
 }
 
 static bool framework_agrees(id config, struct yado_error *err)
@@ -210,7 +212,8 @@ static bool numbers_check(const struct spec *s, struct yado_error *err)
     return true;
 }
 
-id configuration_make(const struct spec *s, struct scratch *scratch, struct yado_error *err)
+id configuration_make(const struct spec *s, enum purpose purpose, struct scratch *scratch,
+                      struct yado_error *err)
 {
     id config, loader;
 
@@ -233,7 +236,7 @@ id configuration_make(const struct spec *s, struct scratch *scratch, struct yado
         err_set(err, YADO_ERR_UNSUPPORTED, "debug_exit: Apple's machines have no such port");
         return NULL;
     }
-    if (!platform_set(config, &s->platform, err) || !devices_set(config, s, scratch, err) ||
+    if (!platform_set(config, &s->platform, err) || !devices_set(config, s, purpose, scratch, err) ||
         !framework_agrees(config, err))
         return NULL;
     return config;
@@ -243,7 +246,7 @@ bool apple_validate(const struct spec *s, struct yado_error *err)
 {
     struct scratch scratch = { .count = 0 };
     void *pool = objc_autoreleasePoolPush();
-    bool ok = configuration_make(s, &scratch, err) != NULL;
+    bool ok = ports_check(s, err) && configuration_make(s, TO_CHECK, &scratch, err);
 
     objc_autoreleasePoolPop(pool);
     scratch_clear(&scratch);
@@ -258,7 +261,7 @@ bool apple_validate_save_restore(const struct spec *s, struct yado_error *err)
     bool ok = NEEDED(VZVirtualMachineConfiguration, validateSaveRestoreSupport, err, "saving a machine");
 
     if (ok)
-        config = configuration_make(s, &scratch, err);
+        config = ports_check(s, err) ? configuration_make(s, TO_CHECK, &scratch, err) : NULL;
     ok = config && (VZVirtualMachineConfiguration_validateSaveRestoreSupport(config, &error) ||
                     error_from(err, error, "saving a machine"));
     objc_autoreleasePoolPop(pool);

@@ -1,4 +1,8 @@
 /* Serial ports and consoles. */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "backend/apple/apple_priv.h"
 
 static id handle_make(int fd, bool *ok)
@@ -23,22 +27,40 @@ static id handles_make(const struct spec_attachment *a, struct yado_error *err)
 
 static id file_make(const struct spec_attachment *a, struct yado_error *err)
 {
-    id error = NULL, file = VZFileSerialPortAttachment_init(ALLOC(VZFileSerialPortAttachment),
-                                                            file_url(a->path), a->append, &error);
+    id error = NULL, url = file_url(a->path, err), file;
 
+    if (!url)
+        return NULL;
+    file = VZFileSerialPortAttachment_init(ALLOC(VZFileSerialPortAttachment), url, a->append, &error);
     if (!file)
         error_from(err, error, a->path);
     return pooled(file);
 }
 
-bool port_attachment_make(const struct spec_attachment *a, id *out, struct yado_error *err)
+/* As good as the file for a configuration that nothing is made of. */
+static id file_check(const struct spec_attachment *a, struct yado_error *err)
+{
+    int fd = file_url(a->path, err) ? open("/dev/null", O_RDWR | O_CLOEXEC) : -1;
+    id made = NULL;
+
+    if (fd >= 0) {
+        made = handles_make(&(struct spec_attachment){ .read_fd = -1, .write_fd = fd }, err);
+        close(fd);
+    } else {
+        err_set_errno(err, YADO_ERR_HOST, errno, "/dev/null");
+    }
+    return made;
+}
+
+bool port_attachment_make(const struct spec_attachment *a, enum purpose purpose, id *out,
+                          struct yado_error *err)
 {
     *out = NULL;
     switch (a->kind) {
     case SPEC_ATTACH_NONE: return true;
     case SPEC_ATTACH_FDS:
     case SPEC_ATTACH_PTY: *out = handles_make(a, err); break;
-    case SPEC_ATTACH_FILE: *out = file_make(a, err); break;
+    case SPEC_ATTACH_FILE: *out = purpose == TO_CHECK ? file_check(a, err) : file_make(a, err); break;
     case SPEC_ATTACH_SOCKET:
         err_set(err, YADO_ERR_UNSUPPORTED,
                 "this engine has no Unix sockets for ports; give a pty, or a connected socket's descriptor");
@@ -47,7 +69,7 @@ bool port_attachment_make(const struct spec_attachment *a, id *out, struct yado_
     return *out != NULL;
 }
 
-id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *err)
+id serial_make(const struct spec_serial *s, unsigned index, enum purpose purpose, struct yado_error *err)
 {
     id attachment, port;
 
@@ -57,7 +79,7 @@ id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *e
                 index);
         return NULL;
     }
-    if (!port_attachment_make(&s->attachment, &attachment, err)) {
+    if (!port_attachment_make(&s->attachment, purpose, &attachment, err)) {
         err_prepend(err, "serial_ports[%u].attachment", index);
         return NULL;
     }
@@ -66,11 +88,11 @@ id serial_make(const struct spec_serial *s, unsigned index, struct yado_error *e
     return port;
 }
 
-static id port_make(const struct spec_port *p, struct yado_error *err)
+static id port_make(const struct spec_port *p, enum purpose purpose, struct yado_error *err)
 {
     id attachment, port;
 
-    if (!port_attachment_make(&p->attachment, &attachment, err))
+    if (!port_attachment_make(&p->attachment, purpose, &attachment, err))
         return NULL;
     port = NEW(VZVirtioConsolePortConfiguration);
     if (p->name)
@@ -82,7 +104,7 @@ static id port_make(const struct spec_port *p, struct yado_error *err)
 }
 
 /* The array is the device's own; its room is said first, so that no index is beyond it. */
-id console_make(const struct spec_console *c, unsigned index, struct yado_error *err)
+id console_make(const struct spec_console *c, unsigned index, enum purpose purpose, struct yado_error *err)
 {
     id console, ports;
 
@@ -93,7 +115,7 @@ id console_make(const struct spec_console *c, unsigned index, struct yado_error 
     ports = VZVirtioConsoleDeviceConfiguration_ports(console);
     VZVirtioConsolePortConfigurationArray_setMaximumPortCount(ports, c->port_count);
     for (unsigned i = 0; i < c->port_count; i++) {
-        id port = c->ports[i].is_present ? port_make(&c->ports[i], err) : NULL;
+        id port = c->ports[i].is_present ? port_make(&c->ports[i], purpose, err) : NULL;
 
         if (!port && c->ports[i].is_present) {
             err_prepend(err, "consoles[%u].ports[%u].attachment", index, i);

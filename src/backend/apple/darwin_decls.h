@@ -24,7 +24,10 @@ typedef const void *CFTypeRef;
 
 CFTypeRef SecTaskCreateFromSelf(CFTypeRef allocator);
 CFTypeRef SecTaskCopyValueForEntitlement(CFTypeRef task, CFTypeRef name, CFTypeRef *error);
-void CFRelease(CFTypeRef object); /* not NULL */
+void CFRelease(CFTypeRef object);            /* not NULL */
+unsigned long CFGetTypeID(CFTypeRef object); /* not NULL */
+unsigned long CFBooleanGetTypeID(void);
+unsigned char CFBooleanGetValue(CFTypeRef boolean);
 
 /* ---- Virtualization ---- */
 

@@ -62,7 +62,7 @@ static void port_attach(struct quick_call *q)
     id port = VZVirtioConsolePortArray_objectAtIndexedSubscript(VZVirtioConsoleDevice_ports(device), q->port);
     id attachment;
 
-    if (port_attachment_make(q->attachment, &attachment, &q->error))
+    if (port_attachment_make(q->attachment, TO_RUN, &attachment, &q->error))
         VZVirtioConsolePort_setAttachment(port, attachment);
     else
         err_prepend(&q->error, "consoles[%u].ports[%u].attachment", q->index, q->port);

@@ -8,7 +8,7 @@ bool entitlement_has(const char *name)
     CFTypeRef task = SecTaskCreateFromSelf(NULL);
     /* An NSString is a CFString. */
     CFTypeRef value = task ? SecTaskCopyValueForEntitlement(task, (CFTypeRef)string_of(name), NULL) : NULL;
-    bool has = value != NULL;
+    bool has = value && CFGetTypeID(value) == CFBooleanGetTypeID() && CFBooleanGetValue(value);
 
     if (value)
         CFRelease(value);

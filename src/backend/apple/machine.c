@@ -31,7 +31,6 @@
 #include "backend/apple/apple.h"
 #include "backend/apple/run_priv.h"
 #include "backend/apple/socket_priv.h"
-#include "backend/apple/vz_values.h"
 
 /* ---- on the queue and back ---- */
 
@@ -40,7 +39,7 @@ struct verb_call {
     struct backend *b;
     void (*send)(struct verb_call *c, const struct block *done);
     const char *what;
-    const char *path; /* save and restore */
+    id url;           /* save and restore: in the pool of whoever calls verb_do */
     bool is_over, ok; /* with lock */
     struct yado_error error;
 };
@@ -106,12 +105,12 @@ static void resume_send(struct verb_call *c, const struct block *done)
 
 static void save_send(struct verb_call *c, const struct block *done)
 {
-    VZVirtualMachine_save(c->b->machine, file_url(c->path), done);
+    VZVirtualMachine_save(c->b->machine, c->url, done);
 }
 
 static void restore_send(struct verb_call *c, const struct block *done)
 {
-    VZVirtualMachine_restore(c->b->machine, file_url(c->path), done);
+    VZVirtualMachine_restore(c->b->machine, c->url, done);
 }
 
 static void quick_run(void *ctx)
@@ -237,7 +236,7 @@ static void delegate_set(struct quick_call *q)
 /* Everything up to the verb that makes the guest run. */
 static bool run_make(struct backend *b, struct yado_error *err)
 {
-    id config = configuration_make(b->spec, &b->scratch, err);
+    id config = configuration_make(b->spec, TO_RUN, &b->scratch, err);
     struct quick_call q = { .b = b, .fn = delegate_set };
 
     if (!config)
@@ -284,10 +283,13 @@ static bool apple_start(struct backend **out, const struct spec *spec, const str
 static bool apple_restore(struct backend **out, const struct spec *spec, const struct backend_host *host,
                           const char *path, struct yado_error *err)
 {
-    struct verb_call c = { .send = restore_send, .what = path, .path = path };
+    struct verb_call c = { .send = restore_send, .what = path };
+    void *pool = objc_autoreleasePoolPush();
+    bool ok = NEEDED(VZVirtualMachine, restore, err, "restoring a machine") &&
+              (c.url = file_url(path, err)) && run_begin(out, spec, host, &c, err);
 
-    return NEEDED(VZVirtualMachine, restore, err, "restoring a machine") &&
-           run_begin(out, spec, host, &c, err);
+    objc_autoreleasePoolPop(pool);
+    return ok;
 }
 
 static void stop_ask(struct quick_call *q)
@@ -326,9 +328,13 @@ static bool apple_resume(struct backend *b, struct yado_error *err)
 
 static bool apple_save(struct backend *b, const char *path, struct yado_error *err)
 {
-    struct verb_call c = { .b = b, .send = save_send, .what = path, .path = path };
+    struct verb_call c = { .b = b, .send = save_send, .what = path };
+    void *pool = objc_autoreleasePoolPush();
+    bool ok = NEEDED(VZVirtualMachine, save, err, "saving a machine") && (c.url = file_url(path, err)) &&
+              verb_do(&c, err);
 
-    return NEEDED(VZVirtualMachine, save, err, "saving a machine") && verb_do(&c, err);
+    objc_autoreleasePoolPop(pool);
+    return ok;
 }
 
 static void apple_service(struct backend *b, struct backend_status *out)

@@ -24,14 +24,24 @@ id string_of(const char *text)
     return NSString_stringWithUTF8String(vz_class(NSString), text);
 }
 
-id file_url(const char *path)
+static id path_url(const char *path, bool is_directory, struct yado_error *err)
 {
-    return NSURL_fileURLWithPath(vz_class(NSURL), string_of(path), false);
+    id string = string_of(path);
+
+    if (string)
+        return NSURL_fileURLWithPath(vz_class(NSURL), string, is_directory);
+    err_set(err, YADO_ERR_FILE, "%s: the name is not UTF-8, as names of files are on macOS", path);
+    return NULL;
 }
 
-id directory_url(const char *path)
+id file_url(const char *path, struct yado_error *err)
 {
-    return NSURL_fileURLWithPath(vz_class(NSURL), string_of(path), true);
+    return path_url(path, false, err);
+}
+
+id directory_url(const char *path, struct yado_error *err)
+{
+    return path_url(path, true, err);
 }
 
 id url_of(const char *text)

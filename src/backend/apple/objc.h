@@ -26,9 +26,10 @@ id pooled(id owned);
 
 /* NULL if `text` is not UTF-8. */
 id string_of(const char *text);
-/* A file URL; the path is made absolute by the framework. */
-id file_url(const char *path);
-id directory_url(const char *path);
+/* A file URL; the path is made absolute by the framework. NULL and err if it is not UTF-8, which Foundation
+ * takes for a mistake of the program's: an exception, which nobody here could catch. */
+id file_url(const char *path, struct yado_error *err);
+id directory_url(const char *path, struct yado_error *err);
 /* NULL if it is malformed. */
 id url_of(const char *text);
 id array_of(const id *objects, size_t count);

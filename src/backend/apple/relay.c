@@ -4,7 +4,8 @@
  * empty buffer waits for its source to be readable, one with bytes waits for its sink to take them; a
  * descriptor that nobody waits for is left out, so that a hang-up there cannot make it spin. Reads and writes
  * are non-blocking by flag of the call, since flags of the descriptors are shared with whoever else holds
- * them. End of file on a source, once the buffer is empty, shuts the sink for writing; a sink that takes no
+ * them. A sink that is gone raises no signal: macOS would send it to the process, whatever this thread
+ * blocks. End of file on a source, once the buffer is empty, shuts the sink for writing; a sink that takes no
  * more shuts the source for reading. When both directions have ended the pair is closed. New pairs wait in a
  * list that the thread takes over when it is woken: the pairs themselves are the thread's alone. */
 #include "backend/apple/relay.h"
@@ -14,9 +15,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "host/socket.h"
 #include "host/thread.h"
 #include "host/wake.h"
 
@@ -59,27 +60,27 @@ static void pair_free(struct pair *p)
 
 /* ---- moving bytes ---- */
 
-static bool is_later(int error)
+static bool is_later(ssize_t result)
 {
-    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+    return result == -EAGAIN || result == -EWOULDBLOCK;
 }
 
 static void direction_end(struct pair *p, unsigned i)
 {
     p->from[i].has_ended = true;
-    shutdown(p->fds[1 - i], SHUT_WR);
-    shutdown(p->fds[i], SHUT_RD);
+    socket_shutdown_send(p->fds[1 - i]);
+    socket_shutdown_receive(p->fds[i]);
 }
 
 static void direction_read(struct pair *p, unsigned i)
 {
     struct direction *d = &p->from[i];
-    ssize_t got = recv(p->fds[i], d->bytes, sizeof(d->bytes), MSG_DONTWAIT);
+    ssize_t got = socket_receive(p->fds[i], &(struct iovec){ d->bytes, sizeof(d->bytes) }, 1);
 
     if (got > 0) {
         d->off = 0;
         d->len = (size_t)got;
-    } else if (got == 0 || !is_later(errno)) {
+    } else if (!is_later(got)) {
         direction_end(p, i);
     }
 }
@@ -87,12 +88,12 @@ static void direction_read(struct pair *p, unsigned i)
 static void direction_write(struct pair *p, unsigned i)
 {
     struct direction *d = &p->from[i];
-    ssize_t put = send(p->fds[1 - i], d->bytes + d->off, d->len, MSG_DONTWAIT);
+    ssize_t put = socket_send(p->fds[1 - i], &(struct iovec){ d->bytes + d->off, d->len }, 1);
 
     if (put >= 0) {
         d->off += (size_t)put;
         d->len -= (size_t)put;
-    } else if (!is_later(errno)) {
+    } else if (!is_later(put)) {
         d->len = 0;
         direction_end(p, i);
     }
@@ -263,6 +264,8 @@ bool relays_add(struct relays *r, int a, int b)
         close(b);
         return false;
     }
+    socket_adopt(a);
+    socket_adopt(b);
     p->fds[0] = a;
     p->fds[1] = b;
     for (unsigned i = 0; i < 2; i++) {

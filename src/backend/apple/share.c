@@ -11,6 +11,7 @@
 static id directory_make(const struct spec_directory *d, struct yado_error *err)
 {
     struct stat st;
+    id url;
 
     if (stat(d->path, &st)) {
         err_set_errno(err, YADO_ERR_FILE, errno, "%s", d->path);
@@ -20,8 +21,8 @@ static id directory_make(const struct spec_directory *d, struct yado_error *err)
         err_set(err, YADO_ERR_FILE, "%s: is not a directory", d->path);
         return NULL;
     }
-    return pooled(
-        VZSharedDirectory_initWithURL(ALLOC(VZSharedDirectory), directory_url(d->path), d->read_only));
+    url = directory_url(d->path, err);
+    return url ? pooled(VZSharedDirectory_initWithURL(ALLOC(VZSharedDirectory), url, d->read_only)) : NULL;
 }
 
 static id single_make(const struct spec_share *s, struct yado_error *err)
@@ -110,8 +111,12 @@ id share_make(const struct spec_share *s, unsigned index, struct yado_error *err
         !NEEDED(VZVirtioFileSystemDeviceConfiguration, initWithTag, err, "shares[%u]: a shared directory",
                 index))
         return NULL;
-    if (!tag || !VZVirtioFileSystemDeviceConfiguration_validateTag(
-                    vz_class(VZVirtioFileSystemDeviceConfiguration), tag, &error)) {
+    if (!tag) {
+        err_set(err, YADO_ERR_INVALID_CONFIG, "shares[%u].tag: it is not UTF-8", index);
+        return NULL;
+    }
+    if (!VZVirtioFileSystemDeviceConfiguration_validateTag(vz_class(VZVirtioFileSystemDeviceConfiguration),
+                                                           tag, &error)) {
         error_from(err, error, s->tag);
         err_prepend(err, "shares[%u].tag", index);
         return NULL;

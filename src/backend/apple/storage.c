@@ -141,19 +141,22 @@ static id image_make(const struct spec_disk *d, struct scratch *s, struct yado_e
 {
     char buf[1024];
     const char *path = path_of(d, buf, sizeof(buf), s, err);
-    id error = NULL, attachment;
+    id error = NULL, url, attachment;
 
     if (!path || !image_check(path, d->read_only, err))
+        return NULL;
+    url = file_url(path, err);
+    if (!url)
         return NULL;
     /* macOS 11 has its own modes and no others. */
     if (d->cache == SPEC_CACHE_AUTO && d->sync == SPEC_SYNC_FULL &&
         !NEEDED(VZDiskImageStorageDeviceAttachment, initWithURLAndModes, NULL, "modes"))
         attachment = VZDiskImageStorageDeviceAttachment_initWithURL(ALLOC(VZDiskImageStorageDeviceAttachment),
-                                                                    file_url(path), d->read_only, &error);
+                                                                    url, d->read_only, &error);
     else if (NEEDED(VZDiskImageStorageDeviceAttachment, initWithURLAndModes, err, "%s: a cache or sync mode",
                     path))
         attachment = VZDiskImageStorageDeviceAttachment_initWithURLAndModes(
-            ALLOC(VZDiskImageStorageDeviceAttachment), file_url(path), d->read_only,
+            ALLOC(VZDiskImageStorageDeviceAttachment), url, d->read_only,
             d->cache == SPEC_CACHE_UNCACHED ? VZ_CACHE_UNCACHED : VZ_CACHE_CACHED, image_sync(d->sync),
             &error);
     else
@@ -215,6 +218,13 @@ static id nbd_make(const struct spec_disk *d, struct yado_error *err)
                 d->name) ||
         !disk_sync(d, &sync, err))
         return NULL;
+    if (!entitlement_has(ENTITLEMENT_NETWORK_CLIENT)) {
+        err_set(err, YADO_ERR_UNSUPPORTED,
+                "%s: an NBD export needs the entitlement " ENTITLEMENT_NETWORK_CLIENT
+                " in the program's signature; sign it with that too (make sign does)",
+                d->name);
+        return NULL;
+    }
     if (!url) {
         err_set(err, YADO_ERR_INVALID_CONFIG, "%s: is not an address of the form nbd://HOST/EXPORT", d->name);
         return NULL;
@@ -248,7 +258,27 @@ static id virtio_make(const struct spec_disk *d, id attachment, struct yado_erro
     return device;
 }
 
-static id device_make(const struct spec_disk *d, id attachment, struct yado_error *err)
+/* A saved machine is restored only to USB devices with the UUIDs that it had, and the framework makes new
+ * ones up for each configuration: ours follow from the place, which is the same whenever the configuration
+ * is. One machine's devices are told apart by them, no more (macOS 15; RFC 9562, version 8). */
+static id usb_make(id attachment, unsigned index, struct yado_error *err)
+{
+    char uuid[37];
+    id device;
+
+    if (!NEEDED(VZUSBMassStorageDeviceConfiguration, initWithAttachment, err, "USB storage"))
+        return NULL;
+    device = pooled(VZUSBMassStorageDeviceConfiguration_initWithAttachment(
+        ALLOC(VZUSBMassStorageDeviceConfiguration), attachment));
+    if (NEEDED(VZUSBMassStorageDeviceConfiguration, setUuid, NULL, "a UUID")) {
+        snprintf(uuid, sizeof(uuid), "7961646f-7573-8062-8000-%012x", index);
+        VZUSBMassStorageDeviceConfiguration_setUuid(
+            device, pooled(NSUUID_initWithUUIDString(ALLOC(NSUUID), string_of(uuid))));
+    }
+    return device;
+}
+
+static id device_make(const struct spec_disk *d, id attachment, unsigned index, struct yado_error *err)
 {
     switch (d->device) {
     case SPEC_DEVICE_VIRTIO_BLOCK: return virtio_make(d, attachment, err);
@@ -257,11 +287,7 @@ static id device_make(const struct spec_disk *d, id attachment, struct yado_erro
             return NULL;
         return pooled(VZNVMExpressControllerDeviceConfiguration_initWithAttachment(
             ALLOC(VZNVMExpressControllerDeviceConfiguration), attachment));
-    case SPEC_DEVICE_USB_STORAGE:
-        if (!NEEDED(VZUSBMassStorageDeviceConfiguration, initWithAttachment, err, "USB storage"))
-            return NULL;
-        return pooled(VZUSBMassStorageDeviceConfiguration_initWithAttachment(
-            ALLOC(VZUSBMassStorageDeviceConfiguration), attachment));
+    case SPEC_DEVICE_USB_STORAGE: return usb_make(attachment, index, err);
     }
     err_set(err, YADO_ERR_INTERNAL, "there is no storage device of kind %d", (int)d->device);
     return NULL;
@@ -281,7 +307,7 @@ static id attachment_make(const struct spec_disk *d, struct scratch *s, struct y
 id storage_make(const struct spec_disk *d, unsigned index, struct scratch *s, struct yado_error *err)
 {
     id attachment = attachment_make(d, s, err);
-    id device = attachment ? device_make(d, attachment, err) : NULL;
+    id device = attachment ? device_make(d, attachment, index, err) : NULL;
 
     if (!device)
         err_prepend(err, "storage[%u]", index);

@@ -28,7 +28,6 @@
 #define VZ_SHAPE_o_s "@24@0:8r*16"
 #define VZ_SHAPE_o_e "@24@0:8^@16"
 #define VZ_SHAPE_o_Q "@24@0:8Q16"
-#define VZ_SHAPE_o_oe "@32@0:8@16^@24"
 #define VZ_SHAPE_o_oB "@28@0:8@16" VZ_BOOL "24"
 #define VZ_SHAPE_o_iB "@24@0:8i16" VZ_BOOL "20"
 #define VZ_SHAPE_o_qq "@32@0:8q16q24"
@@ -43,7 +42,6 @@
 #define VZ_SHAPE_s_ "r*16@0:8"
 #define VZ_SHAPE_x_ "r^v16@0:8"
 #define VZ_SHAPE_B_ VZ_BOOL "16@0:8"
-#define VZ_SHAPE_B_o VZ_BOOL "24@0:8@16"
 #define VZ_SHAPE_B_e VZ_BOOL "24@0:8^@16"
 #define VZ_SHAPE_B_oe VZ_BOOL "32@0:8@16^@24"
 #define VZ_SHAPE_B_ooo VZ_BOOL "40@0:8@16@24@32"
@@ -51,7 +49,6 @@
 #define VZ_SHAPE_I_ "I16@0:8"
 #define VZ_SHAPE_q_ "q16@0:8"
 #define VZ_SHAPE_Q_ "Q16@0:8"
-#define VZ_SHAPE_v_ "v16@0:8"
 #define VZ_SHAPE_v_o "v24@0:8@16"
 #define VZ_SHAPE_v_oo "v32@0:8@16@24"
 #define VZ_SHAPE_v_ooo "v40@0:8@16@24@32"
@@ -75,6 +72,7 @@
     C(NSData, ANY, 11, 0)                                                                                    \
     C(NSError, ANY, 11, 0)                                                                                   \
     C(NSFileHandle, ANY, 11, 0)                                                                              \
+    C(NSUUID, ANY, 11, 0)                                                                                    \
     /* the machine */                                                                                        \
     C(VZVirtualMachine, ANY, 11, 0)                                                                          \
     C(VZVirtualMachineConfiguration, ANY, 11, 0)                                                             \
@@ -160,7 +158,8 @@
     M(NSError, userInfo, I, "userInfo", o_, ANY, 11, 0)                                                      \
     M(NSError, localizedDescription, I, "localizedDescription", o_, ANY, 11, 0)                              \
     M(NSError, localizedFailureReason, I, "localizedFailureReason", o_, ANY, 11, 0)                          \
-    M(NSFileHandle, initWithFileDescriptor, I, "initWithFileDescriptor:closeOnDealloc:", o_iB, ANY, 11, 0)
+    M(NSFileHandle, initWithFileDescriptor, I, "initWithFileDescriptor:closeOnDealloc:", o_iB, ANY, 11, 0)   \
+    M(NSUUID, initWithUUIDString, I, "initWithUUIDString:", o_o, ANY, 11, 0)
 
 #define VZ_METHODS_MACHINE(M)                                                                                \
     M(VZVirtualMachine, isSupported, C, "isSupported", B_, ANY, 11, 0)                                       \
@@ -243,7 +242,8 @@
       12, 3)                                                                                                 \
     M(VZNVMExpressControllerDeviceConfiguration, initWithAttachment, I, "initWithAttachment:", o_o, ANY, 14, \
       0)                                                                                                     \
-    M(VZUSBMassStorageDeviceConfiguration, initWithAttachment, I, "initWithAttachment:", o_o, ANY, 13, 0)
+    M(VZUSBMassStorageDeviceConfiguration, initWithAttachment, I, "initWithAttachment:", o_o, ANY, 13, 0)    \
+    M(VZUSBMassStorageDeviceConfiguration, setUuid, I, "setUuid:", v_o, ANY, 15, 0)
 
 #define VZ_METHODS_NETWORK(M)                                                                                \
     M(VZMACAddress, initWithString, I, "initWithString:", o_o, ANY, 11, 0)                                   \

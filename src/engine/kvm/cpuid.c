@@ -64,19 +64,23 @@
 /* More of leaf 0x40000001 than the translator does: PV EOI (6), halted spin locks (7). */
 #define KVM_FEATURES (CPUID_KVM_FEATURES | BIT(6) | BIT(7))
 
-struct table {
-    struct kvm_cpuid2 head;
-    struct kvm_cpuid_entry2 entries[ENTRIES_MAX];
-};
+static struct kvm_cpuid2 *table_new(struct yado_error *err)
+{
+    struct kvm_cpuid2 *t = calloc(1, sizeof(*t) + ENTRIES_MAX * sizeof(t->entries[0]));
+
+    if (!t)
+        err_set(err, YADO_ERR_HOST, "out of memory");
+    return t;
+}
 
 static void host_cpuid(uint32_t leaf, uint32_t sub, struct cpuid_regs *r)
 {
     __cpuid_count(leaf, sub, r->eax, r->ebx, r->ecx, r->edx);
 }
 
-static struct cpuid_regs supported(const struct table *t, uint32_t leaf, uint32_t sub)
+static struct cpuid_regs supported(const struct kvm_cpuid2 *t, uint32_t leaf, uint32_t sub)
 {
-    for (uint32_t i = 0; i < t->head.nent; i++) {
+    for (uint32_t i = 0; i < t->nent; i++) {
         const struct kvm_cpuid_entry2 *e = &t->entries[i];
 
         if (e->function == leaf && (!(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || e->index == sub))
@@ -87,7 +91,7 @@ static struct cpuid_regs supported(const struct table *t, uint32_t leaf, uint32_
 
 /* ---- the model, with this kernel's features ---- */
 
-static void shape_xsave(struct cpuid_model *m, const struct table *t)
+static void shape_xsave(struct cpuid_model *m, const struct kvm_cpuid2 *t)
 {
     struct cpuid_regs d = supported(t, 0xd, 0);
 
@@ -108,7 +112,7 @@ static void shape_xsave(struct cpuid_model *m, const struct table *t)
     }
 }
 
-static void shape(struct engine_vm *vm, const struct table *t)
+static void shape(struct engine_vm *vm, const struct kvm_cpuid2 *t)
 {
     struct cpuid_model *m = &vm->cpuid;
     struct cpuid_regs r = supported(t, 1, 0);
@@ -134,12 +138,12 @@ static void shape(struct engine_vm *vm, const struct table *t)
 
 bool kvm_cpuid_init(struct engine_vm *vm, struct yado_error *err)
 {
-    struct table *t = calloc(1, sizeof(*t));
+    struct kvm_cpuid2 *t = table_new(err);
     int rc;
 
     if (!t)
-        return err_set(err, YADO_ERR_HOST, "out of memory");
-    t->head.nent = ENTRIES_MAX;
+        return false;
+    t->nent = ENTRIES_MAX;
     rc = ioctl(vm->device_fd, KVM_GET_SUPPORTED_CPUID, t);
     if (rc < 0) {
         err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_GET_SUPPORTED_CPUID");
@@ -173,16 +177,17 @@ static void override(const struct engine_vm *vm, uint32_t leaf, uint32_t sub, st
         r->eax = vm->kvm_features;
 }
 
-static void add(struct table *t, const struct engine_vcpu *cpu, uint32_t leaf, uint32_t sub, bool indexed)
+static void add(struct kvm_cpuid2 *t, const struct engine_vcpu *cpu, uint32_t leaf, uint32_t sub,
+                bool indexed)
 {
     struct cpuid_dynamic dyn = { .apic_id = cpu->index, .xcr0 = 1 };
     struct cpuid_regs r;
 
-    if (t->head.nent == ENTRIES_MAX)
+    if (t->nent == ENTRIES_MAX)
         return;
     cpuid_model_get(&cpu->vm->cpuid, leaf, sub, &dyn, &r);
     override(cpu->vm, leaf, sub, &r);
-    t->entries[t->head.nent++] = (struct kvm_cpuid_entry2){
+    t->entries[t->nent++] = (struct kvm_cpuid_entry2){
         .function = leaf,
         .index = sub,
         .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
@@ -208,7 +213,7 @@ static unsigned sub_count(const struct engine_vm *vm, uint32_t leaf, bool *index
     }
 }
 
-static void add_range(struct table *t, const struct engine_vcpu *cpu, uint32_t first)
+static void add_range(struct kvm_cpuid2 *t, const struct engine_vcpu *cpu, uint32_t first)
 {
     struct cpuid_dynamic dyn = { .apic_id = cpu->index, .xcr0 = 1 };
     struct cpuid_regs top;
@@ -225,11 +230,11 @@ static void add_range(struct table *t, const struct engine_vcpu *cpu, uint32_t f
 
 bool kvm_cpuid_set(struct engine_vcpu *cpu, struct yado_error *err)
 {
-    struct table *t = calloc(1, sizeof(*t));
+    struct kvm_cpuid2 *t = table_new(err);
     int rc;
 
     if (!t)
-        return err_set(err, YADO_ERR_HOST, "out of memory");
+        return false;
     add_range(t, cpu, 0);
     add_range(t, cpu, 0x40000000u);
     add_range(t, cpu, 0x80000000u);

@@ -6,6 +6,7 @@
 
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "engine/engine.h"
@@ -32,7 +33,7 @@ struct kvm_caps {
     unsigned memslots;
     unsigned vcpus_max;
     size_t run_size;
-    bool has_xcrs, has_tsc_deadline, has_irqfd, has_ioeventfd, has_any_width, has_clock;
+    bool has_xcrs, has_tsc_deadline, has_irqfd, has_ioeventfd, has_any_width;
     unsigned msr_count;
     uint32_t msrs[KVM_MSRS_MAX]; /* of those that struct x86_state holds */
 };
@@ -125,6 +126,8 @@ void kvm_vcpu_stood_still(struct engine_vcpu *cpu); /* its own thread, or no vCP
 void kvm_vcpu_kick(struct engine_vcpu *cpu);
 /* The signal that takes a thread out of KVM_RUN. Always blocked while a vCPU's thread is in user space. */
 int kvm_kick_signal(void);
+/* Inside KVM_RUN the thread has this mask, without the kick's signal (KVM_SET_SIGNAL_MASK). */
+bool kvm_signal_mask_set(int cpu_fd, const sigset_t *outside);
 
 /* cpuid.c */
 bool kvm_cpuid_init(struct engine_vm *vm, struct yado_error *err);
@@ -141,10 +144,12 @@ bool kvm_doorbell_add(struct engine_vm *vm, const struct engine_doorbell *bell, 
 void kvm_doorbell_drop(struct engine_vm *vm, const struct engine_doorbell *bell);
 
 /* state.c */
-void kvm_state_get(struct engine_vcpu *cpu, struct x86_state *out);
+bool kvm_state_get(struct engine_vcpu *cpu, struct x86_state *out, struct yado_error *err);
 bool kvm_state_set(struct engine_vcpu *cpu, const struct x86_state *in, struct yado_error *err);
 
-/* vm.c: bytes of RAM, for messages; returns how many were there */
+/* vm.c */
+int kvm_vm_create(int device_fd); /* a descriptor, or -1 and errno */
+/* Bytes of RAM, for messages; returns how many were there */
 unsigned kvm_ram_peek(const struct engine_vm *vm, uint64_t gpa, uint8_t *buf, unsigned len);
 
 /* probe.c: runs the probe guest on an open device. False and why if this KVM should be passed over. */

@@ -133,7 +133,7 @@ static bool probe_make(struct probe *p, int device_fd)
     int n;
 
     n = ioctl(device_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-    p->vm = ioctl(device_fd, KVM_CREATE_VM, 0ul);
+    p->vm = kvm_vm_create(device_fd);
     if (n < (int)sizeof(struct kvm_run) || p->vm < 0)
         return false;
     p->run_size = (size_t)n;
@@ -227,22 +227,16 @@ static bool limits_set(timer_t timers[2])
 /* KVM_RUN with time limits. */
 static bool guest_run_limited(struct probe *p, struct yado_error *why)
 {
-    struct {
-        struct kvm_signal_mask head;
-        uint8_t set[8];
-    } mask = { .head.len = 8 };
     const struct timespec now = { 0, 0 };
-    sigset_t kick, old, inside;
+    sigset_t kick, old, all;
     timer_t timers[2];
     bool ok;
 
     sigemptyset(&kick);
     sigaddset(&kick, kvm_kick_signal());
     pthread_sigmask(SIG_BLOCK, &kick, &old);
-    sigfillset(&inside);
-    sigdelset(&inside, kvm_kick_signal());
-    memcpy(mask.set, &inside, sizeof(mask.set));
-    if (ioctl(p->cpu, KVM_SET_SIGNAL_MASK, &mask) < 0 || !limits_set(timers)) {
+    sigfillset(&all);
+    if (!kvm_signal_mask_set(p->cpu, &all) || !limits_set(timers)) {
         ok = err_set_errno(why, YADO_ERR_HOST, errno, "kvm: the probe cannot be given a time limit");
     } else {
         ok = guest_run(p, why);

@@ -32,9 +32,9 @@ enum {
 _Static_assert(sizeof(struct kvm_lapic_state) == LAPIC_REGS * 16, "local APIC: 64 registers, 16 bytes apart");
 _Static_assert(X86_XSAVE_MAX == sizeof(struct kvm_xsave), "room for the XSAVE area");
 
-struct msr_block {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entries[KVM_MSRS_MAX];
+union msr_block {
+    struct kvm_msrs msrs;
+    uint8_t room[sizeof(struct kvm_msrs) + KVM_MSRS_MAX * sizeof(struct kvm_msr_entry)];
 };
 
 static uint64_t *mtrr_place(struct x86_state *s, uint32_t index)
@@ -296,62 +296,94 @@ static void lapic_to(const struct x86_lapic_state *l, struct kvm_lapic_state *k)
 
 /* ---- get ---- */
 
-static bool msr_get(struct engine_vcpu *cpu, uint32_t index, uint64_t *value)
+static bool part_get(struct engine_vcpu *cpu, unsigned long request, void *arg, const char *what,
+                     struct yado_error *err)
 {
-    struct msr_block b = { .head.nmsrs = 1, .entries = { { .index = index } } };
-
-    if (ioctl(cpu->fd, KVM_GET_MSRS, &b) != 1)
-        return false;
-    *value = b.entries[0].data;
-    return true;
+    if (ioctl(cpu->fd, request, arg) == 0)
+        return true;
+    return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: vCPU %u: the kernel does not tell its %s",
+                         cpu->index, what);
 }
 
 /* All at once; the kernel stops at the first that it does not have for this CPU model, and is asked for the
  * rest. */
-static void msrs_get(struct engine_vcpu *cpu, struct x86_state *s)
+static bool msrs_get(struct engine_vcpu *cpu, struct x86_state *s, struct yado_error *err)
 {
     const struct kvm_caps *caps = &cpu->vm->caps;
-    struct msr_block b;
+    union msr_block b;
 
     for (unsigned at = 0; at < caps->msr_count;) {
         unsigned n = caps->msr_count - at;
         int got;
 
         memset(&b, 0, sizeof(b));
-        b.head.nmsrs = n;
+        b.msrs.nmsrs = n;
         for (unsigned i = 0; i < n; i++)
-            b.entries[i].index = caps->msrs[at + i];
+            b.msrs.entries[i].index = caps->msrs[at + i];
         got = ioctl(cpu->fd, KVM_GET_MSRS, &b);
         if (got < 0)
-            return;
+            return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: vCPU %u: KVM_GET_MSRS", cpu->index);
         for (int i = 0; i < got; i++)
-            *msr_place(s, b.entries[i].index) = b.entries[i].data;
+            *msr_place(s, b.msrs.entries[i].index) = b.msrs.entries[i].data;
         at += (unsigned)got + 1;
     }
+    return true;
 }
 
-void kvm_state_get(struct engine_vcpu *cpu, struct x86_state *s)
+/* 0, not armed, where the kernel has none. */
+static bool deadline_get(struct engine_vcpu *cpu, uint64_t *deadline, struct yado_error *err)
+{
+    union msr_block b = { .room = { 0 } };
+    int n;
+
+    b.msrs.nmsrs = 1;
+    b.msrs.entries[0].index = MSR_TSC_DEADLINE;
+    n = ioctl(cpu->fd, KVM_GET_MSRS, &b);
+    if (n < 0)
+        return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: vCPU %u: KVM_GET_MSRS", cpu->index);
+    *deadline = n == 1 ? b.msrs.entries[0].data : 0;
+    return true;
+}
+
+static bool xcr0_get(struct engine_vcpu *cpu, uint64_t *xcr0, struct yado_error *err)
+{
+    struct kvm_xcrs xcrs = { 0 };
+
+    *xcr0 = 1;
+    if (!cpu->vm->caps.has_xcrs)
+        return true;
+    if (!part_get(cpu, KVM_GET_XCRS, &xcrs, "XCR0", err))
+        return false;
+    for (unsigned i = 0; i < xcrs.nr_xcrs && i < KVM_MAX_XCRS; i++) {
+        if (xcrs.xcrs[i].xcr == 0)
+            *xcr0 = xcrs.xcrs[i].value;
+    }
+    return true;
+}
+
+bool kvm_state_get(struct engine_vcpu *cpu, struct x86_state *s, struct yado_error *err)
 {
     struct kvm_regs regs;
     struct kvm_sregs sregs;
     struct kvm_lapic_state lapic;
     struct kvm_vcpu_events events = { 0 };
     struct kvm_debugregs dr;
-    struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_RUNNABLE };
-    struct kvm_xcrs xcrs = { 0 };
-    bool ok;
+    struct kvm_mp_state mp;
 
     memset(s, 0, sizeof(*s));
-    /* First, because it makes the kernel act on an INIT or SIPI that has come in. */
-    ok = ioctl(cpu->fd, KVM_GET_MP_STATE, &mp) == 0;
-    ok = ok && ioctl(cpu->fd, KVM_GET_REGS, &regs) == 0 && ioctl(cpu->fd, KVM_GET_SREGS, &sregs) == 0 &&
-         ioctl(cpu->fd, KVM_GET_LAPIC, &lapic) == 0 && ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events) == 0 &&
-         ioctl(cpu->fd, KVM_GET_DEBUGREGS, &dr) == 0 && ioctl(cpu->fd, KVM_GET_XSAVE, s->xsave) == 0;
-    if (!ok) {
-        log_line(cpu->vm->cfg.log, LOG_CPU, "kvm: vCPU %u: its state cannot be read: %s", cpu->index,
-                 strerror(errno));
-        return;
-    }
+    /* The activity first, because asking makes the kernel act on an INIT or SIPI that has come in. The
+     * deadline before the local APIC: should the timer fire between the two, there is one interrupt too many
+     * and not one too few. */
+    if (!part_get(cpu, KVM_GET_MP_STATE, &mp, "activity", err) ||
+        !part_get(cpu, KVM_GET_REGS, &regs, "general registers", err) ||
+        !part_get(cpu, KVM_GET_SREGS, &sregs, "control and segment registers", err) ||
+        !deadline_get(cpu, &s->lapic.tsc_deadline, err) ||
+        !part_get(cpu, KVM_GET_LAPIC, &lapic, "local APIC", err) ||
+        !part_get(cpu, KVM_GET_VCPU_EVENTS, &events, "pending events", err) ||
+        !part_get(cpu, KVM_GET_DEBUGREGS, &dr, "debug registers", err) ||
+        !part_get(cpu, KVM_GET_XSAVE, s->xsave, "FPU and vector registers", err) ||
+        !xcr0_get(cpu, &s->xcr0, err) || !msrs_get(cpu, s, err))
+        return false;
     gprs_from(s, &regs);
     sregs_from(s, &sregs);
     lapic_from(&s->lapic, &lapic);
@@ -360,15 +392,7 @@ void kvm_state_get(struct engine_vcpu *cpu, struct x86_state *s)
     s->dr[6] = dr.dr6;
     s->dr[7] = dr.dr7;
     s->mp_state = mp_from(mp.mp_state);
-    s->xcr0 = 1;
-    if (cpu->vm->caps.has_xcrs && ioctl(cpu->fd, KVM_GET_XCRS, &xcrs) == 0) {
-        for (unsigned i = 0; i < xcrs.nr_xcrs && i < KVM_MAX_XCRS; i++) {
-            if (xcrs.xcrs[i].xcr == 0)
-                s->xcr0 = xcrs.xcrs[i].value;
-        }
-    }
-    msrs_get(cpu, s);
-    msr_get(cpu, MSR_TSC_DEADLINE, &s->lapic.tsc_deadline);
+    return true;
 }
 
 /* ---- set ---- */
@@ -384,8 +408,10 @@ static bool part_set(struct engine_vcpu *cpu, unsigned long request, const void 
 
 static bool msr_set(struct engine_vcpu *cpu, uint32_t index, uint64_t value)
 {
-    struct msr_block b = { .head.nmsrs = 1, .entries = { { .index = index, .data = value } } };
+    union msr_block b = { .room = { 0 } };
 
+    b.msrs.nmsrs = 1;
+    b.msrs.entries[0] = (struct kvm_msr_entry){ .index = index, .data = value };
     return ioctl(cpu->fd, KVM_SET_MSRS, &b) == 1;
 }
 
@@ -394,25 +420,25 @@ static bool msrs_set(struct engine_vcpu *cpu, const struct x86_state *in, struct
 {
     const struct kvm_caps *caps = &cpu->vm->caps;
     struct x86_state *s = (struct x86_state *)(uintptr_t)in; /* read only: msr_place serves both ways */
-    struct msr_block b;
+    union msr_block b;
 
     for (unsigned at = 0; at < caps->msr_count;) {
         unsigned n = caps->msr_count - at;
         int done;
 
         memset(&b, 0, sizeof(b));
-        b.head.nmsrs = n;
+        b.msrs.nmsrs = n;
         for (unsigned i = 0; i < n; i++) {
-            b.entries[i].index = caps->msrs[at + i];
-            b.entries[i].data = *msr_place(s, caps->msrs[at + i]);
+            b.msrs.entries[i].index = caps->msrs[at + i];
+            b.msrs.entries[i].data = *msr_place(s, caps->msrs[at + i]);
         }
         done = ioctl(cpu->fd, KVM_SET_MSRS, &b);
         if (done < 0)
             return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: KVM_SET_MSRS");
-        if ((unsigned)done < n && b.entries[done].data)
+        if ((unsigned)done < n && b.msrs.entries[done].data)
             return err_set(err, YADO_ERR_UNSUPPORTED,
                            "kvm: vCPU %u: the kernel refuses the state's MSR %#x with %#llx", cpu->index,
-                           b.entries[done].index, (unsigned long long)b.entries[done].data);
+                           b.msrs.entries[done].index, (unsigned long long)b.msrs.entries[done].data);
         at += (unsigned)done + 1;
     }
     return true;

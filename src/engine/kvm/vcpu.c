@@ -109,24 +109,31 @@ static void take_signals(void)
         continue;
 }
 
+bool kvm_signal_mask_set(int cpu_fd, const sigset_t *outside)
+{
+    union {
+        struct kvm_signal_mask mask;
+        uint8_t room[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_BYTES];
+    } arg = { .room = { 0 } };
+    sigset_t inside = *outside;
+
+    sigdelset(&inside, kvm_kick_signal());
+    arg.mask.len = KERNEL_SIGSET_BYTES;
+    memcpy(arg.mask.sigset, &inside, KERNEL_SIGSET_BYTES);
+    return ioctl(cpu_fd, KVM_SET_SIGNAL_MASK, &arg) == 0;
+}
+
 /* Blocks the kick's signal, except inside KVM_RUN. `old` is the thread's mask. */
 static bool thread_enter(struct engine_vcpu *cpu, sigset_t *old, struct yado_error *err)
 {
-    struct {
-        struct kvm_signal_mask head;
-        uint8_t set[KERNEL_SIGSET_BYTES];
-    } arg = { .head.len = KERNEL_SIGSET_BYTES };
     int tid = (int)syscall(SYS_gettid);
-    sigset_t kick, inside;
+    sigset_t kick;
 
     sigemptyset(&kick);
     sigaddset(&kick, kvm_kick_signal());
     pthread_sigmask(SIG_BLOCK, &kick, old);
     if (cpu->mask_tid != tid) {
-        inside = *old;
-        sigdelset(&inside, kvm_kick_signal());
-        memcpy(arg.set, &inside, sizeof(arg.set));
-        if (ioctl(cpu->fd, KVM_SET_SIGNAL_MASK, &arg) < 0) {
+        if (!kvm_signal_mask_set(cpu->fd, old)) {
             err_set_errno(err, YADO_ERR_ENGINE, errno, "kvm: KVM_SET_SIGNAL_MASK");
             pthread_sigmask(SIG_SETMASK, old, NULL);
             return false;

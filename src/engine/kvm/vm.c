@@ -81,11 +81,22 @@ static void performance_counters_off(struct engine_vm *vm)
         ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
 }
 
+/* Making one takes all locks of the process's memory, which a signal interrupts. */
+int kvm_vm_create(int device_fd)
+{
+    int fd;
+
+    do
+        fd = ioctl(device_fd, KVM_CREATE_VM, 0ul);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 static bool vm_create(struct engine_vm *vm, struct yado_error *err)
 {
     uint64_t identity = KVM_IDENTITY_MAP_ADDR;
 
-    vm->fd = ioctl(vm->device_fd, KVM_CREATE_VM, 0ul);
+    vm->fd = kvm_vm_create(vm->device_fd);
     if (vm->fd < 0)
         return err_set_errno(err, YADO_ERR_HOST, errno, "kvm: cannot make a virtual machine%s",
                              errno == EBUSY ? "; another hypervisor holds the CPU's virtualization" : "");

@@ -284,9 +284,10 @@ static uint64_t translator_tsc_khz(struct engine_vm *evm)
 
 /* ---- state ---- */
 
-static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
+static bool translator_get_state(struct engine_vcpu *cpu, struct x86_state *s, struct yado_error *err)
 {
     const struct tcpu *c = &cpu->cpu;
+    (void)err;
     memset(s, 0, sizeof *s);
     memcpy(s->gpr, c->gpr, sizeof s->gpr);
     s->rip = c->rip;
@@ -313,6 +314,7 @@ static void translator_get_state(struct engine_vcpu *cpu, struct x86_state *s)
     s->exc_has_error = c->exc.has_error, s->exc_error = c->exc.error;
     lapic_save(c->lapic, &s->lapic);
     memcpy(s->xsave, c->xsave_area, sizeof s->xsave);
+    return true;
 }
 
 /* All vCPUs that are set to the same TSC value get the same offset, so that the guest finds them synchronous.

@@ -426,7 +426,7 @@ void generic_translate(struct trans *t, bool vector)
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
         p.r.subst_reg = 4; /* XSAVE: the modified optimization must not see our buffers' addresses */
-        /* fall through */
+        __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XRSTOR:

@@ -152,7 +152,7 @@ static void find_accesses(const struct trans *t, struct ginsn *g)
         sp.disp = -(int64_t)w;
         add_access(g, sp, w, true);
         break;
-    case ZYDIS_MNEMONIC_LEAVE: sp.base = R_BP; /* fall through */
+    case ZYDIS_MNEMONIC_LEAVE: sp.base = R_BP; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_POP:
     case ZYDIS_MNEMONIC_RET: add_access(g, sp, w, false); break;
     default: break;

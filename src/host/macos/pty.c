@@ -1,47 +1,19 @@
-/* See host/pty.h. The other side stays open: the framework reads the master, and would take a hang-up for the
- * end. */
-#include "host/pty.h"
-
-#include <errno.h>
+/* See host/pty.h. The framework reads the master, and would take a hang-up for the end. */
 #include <fcntl.h>
 #include <stdlib.h>
-#include <termios.h>
 #include <unistd.h>
 
-static bool raw_set(int fd)
-{
-    struct termios raw;
+#include "host/pty_impl.h"
 
-    if (tcgetattr(fd, &raw) < 0)
-        return false;
-    cfmakeraw(&raw);
-    return tcsetattr(fd, TCSANOW, &raw) == 0;
-}
+const bool pty_holds_other = true;
 
-static bool names_get(struct pty *p)
+int pty_master_new(void)
 {
-    return grantpt(p->master) == 0 && unlockpt(p->master) == 0 &&
-           ptsname_r(p->master, p->path, sizeof(p->path)) == 0;
-}
+    int fd = posix_openpt(O_RDWR | O_NOCTTY); /* which takes no O_CLOEXEC there */
 
-bool pty_open(struct pty *p, struct yado_error *err)
-{
-    *p = (struct pty){ .master = posix_openpt(O_RDWR | O_NOCTTY), .other = -1 };
-    if (p->master >= 0 && names_get(p))
-        p->other = open(p->path, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (p->other >= 0 && raw_set(p->other) && fcntl(p->master, F_SETFD, FD_CLOEXEC) == 0 &&
-        fcntl(p->master, F_SETFL, O_RDWR | O_NONBLOCK) == 0)
-        return true;
-    err_set_errno(err, YADO_ERR_HOST, errno, "cannot make a pseudo terminal");
-    pty_close(p);
-    return false;
-}
-
-void pty_close(struct pty *p)
-{
-    if (p->master >= 0)
-        close(p->master);
-    if (p->other >= 0)
-        close(p->other);
-    p->master = p->other = -1;
+    if (fd >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }

@@ -16,14 +16,23 @@ void socket_address_init(struct sockaddr_un *a)
     *a = (struct sockaddr_un){ .sun_family = AF_UNIX, .sun_len = sizeof(*a) };
 }
 
-static int flags_set(int fd, bool blocks)
+static int signal_off(int fd)
 {
     int on = 1;
 
-    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || (!blocks && fcntl(fd, F_SETFL, O_NONBLOCK) < 0) ||
-        setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof(on)) < 0)
+    return setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof(on)) < 0 ? errno : 0;
+}
+
+void socket_adopt(int fd)
+{
+    signal_off(fd); /* fails for one that is over already, and a send to that fails too */
+}
+
+static int flags_set(int fd, bool blocks)
+{
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || (!blocks && fcntl(fd, F_SETFL, O_NONBLOCK) < 0))
         return errno;
-    return 0;
+    return signal_off(fd);
 }
 
 int socket_new(int *out)
