@@ -253,6 +253,8 @@ static void nmi_and_iret(void)
 uint32_t kernel_main(void)
 {
     traps_init();
+    outb(0x21, 0xff); /* the timer's interrupt would come as vector 8 */
+    outb(0xa1, 0xff);
     __asm__ volatile("sidt %0" : "=m"(idtr));
     idt = (struct gate *)idtr.base;
     gates();
