@@ -335,6 +335,7 @@ static struct event event_of_exception(struct tcpu *c)
     if (e->vector == EXC_DB && !e->soft) {
         c->dr[6] = (c->dr[6] & ~DR6_B_MASK) | e->dr6;
         c->dr[7] &= ~DR7_GD;
+        c->debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF); /* 18.4.1, 18.4.3 */
     }
     if (!e->soft && is_fault(e))
         ev.flags |= FL_RF;
