@@ -12,11 +12,11 @@
 /* A file's bytes. They may be a private mapping of the file and stay the caller's. */
 struct boot_file {
     const char *name; /* for messages */
-    /* With `read`: NULL for an initrd for boot_load; for a bzImage only its first BOOT_HEAD_LEN bytes. */
+    /* With `read`: NULL for an initrd; for a bzImage only its first BOOT_HEAD_LEN bytes. */
     const uint8_t *data;
     size_t len; /* of the file */
-    /* NULL, or puts `len` bytes of the file from `off` at `at`, which is guest memory: what nobody looks at
-     * need not be copied twice. */
+    /* NULL, or puts `len` bytes of the file from `off` at `at`: what nobody looks at need not be copied
+     * twice. */
     bool (*read)(const struct boot_file *f, uint64_t off, size_t len, void *at, struct yado_error *err);
     const void *ctx;
 };

@@ -1,7 +1,7 @@
 /* Reads a file whole before looking at it: the bytes that were checked are the bytes that are loaded, even if
  * someone writes the file meanwhile. The copies live only as long as the call, and outside of the heap, which
- * would keep their memory afterwards. What nobody looks at, all of a bzImage but its head, and an initrd that
- * is loaded, goes from the file straight into guest memory. */
+ * would keep their memory afterwards. What nobody looks at, all of a bzImage but its head, and an initrd,
+ * goes from the file straight into guest memory. */
 #include "machine/boot_files.h"
 
 #include <errno.h>
@@ -21,7 +21,7 @@ struct copy {
     size_t len;
 };
 struct loaded {
-    struct copy kernel, initrd;
+    struct copy kernel;          /* of a kind that is looked at whole */
     uint8_t head[BOOT_HEAD_LEN]; /* of the kernel */
 };
 
@@ -34,7 +34,6 @@ static void copy_free(struct copy *c)
 static void loaded_free(struct loaded *l)
 {
     copy_free(&l->kernel);
-    copy_free(&l->initrd);
 }
 
 static bool bytes_read(const struct boot_open_file *f, uint64_t off, uint8_t *buf, size_t len,
@@ -113,11 +112,10 @@ static bool kernel_read(const struct boot_open_file *f, uint64_t limit, struct l
     return boot_is_bzimage(out) || file_read(f, limit, &l->kernel, out, err);
 }
 
-/* to_load: the initrd's bytes are not wanted here. */
-static bool input_read(const struct boot_files *files, uint64_t ram_size, bool to_load, struct boot_input *in,
+static bool input_read(const struct boot_files *files, uint64_t ram_size, struct boot_input *in,
                        struct loaded *l, struct yado_error *err)
 {
-    l->kernel = l->initrd = (struct copy){ 0 };
+    l->kernel = (struct copy){ 0 };
     *in = (struct boot_input){
         .cmdline = files->cmdline,
         .layout = {
@@ -143,8 +141,7 @@ static bool input_read(const struct boot_files *files, uint64_t ram_size, bool t
     }
     if (files->initrd.fd < 0)
         return true;
-    return to_load ? file_measure(&files->initrd, ram_size, &in->initrd, err)
-                   : file_read(&files->initrd, ram_size, &l->initrd, &in->initrd, err);
+    return file_measure(&files->initrd, ram_size, &in->initrd, err);
 }
 
 bool boot_files_multiboot(const struct boot_open_file *kernel)
@@ -160,8 +157,8 @@ bool boot_files_check(const struct boot_files *files, uint64_t ram_size, struct 
 {
     struct boot_input in;
     struct loaded l;
-    bool ok = input_read(files, ram_size, false, &in, &l, err) &&
-              boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
+    bool ok =
+        input_read(files, ram_size, &in, &l, err) && boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
 
     loaded_free(&l);
     return ok;
@@ -172,7 +169,7 @@ bool boot_files_load(const struct boot_files *files, struct gmem *mem, uint64_t 
 {
     struct boot_input in;
     struct loaded l;
-    bool ok = input_read(files, gmem_size(mem), true, &in, &l, err);
+    bool ok = input_read(files, gmem_size(mem), &in, &l, err);
 
     in.layout.reserved[0].len = align_up(acpi_len, 0x1000);
     ok = ok && boot_load(&in, mem, out, err);
