@@ -94,6 +94,7 @@ uint64_t standin_balloon_target(unsigned machine);
 /* A number, or the text (NULL: none) of an object, at a path of getters from the running machine's
  * configuration, as "storageDevices.0.attachment.cachingMode". */
 long standin_config_number(unsigned machine, const char *path);
+double standin_config_double(unsigned machine, const char *path);
 const char *standin_config_text(unsigned machine,
                                 const char *path); /* also the class, with a last ".class" */
 

@@ -484,6 +484,18 @@ long standin_config_number(unsigned machine, const char *path)
     return (long)property_number(obj, key);
 }
 
+double standin_config_double(unsigned machine, const char *path)
+{
+    const char *last;
+    id obj = walk(machine, path, &last);
+    char key[64];
+
+    if (!obj)
+        standin_fail(NULL, "the configuration has no %s", path);
+    property_key(last, key, sizeof(key));
+    return property_double(obj, key);
+}
+
 const char *standin_config_text(unsigned machine, const char *path)
 {
     const char *last;

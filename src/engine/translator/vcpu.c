@@ -130,12 +130,22 @@ static void learn_vpage(struct tcpu *c)
         c->vpage = (uint64_t)(int64_t)tb->vpage;
 }
 
+/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at an 80-bit
+ * value in two pieces, and at the alignment of vectors first. */
+static void beyond_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
+{
+    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
+    if (MMU_DESC_LEN(desc) == 10 && lin + 7 <= 0xffffffffu && !mmu_probe(c, lin, 8, acc, MMU_AS_CPL))
+        return;
+    cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    /* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. */
     if (c->code_bits == 32 && c->vm->cpuid.is_amd && lin + MMU_DESC_LEN(desc) - 1 > 0xffffffffu)
-        cpu_raise_error(c, MMU_DESC_STACK(desc) ? EXC_SS : EXC_GP, 0);
+        beyond_segment(c, lin, desc);
     else
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
