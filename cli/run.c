@@ -256,8 +256,11 @@ static int run_result(struct run *r)
     case YADO_STOP_TRIPLE_FAULT: say("%s", r->end_error.message); return EXIT_CRASHED;
     case YADO_STOP_FAILURE: say("%s", r->end_error.message); return EXIT_FAILED;
     case YADO_STOP_HOST:
-        if (r->left)
+        if (r->left) {
+            if (isatty(STDOUT_FILENO))
+                putchar('\n'); /* the guest's last line is seldom a whole one */
             return EXIT_OK;
+        }
         say("stopped by signal %d; the guest was cut off", r->signo);
         return 128 + r->signo;
     case YADO_STOP_DEBUG_EXIT: return (int)((yado_machine_exit_value(r->machine) << 1 | 1) & 0xff);

@@ -347,6 +347,8 @@ static int options_complete(struct run_options *o, const char *image)
         return usage_error("run: nothing to start: give an IMAGE directory or --kernel FILE");
     if (o->has_seed && !o->seed.files[SEED_USER_DATA])
         return usage_error("run: --meta-data and --network-config need --user-data FILE too");
+    if (o->seed.name && !o->has_seed)
+        return usage_error("--name: is the host name in a seed; give --user-data FILE too");
     if (o->balloon > o->memory)
         return usage_error("--balloon: %llu MiB is more than the guest's memory, %llu MiB",
                            (unsigned long long)o->balloon >> 20, (unsigned long long)o->memory >> 20);

@@ -24,8 +24,9 @@ enum yado_seed_part {
 struct yado_seed *yado_seed_new(void);
 void yado_seed_free(struct yado_seed *seed);
 
-/* Sets a part from bytes, which are copied, or from a file, which is read now. Any bytes are passed on as
- * they are. False and err if it is too large or cannot be read. */
+/* Sets a part from bytes, which are copied, or from a file or pipe, which is read now, to its end. Any bytes
+ * are passed on as they are. False and err if it is too large or cannot be read, or if it is a pipe that
+ * nobody has opened for writing 5 s later. */
 bool yado_seed_set(struct yado_seed *seed, enum yado_seed_part part, const void *bytes, size_t len,
                    struct yado_error *err);
 bool yado_seed_set_file(struct yado_seed *seed, enum yado_seed_part part, const char *path,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 _Static_assert(YADO_SEED_PART_MAX == SEED_INPUT_MAX, "one limit, two names");
 
 #define PART_COUNT 3
+#define WRITER_WAIT_MS 5000 /* as seed.h says */
 
 static const char *const part_names[PART_COUNT] = { "user-data", "meta-data", "network-config" };
 
@@ -72,12 +74,32 @@ bool yado_seed_set(struct yado_seed *seed, enum yado_seed_part part, const void 
     return true;
 }
 
-/* Reads to the end of a file of any kind (a pipe too), at most `max` bytes and one more. -1 and errno on
- * failure. */
-static ssize_t read_up_to(int fd, char *buf, size_t max)
+/* Of a pipe by name that nobody has opened for writing, a read would wait without end and in silence; the
+ * descriptor does not block for that reason, and a writer is waited for here, some seconds. Once there is
+ * one, it may take its time, as on any pipe: it may be a program that asks for a password. `first` gets the
+ * first byte, *len 1, if there is one by now. */
+static bool writer_wait(int fd, char *first, size_t *len, const char *path, struct yado_error *err)
 {
-    size_t len = 0;
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    ssize_t n = read(fd, first, 1);
 
+    /* The end of a pipe without a hang-up: there has been no writer yet. */
+    if (n == 0 && poll(&p, 1, 0) == 0) {
+        while (poll(&p, 1, WRITER_WAIT_MS) < 0 && errno == EINTR)
+            ;
+        n = read(fd, first, 1);
+        if (n == 0 && !p.revents)
+            return err_set(err, YADO_ERR_FILE, "%s: is a pipe that nobody writes to (waited %d s)", path,
+                           WRITER_WAIT_MS / 1000);
+    }
+    *len = n > 0;
+    return true;
+}
+
+/* Reads to the end of a file of any kind (a pipe too), at most `max` bytes and one more, of which `len` are
+ * there. -1 and errno on failure. */
+static ssize_t read_up_to(int fd, char *buf, size_t len, size_t max)
+{
     while (len <= max) {
         ssize_t n = read(fd, buf + len, max + 1 - len);
 
@@ -94,8 +116,8 @@ static ssize_t read_up_to(int fd, char *buf, size_t max)
 
 static bool part_read(int fd, const char *path, char **bytes, size_t *len, struct yado_error *err)
 {
-    struct stat st;
-    size_t max = YADO_SEED_PART_MAX;
+    struct stat st = { 0 };
+    size_t max = YADO_SEED_PART_MAX, begun = 0;
     ssize_t n;
     char *buf;
 
@@ -106,7 +128,12 @@ static bool part_read(int fd, const char *path, char **bytes, size_t *len, struc
     buf = malloc(max + 1);
     if (!buf)
         return err_set(err, YADO_ERR_HOST, "%s: out of memory", path);
-    n = read_up_to(fd, buf, max);
+    if (S_ISFIFO(st.st_mode) && !writer_wait(fd, buf, &begun, path, err)) {
+        free(buf);
+        return false;
+    }
+    fcntl(fd, F_SETFL, 0); /* from here on it may block */
+    n = read_up_to(fd, buf, begun, max);
     if (n < 0 || (size_t)n > max) {
         int e = errno;
 
@@ -131,7 +158,7 @@ bool yado_seed_set_file(struct yado_seed *seed, enum yado_seed_part part, const 
 
     if ((unsigned)part >= PART_COUNT)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "seed: there is no part %u", (unsigned)part);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open %s", path, part_names[part]);
     ok = part_read(fd, path, &bytes, &len, err);

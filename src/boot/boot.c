@@ -51,6 +51,19 @@ static const char *name_known_file(const struct boot_file *f)
     return NULL;
 }
 
+static bool is_elf(const struct boot_file *kernel)
+{
+    return kernel->len >= 4 && !memcmp(kernel->data,
+                                       "\x7f"
+                                       "ELF",
+                                       4);
+}
+
+bool boot_is_bzimage(const struct boot_file *kernel)
+{
+    return !boot_is_multiboot(kernel) && !is_elf(kernel);
+}
+
 static bool plan_kernel(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err)
 {
     const char *what;
@@ -59,10 +72,7 @@ static bool plan_kernel(const struct boot_file *kernel, struct boot_plan *plan, 
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the file is empty", kernel->name);
     if (boot_is_multiboot(kernel))
         return multiboot_plan(kernel, plan, err);
-    if (kernel->len >= 4 && !memcmp(kernel->data,
-                                    "\x7f"
-                                    "ELF",
-                                    4))
+    if (is_elf(kernel))
         return pvh_plan(kernel, plan, err);
     what = name_known_file(kernel);
     if (what)
@@ -159,16 +169,17 @@ static uint64_t low_ram_of(const struct gmem *mem)
     return 0;
 }
 
-static bool initrd_place(const struct boot_file *f, uint64_t gpa, struct gmem *mem, struct yado_error *err)
+bool boot_place(const struct boot_file *f, uint64_t off, size_t len, uint64_t gpa, struct gmem *mem,
+                struct yado_error *err)
 {
     void *at;
 
-    if (!f->len || f->data)
-        return !f->len || gmem_write(mem, gpa, f->data, f->len);
-    at = gmem_span(mem, gpa, f->len, GMEM_WRITE);
-    if (!at || !f->read(f, at, err))
+    if (!len || !f->read)
+        return !len || gmem_write(mem, gpa, f->data + off, len);
+    at = gmem_span(mem, gpa, len, GMEM_WRITE);
+    if (!at || !f->read(f, off, len, at, err))
         return false;
-    gmem_written(mem, gpa, f->len);
+    gmem_written(mem, gpa, len);
     return true;
 }
 
@@ -181,7 +192,7 @@ bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *
     if (!make_plan(in, low_ram_of(mem), &plan, err))
         return false;
     ok = gmem_write(mem, in->layout.cmdline, cmdline, strlen(cmdline) + 1) &&
-         initrd_place(&in->initrd, plan.initrd_gpa, mem, err);
+         boot_place(&in->initrd, 0, in->initrd.len, plan.initrd_gpa, mem, err);
     if (!ok)
         return err_set(err, YADO_ERR_INTERNAL, "boot data do not lie in guest memory");
     if (plan.kind == BOOT_MULTIBOOT)

@@ -11,11 +11,13 @@
 
 /* A file's bytes. They may be a private mapping of the file and stay the caller's. */
 struct boot_file {
-    const char *name;    /* for messages */
-    const uint8_t *data; /* NULL with a len: an initrd for boot_load, to be had by read */
-    size_t len;
-    /* Puts all bytes at `at`, which is guest memory: an initrd need not be copied twice. */
-    bool (*read)(const struct boot_file *f, void *at, struct yado_error *err);
+    const char *name; /* for messages */
+    /* With `read`: NULL for an initrd; for a bzImage only its first BOOT_HEAD_LEN bytes. */
+    const uint8_t *data;
+    size_t len; /* of the file */
+    /* NULL, or puts `len` bytes of the file from `off` at `at`: what nobody looks at need not be copied
+     * twice. */
+    bool (*read)(const struct boot_file *f, uint64_t off, size_t len, void *at, struct yado_error *err);
     const void *ctx;
 };
 
@@ -54,6 +56,9 @@ struct boot_input {
     const char *cmdline;     /* NULL is "" */
     struct boot_layout layout;
 };
+
+/* Whether the file can only be a bzImage, for which its head is enough. */
+bool boot_is_bzimage(const struct boot_file *kernel);
 
 /* Whether the file has a multiboot header (3.1): such a kernel wants a PC with its older chips. Any thread.
  */

@@ -52,6 +52,10 @@ static inline const char *boot_cmdline(const struct boot_input *in)
     return in->cmdline ? in->cmdline : "";
 }
 
+/* Puts a part of a file into guest memory. */
+bool boot_place(const struct boot_file *f, uint64_t off, size_t len, uint64_t gpa, struct gmem *mem,
+                struct yado_error *err);
+
 /* Each fills the kernel's part of the plan. */
 bool bzimage_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
 bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);

@@ -153,7 +153,7 @@ bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, str
     store_le(params + PARAM_ACPI_RSDP, in->layout.acpi_rsdp, 8);
     fill_map(params, &in->layout, mem);
     if (!gmem_write(mem, in->layout.params, params, sizeof(params)) ||
-        !gmem_write(mem, plan->kernel_gpa, f->data + plan->payload_off, plan->payload_len))
+        !boot_place(f, plan->payload_off, plan->payload_len, plan->kernel_gpa, mem, err))
         return err_set(err, YADO_ERR_INTERNAL, "%s: kernel does not lie in guest memory", f->name);
     return true;
 }

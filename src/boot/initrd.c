@@ -8,11 +8,15 @@
  * can be followed without unpacking, so it is unpacked and thrown away (0.1 s for each 15 MiB that come out;
  * its checksum is left to the kernel); bzip2, lzma and lzo are taken by their magic alone.
  *
+ * The framing is read from the file a window at a time, so what lies between is not read at all; archives
+ * without framing are read whole.
+ *
  * What follows a whole archive and is no archive (a boot configuration, a signature) is left to the kernel.
  */
 #include <archive.h>
 #include <ctype.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "boot/boot_priv.h"
@@ -27,10 +31,23 @@
 #define ZSTD_SKIPPABLE 0x184d2a50u
 #define XZ_BLOCK_END "YZ"
 
+#define LOOK_LEN 128u /* the most that is looked at in one place: a cpio header and the trailer's name */
+
+struct window {
+    uint64_t off;
+    size_t len;
+    bool failed; /* to read; the error is told already */
+    struct yado_error *err;
+    uint8_t bytes[4096];
+};
+
 struct cursor {
     const struct boot_file *file;
     uint64_t off;
+    struct window *window; /* of a file with `read` */
 };
+
+_Static_assert(CPIO_HEADER_LEN + sizeof(CPIO_TRAILER) <= LOOK_LEN, "what is looked at");
 
 enum walk_result { WALK_OK, WALK_TRUNCATED, WALK_DAMAGED };
 
@@ -39,9 +56,28 @@ static uint64_t left_of(const struct cursor *c)
     return c->file->len - c->off;
 }
 
+static void window_move(const struct cursor *c)
+{
+    struct window *w = c->window;
+
+    w->off = c->off;
+    w->len = min_u64(left_of(c), sizeof(w->bytes));
+    if (w->failed || !c->file->read(c->file, w->off, w->len, w->bytes, w->err)) {
+        w->failed = true;
+        memset(w->bytes, 0, sizeof(w->bytes));
+    }
+}
+
+/* LOOK_LEN bytes, or those that are left. */
 static const uint8_t *at(const struct cursor *c)
 {
-    return c->file->data + c->off;
+    const struct window *w = c->window;
+
+    if (!w)
+        return c->file->data + c->off;
+    if (c->off < w->off || c->off + min_u64(left_of(c), LOOK_LEN) > w->off + w->len)
+        window_move(c);
+    return w->bytes + (c->off - w->off);
 }
 
 /* ---- cpio, "newc" format: cpio(5) ---- */
@@ -259,21 +295,22 @@ struct kind {
     unsigned len;
     const char *magic;
     enum walk_result (*walk)(struct cursor *c);
+    bool wants_all; /* bytes, not just LOOK_LEN at a time */
 };
 
 static const struct kind kinds[] = {
-    { "cpio", 6, "070701", walk_cpio },
-    { "cpio", 6, "070702", walk_cpio },
-    { "zstd", 4, "\x28\xb5\x2f\xfd", walk_zstd },
-    { "gzip", 3, "\x1f\x8b\x08", walk_gzip },
-    { "xz", 6, "\xfd\x37zXZ\0", walk_xz },
-    { "lz4", 4, "\x02\x21\x4c\x18", walk_lz4 },
-    { "bzip2", 3, "BZh", walk_blind },
-    { "lzma", 3, "\x5d\0\0", walk_blind },
-    { "lzo", 9, "\x89LZO\0\r\n\x1a\n", walk_blind },
+    { "cpio", 6, "070701", walk_cpio, false },
+    { "cpio", 6, "070702", walk_cpio, false },
+    { "zstd", 4, "\x28\xb5\x2f\xfd", walk_zstd, false },
+    { "gzip", 3, "\x1f\x8b\x08", walk_gzip, true },
+    { "xz", 6, "\xfd\x37zXZ\0", walk_xz, true },
+    { "lz4", 4, "\x02\x21\x4c\x18", walk_lz4, false },
+    { "bzip2", 3, "BZh", walk_blind, false },
+    { "lzma", 3, "\x5d\0\0", walk_blind, false },
+    { "lzo", 9, "\x89LZO\0\r\n\x1a\n", walk_blind, false },
 };
 
-static const struct kind zstd_skippable = { "zstd", 4, NULL, walk_zstd_skippable };
+static const struct kind zstd_skippable = { "zstd", 4, NULL, walk_zstd_skippable, false };
 
 static const struct kind *kind_of(const uint8_t *p, uint64_t len)
 {
@@ -290,20 +327,38 @@ static bool is_archive(const uint8_t *p, uint64_t len)
     return kind_of(p, len) != NULL;
 }
 
-bool initrd_check(const struct boot_file *initrd, struct yado_error *err)
+/* The walk on all that is left of the file, in memory. */
+static enum walk_result walk_all(const struct kind *kind, struct cursor *c)
 {
-    struct cursor c = { .file = initrd };
+    struct boot_file rest = { .name = c->file->name, .len = left_of(c) };
+    struct cursor there = { .file = &rest };
+    enum walk_result result = WALK_OK;
+    uint8_t *bytes = malloc(rest.len);
+
+    rest.data = bytes;
+    if (!bytes)
+        err_set(c->window->err, YADO_ERR_HOST, "%s: out of memory", rest.name);
+    if (!bytes || !c->file->read(c->file, c->off, rest.len, bytes, c->window->err))
+        c->window->failed = true;
+    else
+        result = kind->walk(&there);
+    free(bytes);
+    c->off += there.off;
+    return result;
+}
+
+static bool archives_check(struct cursor *c, struct yado_error *err)
+{
+    const struct boot_file *initrd = c->file;
     const struct kind *kind;
 
-    if (!initrd->len)
-        return err_set(err, YADO_ERR_IMAGE, "%s: not an initrd: the file is empty", initrd->name);
-    if (!is_archive(initrd->data, initrd->len))
+    if (!is_archive(at(c), initrd->len))
         return err_set(err, YADO_ERR_IMAGE, "%s: not an initrd: neither a cpio archive nor a packed one",
                        initrd->name);
-    while ((kind = kind_of(at(&c), left_of(&c)))) {
-        uint64_t start = c.off;
+    while ((kind = kind_of(at(c), left_of(c)))) {
+        uint64_t start = c->off;
 
-        switch (kind->walk(&c)) {
+        switch (c->window && kind->wants_all ? walk_all(kind, c) : kind->walk(c)) {
         case WALK_OK: break;
         case WALK_TRUNCATED:
             return err_set(err, YADO_ERR_IMAGE,
@@ -316,7 +371,29 @@ bool initrd_check(const struct boot_file *initrd, struct yado_error *err)
                            " cannot be read",
                            initrd->name, kind->name, start);
         }
-        skip_zeros(&c);
+        if (c->window && c->window->failed)
+            return false;
+        skip_zeros(c);
     }
     return true;
+}
+
+bool initrd_check(const struct boot_file *initrd, struct yado_error *err)
+{
+    struct window *w = NULL;
+    struct cursor c = { .file = initrd };
+    bool ok;
+
+    if (!initrd->len)
+        return err_set(err, YADO_ERR_IMAGE, "%s: not an initrd: the file is empty", initrd->name);
+    if (initrd->data)
+        return archives_check(&c, err);
+    w = calloc(1, sizeof(*w));
+    if (!w)
+        return err_set(err, YADO_ERR_HOST, "%s: out of memory", initrd->name);
+    w->err = err;
+    c.window = w;
+    ok = archives_check(&c, err) && !w->failed;
+    free(w);
+    return ok;
 }

@@ -1,7 +1,7 @@
 /* Reads a file whole before looking at it: the bytes that were checked are the bytes that are loaded, even if
  * someone writes the file meanwhile. The copies live only as long as the call, and outside of the heap, which
- * would keep their memory afterwards. An initrd, at which nobody looks when it is loaded, goes from the file
- * straight into guest memory. */
+ * would keep their memory afterwards. What nobody looks at, all of a bzImage but its head, and an initrd,
+ * goes from the file straight into guest memory. */
 #include "machine/boot_files.h"
 
 #include <errno.h>
@@ -21,7 +21,8 @@ struct copy {
     size_t len;
 };
 struct loaded {
-    struct copy kernel, initrd;
+    struct copy kernel;          /* of a kind that is looked at whole */
+    uint8_t head[BOOT_HEAD_LEN]; /* of the kernel */
 };
 
 static void copy_free(struct copy *c)
@@ -33,15 +34,15 @@ static void copy_free(struct copy *c)
 static void loaded_free(struct loaded *l)
 {
     copy_free(&l->kernel);
-    copy_free(&l->initrd);
 }
 
-static bool bytes_read(const struct boot_open_file *f, uint8_t *buf, size_t len, struct yado_error *err)
+static bool bytes_read(const struct boot_open_file *f, uint64_t off, uint8_t *buf, size_t len,
+                       struct yado_error *err)
 {
     size_t done = 0;
 
     while (done < len) {
-        ssize_t n = pread(f->fd, buf + done, len - done, (off_t)done);
+        ssize_t n = pread(f->fd, buf + done, len - done, (off_t)(off + done));
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -54,9 +55,10 @@ static bool bytes_read(const struct boot_open_file *f, uint8_t *buf, size_t len,
     return true;
 }
 
-static bool straight_read(const struct boot_file *f, void *at, struct yado_error *err)
+static bool straight_read(const struct boot_file *f, uint64_t off, size_t len, void *at,
+                          struct yado_error *err)
 {
-    return bytes_read(f->ctx, at, f->len, err);
+    return bytes_read(f->ctx, off, at, len, err);
 }
 
 /* Name and length. `limit`: what could fit into the machine; a larger file is not read. */
@@ -96,14 +98,24 @@ static bool file_read(const struct boot_open_file *f, uint64_t limit, struct cop
     madvise(p, out->len, MADV_HUGEPAGE); /* fewer faults; no harm if there is no such thing */
     *copy = (struct copy){ p, out->len };
     out->data = p;
-    return bytes_read(f, p, out->len, err);
+    return bytes_read(f, 0, p, out->len, err);
 }
 
-/* to_load: the initrd's bytes are not wanted here. */
-static bool input_read(const struct boot_files *files, uint64_t ram_size, bool to_load, struct boot_input *in,
+/* The whole file if its kind asks for it. */
+static bool kernel_read(const struct boot_open_file *f, uint64_t limit, struct loaded *l,
+                        struct boot_file *out, struct yado_error *err)
+{
+    if (!file_measure(f, limit, out, err) ||
+        !bytes_read(f, 0, l->head, min_u64(out->len, sizeof(l->head)), err))
+        return false;
+    out->data = l->head;
+    return boot_is_bzimage(out) || file_read(f, limit, &l->kernel, out, err);
+}
+
+static bool input_read(const struct boot_files *files, uint64_t ram_size, struct boot_input *in,
                        struct loaded *l, struct yado_error *err)
 {
-    *l = (struct loaded){ 0 };
+    l->kernel = (struct copy){ 0 };
     *in = (struct boot_input){
         .cmdline = files->cmdline,
         .layout = {
@@ -121,7 +133,7 @@ static bool input_read(const struct boot_files *files, uint64_t ram_size, bool t
             .reserved_count = 2,
         },
     };
-    if (!file_read(&files->kernel, ram_size, &l->kernel, &in->kernel, err))
+    if (!kernel_read(&files->kernel, ram_size, l, &in->kernel, err))
         return false;
     if (boot_is_multiboot(&in->kernel)) {
         in->layout.acpi_rsdp = in->layout.reserved[0].gpa = PC_ACPI_LEGACY_BASE;
@@ -129,8 +141,7 @@ static bool input_read(const struct boot_files *files, uint64_t ram_size, bool t
     }
     if (files->initrd.fd < 0)
         return true;
-    return to_load ? file_measure(&files->initrd, ram_size, &in->initrd, err)
-                   : file_read(&files->initrd, ram_size, &l->initrd, &in->initrd, err);
+    return file_measure(&files->initrd, ram_size, &in->initrd, err);
 }
 
 bool boot_files_multiboot(const struct boot_open_file *kernel)
@@ -146,8 +157,8 @@ bool boot_files_check(const struct boot_files *files, uint64_t ram_size, struct 
 {
     struct boot_input in;
     struct loaded l;
-    bool ok = input_read(files, ram_size, false, &in, &l, err) &&
-              boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
+    bool ok =
+        input_read(files, ram_size, &in, &l, err) && boot_check(&in, min_u64(ram_size, PC_LOW_RAM_END), err);
 
     loaded_free(&l);
     return ok;
@@ -158,7 +169,7 @@ bool boot_files_load(const struct boot_files *files, struct gmem *mem, uint64_t 
 {
     struct boot_input in;
     struct loaded l;
-    bool ok = input_read(files, gmem_size(mem), true, &in, &l, err);
+    bool ok = input_read(files, gmem_size(mem), &in, &l, err);
 
     in.layout.reserved[0].len = align_up(acpi_len, 0x1000);
     ok = ok && boot_load(&in, mem, out, err);

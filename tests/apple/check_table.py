@@ -184,7 +184,7 @@ class Check:
 
 
 MISTAKES = [  # file, what is there, what is put there, what must be said
-    ("vz_table.h", 'isDirectory:", o_oB, ANY, 11, 0)', 'isDirectory:", o_oe, ANY, 11, 0)', "encoding"),
+    ("vz_table.h", 'isDirectory:", o_oB, ANY, 11, 0)', 'isDirectory:", o_oo, ANY, 11, 0)', "encoding"),
     ("vz_table.h", "C(VZEFIBootLoader, ANY, 13, 0)", "C(VZEFIBootLoader, ANY, 12, 0)", "macOS"),
     ("vz_table.h", "C(VZLinuxRosettaDirectoryShare, ARM64, 13, 0)", "C(VZLinuxRosettaDirectoryShare, ANY, 13, 0)",
      "arch"),
@@ -231,8 +231,6 @@ def joined(text):
 
 
 VALUES = {
-    "VZ_STATE_STOPPED": "VZVirtualMachineStateStopped", "VZ_STATE_RUNNING": "VZVirtualMachineStateRunning",
-    "VZ_STATE_PAUSED": "VZVirtualMachineStatePaused", "VZ_STATE_ERROR": "VZVirtualMachineStateError",
     "VZ_ERROR_INTERNAL": "VZErrorInternal",
     "VZ_ERROR_INVALID_CONFIGURATION": "VZErrorInvalidVirtualMachineConfiguration",
     "VZ_ERROR_INVALID_STATE": "VZErrorInvalidVirtualMachineState",

@@ -67,6 +67,12 @@ void standin_guest_stops(unsigned machine);
 void standin_machine_fails(unsigned machine, const char *domain, long code, const char *text);
 void standin_network_disconnects(unsigned machine, unsigned device, const char *text);
 
+/* The framework keeps the machine from now on, as it may do for its own ends, whoever else lets go of it;
+ * until then. Once everybody else has, it stops and tells its delegate, if it still has one: whether it has.
+ */
+void standin_machine_keep(unsigned machine);
+bool standin_kept_machine_stops(void);
+
 /* A program in the guest connects to a port of the host (CID 2). Whether the listener took it; the guest's
  * end in *fd. */
 bool standin_guest_connects(unsigned machine, uint32_t port, int *fd);
@@ -88,6 +94,7 @@ uint64_t standin_balloon_target(unsigned machine);
 /* A number, or the text (NULL: none) of an object, at a path of getters from the running machine's
  * configuration, as "storageDevices.0.attachment.cachingMode". */
 long standin_config_number(unsigned machine, const char *path);
+double standin_config_double(unsigned machine, const char *path);
 const char *standin_config_text(unsigned machine,
                                 const char *path); /* also the class, with a last ".class" */
 

@@ -40,6 +40,23 @@ static void a_machine_lives(void **state)
     yado_machine_free(m);
 }
 
+/* The framework's machine may live on when ours is gone; nobody is told then. */
+static void nothing_is_heard_after_the_end(void **state)
+{
+    struct heard h;
+    struct yado_machine *m = api_machine(api_config(), &h);
+
+    (void)state;
+    api_do(m, &h, yado_machine_start);
+    standin_machine_keep(0);
+    api_do(m, &h, yado_machine_stop);
+    h.text[0] = '\0';
+    assert_false(standin_kept_machine_stops());
+    assert_int_equal(yado_machine_state(m), YADO_STATE_STOPPED);
+    assert_string_equal(h.text, "");
+    yado_machine_free(m);
+}
+
 static void two_machines(void **state)
 {
     struct heard h[2];
@@ -265,11 +282,19 @@ static struct yado_config *with_kernel(const char *path, const char *initrd)
     return c;
 }
 
+static void fifo_make(char path[80])
+{
+    snprintf(path, 80, "%s.fifo", api_kernel);
+    assert_int_equal(mkfifo(path, 0600), 0);
+}
+
 static void kernels(void **state)
 {
     FILE *f = fopen(api_kernel, "r+");
+    char fifo[80];
 
     (void)state;
+    fifo_make(fifo);
     assert_int_equal(fwrite("\177ELF", 1, 4, f), 4);
     fclose(f);
     api_valid(api_config());
@@ -277,6 +302,10 @@ static void kernels(void **state)
     api_invalid(with_kernel("/nonexistent", NULL), YADO_ERR_FILE, "boot_loader: /nonexistent", NULL);
     api_invalid(with_kernel(api_kernel, "/nonexistent"), YADO_ERR_FILE, "boot_loader: /nonexistent", NULL);
     api_invalid(with_kernel("/tmp", NULL), YADO_ERR_FILE, "boot_loader: /tmp", "directory", NULL);
+    api_invalid(with_kernel(api_kernel, "/tmp"), YADO_ERR_FILE, "boot_loader: /tmp: is a directory", NULL);
+    api_invalid(with_kernel(fifo, NULL), YADO_ERR_FILE, fifo, "is not a regular file", NULL);
+    api_invalid(with_kernel(api_kernel, fifo), YADO_ERR_FILE, fifo, "is not a regular file", NULL);
+    unlink(fifo);
     assert_int_equal(standin_count("initWithKernelURL:"), 1);
 }
 
@@ -338,6 +367,7 @@ static void nbd_is_entitled(void **state)
 static void storage_is_refused(void **state)
 {
     int fd = open(api_disk, O_RDWR | O_CLOEXEC);
+    char fifo[80];
 
     (void)state;
     assert_int_equal(pwrite(fd, "QFI\xfb", 4, 0), 4);
@@ -362,6 +392,10 @@ static void storage_is_refused(void **state)
                 YADO_ERR_INVALID_CONFIG, "storage[0]", NULL);
     api_invalid(with_storage(yado_virtio_block_new(yado_block_device_new("/dev/null", 0))), YADO_ERR_FILE,
                 "storage[0]: /dev/null", NULL);
+    fifo_make(fifo);
+    api_invalid(with_storage(yado_virtio_block_new(yado_block_device_new(fifo, YADO_DISK_READ_ONLY))),
+                YADO_ERR_FILE, "storage[0]: ", "is not a block device", NULL);
+    unlink(fifo);
 }
 
 /* Linux allows any bytes in a name. Foundation makes no string of these, and ends a program that passes none.
@@ -715,6 +749,9 @@ static void efi(void **state)
     yado_config_set_boot_loader(c, yado_efi_boot_loader_new(store));
     api_invalid(c, YADO_ERR_FILE, "boot_loader", store, NULL);
     c = api_config();
+    yado_config_set_boot_loader(c, yado_efi_boot_loader_new("/tmp"));
+    api_invalid(c, YADO_ERR_FILE, "boot_loader: /tmp: is a directory", NULL);
+    c = api_config();
     yado_config_set_boot_loader(c, yado_efi_boot_loader_new(NULL));
     api_valid(c);
 }
@@ -814,6 +851,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(a_machine_lives),
+        T(nothing_is_heard_after_the_end),
         T(two_machines),
         T(the_guest_powers_off),
         T(the_framework_gives_up),

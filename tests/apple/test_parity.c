@@ -176,6 +176,8 @@ static void disks_are_there(void)
     text_is("storageDevices.1.attachment.class", "VZNetworkBlockDeviceStorageDeviceAttachment");
     text_is("storageDevices.1.attachment.URL", "nbd://host/export");
     number_is("storageDevices.1.attachment.synchronizationMode", 0);
+    number_is("storageDevices.1.attachment.isForcedReadOnly", 0);
+    assert_true(standin_config_double(0, "storageDevices.1.attachment.timeout") == 2.5);
     text_is("storageDevices.2.class", "VZUSBMassStorageDeviceConfiguration");
     number_is("storageDevices.2.attachment.cachingMode", 1);
     number_is("storageDevices.2.attachment.synchronizationMode", 2);

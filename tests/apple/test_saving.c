@@ -44,6 +44,7 @@ static void cannot_save(struct yado_machine *m, struct heard *h)
 
     assert_false(yado_config_validate_save_restore(c, &err));
     assert_int_equal(err.code, YADO_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "Apple silicon"));
     yado_config_free(c);
     api_do(m, h, restore);
     assert_int_equal(h->last.code, YADO_ERR_UNSUPPORTED);
@@ -53,6 +54,8 @@ static void cannot_save(struct yado_machine *m, struct heard *h)
     api_do(m, h, yado_machine_pause);
     api_do(m, h, save);
     assert_int_equal(h->last.code, YADO_ERR_UNSUPPORTED);
+    assert_non_null(strstr(h->last.message, "saving a machine needs "));
+    assert_non_null(strstr(h->last.message, "Apple silicon"));
     assert_int_equal(yado_machine_state(m), YADO_STATE_PAUSED);
 }
 

@@ -411,6 +411,25 @@ void standin_guest_stops(unsigned machine)
     happens(guest_stops, (struct happening){ machine_at(machine), NULL, NULL });
 }
 
+static id kept;
+
+void standin_machine_keep(unsigned machine)
+{
+    kept = machine_at(machine);
+    object_retain(kept, NULL);
+}
+
+bool standin_kept_machine_stops(void)
+{
+    id vm = kept;
+    bool has_delegate = delegate_of(vm) != NULL;
+
+    kept = NULL;
+    happens(guest_stops, (struct happening){ vm, NULL, NULL });
+    object_release(vm, NULL);
+    return has_delegate;
+}
+
 void standin_machine_fails(unsigned machine, const char *domain, long code, const char *text)
 {
     happens(machine_fails,
@@ -463,6 +482,18 @@ long standin_config_number(unsigned machine, const char *path)
         return (long)property_number(obj, last);
     property_key(last, key, sizeof(key));
     return (long)property_number(obj, key);
+}
+
+double standin_config_double(unsigned machine, const char *path)
+{
+    const char *last;
+    id obj = walk(machine, path, &last);
+    char key[64];
+
+    if (!obj)
+        standin_fail(NULL, "the configuration has no %s", path);
+    property_key(last, key, sizeof(key));
+    return property_double(obj, key);
 }
 
 const char *standin_config_text(unsigned machine, const char *path)

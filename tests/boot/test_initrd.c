@@ -9,12 +9,33 @@
 
 static struct image im;
 
+static uint64_t bytes_read;
+static uint64_t read_breaks_at = UINT64_MAX;
+
+static bool read_part(const struct boot_file *f, uint64_t off, size_t len, void *at, struct yado_error *err)
+{
+    assert_true(off <= f->len && len <= f->len - off);
+    if (off + len > read_breaks_at)
+        return err_set(err, YADO_ERR_FILE, "%s: cannot read", f->name);
+    memcpy(at, im.bytes + off, len);
+    bytes_read += len;
+    return true;
+}
+
+/* In memory and by parts of the file, which must say the same. */
 static bool check(size_t len, struct yado_error *err)
 {
-    struct boot_file f = { .name = "initrd.img", .data = im.bytes, .len = len };
+    struct boot_file whole = { .name = "initrd.img", .data = im.bytes, .len = len };
+    struct boot_file parts = { .name = "initrd.img", .len = len, .read = read_part };
+    struct yado_error err2 = YADO_ERROR_INIT;
+    bool ok;
 
     *err = (struct yado_error)YADO_ERROR_INIT;
-    return initrd_check(&f, err);
+    bytes_read = 0;
+    ok = initrd_check(&whole, err);
+    if (initrd_check(&parts, &err2) != ok || strcmp(err->message, err2.message))
+        fail_msg("%zu bytes: \"%s\" in memory, \"%s\" by parts", len, err->message, err2.message);
+    return ok;
 }
 
 static void good(size_t len)
@@ -69,6 +90,31 @@ static void append(int (*filter)(struct archive *), size_t noise)
 static void begin(void)
 {
     im.len = 0;
+}
+
+/* Frames are looked at, what they hold is not read; a file that cannot be read is an error of its own. */
+static void by_parts(void **state)
+{
+    static int (*const filters[])(struct archive *) = { NULL, archive_write_add_filter_zstd,
+                                                        archive_write_add_filter_xz };
+    struct boot_file parts = { .name = "initrd.img", .read = read_part };
+
+    (void)state;
+    for (unsigned i = 0; i < array_size(filters); i++) {
+        struct yado_error err = YADO_ERROR_INIT;
+
+        begin();
+        append(filters[i], 600000);
+        assert_true(check(im.len, &err));
+        assert_true(i == 2 || bytes_read < 80000);
+        parts.len = im.len;
+        for (read_breaks_at = 0; read_breaks_at < im.len; read_breaks_at += 200000) {
+            err = (struct yado_error)YADO_ERROR_INIT;
+            assert_false(initrd_check(&parts, &err));
+            assert_int_equal(err.code, YADO_ERR_FILE);
+        }
+        read_breaks_at = UINT64_MAX;
+    }
 }
 
 /* Where a plain archive ends for the kernel: the padding behind its trailer may go. */
@@ -221,15 +267,11 @@ static void no_initrd_at_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_cpio),
-        cmocka_unit_test(packed_by_zstd),
-        cmocka_unit_test(packed_by_gzip),
-        cmocka_unit_test(packed_by_xz),
-        cmocka_unit_test(packed_by_lz4),
-        cmocka_unit_test(taken_by_magic),
-        cmocka_unit_test(microcode_before_packed),
-        cmocka_unit_test(more_after_xz),
-        cmocka_unit_test(something_else_behind),
+        cmocka_unit_test(by_parts),         cmocka_unit_test(plain_cpio),
+        cmocka_unit_test(packed_by_zstd),   cmocka_unit_test(packed_by_gzip),
+        cmocka_unit_test(packed_by_xz),     cmocka_unit_test(packed_by_lz4),
+        cmocka_unit_test(taken_by_magic),   cmocka_unit_test(microcode_before_packed),
+        cmocka_unit_test(more_after_xz),    cmocka_unit_test(something_else_behind),
         cmocka_unit_test(no_initrd_at_all),
     };
 

@@ -141,6 +141,11 @@ static void test_bad_options(void **state)
     assert_int_equal(read_words(&o, WORDS("--kernel=k", "--meta-data=m")), EXIT_USAGE);
     assert_non_null(strstr(said, "--user-data"));
     run_options_free(&o);
+    assert_int_equal(read_words(&o, WORDS("--kernel=k", "--name=n")), EXIT_USAGE);
+    assert_non_null(strstr(said, "--name: is the host name in a seed; give --user-data"));
+    run_options_free(&o);
+    assert_int_equal(read_words(&o, WORDS("--kernel=k", "--name=n", "--user-data=u")), EXIT_OK);
+    run_options_free(&o);
     assert_int_equal(read_words(&o, WORDS("--serial=stdio", "--serial=stdio", "--kernel=k")), EXIT_USAGE);
     run_options_free(&o);
     assert_int_equal(read_words(&o, WORDS("/nonexistent/image")), EXIT_FAILED);

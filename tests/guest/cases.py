@@ -409,6 +409,7 @@ def escape_key():
         time.sleep(1)
         check(guest.process.poll() is None, 'Ctrl-C ended the command')
         guest.send(b'\x1d')
+        guest.expect(b'\n', 20, 'a line of its own for the prompt')
         guest.wait_exit(20)
         check(guest.terminal_restored(), 'the terminal is not as it was before')
 

@@ -336,6 +336,7 @@ def check_swap(guest, card, ours, ssh_port, key):
     os.close(ours[1])
     carrier(1)
     os.close(ours[0])
+    guest.run(f'ping -c 3 -W 1 ff02::1%{card}; true') # the end of a datagram socket is told to a sender only
     guest.wait_event(r'^event 0 .*gone')
     carrier(0)
     guest.do(f'attach 0 nat,forward=tcp:{ssh_port}:22')

@@ -21,6 +21,9 @@ KERNELS = {
     'boot': (2, True),
     'legacy': (1, False),
     'task': (1, False),
+    'mmio': (1, False),
+    'events': (1, False),
+    'paging': (1, False),
     'apic': (4, False),
     'litmus': (4, False),
 }

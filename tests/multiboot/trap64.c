@@ -106,3 +106,9 @@ void traps_init(void)
     __asm__ volatile("ltr %w0" : : "r"(0x30));
     trap_clear();
 }
+
+/* Kernels of one CPU have none of their own. */
+void __attribute__((weak)) ap_main(uint32_t id)
+{
+    (void)id;
+}

@@ -1,5 +1,6 @@
 /* Boot loaders, and the files in which EFI keeps its variables. */
 #include <errno.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "backend/apple/apple.h"
@@ -12,16 +13,26 @@
 #define HOST_ARCH KERNEL_X86_64
 #endif
 
+/* The framework would say less of another kind of file, and wait for the writer of a FIFO. `mode` as for
+ * access. */
+static bool regular_check(const char *path, int mode, const char *cannot, struct yado_error *err)
+{
+    struct stat st;
+
+    if (stat(path, &st) || access(path, mode))
+        return err_set_errno(err, YADO_ERR_FILE, errno, "%s: %s", path, cannot);
+    return S_ISREG(st.st_mode) || err_set(err, YADO_ERR_FILE, "%s: is %s", path,
+                                          S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
+}
+
 static id linux_make(const struct spec_boot *b, struct yado_error *err)
 {
     id command_line = string_of(b->command_line), kernel, initrd = NULL, loader;
 
     if (!kernel_check(b->kernel, HOST_ARCH, err))
         return NULL;
-    if (b->initrd && access(b->initrd, R_OK)) {
-        err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open", b->initrd);
+    if (b->initrd && !regular_check(b->initrd, R_OK, "cannot open", err))
         return NULL;
-    }
     if (!command_line) {
         err_set(err, YADO_ERR_INVALID_CONFIG, "the command line is not UTF-8");
         return NULL;
@@ -47,11 +58,8 @@ static id efi_make(const struct spec_boot *b, struct yado_error *err)
     loader = NEW(VZEFIBootLoader);
     if (!b->variable_store)
         return loader;
-    if (access(b->variable_store, R_OK | W_OK)) {
-        err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open the variable store for writing",
-                      b->variable_store);
+    if (!regular_check(b->variable_store, R_OK | W_OK, "cannot open the variable store for writing", err))
         return NULL;
-    }
     store = file_url(b->variable_store, err);
     if (!store)
         return NULL;

@@ -31,7 +31,6 @@
 #include "backend/apple/apple.h"
 #include "backend/apple/run_priv.h"
 #include "backend/apple/socket_priv.h"
-#include "backend/apple/vz_values.h"
 
 /* ---- on the queue and back ---- */
 

@@ -185,12 +185,17 @@ static id block_device_make(const struct spec_disk *d, struct yado_error *err)
     enum vz_disk_sync sync;
     id error = NULL, attachment, handle;
     struct file_facts facts;
+    struct stat st;
     int fd;
 
     if (!NEEDED(VZDiskBlockDeviceStorageDeviceAttachment, initWithFileHandle, err, "%s: a block device",
                 d->name) ||
         !disk_sync(d, &sync, err))
         return NULL;
+    if (!stat(d->name, &st) && S_ISFIFO(st.st_mode)) { /* would be waited for */
+        err_set(err, YADO_ERR_FILE, "%s: is not a block device", d->name);
+        return NULL;
+    }
     fd = open(d->name, (d->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
     if (fd < 0) {
         err_set_errno(err, YADO_ERR_FILE, errno, "%s: cannot open", d->name);

@@ -45,11 +45,6 @@ static inline IMP msg_send(void)
     {                                                                                                        \
         return ((id(*)(id, SEL, unsigned long))msg_send())(self, sel_registerName(sel), a);                  \
     }
-#define VZ_CALL_o_oe(fn, sel)                                                                                \
-    static inline id fn(id self, id a, id *b)                                                                \
-    {                                                                                                        \
-        return ((id(*)(id, SEL, id, id *))msg_send())(self, sel_registerName(sel), a, b);                    \
-    }
 #define VZ_CALL_o_oB(fn, sel)                                                                                \
     static inline id fn(id self, id a, BOOL b)                                                               \
     {                                                                                                        \
@@ -123,11 +118,6 @@ static inline IMP msg_send(void)
     {                                                                                                        \
         return ((BOOL(*)(id, SEL))msg_send())(self, sel_registerName(sel));                                  \
     }
-#define VZ_CALL_B_o(fn, sel)                                                                                 \
-    static inline BOOL fn(id self, id a)                                                                     \
-    {                                                                                                        \
-        return ((BOOL(*)(id, SEL, id))msg_send())(self, sel_registerName(sel), a);                           \
-    }
 #define VZ_CALL_B_e(fn, sel)                                                                                 \
     static inline BOOL fn(id self, id *a)                                                                    \
     {                                                                                                        \
@@ -162,11 +152,6 @@ static inline IMP msg_send(void)
     static inline unsigned long fn(id self)                                                                  \
     {                                                                                                        \
         return ((unsigned long (*)(id, SEL))msg_send())(self, sel_registerName(sel));                        \
-    }
-#define VZ_CALL_v_(fn, sel)                                                                                  \
-    static inline void fn(id self)                                                                           \
-    {                                                                                                        \
-        ((void (*)(id, SEL))msg_send())(self, sel_registerName(sel));                                        \
     }
 #define VZ_CALL_v_o(fn, sel)                                                                                 \
     static inline void fn(id self, id a)                                                                     \

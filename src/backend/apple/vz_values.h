@@ -2,13 +2,6 @@
 #ifndef BACKEND_APPLE_VZ_VALUES_H
 #define BACKEND_APPLE_VZ_VALUES_H
 
-enum vz_state { /* VZVirtualMachineState */
-                VZ_STATE_STOPPED = 0,
-                VZ_STATE_RUNNING = 1,
-                VZ_STATE_PAUSED = 2,
-                VZ_STATE_ERROR = 3,
-};
-
 enum vz_error { /* VZErrorCode */
                 VZ_ERROR_INTERNAL = 1,
                 VZ_ERROR_INVALID_CONFIGURATION = 2,

@@ -190,7 +190,6 @@ static bool read_numbers(int fd, kvm_query_fn query, struct kvm_caps *caps, stru
     caps->has_irqfd = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_IRQFD) > 0;
     caps->has_ioeventfd = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) > 0;
     caps->has_any_width = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
-    caps->has_clock = query(fd, KVM_CHECK_EXTENSION, KVM_CAP_ADJUST_CLOCK) > 0;
     return true;
 }
 

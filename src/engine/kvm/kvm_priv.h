@@ -33,7 +33,7 @@ struct kvm_caps {
     unsigned memslots;
     unsigned vcpus_max;
     size_t run_size;
-    bool has_xcrs, has_tsc_deadline, has_irqfd, has_ioeventfd, has_any_width, has_clock;
+    bool has_xcrs, has_tsc_deadline, has_irqfd, has_ioeventfd, has_any_width;
     unsigned msr_count;
     uint32_t msrs[KVM_MSRS_MAX]; /* of those that struct x86_state holds */
 };

@@ -120,14 +120,8 @@ enum step op_pop_rm(struct tcpu *c, struct insn *i)
 enum step op_pusha(struct tcpu *c, struct insn *i)
 {
     unsigned size = i->opsize;
-    uint64_t lin;
-    /* Intel's have stored what comes before a fault */
-    for (unsigned n = 0; n < 8 && tvm_cpuid(c->vm)->is_amd; n++) {
-        if (!seg_linear(c, S_SS, stack_at(c, 0 - (uint64_t)(n + 1) * size), size, MMU_WRITE, &lin) ||
-            !mmu_probe(c, lin, size, MMU_WRITE, MMU_AS_CPL))
-            return STEP_FAULT;
-    }
-    for (unsigned n = 0; n < 8; n++) {
+    for (unsigned n = 0; n < 8;
+         n++) { /* what comes before a fault is stored (seen on both vendors' processors) */
         if (!mem_write(c, S_SS, stack_at(c, 0 - (uint64_t)(n + 1) * size), size, c->gpr[n]))
             return STEP_FAULT;
     }
@@ -203,8 +197,11 @@ enum step op_enter(struct tcpu *c, struct insn *i)
             return STEP_FAULT;
     }
     down += i->imm;
-    if (!seg_linear(c, S_SS, stack_at(c, 0 - down), size, MMU_WRITE, &lin) ||
-        !mmu_probe(c, lin, size, MMU_WRITE, MMU_AS_CPL))
+    if (!seg_linear(c, S_SS, stack_at(c, 0 - down), size, MMU_WRITE, &lin))
+        return STEP_FAULT;
+    if ((c->watch & WATCH_ALIGN) && (lin & (size - 1)) && tvm_cpuid(c->vm)->is_amd)
+        return step_of(cpu_raise_error(c, EXC_AC, 0));
+    if (!mmu_probe(c, lin, size, MMU_WRITE, MMU_AS_CPL))
         return STEP_FAULT;
     stack_set(c, c->gpr[R_SP] - down);
     gpr_set(c, R_BP, size < width ? size : width, frame);
@@ -256,11 +253,15 @@ enum step op_jmp(struct tcpu *c, struct insn *i)
 }
 
 /* Intel's 64-bit CALL has stored the return address, though not moved RSP, when it finds that the target is
- * not canonical; AMD's stores nothing, as the manuals have it. */
+ * not canonical; AMD's stores nothing, as the manuals have it, but has looked whether it could. */
 static enum step call_to(struct tcpu *c, struct insn *i, uint64_t target)
 {
-    uint64_t sp = c->gpr[R_SP];
-    bool push_first = cpu_code64(c) && !tvm_cpuid(c->vm)->is_amd;
+    uint64_t sp = c->gpr[R_SP], lin;
+    bool amd = tvm_cpuid(c->vm)->is_amd, push_first = cpu_code64(c) && !amd;
+    if (cpu_code64(c) && amd &&
+        (!seg_linear(c, S_SS, stack_at(c, 0 - (uint64_t)i->opsize), i->opsize, MMU_WRITE, &lin) ||
+         !mmu_probe(c, lin, i->opsize, MMU_WRITE, MMU_AS_CPL)))
+        return STEP_FAULT;
     if (push_first && !stack_push(c, i->opsize, i->next_rip))
         return STEP_FAULT;
     if (!branch_ok(c, i, &target)) {

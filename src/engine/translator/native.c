@@ -104,20 +104,25 @@ static bool check_is_due(struct tcpu *c, const struct decoded *d, bool write)
     return true;
 }
 
-/* Whether #AC is not for this vector: its alignment is not optional and raises #GP, or it is looked at by
- * element (seen on both vendors' processors), or it is Intel's VCVTPS2PH. */
+/* A vector whose alignment is not optional, and is not there: that is #GP. */
+static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
+{
+    unsigned align = size == 16 || size == 32 ? operand_align(&d->in, size, c->vm->cpuid.is_amd) : 0;
+
+    return align && (c->scratch[2] & ((8u << align) - 1));
+}
+
+/* Whether #AC is not for this vector: it raises #GP, or it is looked at by element (seen on both vendors'
+ * processors), or it is Intel's VCVTPS2PH. */
 static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
-    bool amd = c->vm->cpuid.is_amd;
-    unsigned align = size == 16 || size == 32 ? operand_align(&d->in, size, amd) : 0;
-
     switch (d->in.mnemonic) {
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VMASKMOVPD:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
     case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
-    case ZYDIS_MNEMONIC_VCVTPS2PH: return !amd;
-    default: return align && (c->scratch[2] & ((8u << align) - 1));
+    case ZYDIS_MNEMONIC_VCVTPS2PH: return !c->vm->cpuid.is_amd;
+    default: return is_misaligned(c, d, size);
     }
 }
 
@@ -132,6 +137,8 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
         size = c->vm->cpuid.xsave_size;
     if (interp_operand(c, segment_of(op), offset_of(c, d, op), size ? size : 1, write, &c->scratch[2]))
         return true;
+    if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
+        c->exc.vector = EXC_GP;
     if (c->exc.vector != EXC_AC || (!is_exempt(c, d, size) && check_is_due(c, d, write)))
         return false;
     c->exc.pending = 0;
@@ -145,6 +152,8 @@ bool heavy_native(struct tcpu *c, unsigned *len)
     if (!decode(c, &d))
         return false;
     *len = d.in.length;
+    if (!insn_is_known(&d.in, &c->vm->cpuid, c->code_bits))
+        return true; /* the block raises #UD */
     for (unsigned i = 0; i < d.in.operand_count; i++) {
         const ZydisDecodedOperand *op = &d.ops[i];
 

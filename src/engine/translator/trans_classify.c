@@ -226,14 +226,14 @@ static bool extension_offered(const struct cpuid_model *m, ZydisISASet set)
 /* The list of what may run: the host has more than the guest's CPUID offers, and some of that (stores through
  * a register that no check has seen, states that are not switched) must not get into the cache. What is not
  * on the list raises #UD. The general path has a list of its own, its table of handlers. */
-static bool is_offered(const struct trans *t)
+static bool is_offered(const ZydisDecodedInstruction *in, const struct cpuid_model *m)
 {
-    switch (t->in->encoding) {
+    switch (in->encoding) {
     case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
     case ZYDIS_INSTRUCTION_ENCODING_VEX: break;
     default: return false;
     }
-    switch (t->in->meta.isa_set) {
+    switch (in->meta.isa_set) {
     case ZYDIS_ISA_SET_I86:
     case ZYDIS_ISA_SET_I186:
     case ZYDIS_ISA_SET_I286PROTECTED:
@@ -274,10 +274,10 @@ static bool is_offered(const struct trans *t)
     case ZYDIS_ISA_SET_SMAP: return true;
     case ZYDIS_ISA_SET_VTX: /* hypercalls: SDM volume 3, 30.3; APM volume 3 */
     case ZYDIS_ISA_SET_SVM:
-        return t->in->mnemonic == ZYDIS_MNEMONIC_VMCALL || t->in->mnemonic == ZYDIS_MNEMONIC_VMMCALL;
+        return in->mnemonic == ZYDIS_MNEMONIC_VMCALL || in->mnemonic == ZYDIS_MNEMONIC_VMMCALL;
     case ZYDIS_ISA_SET_CET:
-        return t->in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 || t->in->mnemonic == ZYDIS_MNEMONIC_ENDBR64;
-    default: return extension_offered(&t->vm->cpuid, t->in->meta.isa_set);
+        return in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 || in->mnemonic == ZYDIS_MNEMONIC_ENDBR64;
+    default: return extension_offered(m, in->meta.isa_set);
     }
 }
 
@@ -289,11 +289,15 @@ static bool is_hint(const struct trans *t)
 
 /* VEX.W of moves between vector and general registers outside 64-bit mode: SDM volume 2, PINSRD (ignored);
  * AMD's know no such instruction. */
-static bool needs_64_bit_mode(const struct trans *t)
+static bool needs_64_bit_mode(const ZydisDecodedInstruction *in)
 {
-    return t->bits != 64 && t->vm->cpuid.is_amd && t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
-           t->in->raw.vex.W &&
-           (t->in->mnemonic == ZYDIS_MNEMONIC_VPINSRD || t->in->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+    return in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && in->raw.vex.W &&
+           (in->mnemonic == ZYDIS_MNEMONIC_VPINSRD || in->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+}
+
+bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits)
+{
+    return is_offered(in, m) && (bits == 64 || !m->is_amd || !needs_64_bit_mode(in));
 }
 
 /* CS: as override of a store. Volume 3, 5.5. */
@@ -312,7 +316,7 @@ enum way classify_insn(struct trans *t, unsigned *special)
     *special = SPECIAL_UD;
     if (t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ)
         return WAY_NOTHING; /* without shadow stacks this encoding is a NOP */
-    if (!is_offered(t) || needs_64_bit_mode(t))
+    if (!insn_is_known(t->in, &t->vm->cpuid, t->bits))
         return WAY_SPECIAL;
     if (is_hint(t))
         return WAY_NOTHING;

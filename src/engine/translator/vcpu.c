@@ -130,12 +130,22 @@ static void learn_vpage(struct tcpu *c)
         c->vpage = (uint64_t)(int64_t)tb->vpage;
 }
 
+/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at an 80-bit
+ * value in two pieces, and at the alignment of vectors first. */
+static void beyond_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
+{
+    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
+    if (MMU_DESC_LEN(desc) == 10 && lin + 7 <= 0xffffffffu && !mmu_probe(c, lin, 8, acc, MMU_AS_CPL))
+        return;
+    cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    /* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. */
     if (c->code_bits == 32 && c->vm->cpuid.is_amd && lin + MMU_DESC_LEN(desc) - 1 > 0xffffffffu)
-        cpu_raise_error(c, MMU_DESC_STACK(desc) ? EXC_SS : EXC_GP, 0);
+        beyond_segment(c, lin, desc);
     else
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
@@ -343,15 +353,19 @@ static enum exit_reason vector_step(struct tcpu *c, bool tf)
 static enum exit_reason single_step(struct tcpu *c)
 {
     bool tf = c->rflags & FL_TF;
+    uint64_t rip = c->rip, next = 0;
     if (unlikely(c->watch & WATCH_CODE) && c->int_shadow != 2 && !(c->rflags & FL_RF) && !sys_watch_code(c))
         return XIT_EXC;
     if (c->int_shadow != 2)
         c->debug_hits = 0;
     c->int_shadow = c->no_step = 0;
     c->counters[TC_INTERP]++;
+    bool btf = unlikely(tf && c->debugctl) && sys_branch_step(c, &next);
     enum step st = interp_step(c);
     if (st == STEP_UNKNOWN)
-        return vector_step(c, tf);
+        return vector_step(c, tf && !(c->debugctl & DEBUGCTL_BTF)); /* none of them branches */
+    if (btf && (c->rip == next || c->rip == rip))
+        tf = false;
     after_step(c, tf, st);
     return reason_of(c, st);
 }

@@ -207,10 +207,13 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
     }
     /* All check the whole operand whatever the mask: AMD's in one piece, Intel's in halves of 8 bytes, the
      * upper one first. */
-    if ((c->watch & WATCH_ALIGN) && (operand_address(c, v, mem, 0) & 7))
-        return cpu_raise_error(c, EXC_AC, 0);
+    uint64_t first = operand_address(c, v, mem, 0);
     if (c->vm->cpuid.is_amd && c->code_bits == 32 && (uint32_t)c->gpr[R_DI] > 0u - (mmx ? 8u : 16u))
         return cpu_raise_error(c, EXC_GP, 0); /* beyond the segment's limit of 4 GiB */
+    if (!cpu_canonical(first))
+        return cpu_raise_gp(c, 0);
+    if ((c->watch & WATCH_ALIGN) && (first & 7))
+        return cpu_raise_error(c, EXC_AC, 0);
     unsigned part = mmx || !c->vm->cpuid.is_amd ? 8 : 16;
     for (unsigned at = mmx ? 8 : 16; at > 0; at -= part) {
         if (!mmu_probe(c, operand_address(c, v, mem, at - part), part, MMU_WRITE, MMU_AS_CPL))
