@@ -97,7 +97,7 @@ enum tcounter {
     TC_SHADOW_COMPARED, /* blocks run twice, and alike ... */
     TC_SHADOW_SKIPPED,
     TC_SHADOW_DIFFERENT,
-    TC_UNKNOWN, /* instructions that the translator does not know, translated */
+    TC_UNKNOWN,     /* instructions that the translator does not know, translated */
     TC_BLOCKS_FAST, /* blocks made again to be fast */
     TC_SAMPLES,
     TC_COUNTER_END,

@@ -34,7 +34,7 @@ static struct {
 
 static __thread struct tcpu *thread_cpu __attribute__((tls_model("initial-exec")));
 
-#define SAMPLE 1 /* what the sampling timer says */
+#define SAMPLE 1                 /* what the sampling timer says */
 #define SAMPLE_PERIOD_NS 1000000 /* of the thread's CPU time; the kernel makes its tick of it */
 
 static int timer_signal(void)
@@ -163,8 +163,9 @@ void fault_thread_begin(struct tcpu *c)
     ev.sigev_value.sival_int = SAMPLE;
     if (!c->sample_timer_made && !c->vm->cfg.options.fast_blocks) {
         struct itimerspec each = { { 0, SAMPLE_PERIOD_NS }, { 0, SAMPLE_PERIOD_NS } };
-        c->sample_timer_made = syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, &ev, &c->sample_timer) == 0 &&
-                               syscall(SYS_timer_settime, c->sample_timer, 0, &each, NULL) == 0;
+        c->sample_timer_made =
+            syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, &ev, &c->sample_timer) == 0 &&
+            syscall(SYS_timer_settime, c->sample_timer, 0, &each, NULL) == 0;
     }
 }
 

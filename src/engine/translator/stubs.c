@@ -17,6 +17,10 @@
  * exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 = exit_arg. Flags as the block
  * exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
+ * check, check_group    call; r9 = linear address, and an MMU_DESC as the immediate of the instruction behind
+ * the call. Flags are saved. Back: as slow; group: r10 = delta, or "above". lookup, lookup_branch    jump (or
+ * lookup call); r9 = linear address (r11d = BRANCH_DESC): through the jump cache.
+ *
  * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
  * said above; others have 0 there, and the page is in tcpu.vpage.
  *
@@ -384,7 +388,8 @@ static const uint8_t *emit_check(struct emit *e, unsigned n, bool write, unsigne
     e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, tag));
     e_alu_ri(e, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
     uint8_t *miss = e_jcc_fwd(e, CC_A);
-    e_load(e, 1, T1, hm_tlb(idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
+    e_load(e, 1, T1,
+           hm_tlb(idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     e_ret(e);
     e_patch(miss, e->p);
     emit_slow_front(e, write, idx, slow);

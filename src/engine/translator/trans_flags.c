@@ -10,6 +10,9 @@
  * check whose slow path may raise an exception (fl_cold), they are made anew and saved there. So flags are
  * exact at every fault.
  *
+ * Flags that are in EFLAGS alone and soon read are carried over a check in RAX (fl_carries), since the way
+ * through tcpu.fl and back takes longer than the check.
+ *
  * At each point at least one holds: host_flags, saved_flags, or there is a recipe. Code that calls C needs
  * saved_flags; so do places where the host may raise a signal, unless host_flags. */
 #include "engine/translator/trans.h"

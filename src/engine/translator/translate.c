@@ -19,6 +19,12 @@
  * SIMD exceptions, opcodes that the host lacks) are mapped back by a side table of the places where they can
  * come from.
  *
+ * Small and fast. Most code runs a few times and never again, and what it costs is making it and the room
+ * that it takes in the cache. So blocks are made small first: checks of memory operands and the look-ups of
+ * the jump cache are calls of shared code (stubs.c), and only larger groups of accesses share a check. A
+ * timer of the vCPU's CPU time notes where translated code is (fault_linux.c); what is met there is in a page
+ * whose blocks are made again to be fast, with everything in line (vcpu_heavy.c), as are those to come.
+ *
  * An instruction that runs into the next page is a block of its own, found only through the dispatcher and
  * the jump cache, because the second page's mapping can change. */
 #include "engine/translator/mmu.h"

@@ -88,8 +88,8 @@ void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const
                      store->len, store->at[k], store->after[k]);
 }
 
-/* A block made again to be fast; `dead` was set before. Whoever enters the old one is sent on. False: no room;
- * the next block that is made finds that out. */
+/* A block made again to be fast; `dead` was set before. Whoever enters the old one is sent on. False: no
+ * room; the next block that is made finds that out. */
 static bool make_fast(struct tcpu *c, struct tb *old)
 {
     struct tvm *vm = c->vm;
