@@ -126,12 +126,15 @@ static _Noreturn void dead(const struct object *o, const void *caller, const cha
 
 struct object *object_check(id obj, const void *caller, const char *what)
 {
-    struct object *o = object_find(obj);
+    struct object *o;
 
+    lock();
+    o = object_find(obj);
     if (!o)
         standin_fail(caller, "%s to %p, which is no object", what, (void *)obj);
     if (!o->refs)
         dead(o, caller, what);
+    unlock();
     return o;
 }
 

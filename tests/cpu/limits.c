@@ -18,6 +18,7 @@ static const struct limit kvm_limits[] = {
 /* ---- a /dev/kvm that interprets guest code (engine_kvm.good says so) ---- */
 
 static const struct limit interpreting_limits[] = {
+    { "branch_step", "it keeps nothing in DEBUGCTL" },
     { "fault_user", "it has no INT n, which ends ring 3 code" },
     { "smep_smap", "it has no STAC and CLAC" },
     { "page_crossing", "it has no SSE compares" },
@@ -68,6 +69,7 @@ static const struct limit interpreting_limits[] = {
 /* ---- KVM on the CPU that QEMU 7.2 emulates (YADO_KVM_NESTED) ---- */
 
 static const struct limit nested_limits[] = {
+    { "branch_step", "QEMU 7.2 keeps nothing in DEBUGCTL" },
     { "fault_not_present", "it reads before it writes: INC of an absent page faults as a read" },
     { "fault_reserved_bit", "it does not look at reserved bits of page tables" },
     { "fault_no_execute", "it does not look at reserved bits of page tables" },

@@ -193,6 +193,7 @@ struct tcpu {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc_offset; /* guest TSC = host TSC + tsc_offset */
     uint64_t tsc_aux, pat, misc_enable, spec_ctrl, tsc_adjust;
+    uint64_t debugctl; /* DEBUGCTL_BITS: LBR, without effect, and BTF */
     uint64_t mtrr_def_type, mtrr_fixed[X86_MTRR_FIXED], mtrr_var[2 * X86_MTRR_VAR];
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi;
     unsigned index; /* = APIC id */

@@ -288,6 +288,13 @@ size_t translate_scratch_size(void)
     return (TRANS_MAX_INSNS + 1) * sizeof(struct ginsn);
 }
 
+/* Twice the same? */
+static bool is_repeatable(const struct ginsn *g)
+{
+    return g->decoded && g->in.mnemonic != ZYDIS_MNEMONIC_RDRAND && g->in.mnemonic != ZYDIS_MNEMONIC_RDSEED &&
+           (g->way == WAY_GENERIC || g->way == WAY_FLOW || g->way == WAY_NOTHING);
+}
+
 /* For the shadow. */
 static void judge(const struct trans *t, struct tb *tb)
 {
@@ -295,7 +302,7 @@ static void judge(const struct trans *t, struct tb *tb)
     for (unsigned i = 0; i < t->insns; i++) {
         const struct ginsn *g = &t->g[i];
 
-        tb->plain &= g->decoded && (g->way == WAY_GENERIC || g->way == WAY_FLOW || g->way == WAY_NOTHING);
+        tb->plain &= is_repeatable(g);
         if (g->decoded && g->in.cpu_flags)
             tb->undefined_flags |= g->in.cpu_flags->undefined;
     }

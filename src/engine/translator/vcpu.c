@@ -353,15 +353,19 @@ static enum exit_reason vector_step(struct tcpu *c, bool tf)
 static enum exit_reason single_step(struct tcpu *c)
 {
     bool tf = c->rflags & FL_TF;
+    uint64_t rip = c->rip, next = 0;
     if (unlikely(c->watch & WATCH_CODE) && c->int_shadow != 2 && !(c->rflags & FL_RF) && !sys_watch_code(c))
         return XIT_EXC;
     if (c->int_shadow != 2)
         c->debug_hits = 0;
     c->int_shadow = c->no_step = 0;
     c->counters[TC_INTERP]++;
+    bool btf = unlikely(tf && c->debugctl) && sys_branch_step(c, &next);
     enum step st = interp_step(c);
     if (st == STEP_UNKNOWN)
-        return vector_step(c, tf);
+        return vector_step(c, tf && !(c->debugctl & DEBUGCTL_BTF)); /* none of them branches */
+    if (btf && (c->rip == next || c->rip == rip))
+        tf = false;
     after_step(c, tf, st);
     return reason_of(c, st);
 }
