@@ -208,6 +208,20 @@ static bool needs_saved(const struct ginsn *g)
     return g->barrier || g->signals || g->way == WAY_VECTOR;
 }
 
+/* Whether nobody can see the flags from instruction i on: they are overwritten before anything reads them,
+ * may fault or ends the block. */
+static bool forgotten(const struct trans *t, unsigned i)
+{
+    for (; i < t->count; i++) {
+        const struct ginsn *g = &t->g[i];
+        if (needs_saved(g) || g->reads_flags || g->access_count || g->way == WAY_FLOW)
+            return false;
+        if (g->kills_flags)
+            return true;
+    }
+    return false;
+}
+
 /* Whether the flags are overwritten or read, from the current instruction on, before the recipe is spoilt or
  * they must be in tcpu.fl anyway. */
 static bool recipe_lasts(const struct trans *t)
@@ -218,7 +232,9 @@ static bool recipe_lasts(const struct trans *t)
             return false;
         if (g->reads_flags || g->kills_flags)
             return true;
-        if (spoils_recipe(t, i) || (g->way == WAY_FLOW && g->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+        if (spoils_recipe(t, i))
+            return forgotten(t, i + 1);
+        if ((g->way == WAY_FLOW && g->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
             return false;
     }
     return false;
@@ -317,7 +333,7 @@ void fl_written(struct trans *t)
 void fl_before_insn(struct trans *t)
 {
     const struct ginsn *g = &t->g[t->cur];
-    bool spoils = spoils_recipe(t, t->cur) && !g->kills_flags && !g->reads_flags;
+    bool spoils = spoils_recipe(t, t->cur) && !g->kills_flags && !g->reads_flags && !forgotten(t, t->cur + 1);
     if (only_recipe(t) && (needs_saved(g) || spoils))
         fl_save(t, &t->h);
 }
@@ -328,6 +344,8 @@ void fl_after_insn(struct trans *t)
     struct flag_recipe r;
     if (g->kills_flags && g->way == WAY_GENERIC && t->host_flags && !(t->mode & MODE_ONE) && recipe_of(t, &r))
         t->recipe = r;
-    else if (t->recipe.kind != RECIPE_NONE && (g->barrier || spoils_recipe(t, t->cur)))
+    else if (t->recipe.kind != RECIPE_NONE && (g->barrier || spoils_recipe(t, t->cur))) {
+        t->saved_flags |= only_recipe(t); /* forgotten: what is there is as good */
         t->recipe.kind = RECIPE_NONE;
+    }
 }
