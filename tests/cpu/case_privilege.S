@@ -442,6 +442,36 @@ CASE(single_step_corners, MODE_LONG)
     EQ(dword ptr irq_count[rip + 4], 1)
     PASS
 
+/* 18.4.3: with DEBUGCTL.BTF only branches that are taken are steps; the trap clears it. */
+CASE(branch_step, MODE_LONG)
+    mov ecx, 0x1d9
+    mov eax, 2
+    xor edx, edx
+    wrmsr
+    rdmsr
+    EQ(eax, 2)
+    clear_dr6
+    xor ebx, ebx
+    arm 1f
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    inc ebx
+    test ebx, ebx
+    jz 2f /* not taken */
+    pxor xmm0, xmm0
+    inc ebx
+    jmp 2f
+    FAIL
+2:  FAIL
+1:  TRAP_AT(2b)
+    EQ(ebx, 2)
+    DR6_IS(0x4000)
+    mov ecx, 0x1d9
+    rdmsr
+    EQ(eax, 0)
+    PASS
+
 /* ---- alignment checks: 6.15, #AC ---- */
 CASE(alignment_check, MODE_LONG)
     RUN_USER(1f)

@@ -1,16 +1,17 @@
 /* Times a monitor's start in the machine in the middle, by the kernel's own trace of KVM, so that every
  * monitor is measured alike and need not be asked.
  *
- * usage: l1_time FILE... -- PROGRAM ARGUMENT...
+ * usage: l1_time [-f] FILE... -- PROGRAM ARGUMENT...
  *
  * Reads the files first, so that they are in the page cache. Runs the program until its guest writes to port
- * 0xf4, then kills it. Prints "first US init US cpu US": microseconds from just before exec to the first
- * entry into guest code (kvm_entry), to that write (kvm_pio), and the process's CPU time; 0 for what did not
- * happen within five minutes. Linux Documentation/trace/ftrace.rst; timestamps are CLOCK_MONOTONIC
- * ("trace_clock"). */
+ * 0xf4, or with -f until the first entry into guest code, then kills it. Prints "first US init US cpu US":
+ * microseconds from just before exec to that entry (kvm_entry), to that write (kvm_pio), and the process's
+ * CPU time; 0 for what did not happen, within five minutes. Linux Documentation/trace/ftrace.rst; timestamps
+ * are CLOCK_MONOTONIC ("trace_clock"). */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,7 +109,8 @@ int main(int argc, char **argv)
 {
     uint64_t began, entry = 0, port = 0;
     struct rusage usage;
-    int status, i = 1;
+    bool first_only = argc > 1 && !strcmp(argv[1], "-f");
+    int status, i = first_only ? 2 : 1;
     pid_t child;
 
     for (; i < argc && strcmp(argv[i], "--"); i++)
@@ -123,8 +125,11 @@ int main(int argc, char **argv)
         execv(argv[i + 1], argv + i + 1);
         fail(argv[i + 1]);
     }
-    while (!port && now_us() - began < WAIT_S * 1000000ull && waitpid(child, &status, WNOHANG) == 0) {
+    while (!port && !(first_only && entry) && now_us() - began < WAIT_S * 1000000ull &&
+           waitpid(child, &status, WNOHANG) == 0) {
         usleep(50000);
+        if (first_only)
+            entry = first_event(TRACE "instances/entry/trace", "kvm_entry");
         port = first_event(TRACE "instances/port/trace", "kvm_pio");
     }
     port = port ? port : first_event(TRACE "instances/port/trace", "kvm_pio");

@@ -171,7 +171,7 @@ static void long_stack_fault(void **state)
     assert_int_equal(c()->cpl, 3);
     assert_int_equal(c()->gpr[R_SP], A_USTACK);
     assert_int_equal(c()->rip, A_CODE);
-    assert_int_equal(c()->exc.cr2, A_STACK0 - 40);
+    assert_int_equal(c()->exc.cr2, A_STACK0 - 8);
     expect_exception(EXC_PF, PF_W);
     put64(A_TSS + 4, 0x8000000000000000ull);
     assert_int_equal(sys_soft_interrupt(c(), 0x80, 2, true), STEP_FAULT);
@@ -219,7 +219,7 @@ static void double_fault_page(void **state)
         c()->exc.cr2 = 0x1000;
         assert_int_equal(sys_deliver_exception(c()), STEP_NEXT);
         assert_int_equal(c()->rip, HANDLER + (first_is_pf ? EXC_DF : EXC_PF));
-        assert_int_equal(c()->cr2, A_STACK0 - 48);
+        assert_int_equal(c()->cr2, A_STACK0 - 8);
     }
 }
 

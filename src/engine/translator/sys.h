@@ -7,6 +7,10 @@
 
 #include "engine/translator/cpu.h"
 
+/* MSR 0x1d9 */
+#define DEBUGCTL_LBR 1ull
+#define DEBUGCTL_BTF 2ull
+
 /* Recomputes cpl, mmu_idx, code_bits and the copies of FS/GS base after seg[], cr0, efer or rflags changed.
  */
 void sys_mode_changed(struct tcpu *c);
@@ -17,6 +21,9 @@ void sys_watch_changed(struct tcpu *c);
 bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write);
 void sys_watch_io(struct tcpu *c, uint16_t port, unsigned size);
 bool sys_watch_code(struct tcpu *c); /* false: #DB for a code breakpoint at rip is pending */
+/* 18.4.3: whether with TF only branches that are taken are steps, and where the next instruction is
+ * otherwise. A branch to there passes for none. */
+bool sys_branch_step(struct tcpu *c, uint64_t *next);
 
 /* -- events (sys_event.c) -- */
 /* Delivers c->exc (which must be pending) through the IDT, with double- and triple-fault logic. STEP_NEXT or

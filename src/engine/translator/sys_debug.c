@@ -92,3 +92,11 @@ bool sys_watch_code(struct tcpu *c)
     c->exc.dr6 = dr6;
     return false;
 }
+
+bool sys_branch_step(struct tcpu *c, uint64_t *next)
+{
+    struct tcpu_exception exc = c->exc;
+    bool btf = (c->debugctl & DEBUGCTL_BTF) && sys_next_rip(c, next);
+    c->exc = exc; /* what cannot be fetched faults when it is to run */
+    return btf;
+}

@@ -119,6 +119,16 @@ static bool long_stack(struct tcpu *c, const struct event *ev, unsigned ist, uns
     return true;
 }
 
+/* In one piece; when that faults, the address is that of the push which faults first, from the top. */
+static bool push_long(struct tcpu *c, uint64_t rsp, const uint64_t *frame, unsigned n, enum mmu_as as)
+{
+    bool ok = mmu_write(c, rsp, frame, 8 * n, as), pushed = !ok && c->exc.vector == EXC_PF;
+
+    while (pushed && n-- > 0)
+        pushed = mmu_probe(c, rsp + 8ull * n, 8, MMU_WRITE, as);
+    return ok;
+}
+
 static bool event_long(struct tcpu *c, const struct event *ev)
 {
     uint32_t gate[4];
@@ -146,7 +156,7 @@ static bool event_long(struct tcpu *c, const struct event *ev)
         return cpu_raise_error(c, EXC_SS, ev->ext);
     as = cpl == c->cpl ? MMU_AS_CPL : MMU_AS_SYSTEM;
     rip = (gate[0] & 0xffffu) | (gate[1] & 0xffff0000u) | (uint64_t)gate[2] << 32;
-    if (!sys_check_rip(c, &cs, rip, ev->ext) || !mmu_write(c, rsp, frame, 8 * n, as))
+    if (!sys_check_rip(c, &cs, rip, ev->ext) || !push_long(c, rsp, frame, n, as))
         return false;
     if (!sys_desc_mark_accessed(c, &cs))
         return false;
@@ -325,6 +335,7 @@ static struct event event_of_exception(struct tcpu *c)
     if (e->vector == EXC_DB && !e->soft) {
         c->dr[6] = (c->dr[6] & ~DR6_B_MASK) | e->dr6;
         c->dr[7] &= ~DR7_GD;
+        c->debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF); /* 18.4.1, 18.4.3 */
     }
     if (!e->soft && is_fault(e))
         ev.flags |= FL_RF;

@@ -35,7 +35,7 @@
 #define FEATURE_CONTROL_LOCKED 1ull
 #define MTRRCAP_VALUE 0x508ull /* 8 variable ranges, fixed ranges, write combining */
 #define MCG_STATUS_BITS 7ull
-#define DEBUGCTL_BITS 0x3ull /* LBR, BTF: accepted, without effect */
+#define DEBUGCTL_BITS (DEBUGCTL_LBR | DEBUGCTL_BTF) /* the first without effect */
 
 /* ---- memory types: storage only, all guest RAM is write-back ---- */
 
@@ -279,8 +279,8 @@ static bool read_common(struct tcpu *c, uint32_t n, uint64_t *v)
     case MSR_SYSENTER_CS: *v = c->sysenter_cs; return true;
     case MSR_SPEC_CTRL: *v = c->spec_ctrl; return spec_ctrl_allowed(tvm_cpuid(c->vm)) != 0;
     case MSR_MCG_CAP: /* no banks */
-    case MSR_MCG_STATUS:
-    case MSR_DEBUGCTL: *v = 0; return true;
+    case MSR_MCG_STATUS: *v = 0; return true;
+    case MSR_DEBUGCTL: *v = c->debugctl; return true;
     default: break;
     }
     *v = 0;
@@ -337,7 +337,7 @@ static bool write_common(struct tcpu *c, uint32_t n, uint64_t v, bool *known)
     case MSR_SPEC_CTRL: return spec_ctrl_allowed(m) && write_limited(&c->spec_ctrl, v, spec_ctrl_allowed(m));
     case MSR_PRED_CMD: return !(v & ~1ull); /* a barrier between predictions: nothing to do */
     case MSR_MCG_STATUS: return !(v & ~MCG_STATUS_BITS);
-    case MSR_DEBUGCTL: return !(v & ~DEBUGCTL_BITS);
+    case MSR_DEBUGCTL: return write_limited(&c->debugctl, v, DEBUGCTL_BITS);
     default: *known = false; return false;
     }
 }

@@ -349,6 +349,7 @@ void sys_init(struct tcpu *c)
         c->dr[i] = 0;
     c->dr[6] = DR6_ONES;
     c->dr[7] = DR7_ONES;
+    c->debugctl = 0;
     c->exc.pending = 0;
     c->int_shadow = c->nmi_masked = c->nmi_pending = c->halted = 0;
     c->wait_sipi = !bsp;

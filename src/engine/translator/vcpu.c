@@ -353,15 +353,19 @@ static enum exit_reason vector_step(struct tcpu *c, bool tf)
 static enum exit_reason single_step(struct tcpu *c)
 {
     bool tf = c->rflags & FL_TF;
+    uint64_t rip = c->rip, next = 0;
     if (unlikely(c->watch & WATCH_CODE) && c->int_shadow != 2 && !(c->rflags & FL_RF) && !sys_watch_code(c))
         return XIT_EXC;
     if (c->int_shadow != 2)
         c->debug_hits = 0;
     c->int_shadow = c->no_step = 0;
     c->counters[TC_INTERP]++;
+    bool btf = unlikely(tf && c->debugctl) && sys_branch_step(c, &next);
     enum step st = interp_step(c);
     if (st == STEP_UNKNOWN)
-        return vector_step(c, tf);
+        return vector_step(c, tf && !(c->debugctl & DEBUGCTL_BTF)); /* none of them branches */
+    if (btf && (c->rip == next || c->rip == rip))
+        tf = false;
     after_step(c, tf, st);
     return reason_of(c, st);
 }
@@ -429,10 +433,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
     tvm_code_lock(c->vm);
     if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->vpage == dead->vpage &&
         tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
-        uint64_t word =
-            (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
-        cache_patch_entry(cc, dead->hot, word);
+        cache_patch_entry(cc, dead->hot, cache_jump_word(cc, dead->hot, tb->hot));
     }
     tvm_code_unlock(c->vm);
 }
@@ -713,6 +714,8 @@ enum exit_kind vcpu_loop(struct tcpu *c)
         }
         if ((atomic_load(&c->exit_request) || nmi_due(c)) && !service(c, &kind))
             return kind;
+        if (unlikely(atomic_load_explicit(&c->sample_count, memory_order_relaxed)))
+            vcpu_samples(c);
         if (c->exc.pending) {
             c->counters[TC_EXCEPTIONS]++;
             if (sys_deliver_exception(c) == STEP_SHUTDOWN)
