@@ -29,6 +29,7 @@ struct engine_host {
 struct engine_options {
     uint64_t code_cache_size; /* bytes of translated code, 0: default */
     bool perf_map;            /* say in /tmp/perf-PID.map where blocks are */
+    bool fast_blocks;         /* make every block fast at once, however seldom it runs; for tests */
     bool shadow;              /* check every block against the general path; one vCPU */
 };
 

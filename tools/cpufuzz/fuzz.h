@@ -109,7 +109,8 @@ struct fuzz_world *fuzz_native_world(struct fuzz_native *n);
 bool fuzz_native_run(struct fuzz_native *n, unsigned count, struct yado_error *err);
 
 struct fuzz_guest;
-struct fuzz_guest *fuzz_guest_new(struct yado_error *err);
+/* fast: with blocks of the fast kind from the start; they are small else, until samples say more. */
+struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err);
 void fuzz_guest_free(struct fuzz_guest *g);
 struct fuzz_world *fuzz_guest_world(struct fuzz_guest *g);
 void fuzz_guest_code_written(struct fuzz_guest *g, uint64_t off, uint64_t len);

@@ -138,10 +138,12 @@ static bool load_state(struct fuzz_guest *g, struct yado_error *err)
     return ok;
 }
 
-struct fuzz_guest *fuzz_guest_new(struct yado_error *err)
+struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err)
 {
     struct fuzz_guest *g = calloc(1, sizeof(*g));
-    struct engine_config cfg = { .vcpu_count = 1, .host = { .io = on_io, .eoi = on_eoi, .ctx = g } };
+    struct engine_config cfg = { .vcpu_count = 1,
+                                 .host = { .io = on_io, .eoi = on_eoi, .ctx = g },
+                                 .options = { .fast_blocks = fast } };
     struct engine_memslot slot = { .gpa = 0, .len = RAM_SIZE };
 
     if (!g) {

@@ -15,6 +15,7 @@ static const char usage[] =
     "  --time SECONDS   stop after this time\n"
     "  --classes LIST   of: int,string,branch,stack,x87,mmx,sse,avx,priv,raw (default all)\n"
     "  --bits 64|32     of the code: 64-bit (default), or compatibility mode\n"
+    "  --fast           blocks are made for speed at once, not for size\n"
     "  --replay N       run only the sequence with this seed\n"
     "  --at ADDRESS     with --replay: put its code there\n"
     "  --differences N  stop after N differences (default 1)\n"
@@ -30,7 +31,7 @@ struct options {
     uint64_t seed, count, replay, differences, at, attack;
     unsigned seconds, bits;
     uint32_t classes;
-    bool seed_given, replay_given, fault_flags, native_only, list, dump;
+    bool seed_given, replay_given, fault_flags, native_only, fast, list, dump;
 };
 
 struct run {
@@ -310,7 +311,8 @@ static bool fuzz_all(struct run *r, struct yado_error *err)
     uint64_t next = fuzz_mix(r->o.seed);
     double start = now_seconds(), end = r->o.seconds ? start + r->o.seconds : 0;
 
-    while (r->executed < r->o.count && r->differences < r->o.differences && !(end > 0 && now_seconds() > end)) {
+    while (r->executed < r->o.count && r->differences < r->o.differences &&
+           !(end > 0 && now_seconds() > end)) {
         unsigned count = r->o.replay_given ? 1 : FUZZ_BATCH;
 
         for (unsigned i = 0; i < count; i++)
@@ -379,6 +381,7 @@ enum {
     DIFFERENCES,
     NO_FAULT_FLAGS,
     NATIVE_ONLY,
+    FAST,
     LIST,
     DUMP,
     PLACE,
@@ -394,6 +397,7 @@ static const struct option longs[] = {
     { "differences", 1, NULL, DIFFERENCES },
     { "no-fault-flags", 0, NULL, NO_FAULT_FLAGS },
     { "native-only", 0, NULL, NATIVE_ONLY },
+    { "fast", 0, NULL, FAST },
     { "list", 0, NULL, LIST },
     { "dump", 0, NULL, DUMP },
     { "at", 1, NULL, PLACE },
@@ -436,6 +440,7 @@ static bool parse(int argc, char **argv, struct options *o)
         case DIFFERENCES: ok = parse_number(name, optarg, &o->differences); break;
         case NO_FAULT_FLAGS: o->fault_flags = false; break;
         case NATIVE_ONLY: o->native_only = true; break;
+        case FAST: o->fast = true; break;
         case LIST: o->list = true; break;
         case DUMP: o->dump = true; break;
         default: ok = false;
@@ -460,7 +465,7 @@ static bool start(struct run *r, struct yado_error *err)
     /* The child first: it must not inherit the engine's threads and mappings. */
     r->native = fuzz_native_new(err);
     if (r->native && !r->o.native_only)
-        r->guest = fuzz_guest_new(err);
+        r->guest = fuzz_guest_new(r->o.fast, err);
     if (!r->native || (!r->guest && !r->o.native_only)) {
         free(memory);
         return false;

@@ -65,6 +65,7 @@ struct tb {
     uint32_t side; /* first entry in the side table */
     uint16_t side_count;
     uint16_t insns;
+    bool small;               /* made to be small, not fast (translate.c) */
     bool plain;               /* nothing in it that the general path could not run first (shadow.c) */
     uint32_t undefined_flags; /* status flags that one of its instructions leaves undefined */
 };
@@ -87,12 +88,19 @@ static inline bool tb_is_local(const struct tb *tb)
 #define CACHE_HASH_BITS 18
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 
+#define CHECK_SIZES 6 /* 1 to 32 bytes */
+#define CHECK_SPANS 7 /* 8 to 512 bytes: GROUP_SPAN_MAX */
+#define CHECK_SPAN(i) (8u << (i))
+
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
     const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
+    /* checks of blocks that are small rather than fast: of 1 << i bytes; of groups of up to CHECK_SPAN(i) */
+    const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][2][MMU_COUNT];
     const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special, *save_flags;
-    const uint8_t *lookup[MMU_COUNT];
+    const uint8_t *checks_end; /* checks stand from check[0] up to here */
+    const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
 };
@@ -150,6 +158,8 @@ void cache_write_code_page(struct tvm *vm, struct tcpu *c, uint64_t gpa, const v
  * Light. */
 void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
 void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
+/* The eight bytes at the entry of the block at `from`, with a jump to `to` in them. */
+uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to);
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
 /* Kills blocks in a range that was written already. Any thread. */
@@ -163,7 +173,7 @@ void stubs_emit(struct code_cache *cc);
 /* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked.
  * NULL: cache full. gpage2 is the next code page or ~0 if it is not known to be there. */
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode, uint64_t vpage);
+                           uint32_t mode, uint64_t vpage, bool small);
 size_t translate_scratch_size(void);
 
 /* Called from stubs (vcpu.c). */

@@ -52,6 +52,12 @@ void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word)
     __atomic_store_n((uint64_t *)(void *)(cc->mem.rw + off), word, __ATOMIC_SEQ_CST);
 }
 
+uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to)
+{
+    uint64_t now = *(const uint64_t *)(const void *)(cc->mem.rw + from);
+    return (now & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(to - (from + 5)) << 8;
+}
+
 static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
 {
     struct tb *cur = atomic_load(&p->tbs), *prev = NULL;
@@ -67,8 +73,10 @@ static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
         prev = cur;
         cur = next;
     }
-    if (!atomic_load(&p->tbs))
+    if (!atomic_load(&p->tbs)) {
         atomic_store(&p->code, 0);
+        p->fast = 0;
+    }
 }
 
 void cache_kill(struct tvm *vm, struct tb *tb)

@@ -64,6 +64,8 @@ struct jc_entry {
 #define RETURN_STACK_SIZE (4096 + RETURN_STACK_ROOM + 65536)
 #define SIGNAL_STACK_SIZE 65536
 
+#define SAMPLES_MAX 8u
+
 enum tcounter {
     TC_BLOCKS,
     TC_BLOCK_INSNS,
@@ -95,9 +97,11 @@ enum tcounter {
     TC_SHADOW_COMPARED, /* blocks run twice, and alike ... */
     TC_SHADOW_SKIPPED,
     TC_SHADOW_DIFFERENT,
-    TC_UNKNOWN, /* instructions that the translator does not know, translated */
+    TC_UNKNOWN,     /* instructions that the translator does not know, translated */
+    TC_BLOCKS_FAST, /* blocks made again to be fast */
+    TC_SAMPLES,
     TC_COUNTER_END,
-    TCOUNTER_COUNT = 32,
+    TCOUNTER_COUNT = 40,
 };
 
 /* ---- pending exception ---- */
@@ -235,6 +239,13 @@ struct tcpu {
     uint64_t fault_address;
     uint16_t exit_fl, exit_fl_pad[3]; /* flags in the form of fl, as the host had them at the last raw exit */
     uint32_t fault_trap, fault_error;
+    /* Where translated code was when the sampling timer fired (fault_linux.c; places in the code cache), and
+     * the cache's flush_gen that they belong to. */
+    _Atomic uint32_t sample_count;
+    uint32_t sample_gen;
+    uint32_t samples[SAMPLES_MAX];
+    int sample_timer;
+    uint8_t sample_timer_made;
     uint64_t counters[TCOUNTER_COUNT];
 
     _Alignas(64) uint8_t xsave_area[X86_XSAVE_MAX];

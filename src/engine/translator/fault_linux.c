@@ -34,6 +34,9 @@ static struct {
 
 static __thread struct tcpu *thread_cpu __attribute__((tls_model("initial-exec")));
 
+#define SAMPLE 1                 /* what the sampling timer says */
+#define SAMPLE_PERIOD_NS 1000000 /* of the thread's CPU time; the kernel makes its tick of it */
+
 static int timer_signal(void)
 {
     return SIGRTMAX - 3;
@@ -70,12 +73,34 @@ static void on_fault(int sig, siginfo_t *info, void *ctx)
     }
 }
 
+/* Where translated code is now. A check that blocks share was called by the block at its return address. */
+static void note_sample(struct tcpu *c, const ucontext_t *uc)
+{
+    struct code_cache *cc = c->vm->cache;
+    uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+    uint32_t n = atomic_load(&c->sample_count);
+    c->counters[TC_SAMPLES]++;
+    if (!cache_contains(cc, rip) || n == SAMPLES_MAX)
+        return;
+    uint64_t off = rip - (uint64_t)(uintptr_t)cc->mem.rx;
+    const uint8_t *at = cache_rx(cc, (uint32_t)off);
+    if (at >= cc->stubs.check[0][0][0][0] && at < cc->stubs.checks_end)
+        off = *(const uint64_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RSP] - (uint64_t)(uintptr_t)cc->mem.rx;
+    if (off < cc->stub_len || off >= cc->mem.size)
+        return;
+    c->samples[n] = (uint32_t)off;
+    atomic_store(&c->sample_count, n + 1);
+}
+
 static void on_timer(int sig, siginfo_t *info, void *ctx)
 {
     struct tcpu *c = thread_cpu;
     if (c && info->si_code == SI_TIMER) {
         int saved = errno;
-        cpu_request(c, XR_TIMER);
+        if (info->si_value.sival_int == SAMPLE)
+            note_sample(c, ctx);
+        else
+            cpu_request(c, XR_TIMER);
         errno = saved;
         return;
     }
@@ -135,13 +160,22 @@ void fault_thread_begin(struct tcpu *c)
     ev._sigev_un._tid = c->tid;
     if (!c->timer_made)
         c->timer_made = syscall(SYS_timer_create, CLOCK_MONOTONIC, &ev, &c->timer) == 0;
+    ev.sigev_value.sival_int = SAMPLE;
+    if (!c->sample_timer_made && !c->vm->cfg.options.fast_blocks) {
+        struct itimerspec each = { { 0, SAMPLE_PERIOD_NS }, { 0, SAMPLE_PERIOD_NS } };
+        c->sample_timer_made =
+            syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, &ev, &c->sample_timer) == 0 &&
+            syscall(SYS_timer_settime, c->sample_timer, 0, &each, NULL) == 0;
+    }
 }
 
 void fault_thread_end(struct tcpu *c)
 {
     if (c->timer_made)
         syscall(SYS_timer_delete, c->timer);
-    c->timer_made = 0;
+    if (c->sample_timer_made)
+        syscall(SYS_timer_delete, c->sample_timer);
+    c->timer_made = c->sample_timer_made = 0;
     sigaltstack((const stack_t *)(const void *)c->old_signal_stack, NULL);
     syscall(SYS_arch_prctl, ARCH_SET_GS, 0);
     thread_cpu = NULL;

@@ -6,6 +6,7 @@
 #include "engine/translator/light_sys.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/tvm.h"
+#include "engine/translator/mmu.h"
 #include "engine/translator/vcpu.h"
 
 void fault_timer_arm(struct tcpu *c, uint64_t delta_ns)
@@ -107,6 +108,15 @@ struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint3
     } while (c->translate_gen != atomic_load(&c->vm->cache->flush_gen));
     cpu_heavy_end(c);
     return tb;
+}
+
+void vcpu_samples(struct tcpu *c)
+{
+    cpu_heavy_begin(c);
+    bool made = heavy_samples(c);
+    cpu_heavy_end(c);
+    if (made)
+        mmu_flush_jump_cache(c); /* it leads to the old ones, which go on to the new */
 }
 
 enum exit_reason vcpu_step_exclusive(struct tcpu *c)

@@ -17,6 +17,10 @@
  * exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 = exit_arg. Flags as the block
  * exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
+ * check, check_group    call; r9 = linear address, and an MMU_DESC as the immediate of the instruction behind
+ * the call. Flags are saved. Back: as slow; group: r10 = delta, or "above". lookup, lookup_branch    jump (or
+ * lookup call); r9 = linear address (r11d = BRANCH_DESC): through the jump cache.
+ *
  * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
  * said above; others have 0 there, and the page is in tcpu.vpage.
  *
@@ -123,6 +127,17 @@ static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup
     e_jmp(e, exit_lookup);
 }
 
+/* The same behind an indirect jump; r11 = BRANCH_DESC. */
+static void emit_lookup_branch(struct emit *e, unsigned idx, const uint8_t *exit_branch)
+{
+    uint8_t *out[2];
+    look_up(e, idx, out);
+    e_patch(out[0], e->p);
+    e_patch(out[1], e->p);
+    e_mov_rr(e, 1, H_10, H_11);
+    e_jmp(e, exit_branch);
+}
+
 /* T0 = where the guest returns to, r11 = BRANCH_DESC. */
 static void emit_ret_miss(struct emit *e, unsigned idx, const uint8_t *exit_branch)
 {
@@ -216,26 +231,31 @@ static void emit_mem_staged(struct emit *e, bool delta)
     leave(e); /* MMU_ANS_FAULT and MMU_ANS_EXCLUSIVE equal their exit reasons */
 }
 
+/* How a call of a slow path describes itself: in data behind the call, or in the immediate operand of the
+ * instruction there. The values are how many bytes behind the call that is. */
+enum desc_place { DESC_DATA = 0, DESC_TEST_EAX = 1, DESC_MOV_R9D = 2 };
+
 /* edx = the MMU_DESC behind the call. */
-static void load_inline_desc(struct emit *e)
+static void load_inline_desc(struct emit *e, enum desc_place where)
 {
     e_load(e, 1, H_DX, GS(jit_rsp));
     e_load(e, 1, H_DX, hm_base(H_DX, 0));
-    e_load(e, 0, H_DX, hm_base(H_DX, 0));
+    e_load(e, 0, H_DX, hm_base(H_DX, where));
 }
 
-static void emit_slow(struct emit *e, bool write, bool delta)
+static void emit_slow(struct emit *e, bool write, bool delta, enum desc_place where)
 {
     spill_caller(e);
     e_store(e, 1, GS(dc_home), DC);
     to_c_stack(e, 32);
-    load_inline_desc(e);
+    load_inline_desc(e, where);
     call_helper_mem(e, (void *)(uintptr_t)helper_mem);
     e_alu_ri(e, 0, ALU_CMP, H_AX, MMU_ANS_DIRECT);
     uint8_t *out = e_jcc_fwd(e, CC_NE);
     const uint8_t *good = e->p;
     load_answer(e, delta);
-    e_alu_mi(e, 1, ALU_ADD, hm_base(H_SP, 0), 4);
+    if (where == DESC_DATA)
+        e_alu_mi(e, 1, ALU_ADD, hm_base(H_SP, 0), 4);
     e_ret(e);
     e_patch(out, e->p);
     e_alu_ri(e, 0, ALU_CMP, H_AX, MMU_ANS_STAGED);
@@ -250,19 +270,33 @@ static void emit_slow(struct emit *e, bool write, bool delta)
     leave(e);
 }
 
-/* ZF: r10 is the delta; else the group cannot be made. */
-static void emit_group(struct emit *e)
+/* ZF: r10 is the delta; else (and then it is "above") the group cannot be made. */
+static void emit_group(struct emit *e, enum desc_place where)
 {
+    /* A stretch that crosses a page is no matter for C: stacks do it often. "Above" if it does. */
+    e_store(e, 1, GS(scratch[6]), H_9);
+    e_load(e, 1, H_10, hm_base(H_SP, 0));
+    e_load(e, 0, H_10, hm_base(H_10, where));
+    e_shr_ri(e, 0, H_10, 13);
+    e_alu_ri(e, 0, ALU_AND, H_10, 0x1fff); /* MMU_DESC_LEN */
+    e_alu_ri(e, 0, ALU_AND, H_9, PAGE_SIZE - 1);
+    e_alu_rr(e, 0, ALU_ADD, H_9, H_10);
+    e_alu_ri(e, 0, ALU_CMP, H_9, PAGE_SIZE);
+    uint8_t *crosses = e_jcc_fwd(e, CC_A);
+    e_load(e, 1, H_9, GS(scratch[6]));
     spill_caller(e);
     e_store(e, 1, GS(dc_home), DC);
     to_c_stack(e, 32);
-    load_inline_desc(e);
+    load_inline_desc(e, where);
     call_helper_mem(e, (void *)(uintptr_t)helper_group);
     e_rr(e, 0, 0x85, H_AX, H_AX);
     load_answer(e, true);
-    e_load(e, 1, H_9, hm_base(H_SP, 0)); /* past the MMU_DESC, without touching ZF */
-    e_lea(e, 1, H_9, hm_base(H_9, 4));
-    e_store(e, 1, hm_base(H_SP, 0), H_9);
+    e_patch(crosses, e->p);
+    if (where == DESC_DATA) {
+        e_load(e, 1, H_9, hm_base(H_SP, 0)); /* past the MMU_DESC, without touching ZF */
+        e_lea(e, 1, H_9, hm_base(H_9, 4));
+        e_store(e, 1, hm_base(H_SP, 0), H_9);
+    }
     e_ret(e);
 }
 
@@ -325,7 +359,7 @@ static void emit_slow_paths(struct emit *e, struct stubs *s)
     for (unsigned write = 0; write < 2; write++) {
         for (unsigned delta = 0; delta < 2; delta++) {
             const uint8_t *common = start(e);
-            emit_slow(e, write, delta);
+            emit_slow(e, write, delta, DESC_DATA);
             for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
                 s->slow[write][idx][delta] = start(e);
                 emit_slow_front(e, write, idx, common);
@@ -333,7 +367,7 @@ static void emit_slow_paths(struct emit *e, struct stubs *s)
         }
     }
     const uint8_t *common = start(e);
-    emit_group(e);
+    emit_group(e, DESC_DATA);
     for (unsigned write = 0; write < 2; write++) {
         for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
             s->slow_group[write][idx] = start(e);
@@ -342,10 +376,51 @@ static void emit_slow_paths(struct emit *e, struct stubs *s)
     }
 }
 
+/* A check that many places share: as trans_mem.c and trans_group.c have it in line. */
+static const uint8_t *emit_check(struct emit *e, unsigned n, bool write, unsigned idx, bool delta,
+                                 const uint8_t *slow)
+{
+    size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    const uint8_t *at = start(e);
+    e_mov_rr(e, 1, T1, T0);
+    e_shr_ri(e, 1, T1, 12 - 5);
+    e_alu_ri(e, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
+    e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, tag));
+    e_alu_ri(e, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
+    uint8_t *miss = e_jcc_fwd(e, CC_A);
+    e_load(e, 1, T1,
+           hm_tlb(idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
+    e_ret(e);
+    e_patch(miss, e->p);
+    emit_slow_front(e, write, idx, slow);
+    return at;
+}
+
+static void emit_checks(struct emit *e, struct stubs *s)
+{
+    for (unsigned write = 0; write < 2; write++) {
+        for (unsigned delta = 0; delta < 2; delta++) {
+            const uint8_t *slow = start(e);
+            emit_slow(e, write, delta, DESC_TEST_EAX);
+            for (unsigned i = 0; i < CHECK_SIZES * MMU_COUNT; i++) {
+                unsigned size = i / MMU_COUNT, idx = i % MMU_COUNT;
+                s->check[size][write][idx][delta] = emit_check(e, 1u << size, write, idx, delta, slow);
+            }
+        }
+    }
+    const uint8_t *slow = start(e);
+    emit_group(e, DESC_MOV_R9D);
+    for (unsigned i = 0; i < CHECK_SPANS * 2 * MMU_COUNT; i++) {
+        unsigned span = i / (2 * MMU_COUNT), write = i / MMU_COUNT % 2, idx = i % MMU_COUNT;
+        s->check_group[span][write][idx] = emit_check(e, CHECK_SPAN(span), write, idx, true, slow);
+    }
+    s->checks_end = start(e);
+}
+
 void stubs_emit(struct code_cache *cc)
 {
     struct emit em = { .p = cc->mem.rw,
-                       .end = (uint8_t *)cc->mem.rw + 2 * PAGE_SIZE,
+                       .end = (uint8_t *)cc->mem.rw + 5 * PAGE_SIZE,
                        .rx_off = (uint8_t *)cc->mem.rx - (uint8_t *)cc->mem.rw };
     struct emit *e = &em;
     struct stubs *s = &cc->stubs;
@@ -360,6 +435,8 @@ void stubs_emit(struct code_cache *cc)
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
         s->lookup[idx] = start(e);
         emit_lookup(e, idx, s->exit_lookup);
+        s->lookup_branch[idx] = start(e);
+        emit_lookup_branch(e, idx, s->exit_branch);
         s->ret_miss[idx] = start(e);
         emit_ret_miss(e, idx, s->exit_branch);
         s->enter[idx] = (void (*)(struct tcpu *, const void *))(uintptr_t)start(e);
@@ -377,6 +454,7 @@ void stubs_emit(struct code_cache *cc)
     s->mem_staged_d = start(e);
     emit_mem_staged(e, true);
     emit_slow_paths(e, s);
+    emit_checks(e, s);
     s->save_flags = start(e);
     emit_save_flags(e);
     s->commit = start(e);

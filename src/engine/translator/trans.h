@@ -110,6 +110,7 @@ struct trans {
     bool polled;    /* a look at exit_request stands before the current instruction's work, in this block */
     bool accessed;  /* this instruction has made an access already */
     bool done;
+    bool small;          /* calls shared checks instead of having them in line */
     unsigned count, cur; /* decoded instructions; the current one */
     struct group groups[TRANS_GROUPS];
     ZydisDecodedInstruction *in; /* the current one's */
@@ -170,10 +171,15 @@ static inline unsigned next_off(const struct trans *t)
 }
 
 /* ---- flags (trans_flags.c) ---- */
-void fl_save(struct trans *t, struct emit *e);          /* makes tcpu.fl valid; uses T1 */
-void fl_clobber(struct trans *t, struct emit *e);       /* saves, then EFLAGS are free */
-void fl_lose(struct trans *t, struct emit *e);          /* EFLAGS are free; saves only if it must */
-void fl_cold(struct trans *t, struct emit *k);          /* cold code behind fl_lose: makes tcpu.fl valid */
+void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid; uses T1 */
+void fl_clobber(struct trans *t, struct emit *e); /* saves, then EFLAGS are free */
+void fl_lose(struct trans *t, struct emit *e);    /* EFLAGS are free; saves only if it must */
+void fl_cold(struct trans *t, struct emit *k);    /* cold code behind fl_lose: makes tcpu.fl valid */
+bool fl_carries(const struct trans *t);
+void fl_carry(struct emit *e);   /* EFLAGS are free, RAX is not what it was ... */
+void fl_carried(struct emit *e); /* ... and both are again */
+void fl_carry_call(struct emit *k, const uint8_t *slow, uint32_t desc);
+void fl_carry_back(struct emit *k); /* cold code, on the way to what stands before fl_carried */
 void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
 void fl_written(struct trans *t);                       /* the guest's flags were just written in EFLAGS */
 void fl_before_insn(struct trans *t);
@@ -213,8 +219,8 @@ void side_note(struct trans *t, struct emit *e); /* the next host instruction ma
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
 void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
 void group_drop_all(struct trans *t);
-void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
-void emit_tlb_index(struct trans *t, const struct gaddr *a);
+void group_take_dc(struct trans *t);  /* DC is needed as a scratch register */
+void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */
 
 /* ---- encoding (trans_encode.c) ---- */
 

@@ -36,6 +36,12 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
         e_jmp(e, miss);
         return;
     }
+    if (t->small && call) {
+        if (!is_fixed(t))
+            e_rm(e, 0, 0xff, 6, GS(vpage)); /* PUSH */
+        e_call(e, t->cc->stubs.lookup[t->idx]);
+        return;
+    }
     uint8_t *out[2];
     struct hmem host = jump_cache_probe(e, t->idx, out);
     e_patch(out[0], miss - e->rx_off);
@@ -63,6 +69,12 @@ static const uint8_t *branch_miss(struct trans *t, unsigned popped)
 
 void flow_exit_indirect(struct trans *t, unsigned popped)
 {
+    if (t->small) {
+        fl_save(t, &t->h);
+        e_desc(t, &t->h, H_11, BRANCH_DESC(t->off, popped));
+        e_jmp(&t->h, t->cc->stubs.lookup_branch[t->idx]);
+        return;
+    }
     const uint8_t *miss = branch_miss(t, popped);
     fl_save(t, &t->h);
     exit_through_cache(t, &t->h, miss, false);

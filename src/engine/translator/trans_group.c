@@ -19,7 +19,7 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
-#define GROUP_SPAN_MAX 2048
+#define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
 
 static bool same_key(const struct gaddr *a, const struct gaddr *b)
 {
@@ -77,16 +77,44 @@ static void look_ahead(struct trans *t, const struct gaddr *a, bool write, struc
     }
 }
 
+/* The check in shared code: T0 = linear address; back: T1 = delta, or above. The description stands behind
+ * the call, in an instruction that leaves flags and T1 alone. */
+static void call_check(struct trans *t, const struct group *g, unsigned span, uint32_t desc)
+{
+    struct emit *h = &t->h;
+    unsigned i = 0;
+    while (CHECK_SPAN(i) < span)
+        i++;
+    e_call(h, t->cc->stubs.check_group[i][g->write][t->idx]);
+    e_mov_ri32(h, T0, desc);
+    e_jcc(h, CC_A, e_rx(&t->k));
+    if (g->slot < 0)
+        e_mov_rr(h, 1, DC, T1);
+    else
+        e_store(h, 1, GS(group_delta[g->slot]), T1);
+    flow_no_group(t);
+}
+
 static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at)
 {
     struct emit *h = &t->h, *k = &t->k;
     unsigned span = (unsigned)(g->hi - g->lo);
     size_t tag = g->write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     int dst = g->slot < 0 ? DC : T1;
-    fl_lose(t, h);
-    if (t->goes_back && !t->accessed)
+    bool poll = t->goes_back && !t->accessed && !t->polled, carry = !poll && fl_carries(t);
+    if (!carry)
+        fl_lose(t, h);
+    if (poll)
         flow_poll(t); /* costs least where EFLAGS are lost anyway */
-    emit_tlb_index(t, at);
+    lea_guest(t, h, T0, at);
+    uint32_t desc = MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0);
+    if (t->small && t->saved_flags) {
+        call_check(t, g, span, desc);
+        return;
+    }
+    if (carry)
+        fl_carry(h);
+    emit_tlb_index(t);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - span));
     e_jcc(h, CC_A, e_rx(k));
@@ -94,13 +122,22 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     uint8_t *hit = h->p;
     if (g->slot >= 0)
         e_store(h, 1, GS(group_delta[g->slot]), T1);
+    if (carry)
+        fl_carried(h);
 
-    fl_cold(t, k);
-    e_call(k, t->cc->stubs.slow_group[g->write][t->idx]);
-    e_u32(k, MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0));
+    const uint8_t *slow = t->cc->stubs.slow_group[g->write][t->idx];
+    if (carry) {
+        fl_carry_call(k, slow, desc);
+    } else {
+        fl_cold(t, k);
+        e_call(k, slow);
+        e_u32(k, desc);
+    }
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);
+    if (carry)
+        fl_carry_back(k);
     e_jmp(k, hit + h->rx_off);
     e_patch(fail, k->p);
     flow_no_group(t);
@@ -112,7 +149,7 @@ static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, b
     int64_t d = sym_disp(gi, a);
     struct scan s = { .lo = d, .hi = d + n, .members = 1, .last = t->cur };
     look_ahead(t, a, write, &s);
-    if (s.members < 2)
+    if (s.members < (t->small ? 4 : 2))
         return NULL;
     struct group *g = NULL;
     bool dc_free = true;

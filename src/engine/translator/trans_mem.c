@@ -99,9 +99,8 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
     }
 }
 
-void emit_tlb_index(struct trans *t, const struct gaddr *a)
+void emit_tlb_index(struct trans *t)
 {
-    lea_guest(t, &t->h, T0, a);
     if (t->vm->host_bmi2) {
         e_rorx(&t->h, T1, T0, 12 - 5);
     } else {
@@ -183,6 +182,31 @@ static uint8_t *before_access(struct trans *t, unsigned flags, body_fn *body, vo
     return over;
 }
 
+/* The check of n bytes in shared code, if the block is of the small kind and there is one; its description
+ * stands behind the call in an instruction that does nothing. T0 = linear address. Flags are lost, and
+ * saved. */
+static bool call_check(struct trans *t, unsigned n, unsigned acc, unsigned flags, bool delta, uint32_t desc)
+{
+    unsigned size = 0;
+    while (1u << size < n)
+        size++;
+    if (!t->small || !t->saved_flags || (flags & (MEM_FPU_WAIT | MEM_REHEARSE)) || size >= CHECK_SIZES ||
+        1u << size != n)
+        return false;
+    e_call(&t->h, t->cc->stubs.check[size][acc != MMU_SLOW_R][t->idx][delta]);
+    e_byte(&t->h, 0xa9); /* TEST EAX, desc */
+    e_u32(&t->h, desc);
+    return true;
+}
+
+static void check_in_line(struct trans *t, unsigned n, size_t tag)
+{
+    struct emit *h = &t->h;
+    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
+    e_jcc(h, CC_A, e_rx(&t->k));
+}
+
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
                 body_fn *body, void *arg)
 {
@@ -198,23 +222,38 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
-    fl_lose(t, h);
-    if (t->goes_back && !t->accessed)
+    uint32_t desc = MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
+                    flags >> MEM_ALIGN_SHIFT << 30;
+    bool poll = t->goes_back && !t->accessed && !t->polled;
+    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
+    if (!carry)
+        fl_lose(t, h);
+    if (poll)
         flow_poll(t);
     t->accessed = true;
-    emit_tlb_index(t, a);
-    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
-    e_jcc(h, CC_A, e_rx(k));
+    lea_guest(t, h, T0, a);
+    ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
+    if (call_check(t, n, acc, flags, delta, desc)) {
+        if (flags & MEM_SIDE)
+            side_note(t, h);
+        body(t, h, ref, arg);
+        return;
+    }
+    if (carry)
+        fl_carry(h);
+    emit_tlb_index(t);
+    check_in_line(t, n, tag);
     e_load(h, 1, T1,
            hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     uint8_t *hit = h->p;
-    ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
-
-    uint32_t desc = MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
-                    flags >> MEM_ALIGN_SHIFT << 30;
+    if (carry)
+        fl_carried(h);
     uint8_t *back = NULL, *over = NULL;
-    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+    if (carry) {
+        fl_carry_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
+        fl_carry_back(k);
+        e_jmp(k, hit + h->rx_off);
+    } else if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
         fl_cold(t, k);
         e_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta]);
         e_u32(k, desc);

@@ -279,7 +279,8 @@ static void string_page(struct trans *t, int gpr, bool write, unsigned size, int
     struct emit *h = &t->h;
     struct gaddr a = { .base = gpr, .index = -1, .scale = 1, .width = 64 };
     size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
-    emit_tlb_index(t, &a);
+    lea_guest(t, &t->h, T0, &a);
+    emit_tlb_index(t);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)PAGE_SIZE - 1);
     e_jcc(h, CC_A, e_rx(&t->k));

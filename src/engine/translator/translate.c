@@ -19,6 +19,12 @@
  * SIMD exceptions, opcodes that the host lacks) are mapped back by a side table of the places where they can
  * come from.
  *
+ * Small and fast. Most code runs a few times and never again, and what it costs is making it and the room
+ * that it takes in the cache. So blocks are made small first: checks of memory operands and the look-ups of
+ * the jump cache are calls of shared code (stubs.c), and only larger groups of accesses share a check. A
+ * timer of the vCPU's CPU time notes where translated code is (fault_linux.c); what is met there is in a page
+ * whose blocks are made again to be fast, with everything in line (vcpu_heavy.c), as are those to come.
+ *
  * An instruction that runs into the next page is a block of its own, found only through the dispatcher and
  * the jump cache, because the second page's mapping can change. */
 #include "engine/translator/mmu.h"
@@ -309,7 +315,7 @@ static void judge(const struct trans *t, struct tb *tb)
 }
 
 struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode, uint64_t vpage)
+                           uint32_t mode, uint64_t vpage, bool small)
 {
     struct code_cache *cc = vm->cache;
     struct tb *tb = cache_alloc(cc);
@@ -327,6 +333,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
                        .end = off,
                        .mode = mode,
                        .vpage = vpage,
+                       .small = small && !(mode & MODE_ONE),
                        .idx = mode & MODE_IDX,
                        .bits = mode & MODE_BITS ? 32 : 64 };
     t.page = tvm_hva(vm, gpage);
@@ -358,6 +365,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     tb->off = (uint16_t)off;
     tb->len = (uint16_t)(t.end - off);
     tb->insns = (uint16_t)t.insns;
+    tb->small = t.small;
     tb->side = cc->side_count;
     tb->side_count = (uint16_t)t.side_count;
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);

@@ -27,6 +27,7 @@ struct tb; /* cache.h */
 #define PAGE_MANY 0xffffffffu
 struct page_info {
     struct tb *_Atomic tbs;  /* blocks with guest code in this page */
+    uint8_t fast;            /* its blocks are made to be fast, not small; under code_lock */
     _Atomic uint8_t code;    /* 1: never gets a write tag in any TLB */
     _Atomic uint8_t w_owner; /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
     uint32_t w_page; /* the owner's business: for which linear page (low bits of its number), or PAGE_MANY */

@@ -433,10 +433,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
     tvm_code_lock(c->vm);
     if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->vpage == dead->vpage &&
         tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        uint64_t *entry = (uint64_t *)(void *)(cc->mem.rw + dead->hot);
-        uint64_t word =
-            (*entry & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(tb->hot - (dead->hot + 5)) << 8;
-        cache_patch_entry(cc, dead->hot, word);
+        cache_patch_entry(cc, dead->hot, cache_jump_word(cc, dead->hot, tb->hot));
     }
     tvm_code_unlock(c->vm);
 }
@@ -717,6 +714,8 @@ enum exit_kind vcpu_loop(struct tcpu *c)
         }
         if ((atomic_load(&c->exit_request) || nmi_due(c)) && !service(c, &kind))
             return kind;
+        if (unlikely(atomic_load_explicit(&c->sample_count, memory_order_relaxed)))
+            vcpu_samples(c);
         if (c->exc.pending) {
             c->counters[TC_EXCEPTIONS]++;
             if (sys_deliver_exception(c) == STEP_SHUTDOWN)

@@ -32,6 +32,10 @@ void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned wid
 struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode,
                            struct tb *replace);
 
+/* Looks at what the sampling timer noted since the last time. Whether blocks were made again. */
+bool heavy_samples(struct tcpu *c);
+void vcpu_samples(struct tcpu *c); /* light_host.c: from light code */
+
 /* vec_mem.c: gathers and masked moves at c->rip; false: an exception is pending. Heavy */
 bool heavy_vec_mem(struct tcpu *c);
 bool heavy_native(struct tcpu *c, unsigned *len);

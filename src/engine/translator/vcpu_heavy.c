@@ -88,6 +88,71 @@ void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const
                      store->len, store->at[k], store->after[k]);
 }
 
+/* A block made again to be fast; `dead` was set before. Whoever enters the old one is sent on. False: no
+ * room; the next block that is made finds that out. */
+static bool make_fast(struct tcpu *c, struct tb *old)
+{
+    struct tvm *vm = c->vm;
+    struct code_cache *cc = vm->cache;
+    uint64_t vpage = old->mode & MODE_FIXED ? (uint64_t)(int64_t)old->vpage : 0;
+    struct tb *tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+
+    if (!tb)
+        return false;
+    c->counters[TC_BLOCKS_FAST]++;
+    cache_kill(vm, old);
+    cache_patch_entry(cc, old->hot, cache_jump_word(cc, old->hot, tb->hot));
+    if (vm->perf_map)
+        perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
+    return true;
+}
+
+static struct tb *next_in(const struct tb *tb, uint64_t gpage)
+{
+    return tb->page_next[tb->gpage == gpage ? 0 : 1];
+}
+
+/* What runs long enough to be met by a sample is in a page worth being fast, all that ever ran of it: code
+ * that belongs together stands together. First all are marked dead, so that new blocks do not find old ones
+ * to jump to; those that cannot be made come back to life. */
+static void make_page_fast(struct tcpu *c, uint64_t gpage)
+{
+    struct page_info *p = tvm_page(c->vm, gpage);
+    bool room = true;
+
+    p->fast = 1;
+    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = next_in(tb, gpage)) {
+        if (tb->small && tb_is_local(tb))
+            atomic_store(&tb->dead, true);
+    }
+    for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
+        next = next_in(tb, gpage);
+        if (!tb->small || !atomic_load(&tb->dead))
+            continue;
+        room = room && make_fast(c, tb);
+        if (!room)
+            atomic_store(&tb->dead, false);
+    }
+}
+
+bool heavy_samples(struct tcpu *c)
+{
+    struct code_cache *cc = c->vm->cache;
+    uint64_t made = c->counters[TC_BLOCKS_FAST];
+    tvm_code_lock(c->vm);
+    uint32_t n = atomic_load(&c->sample_count);
+    for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
+        const struct tb_side *side;
+        struct tb *tb = cache_by_host(cc, c->samples[i], &side);
+        if (tb && tb->small && !atomic_load(&tb->dead))
+            make_page_fast(c, tb->gpage);
+    }
+    c->sample_gen = atomic_load(&cc->flush_gen);
+    atomic_store(&c->sample_count, 0);
+    tvm_code_unlock(c->vm);
+    return made != c->counters[TC_BLOCKS_FAST];
+}
+
 /* Makes the block, throwing the whole cache away if it is full. */
 struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
 {
@@ -111,7 +176,8 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         c->translate_gen = gen;
         bool full = false;
         if (!tb && marked) {
-            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage);
+            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage,
+                                 !vm->cfg.options.fast_blocks && !tvm_page(vm, gpage)->fast);
             full = !tb;
             if (tb) {
                 c->counters[TC_BLOCKS]++;
