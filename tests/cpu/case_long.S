@@ -397,6 +397,24 @@ CASE(non_canonical, MODE_LONG)
     PASS
 
 /* ---- page crossing ---- */
+/* Volume 2, 2.2.1.2: REX.B makes no R13 of a SIB byte without a base, whatever the address size. */
+CASE(sib_without_base, MODE_LONG)
+    mov r13d, 0x1000
+    mov eax, 0x20
+    mov dword ptr [CASE_DATA + 0x20], 0x1234567
+    mov dword ptr [CASE_DATA + 0x24], 0x89abcdef
+    .byte 0x67, 0x41, 0x8b, 0x0c, 0x05 /* mov ecx, [disp32 + eax] */
+    .long CASE_DATA
+    EQ(ecx, 0x1234567)
+    .byte 0x41, 0x8b, 0x0c, 0x05 /* mov ecx, [disp32 + rax] */
+    .long CASE_DATA + 4
+    mov edx, 0x89abcdef
+    EQ(ecx, edx)
+    .byte 0x67, 0x41, 0x8b, 0x0c, 0x25 /* mov ecx, [disp32], 32-bit addresses */
+    .long CASE_DATA + 0x20
+    EQ(ecx, 0x1234567)
+    PASS
+
 CASE(page_crossing, MODE_LONG)
     set_page 10, FRAME + RW_S
     set_page 11, FRAME + 0x3000 + RW_S /* not neighbours */

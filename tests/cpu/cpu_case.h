@@ -5,8 +5,8 @@
 #include "case.h"
 #include "engine/engine.h"
 
-#define CPU_CASE_TIMEOUT_S 60 /* two spinning vCPUs on a busy host take their time */
-#define CPU_CASE_LIMITED_S 3  /* a case that is known to fail, maybe by never coming back */
+#define CPU_CASE_TIMEOUT_S 300 /* two spinning vCPUs on a busy host take their time */
+#define CPU_CASE_LIMITED_S 3   /* a case that is known to fail, maybe by never coming back */
 
 /* True: the case passed. Else `why` holds one line. `group` is the blob that the case belongs to. After
  * `seconds` it has failed. */

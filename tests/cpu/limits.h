@@ -7,5 +7,7 @@
 /* The reason why this case may fail on this engine on this host, NULL if there is none. A listed case is run
  * all the same. */
 const char *cpu_limit(const struct engine_ops *engine, const char *case_name);
+/* A case for a host of its own: run only if it is named. */
+bool cpu_case_alone(const struct engine_ops *engine, const char *case_name);
 
 #endif

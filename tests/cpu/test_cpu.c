@@ -60,6 +60,11 @@ static size_t collect(const struct engine_ops *engine, struct plan *plans, struc
 
             if (!is_wanted(c->name, argc, argv))
                 continue;
+            if (argc < 2 && cpu_case_alone(engine, c->name)) {
+                if (plans)
+                    printf("# %s on %s: to be run alone\n", c->name, engine->name);
+                continue;
+            }
             if (plans) {
                 plans[n] = (struct plan){ engine, groups[i], c };
                 tests[n] = (struct CMUnitTest){ c->name, run_plan, NULL, NULL, &plans[n] };

@@ -22,6 +22,7 @@ KERNELS = {
     'legacy': (1, False),
     'task': (1, False),
     'mmio': (1, False),
+    'ipi': (4, False),
     'events': (1, False),
     'paging': (1, False),
     'apic': (4, False),

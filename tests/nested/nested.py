@@ -397,14 +397,16 @@ def case_vsock(parts):
         os.unlink(initrd)
 
 
-def run_test_programs(parts, relatives, timeout):
+def run_test_programs(parts, relatives, timeout, names=(), text_to=None):
     programs = [os.path.join(BUILD, r) for r in relatives]
     for program in programs:
         if not os.path.exists(program):
             raise Missing(f'{program} is not built')
-    with L1(parts, programs, [['/' + os.path.basename(p)] for p in programs]) as l1:
+    with L1(parts, programs, [['/' + os.path.basename(p), *names] for p in programs]) as l1:
         statuses = l1.wait_statuses(len(programs), timeout)
         text = l1.all.decode(errors='replace')
+        if text_to is not None:
+            text_to.append(text)
         for relative, status in zip(relatives, statuses):
             check(status == 0, l1.describe(f'{relative} ended with status {status}'))
         counts = re.findall(r'\[  PASSED  \] (\d+) test', text)
@@ -419,8 +421,11 @@ def case_engine(parts):
 
 
 def case_cpu(parts):
-    """The CPU cases (tests/cpu) hold on it."""
-    return run_test_programs(parts, ['tests/cpu/test_cpu'], 900)
+    """The CPU cases (tests/cpu) hold on it; those that it cannot have among others, each in a machine of its own."""
+    note = run_test_programs(parts, ['tests/cpu/test_cpu'], 900, text_to=(told := []))
+    alone = re.findall(r'# (\w+) on kvm: to be run alone', told[0])
+    check(alone, 'no case is to be run alone')
+    return '; '.join([note, *(f'{name} alone: {run_test_programs(parts, ["tests/cpu/test_cpu"], 120, [name])}' for name in alone)])
 
 
 def case_probe(parts):

@@ -29,7 +29,8 @@
 #define STACK_AT 0x98000ull
 #define CODE_AT MIB(1)
 #define TRIAL_MS 3
-#define HANG_S 20
+#define HANG_S 10
+#define STILL_S 120
 #define GUARD MIB(1)
 
 /* Shared with the parent. */
@@ -268,20 +269,35 @@ _Noreturn static void child_main(struct report *report, uint64_t seed, uint64_t 
     _exit(report->what[0] != 0);
 }
 
-/* The child's end, by itself or because it has not come on for HANG_S seconds. */
+/* What the child has used of a CPU. */
+static double cpu_seconds(pid_t child)
+{
+    struct timespec t = { 0, 0 };
+    clockid_t clock;
+
+    if (clock_getcpuclockid(child, &clock) == 0)
+        clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* The child's end, by itself or because it has not come on for HANG_S seconds of its own on a CPU, so that a
+ * busy host does not pass for a hang; or, if it waits for something, for STILL_S seconds. */
 static int wait_for(pid_t child, const struct report *r, bool *hung)
 {
     const volatile uint64_t *trials = &r->trials;
     uint64_t last = *trials;
     struct timespec t = { 0, 10000000 };
+    double used = 0;
     int status = 0;
 
     for (unsigned still = 0; waitpid(child, &status, WNOHANG) == 0; still++) {
         nanosleep(&t, NULL);
-        if (*trials != last)
+        if (*trials != last) {
             still = 0;
+            used = cpu_seconds(child);
+        }
         last = *trials;
-        if (still > HANG_S * 100) {
+        if (still > STILL_S * 100 || cpu_seconds(child) - used > HANG_S) {
             *hung = true;
             kill(child, SIGKILL);
         }

@@ -35,7 +35,7 @@ static bool decode(struct tcpu *c, struct decoded *d)
         ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
     else
         ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
-    if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, got, &d->in, d->ops)))
+    if (ZYAN_SUCCESS(insn_decode_zydis(&decoder, bytes, got, &d->in, d->ops)))
         return true;
     return cpu_raise(c, EXC_UD);
 }

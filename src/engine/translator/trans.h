@@ -249,6 +249,9 @@ bool insn_signals(const struct trans *t); /* DIV and others for which the host r
 const ZydisDecodedOperand *
 insn_mem_operand(const struct trans *t); /* what it really accesses (not LEA's), or NULL */
 unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc);
+/* Zydis's decoder, put right where it errs. ops: ZYDIS_MAX_OPERAND_COUNT. */
+ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, unsigned len,
+                             ZydisDecodedInstruction *in, ZydisDecodedOperand *ops);
 /* Whether the guest has this instruction; else it raises #UD, before anything is asked of its operands. */
 bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits);
 /* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table

@@ -295,6 +295,31 @@ static bool needs_64_bit_mode(const ZydisDecodedInstruction *in)
            (in->mnemonic == ZYDIS_MNEMONIC_VPINSRD || in->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
 }
 
+/* SDM volume 2, table 2-3 and 2.2.1.2: a SIB byte's base of 101 without displacement by MOD means a
+ * displacement alone, whatever REX.B says. Zydis 4.0 makes R13D of it if addresses have 32 bits. */
+static void mend_base(const ZydisDecodedInstruction *in, ZydisDecodedOperand *ops)
+{
+    if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
+        return;
+    for (unsigned i = 0; i < in->operand_count; i++) {
+        if (ops[i].type != ZYDIS_OPERAND_TYPE_MEMORY || ops[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+            continue;
+        ops[i].mem.base = ZYDIS_REGISTER_NONE;
+        ops[i].mem.disp.has_displacement = true;
+        ops[i].mem.disp.value = in->raw.disp.value;
+    }
+}
+
+ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, unsigned len,
+                             ZydisDecodedInstruction *in, ZydisDecodedOperand *ops)
+{
+    ZyanStatus st = ZydisDecoderDecodeFull(decoder, bytes, len, in, ops);
+
+    if (ZYAN_SUCCESS(st))
+        mend_base(in, ops);
+    return st;
+}
+
 bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits)
 {
     return is_offered(in, m) && (bits == 64 || !m->is_amd || !needs_64_bit_mode(in));

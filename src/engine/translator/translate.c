@@ -77,7 +77,7 @@ static void decode(struct trans *t, struct ginsn *g, unsigned off)
         memcpy(g->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
         n = 15;
     }
-    ZyanStatus st = ZydisDecoderDecodeFull(&t->decoder, g->bytes, n, &g->in, g->ops);
+    ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, n, &g->in, g->ops);
     g->decoded = ZYAN_SUCCESS(st);
     if (!g->decoded) {
         memset(&g->in, 0, sizeof g->in);

@@ -9,6 +9,7 @@
 #include <Zydis/Zydis.h>
 
 #include "engine/translator/mmu.h"
+#include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
 #define XSAVE_HEADER 512
@@ -256,7 +257,7 @@ bool heavy_vec_mem(struct tcpu *c)
         return false;
     ZydisDecoderInit(&d, m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
                      m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, got, &v.in, v.ops)))
+    if (!ZYAN_SUCCESS(insn_decode_zydis(&d, bytes, got, &v.in, v.ops)))
         return cpu_raise(c, EXC_UD);
     if (execute(c, &v))
         return true;
