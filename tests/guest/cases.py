@@ -270,8 +270,8 @@ def balloon_target():
 # ---- time ----
 
 COMPLAINTS = 'soft lockup|hard lockup|blocked for more|skew|unstable|hung'
-# What Linux clears the notice of a stop for first, its soft lockup watchdog or RCU, depends on which of their timers comes
-# first behind the jump: now and then RCU finds the notice gone and reports a stall that was none.
+# Seen once in some ten runs, and not explained for certain: the soft lockup watchdog's timer and RCU's both take the notice of
+# a stop, so RCU may find it gone and report a stall that was none.
 RCU_COMPLAINTS = 'rcu.*stall'
 
 
