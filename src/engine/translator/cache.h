@@ -85,6 +85,12 @@ static inline bool tb_is_local(const struct tb *tb)
     return tb->gpage2 == ~0ull && tb->len != 0;
 }
 
+/* The next block in the list of a page. */
+static inline struct tb *tb_next_in(const struct tb *tb, uint64_t gpage)
+{
+    return tb->page_next[tb->gpage == gpage ? 0 : 1];
+}
+
 #define CACHE_HASH_BITS 18
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 

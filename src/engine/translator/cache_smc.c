@@ -62,7 +62,7 @@ static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
 {
     struct tb *cur = atomic_load(&p->tbs), *prev = NULL;
     while (cur) {
-        struct tb *next = cur->page_next[cur->gpage == gpage ? 0 : 1];
+        struct tb *next = tb_next_in(cur, gpage);
         if (cur == tb) {
             if (prev)
                 prev->page_next[prev->gpage == gpage ? 0 : 1] = next;
@@ -107,7 +107,7 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
     unsigned killed = 0;
     for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
         bool first = tb->gpage == gpage;
-        next = tb->page_next[first ? 0 : 1];
+        next = tb_next_in(tb, gpage);
         uint64_t start = first ? gpage + tb->off : gpage;
         uint64_t end = first ? start + tb->len : gpage + (unsigned)(tb->off + tb->len - PAGE_SIZE);
         if (gpa < end && gpa + n > start) {

@@ -141,14 +141,9 @@ static void emit_lookup_branch(struct emit *e, unsigned idx, const uint8_t *exit
 /* T0 = where the guest returns to, r11 = BRANCH_DESC. */
 static void emit_ret_miss(struct emit *e, unsigned idx, const uint8_t *exit_branch)
 {
-    uint8_t *out[2];
     e_load(e, 1, H_SP, GS(return_base));
     e_lea(e, 1, H_SP, hm_base(H_SP, -8)); /* where emit_enter's return address is */
-    look_up(e, idx, out);
-    e_patch(out[0], e->p);
-    e_patch(out[1], e->p);
-    e_mov_rr(e, 1, H_10, H_11);
-    e_jmp(e, exit_branch);
+    emit_lookup_branch(e, idx, exit_branch);
 }
 
 /* The lowest return address on the return stack is the one that this leaves there. Returns happen under MMU_U

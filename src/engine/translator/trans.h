@@ -178,7 +178,8 @@ void fl_cold(struct trans *t, struct emit *k);    /* cold code behind fl_lose: m
 bool fl_carries(const struct trans *t);
 void fl_carry(struct emit *e);   /* EFLAGS are free, RAX is not what it was ... */
 void fl_carried(struct emit *e); /* ... and both are again */
-void fl_carry_call(struct emit *k, const uint8_t *slow, uint32_t desc);
+/* Cold: calls a slow path, flags being in tcpu.fl; carry: behind fl_carry, else behind fl_lose. */
+void fl_cold_call(struct trans *t, struct emit *k, bool carry, const uint8_t *slow, uint32_t desc);
 void fl_carry_back(struct emit *k); /* cold code, on the way to what stands before fl_carried */
 void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
 void fl_written(struct trans *t);                       /* the guest's flags were just written in EFLAGS */
@@ -219,7 +220,9 @@ void side_note(struct trans *t, struct emit *e); /* the next host instruction ma
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
 void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
 void group_drop_all(struct trans *t);
-void group_take_dc(struct trans *t);  /* DC is needed as a scratch register */
+void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
+void emit_tlb_check(struct trans *t, unsigned n,
+                    bool write);      /* of n bytes at T0; a miss goes on in cold code */
 void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */
 
 /* ---- encoding (trans_encode.c) ---- */

@@ -276,16 +276,6 @@ void fl_carried(struct emit *e)
     e_load(e, 1, H_AX, GS(scratch[5]));
 }
 
-/* The call of a slow path in cold code behind fl_carry. */
-void fl_carry_call(struct emit *k, const uint8_t *slow, uint32_t desc)
-{
-    e_byte(k, 0x66);
-    e_store(k, 0, GS(fl), H_AX);
-    e_load(k, 1, H_AX, GS(scratch[5]));
-    e_call(k, slow);
-    e_u32(k, desc);
-}
-
 void fl_carry_back(struct emit *k)
 {
     e_rm0f(k, 0, 0xb7, H_AX, GS(fl));
@@ -305,6 +295,19 @@ void fl_cold(struct trans *t, struct emit *k)
     if (add)
         e_pop(k, tmp);
     e_call(k, t->cc->stubs.save_flags);
+}
+
+void fl_cold_call(struct trans *t, struct emit *k, bool carry, const uint8_t *slow, uint32_t desc)
+{
+    if (carry) {
+        e_byte(k, 0x66);
+        e_store(k, 0, GS(fl), H_AX);
+        e_load(k, 1, H_AX, GS(scratch[5]));
+    } else {
+        fl_cold(t, k);
+    }
+    e_call(k, slow);
+    e_u32(k, desc);
 }
 
 void fl_need(struct trans *t, struct emit *e, int tmp)

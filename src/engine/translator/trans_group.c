@@ -99,7 +99,6 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
 {
     struct emit *h = &t->h, *k = &t->k;
     unsigned span = (unsigned)(g->hi - g->lo);
-    size_t tag = g->write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     int dst = g->slot < 0 ? DC : T1;
     bool poll = t->goes_back && !t->accessed && !t->polled, carry = !poll && fl_carries(t);
     if (!carry)
@@ -114,10 +113,7 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     }
     if (carry)
         fl_carry(h);
-    emit_tlb_index(t);
-    e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - span));
-    e_jcc(h, CC_A, e_rx(k));
+    emit_tlb_check(t, span, g->write);
     e_load(h, 1, dst, hm_tlb(t->idx, offsetof(struct tlb_entry, delta)));
     uint8_t *hit = h->p;
     if (g->slot >= 0)
@@ -125,14 +121,7 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (carry)
         fl_carried(h);
 
-    const uint8_t *slow = t->cc->stubs.slow_group[g->write][t->idx];
-    if (carry) {
-        fl_carry_call(k, slow, desc);
-    } else {
-        fl_cold(t, k);
-        e_call(k, slow);
-        e_u32(k, desc);
-    }
+    fl_cold_call(t, k, carry, t->cc->stubs.slow_group[g->write][t->idx], desc);
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);

@@ -199,9 +199,11 @@ static bool call_check(struct trans *t, unsigned n, unsigned acc, unsigned flags
     return true;
 }
 
-static void check_in_line(struct trans *t, unsigned n, size_t tag)
+void emit_tlb_check(struct trans *t, unsigned n, bool write)
 {
     struct emit *h = &t->h;
+    size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
+    emit_tlb_index(t);
     e_alu_rm(h, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(PAGE_SIZE - n));
     e_jcc(h, CC_A, e_rx(&t->k));
@@ -241,22 +243,17 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     }
     if (carry)
         fl_carry(h);
-    emit_tlb_index(t);
-    check_in_line(t, n, tag);
+    emit_tlb_check(t, n, acc != MMU_SLOW_R);
     e_load(h, 1, T1,
            hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     uint8_t *hit = h->p;
     if (carry)
         fl_carried(h);
     uint8_t *back = NULL, *over = NULL;
-    if (carry) {
-        fl_carry_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
-        fl_carry_back(k);
-        e_jmp(k, hit + h->rx_off);
-    } else if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
-        fl_cold(t, k);
-        e_call(k, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta]);
-        e_u32(k, desc);
+    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+        fl_cold_call(t, k, carry, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
+        if (carry)
+            fl_carry_back(k);
         e_jmp(k, hit + h->rx_off);
     } else { /* the tag is still where it was, so the same XOR gives the address back */
         e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));

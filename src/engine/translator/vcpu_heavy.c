@@ -107,11 +107,6 @@ static bool make_fast(struct tcpu *c, struct tb *old)
     return true;
 }
 
-static struct tb *next_in(const struct tb *tb, uint64_t gpage)
-{
-    return tb->page_next[tb->gpage == gpage ? 0 : 1];
-}
-
 /* What runs long enough to be met by a sample is in a page worth being fast, all that ever ran of it: code
  * that belongs together stands together. First all are marked dead, so that new blocks do not find old ones
  * to jump to; those that cannot be made come back to life. */
@@ -121,12 +116,12 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
     bool room = true;
 
     p->fast = 1;
-    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = next_in(tb, gpage)) {
+    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = tb_next_in(tb, gpage)) {
         if (tb->small && tb_is_local(tb))
             atomic_store(&tb->dead, true);
     }
     for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
-        next = next_in(tb, gpage);
+        next = tb_next_in(tb, gpage);
         if (!tb->small || !atomic_load(&tb->dead))
             continue;
         room = room && make_fast(c, tb);
