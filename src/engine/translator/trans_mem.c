@@ -234,6 +234,42 @@ void emit_tlb_check(struct trans *t, unsigned n, bool write)
     e_jcc(h, CC_A, e_rx(&t->k));
 }
 
+static uint32_t describe(const struct trans *t, const struct gaddr *a, unsigned n, unsigned acc,
+                         unsigned flags)
+{
+    bool limited = a->seg_room || (t->mode & MODE_NATIVE);
+    return MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
+           flags >> MEM_ALIGN_SHIFT << 30 | (limited ? MMU_DESC_LIMITED : 0);
+}
+
+struct access {
+    struct hmem ref;
+    unsigned acc, flags;
+    bool delta;
+    uint32_t desc;
+    body_fn *body;
+    void *arg;
+};
+
+/* Cold: the slow path of an access that may have to be staged, or comes behind something else. past: places
+ * of jumps to behind the access. */
+static void miss_alone(struct trans *t, const struct access *x, const uint8_t *hit, uint8_t *past[2])
+{
+    struct emit *k = &t->k;
+    size_t tag = x->acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
+    /* the tag is still where it was, so the same XOR gives the address back */
+    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    past[0] = before_access(t, x->flags, x->body, x->arg);
+    e_desc(t, k, T1, x->desc);
+    e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
+    if (x->acc == MMU_SLOW_R || (x->flags & MEM_LOCKED)) {
+        e_jmp(k, hit + t->h.rx_off);
+    } else {
+        staged_body(t, x->ref, x->flags, x->body, x->arg, hit);
+        past[1] = e_jmp_fwd(k);
+    }
+}
+
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
                 body_fn *body, void *arg)
 {
@@ -248,11 +284,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     }
     bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
-    size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
-    uint32_t desc = MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
-                    flags >> MEM_ALIGN_SHIFT << 30;
-    if (a->seg_room || (t->mode & MODE_NATIVE))
-        desc |= MMU_DESC_LIMITED;
+    uint32_t desc = describe(t, a, n, acc, flags);
     bool poll = t->goes_back && !t->accessed && !t->polled;
     bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
     if (!carry)
@@ -279,29 +311,21 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     uint8_t *hit = h->p;
     if (carry)
         fl_carried(h);
-    uint8_t *back = NULL, *over = NULL;
+    uint8_t *past[2] = { NULL, NULL };
     if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
         fl_cold_call(t, k, carry, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
         if (carry)
             fl_carry_back(k);
         e_jmp(k, hit + h->rx_off);
-    } else { /* the tag is still where it was, so the same XOR gives the address back */
-        e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-        over = before_access(t, flags, body, arg);
-        e_desc(t, k, T1, desc);
-        e_call(k, delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
-        if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
-            e_jmp(k, hit + h->rx_off);
-        } else {
-            staged_body(t, ref, flags, body, arg, hit);
-            back = e_jmp_fwd(k);
-        }
+    } else {
+        struct access x = { ref, acc, flags, delta, desc, body, arg };
+        miss_alone(t, &x, hit, past);
     }
     if (flags & MEM_SIDE)
         side_note(t, h);
     body(t, h, ref, arg);
-    if (back)
-        e_patch(back, h->p);
-    if (over)
-        e_patch(over, h->p);
+    for (unsigned i = 0; i < 2; i++) {
+        if (past[i])
+            e_patch(past[i], h->p);
+    }
 }
