@@ -165,7 +165,10 @@ struct tcpu {
     uint64_t host_rsp;
     uint64_t return_base;              /* top of the return stack (stubs.c) */
     uint64_t jit_rsp;                  /* RSP of translated code while C runs */
-    uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_seg_changed */
+    uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_mode_changed */
+    /* What 32-bit blocks may reach through FS and GS: offsets below this, 0 if the segment is not plain data
+     */
+    uint64_t seg_room_fs, seg_room_gs;
     struct x86_segment seg[S_COUNT];
 
     /* -- C only -- */

@@ -398,7 +398,8 @@ static void translator_counters(struct engine_vm *evm,
         "halts",           "signals",          "exclusive",      "poll_exits",
         "tlb_miss_read",   "tlb_miss_write",   "tlb_miss_group", "tlb_miss_code",
         "tlb_miss_c",      "helper_special",   "device_access",  "shadow_compared",
-        "shadow_skipped",  "shadow_different", "unknown_insns", "blocks_fast", "samples",
+        "shadow_skipped",  "shadow_different", "unknown_insns",  "blocks_fast",
+        "samples",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {

@@ -33,10 +33,11 @@ static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
 }
 
 /* MOV with an absolute 64-bit address has displacements whose differences overflow; and nothing is worth
- * grouping there. */
+ * grouping there. Nor through a segment whose limit each access must respect, or where addresses wrap before
+ * the base is added: what is near then need not be in the same page. */
 static bool near_disp(const struct gaddr *a)
 {
-    return a->disp == (int32_t)a->disp && a->width > 16;
+    return a->disp == (int32_t)a->disp && a->width > 16 && (!a->seg_base || a->width == 64);
 }
 
 static uint16_t key_regs(const struct gaddr *a)

@@ -130,23 +130,24 @@ static void learn_vpage(struct tcpu *c)
         c->vpage = (uint64_t)(int64_t)tb->vpage;
 }
 
-/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at an 80-bit
- * value in two pieces, and at the alignment of vectors first. */
-static void beyond_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
+/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at the
+ * alignment of vectors first. False: an exception is pending. */
+static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
-    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    unsigned n = MMU_DESC_LEN(desc), fit = n;
     bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
-    if (MMU_DESC_LEN(desc) == 10 && lin + 7 <= 0xffffffffu && !mmu_probe(c, lin, 8, acc, MMU_AS_CPL))
-        return;
-    cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
+    if (c->code_bits == 32 && c->vm->cpuid.is_amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
+        fit = whole_pieces(lin, n);
+    if (fit == n)
+        return true;
+    return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
+           cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
 }
 
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    if (c->code_bits == 32 && c->vm->cpuid.is_amd && lin + MMU_DESC_LEN(desc) - 1 > 0xffffffffu)
-        beyond_segment(c, lin, desc);
-    else
+    if (inside_segment(c, lin, desc))
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
         return a;
@@ -291,6 +292,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
         cpu_raise_gp(c, 0);
         return 1 + XIT_EXC;
     }
+    if (what == SPECIAL_SEGMENT)
+        return 1 + XIT_SEGMENT;
     if (what == SPECIAL_INTERP)
         return 1 + (unsigned)reason_of(c, interp_step(c));
     switch (what) {
@@ -328,22 +331,34 @@ uint64_t vcpu_linear_ip(const struct tcpu *c)
     return c->code_bits == 64 ? c->rip : (c->seg[S_CS].base + c->rip) & 0xffffffffu;
 }
 
+static bool is_done(enum exit_reason r)
+{
+    return r == XIT_LOOKUP || r == XIT_STEP;
+}
+
+/* native: the operand's segment is seen to here (native.c), the block takes the linear address. */
+static enum exit_reason vector_block(struct tcpu *c, bool native)
+{
+    uint64_t rip = c->rip;
+    uint32_t mode = vcpu_mode(c) | MODE_ONE | (native ? MODE_NATIVE : 0);
+    unsigned len = 0;
+    if ((native || c->watch) && !vcpu_native_prepare(c, &len))
+        return XIT_EXC;
+    if (native)
+        c->rip = vcpu_linear_ip(c);
+    enum exit_reason r = vcpu_run_block(c, mode);
+    if (native)
+        c->rip = is_done(r) ? (rip + len) & (c->code_bits == 16 ? 0xffffu : 0xffffffffu) : rip;
+    return r;
+}
+
 /* x87, SSE and the like, which the general path does not know: one instruction in a block of its own. */
 static enum exit_reason vector_step(struct tcpu *c, bool tf)
 {
-    bool flat = translatable(c);
-    uint64_t rip = c->rip;
-    uint32_t mode = vcpu_mode(c) | MODE_ONE | (flat ? 0 : MODE_NATIVE);
-    unsigned len = 0;
-    if ((!flat || c->watch) && !vcpu_native_prepare(c, &len))
-        return XIT_EXC;
-    if (!flat)
-        c->rip = vcpu_linear_ip(c);
-    enum exit_reason r = vcpu_run_block(c, mode);
-    bool done = r == XIT_LOOKUP || r == XIT_STEP;
-    if (!flat)
-        c->rip = done ? (rip + len) & (c->code_bits == 16 ? 0xffffu : 0xffffffffu) : rip;
-    if (done) {
+    enum exit_reason r = vector_block(c, !translatable(c));
+    if (r == XIT_SEGMENT)
+        r = vector_block(c, true);
+    if (is_done(r)) {
         c->rflags &= ~FL_RF;
         after_step(c, tf, STEP_NEXT);
     }
@@ -734,7 +749,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             why = c->shadow ? run_shadowed(c) : vcpu_run_block(c, vcpu_mode(c));
             if (why == XIT_ONE)
                 why = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
-            if (why == XIT_NOCODE)
+            if (why == XIT_NOCODE || why == XIT_SEGMENT)
                 why = single_step(c);
         }
         if (!handle(c, why, &kind))
