@@ -261,6 +261,75 @@ static void timer(void)
     wr32(APIC + 0x380, 0);
 }
 
+/* Counts in a while, divided by how long it was; the host may take the CPU away at any time. */
+static uint64_t rate(unsigned code)
+{
+    uint64_t best = 0, least = ~0ull;
+
+    wr32(APIC + 0x3e0, code);
+    for (unsigned i = 0; i < 20; i++) {
+        uint64_t start, end;
+        uint32_t left;
+
+        wr32(APIC + 0x380, 0xffffffff);
+        start = rdtsc();
+        while (rdtsc() - start < 1000000)
+            ;
+        left = rd32(APIC + 0x390);
+        end = rdtsc();
+        if (end - start < least) {
+            least = end - start;
+            best = ((uint64_t)(0xffffffff - left) << 20) / least;
+        }
+    }
+    return best;
+}
+
+/* Figure 11-10: divide configuration; 11.5.4: what changes of mode and count do */
+static void timer_rules(void)
+{
+    static const uint8_t codes[] = { 0xb, 0, 1, 2, 3, 8, 9, 0xa };
+    uint64_t whole = 0;
+    uint32_t a, b;
+
+    wr32(APIC + 0x320, 0x10072);
+    for (unsigned i = 0; i < 8; i++) {
+        uint64_t r = rate(codes[i]) << i;
+
+        if (!i)
+            whole = r;
+        check(rd32(APIC + 0x3e0) == codes[i] && r > whole - whole / 8 && r < whole + whole / 8,
+              "divided by %u", 1u << i);
+    }
+    wr32(APIC + 0x3e0, 0xa);
+    wr32(APIC + 0x320, 0x30072);
+    wr32(APIC + 0x380, 100000000);
+    a = rd32(APIC + 0x390);
+    wr32(APIC + 0x320, 0x10072);
+    b = rd32(APIC + 0x390);
+    check(a && b && b <= a && rd32(APIC + 0x380) == 100000000, "periodic to one shot goes on counting");
+    wr32(APIC + 0x380, 0);
+    check(rd32(APIC + 0x390) == 0, "an initial count of 0 stops it");
+    wr32(APIC + 0x3e0, 0xb);
+    wr32(APIC + 0x380, 1000);
+    spin(1000);
+    check(rd32(APIC + 0x390) == 0 && rd32(APIC + 0x380) == 1000, "one shot is over");
+    wr32(APIC + 0x320, 0x30072);
+    spin(1000);
+    check(rd32(APIC + 0x390) == 0, "and does not begin anew in periodic mode");
+    wr32(APIC + 0x320, 0x10072);
+    count[0x72] = 0;
+    wr32(APIC + 0x380, 1000);
+    spin(1000);
+    sti_nops();
+    cli();
+    check(count[0x72] == 0, "masked: no interrupt");
+    wr32(APIC + 0x320, 0x72);
+    sti_nops();
+    cli();
+    check(count[0x72] == 0, "nor when the mask is taken away");
+}
+
 static void deadline(void)
 {
     uint32_t r[4];
@@ -286,6 +355,17 @@ static void deadline(void)
     t = rdtsc() + 100000000000ull;
     wrmsr(0x6e0, t);
     check(rdmsr(0x6e0) == t, "reads back");
+    wr32(APIC + 0x380, 1000);
+    check(rd32(APIC + 0x380) == 0 && rd32(APIC + 0x390) == 0, "no counts in this mode");
+    cpuid(7, 0, r);
+    if (r[1] & 2) { /* 18.17.3: the deadline is one of the TSC as software sees it */
+        wrmsr(0x3b, rdmsr(0x3b) + 200000000000ull);
+        __asm__ volatile("sti" : : : "memory");
+        check(wait_for(&count[0x73], 3), "a TSC moved past the deadline");
+        cli();
+        check(rdmsr(0x6e0) == 0, "which is over");
+        wrmsr(0x3b, rdmsr(0x3b) - 200000000000ull);
+    }
     wrmsr(0x6e0, 0);
     wr32(APIC + 0x320, 0x10073);
     wrmsr(0x6e0, t);
@@ -339,6 +419,7 @@ uint32_t kernel_main(void)
     ipis();
     nmis();
     timer();
+    timer_rules();
     deadline();
     x2apic();
     return failures ? 0x20 : 0x10;

@@ -222,16 +222,15 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
         src = read_vec(c, a);
         mask = read_vec(c, b);
     }
-    /* All check the whole operand whatever the mask: AMD's in one piece, Intel's in halves of 8 bytes, the
-     * upper one first. */
-    uint64_t first;
-    if (!element_address(c, v, mem, 0, mmx ? 8 : 16, MMU_WRITE, &first))
-        return false;
-    if ((c->watch & WATCH_ALIGN) && (first & 7))
-        return cpu_raise_error(c, EXC_AC, 0);
-    unsigned part = mmx || !c->vm->cpuid.is_amd ? 8 : 16;
-    for (unsigned at = mmx ? 8 : 16; at > 0; at -= part) {
-        if (!mmu_probe(c, operand_address(c, v, mem, at - part), part, MMU_WRITE, MMU_AS_CPL))
+    /* All check the whole operand whatever the mask, 8 bytes at a time: Intel's the upper ones first. */
+    for (unsigned i = 0, n = mmx ? 1 : 2; i < n; i++) {
+        unsigned part = c->vm->cpuid.is_amd ? i : n - 1 - i;
+        uint64_t lin;
+        if (!element_address(c, v, mem, part * 8, 8, MMU_WRITE, &lin))
+            return false;
+        if (i == 0 && (c->watch & WATCH_ALIGN) && (lin & 7))
+            return cpu_raise_error(c, EXC_AC, 0);
+        if (!mmu_probe(c, lin, 8, MMU_WRITE, MMU_AS_CPL))
             return false;
     }
     return mask_store(c, v, mem, &mask, src.b, 1, mmx ? 8 : 16);
