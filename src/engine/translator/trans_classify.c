@@ -140,7 +140,9 @@ static enum way system_way(const struct trans *t)
     case ZYDIS_MNEMONIC_ENDBR64: return WAY_NOTHING;
     case ZYDIS_MNEMONIC_PAUSE: /* F3 41 90: on AMD XCHG r8, rAX with a prefix that means nothing, else PAUSE
                                 */
-        return (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.B ? WAY_INTERP : WAY_NOTHING;
+        if ((t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.B)
+            return WAY_INTERP;
+        return t->idx == MMU_U || (t->mode & MODE_ONE) ? WAY_NOTHING : WAY_SYS;
     case ZYDIS_MNEMONIC_MOV: /* control, debug and segment registers */
         return insn_has_class(t, ZYDIS_REGCLASS_CONTROL) || insn_has_class(t, ZYDIS_REGCLASS_DEBUG) ||
                        insn_has_class(t, ZYDIS_REGCLASS_SEGMENT)
@@ -308,6 +310,16 @@ static void mend_base(const ZydisDecodedInstruction *in, ZydisDecodedOperand *op
         ops[i].mem.disp.has_displacement = true;
         ops[i].mem.disp.value = in->raw.disp.value;
     }
+}
+
+void insn_decoder_init(ZydisDecoder *decoder, unsigned code_bits)
+{
+    if (code_bits == 64)
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    else if (code_bits == 32)
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+    else
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
 }
 
 ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, unsigned len,
