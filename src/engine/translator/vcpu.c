@@ -148,10 +148,30 @@ static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
            cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
 }
 
+/* XSAVE's area ends behind the last component that is asked for (SDM volume 1, 13.4). AMD's look at an area's
+ * last byte first, and XRSTOR at the header before (seen on Zen 4). False: an exception is pending. */
+static bool state_area(struct tcpu *c, uint64_t lin, uint32_t *desc)
+{
+    unsigned n = MMU_DESC_LEN(*desc), align = MMU_DESC_ALIGN(*desc);
+    uint64_t mask = cpu_code64(c) ? ~0ull : 0xffffffffu;
+    enum mmu_acc acc = MMU_DESC_ACC(*desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    if (n > XSAVE_LEGACY && !(c->gpr[R_AX] & c->xcr0 & XSTATE_AVX)) {
+        *desc = MMU_DESC_SHORTER(*desc, n - XSAVE_LEGACY);
+        n = XSAVE_LEGACY;
+    }
+    if (!c->vm->cpuid.is_amd || (lin & ((8u << align) - 1)))
+        return true;
+    if (n > XSAVE_HEADER && acc == MMU_READ &&
+        !mmu_probe(c, (lin + XSAVE_HEADER) & mask, 8, MMU_READ, MMU_AS_CPL))
+        return false;
+    return mmu_probe(c, (lin + n - 1) & mask, 1, acc, MMU_AS_CPL);
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    if (inside_segment(c, lin, desc))
+    if (inside_segment(c, lin, desc) &&
+        (likely(MMU_DESC_LEN(desc) < XSAVE_HEADER) || state_area(c, lin, &desc)))
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
         return a;
