@@ -857,18 +857,18 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
 bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     struct walk w;
-    bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
-    unsigned n = MMU_DESC_LEN(desc);
+    unsigned n = MMU_DESC_LEN(desc), acc = MMU_DESC_ACC(desc);
     c->counters[TC_MISS_GROUP]++;
     if (page_part(lin, n) != n)
         return false;
-    if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
+    /* MMU_SLOW_R_THEN_W is a read now: it sets no dirty bit, and does without the page if there is none. */
+    if (!walk(c, lin, acc == MMU_SLOW_W ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
         c->exc.pending = 0;
         return false;
     }
     struct tvm_slot *s = ram_slot(c, w.gpa);
     struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
-    if (!e || (write && e->tag_w != (lin & PAGE_MASK)))
+    if (!e || (acc != MMU_SLOW_R && e->tag_w != (lin & PAGE_MASK)))
         return false;
     out->delta = e->delta;
     return true;

@@ -91,7 +91,7 @@ struct mmu_slow {
 #define MMU_DESC_ACC(d) (((d) >> 26) & 3u)
 #define MMU_DESC_LOCKED(d) (((d) >> 28) & 1u)
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)
-enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW };
+enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW, MMU_SLOW_R_THEN_W /* of groups only */ };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
 /* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights.
  * Raises nothing. */

@@ -47,6 +47,12 @@ struct gaccess {
     bool write;
 };
 
+/* A register's content: off more than what number id stands for (trans_values.c). */
+struct gvalue {
+    uint16_t id;
+    int16_t off;
+};
+
 /* One decoded instruction of the block. */
 struct ginsn {
     ZydisDecodedInstruction in;
@@ -61,18 +67,27 @@ struct ginsn {
     bool reads_flags;  /* any status flag, or leaves one as it was */
     bool kills_flags;  /* writes all of them without reading any */
     bool signals;      /* the host may raise a signal for it, SSE and x87 apart */
-    uint16_t writes;   /* general registers it changes, RSP only if not by a known constant */
-    uint16_t sp_epoch; /* RSP offsets of the same epoch can be compared */
-    int32_t sp_before; /* RSP relative to the start of the epoch, before the instruction */
+    uint16_t writes; /* general registers it changes */
+    struct gvalue before[16];
     struct gaccess access[2];
 };
+
+/* Where an access is, told by values instead of registers, so that it can be compared with others. */
+struct gspot {
+    uint16_t base, index; /* numbers of values, or GSPOT_NONE */
+    uint8_t scale;
+    bool rip;
+    uint8_t width;
+    size_t seg_base;
+    int64_t disp;
+};
+#define GSPOT_NONE 0xffffu
 
 /* Accesses near one address that share a check (trans_group.c). */
 struct group {
     bool live, write;
-    struct gaddr key; /* disp is 0 */
-    uint16_t sp_epoch;
-    int64_t lo, hi; /* bytes [lo, hi) around the key's address; around the epoch's RSP if the base is RSP */
+    struct gspot spot; /* disp is 0 */
+    int64_t lo, hi;    /* bytes [lo, hi) from there */
     unsigned last;  /* index of the last instruction that will use it */
     int slot;       /* tcpu.group_delta[slot] holds the delta; -1: DC does */
 };
@@ -112,6 +127,8 @@ struct trans {
     bool done;
     bool small;          /* calls shared checks instead of having them in line */
     unsigned count, cur; /* decoded instructions; the current one */
+    struct gvalue values[16];
+    uint16_t value_count;
     struct group groups[TRANS_GROUPS];
     ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
@@ -213,12 +230,16 @@ enum {
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
 
+/* ---- values of registers (trans_values.c) ---- */
+void values_begin(struct trans *t);
+void values_after(struct trans *t, struct ginsn *g); /* fills g->writes */
+
 /* ---- groups (trans_group.c) ---- */
 
 /* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
  * (the check, the loading of the delta), sets *ref and returns true. */
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
-void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
+void group_after_insn(struct trans *t); /* drops groups that are over */
 void group_drop_all(struct trans *t);
 void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
 void emit_tlb_check(struct trans *t, unsigned n,
