@@ -88,12 +88,12 @@ void cache_insert(struct tvm *vm, struct tb *tb)
     uint64_t pages[2] = { tb->gpage, tb->gpage2 };
     for (unsigned k = 0; k < 2 && pages[k] != ~0ull; k++) {
         struct page_info *p = tvm_page(vm, pages[k]);
-        tb->page_next[k] = atomic_load(&p->tbs);
+        tb->page_next[k] = cache_link(cc, atomic_load(&p->tbs));
         atomic_store(&p->tbs, tb);
     }
-    struct tb *_Atomic *h = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
+    _Atomic uint32_t *h = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
     atomic_store_explicit(&tb->hash_next, atomic_load(h), memory_order_relaxed);
-    atomic_store_explicit(h, tb, memory_order_release);
+    atomic_store_explicit(h, cache_link(cc, tb), memory_order_release);
     cc->tb_count++;
 }
 

@@ -49,26 +49,27 @@ enum exit_reason {
 #define BRANCH_DESC_OFF(d) ((d)&0x1fffu)
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
+/* One cache line: looking for a block costs a line of the hash table and one for each block looked at. Links
+ * are places in code_cache.tbs plus 1; 0 ends a list. */
 struct tb {
-    /* what cache_find looks at, close together */
-    struct tb *_Atomic hash_next;
-    uint64_t gpage; /* guest physical page */
-    uint32_t mode;
+    uint64_t gpage;    /* guest physical page */
+    uint64_t gpage2;   /* ~0 unless the one instruction crosses into it */
     int32_t vpage;     /* MODE_FIXED: linear page address, sign-extended */
-    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
-    _Atomic bool dead;
     uint32_t hot, cold; /* offsets in the cache */
-
-    uint64_t gpage2;         /* ~0 unless the one instruction crosses into it */
-    struct tb *page_next[2]; /* lists of the pages */
-    uint32_t hot_len, cold_len;
+    _Atomic uint32_t hash_next;
+    uint32_t page_next[2]; /* lists of the pages */
+    uint32_t hot_len;
     uint32_t side; /* first entry in the side table */
-    uint16_t side_count;
+    uint16_t mode;
+    uint16_t off, len;        /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    uint16_t undefined_flags; /* status flags that one of its instructions leaves undefined */
     uint16_t insns;
-    bool small;               /* made to be small, not fast (translate.c) */
-    bool plain;               /* nothing in it that the general path could not run first (shadow.c) */
-    uint32_t undefined_flags; /* status flags that one of its instructions leaves undefined */
+    uint8_t side_count;
+    _Atomic bool dead;
+    bool small; /* made to be small, not fast (translate.c) */
+    bool plain; /* nothing in it that the general path could not run first (shadow.c) */
 };
+_Static_assert(sizeof(struct tb) == 64, "a cache line");
 
 /* Where host instructions that may raise a host signal stand. */
 struct tb_side {
@@ -85,13 +86,7 @@ static inline bool tb_is_local(const struct tb *tb)
     return tb->gpage2 == ~0ull && tb->len != 0;
 }
 
-/* The next block in the list of a page. */
-static inline struct tb *tb_next_in(const struct tb *tb, uint64_t gpage)
-{
-    return tb->page_next[tb->gpage == gpage ? 0 : 1];
-}
-
-#define CACHE_HASH_BITS 18
+#define CACHE_HASH_BITS 19
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 
 #define CHECK_SIZES 6 /* 1 to 32 bytes */
@@ -123,8 +118,22 @@ struct code_cache {
     _Atomic uint32_t flush_gen;
     struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
-    struct tb *_Atomic hash[CACHE_HASH_SIZE];
+    _Atomic uint32_t hash[CACHE_HASH_SIZE];
 };
+
+static inline struct tb *cache_tb(const struct code_cache *cc, uint32_t link)
+{
+    return link ? &cc->tbs[link - 1] : NULL;
+}
+static inline uint32_t cache_link(const struct code_cache *cc, const struct tb *tb)
+{
+    return tb ? (uint32_t)(tb - cc->tbs) + 1 : 0;
+}
+/* The next block in the list of a page. */
+static inline struct tb *cache_next_in(const struct code_cache *cc, const struct tb *tb, uint64_t gpage)
+{
+    return cache_tb(cc, tb->page_next[tb->gpage == gpage ? 0 : 1]);
+}
 
 struct code_cache *cache_new(size_t size, struct yado_error *err);
 void cache_free(struct code_cache *cc);

@@ -265,7 +265,7 @@ static void judge(const struct trans *t, struct tb *tb)
 
         tb->plain &= is_repeatable(g);
         if (g->decoded && g->in.cpu_flags)
-            tb->undefined_flags |= g->in.cpu_flags->undefined;
+            tb->undefined_flags |= (uint16_t)g->in.cpu_flags->undefined;
     }
 }
 
@@ -314,15 +314,14 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     tb->hot = (uint32_t)hot;
     tb->cold = (uint32_t)cc->cold_pos;
     tb->hot_len = (uint32_t)(t.h.p - (rw + hot));
-    tb->cold_len = (uint32_t)(t.k.p - (rw + cc->cold_pos));
-    tb->mode = mode;
+    tb->mode = (uint16_t)mode;
     tb->vpage = mode & MODE_FIXED ? (int32_t)vpage : 0;
     tb->off = (uint16_t)off;
     tb->len = (uint16_t)(t.end - off);
     tb->insns = (uint16_t)t.insns;
     tb->small = t.small;
     tb->side = cc->side_count;
-    tb->side_count = (uint16_t)t.side_count;
+    tb->side_count = (uint8_t)t.side_count;
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
     cc->side_count += t.side_count;
     cache_advance(cc, (size_t)(t.h.p - rw), (size_t)(t.k.p - rw));
