@@ -52,9 +52,9 @@ enum exit_reason {
 /* One cache line: looking for a block costs a line of the hash table and one for each block looked at. Links
  * are places in code_cache.tbs plus 1; 0 ends a list. */
 struct tb {
-    uint64_t gpage;    /* guest physical page */
-    uint64_t gpage2;   /* ~0 unless the one instruction crosses into it */
-    int32_t vpage;     /* MODE_FIXED: linear page address, sign-extended */
+    uint64_t gpage;     /* guest physical page */
+    uint64_t gpage2;    /* ~0 unless the one instruction crosses into it */
+    int32_t vpage;      /* MODE_FIXED: linear page address, sign-extended */
     uint32_t hot, cold; /* offsets in the cache */
     _Atomic uint32_t hash_next;
     uint32_t page_next[2]; /* lists of the pages */
@@ -93,12 +93,15 @@ static inline bool tb_is_local(const struct tb *tb)
 #define CHECK_SPANS 7 /* 8 to 512 bytes: GROUP_SPAN_MAX */
 #define CHECK_SPAN(i) (8u << (i))
 
+/* What the accesses of a group are (trans_group.c): the first is a read and writes follow, for the last. */
+enum group_kind { GROUP_R, GROUP_W, GROUP_R_THEN_W, GROUP_KINDS };
+
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
-    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
+    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[GROUP_KINDS][MMU_COUNT]; /* [write][idx][delta] */
     /* checks of blocks that are small rather than fast: of 1 << i bytes; of groups of up to CHECK_SPAN(i) */
-    const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][2][MMU_COUNT];
+    const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][GROUP_KINDS][MMU_COUNT];
     const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special, *save_flags;
     const uint8_t *checks_end; /* checks stand from check[0] up to here */
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];

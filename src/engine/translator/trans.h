@@ -64,10 +64,10 @@ struct ginsn {
     uint8_t way;     /* enum way */
     uint8_t special; /* enum special, for WAY_SPECIAL */
     uint8_t access_count;
-    bool reads_flags;  /* any status flag, or leaves one as it was */
-    bool kills_flags;  /* writes all of them without reading any */
-    bool signals;      /* the host may raise a signal for it, SSE and x87 apart */
-    uint16_t writes; /* general registers it changes */
+    bool reads_flags; /* any status flag, or leaves one as it was */
+    bool kills_flags; /* writes all of them without reading any */
+    bool signals;     /* the host may raise a signal for it, SSE and x87 apart */
+    uint16_t writes;  /* general registers it changes */
     struct gvalue before[16];
     struct gaccess access[2];
 };
@@ -88,8 +88,8 @@ struct group {
     bool live, write;
     struct gspot spot; /* disp is 0 */
     int64_t lo, hi;    /* bytes [lo, hi) from there */
-    unsigned last;  /* index of the last instruction that will use it */
-    int slot;       /* tcpu.group_delta[slot] holds the delta; -1: DC does */
+    unsigned last;     /* index of the last instruction that will use it */
+    int slot;          /* tcpu.group_delta[slot] holds the delta; -1: DC does */
 };
 #define TRANS_GROUPS 8
 

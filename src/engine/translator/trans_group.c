@@ -96,13 +96,14 @@ static void look_ahead(const struct trans *t, const struct gspot *at, struct sca
 
 /* The check in shared code: T0 = linear address; back: T1 = delta, or above. The description stands behind
  * the call, in an instruction that leaves flags and T1 alone. */
-static void call_check(struct trans *t, const struct group *g, unsigned span, uint32_t desc)
+static void call_check(struct trans *t, const struct group *g, enum group_kind kind, unsigned span,
+                       uint32_t desc)
 {
     struct emit *h = &t->h;
     unsigned i = 0;
     while (CHECK_SPAN(i) < span)
         i++;
-    e_call(h, t->cc->stubs.check_group[i][g->write][t->idx]);
+    e_call(h, t->cc->stubs.check_group[i][kind][t->idx]);
     e_mov_ri32(h, T0, desc);
     e_jcc(h, CC_A, e_rx(&t->k));
     if (g->slot < 0)
@@ -112,8 +113,9 @@ static void call_check(struct trans *t, const struct group *g, unsigned span, ui
     flow_no_group(t);
 }
 
-static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at, unsigned acc)
+static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at, enum group_kind kind)
 {
+    static const uint8_t acc[GROUP_KINDS] = { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_R_THEN_W };
     struct emit *h = &t->h, *k = &t->k;
     unsigned span = (unsigned)(g->hi - g->lo);
     int dst = g->slot < 0 ? DC : T1;
@@ -123,9 +125,9 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (poll)
         flow_poll(t); /* costs least where EFLAGS are lost anyway */
     lea_guest(t, h, T0, at);
-    uint32_t desc = MMU_DESC(t->off, span, acc, 0, 0);
+    uint32_t desc = MMU_DESC(t->off, span, acc[kind], 0, 0);
     if (t->small && t->saved_flags) {
-        call_check(t, g, span, desc);
+        call_check(t, g, kind, span, desc);
         return;
     }
     if (carry)
@@ -138,7 +140,7 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (carry)
         fl_carried(h);
 
-    fl_cold_call(t, k, carry, t->cc->stubs.slow_group[g->write][t->idx], desc);
+    fl_cold_call(t, k, carry, t->cc->stubs.slow_group[kind][t->idx], desc);
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);
@@ -176,7 +178,7 @@ static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, b
                          .hi = s.hi,
                          .last = s.last,
                          .slot = dc_free ? -1 : (int)(g - t->groups) };
-    emit_check(t, g, &at, write ? MMU_SLOW_W : s.write ? MMU_SLOW_R_THEN_W : MMU_SLOW_R);
+    emit_check(t, g, &at, write ? GROUP_W : s.write ? GROUP_R_THEN_W : GROUP_R);
     return g;
 }
 
