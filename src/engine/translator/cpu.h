@@ -58,6 +58,24 @@ struct jc_entry {
 
 #define ITLB_SIZE 256u
 
+/* What an address space that is not loaded has in the TLB and the jump cache (mmu_tlb.c). */
+#define SPACES 8
+#define SPACE_TLB 1024
+#define SPACE_JC 1024
+#define SPACE_IDX 3u
+#define SPACE_W 4u
+struct space {
+    uint16_t pcid;
+    uint8_t used;
+    uint32_t jc_mode, cache_gen;
+    uint32_t tlb_count, jc_count;
+    struct space_tlb {
+        uint64_t tag; /* linear page | enum mmu_index | SPACE_W: had a write tag */
+        uint64_t hpage;
+    } tlb[SPACE_TLB];
+    struct jc_entry jc[SPACE_JC];
+};
+
 /* Return addresses of translated code (stubs.c), a pair of words for each call: some 4,000 calls deep. A call
  * first touches RETURN_STACK_ROOM bytes below RSP, which C handlers of foreign signals may need. */
 #define RETURN_STACK_ROOM 16384
@@ -222,9 +240,10 @@ struct tcpu {
     uint8_t *return_stack;       /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
-    uint8_t huge_seen;       /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;    /* which 1 GiB stretches (hashed) have large pages in the TLB */
-    uint64_t exec_bloom[64]; /* pages with jump cache or itlb entries, hashed by page number */
+    uint8_t user_global_code; /* user code ran in a global page */
+    uint8_t huge_seen;        /* a 1 GiB page is in the TLB */
+    uint64_t large_bloom;     /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    uint64_t exec_bloom[64];  /* pages with jump cache or itlb entries, hashed by page number */
     struct itlb_entry {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
@@ -253,6 +272,8 @@ struct tcpu {
     _Alignas(64) uint8_t stage[X86_XSAVE_MAX + 64]; /* bounce buffer for accesses that are not plain RAM */
     _Alignas(4096) struct tlb_entry tlb[MMU_COUNT][TLB_SIZE];
     struct jc_entry jc[MMU_COUNT][JC_SIZE];
+    uint32_t space_next;
+    struct space spaces[SPACES];
 };
 
 /* ---- flags ---- */

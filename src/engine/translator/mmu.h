@@ -106,8 +106,17 @@ void mmu_init(struct tcpu *c);
 void mmu_flush_jump_cache(struct tcpu *c);
 
 /* TLB maintenance of this vCPU (jump caches and fetch state included). */
-void mmu_flush_all(struct tcpu *c); /* with global pages */
-void mmu_flush_nonglobal(struct tcpu *c);
+void mmu_flush_all(struct tcpu *c);                 /* with global pages */
+void mmu_flush_nonglobal(struct tcpu *c);           /* of the loaded PCID */
+void mmu_flush_pcid(struct tcpu *c, uint64_t pcid); /* one that is not loaded */
+void mmu_flush_pcids(struct tcpu *c);               /* all that are not loaded */
+/* CR3 was loaded under CR4.PCIDE. keep: bit 63 was set. */
+void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool keep);
+static inline unsigned jc_hash(uint64_t pc)
+{
+    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
+}
+void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host);
 void mmu_flush_page(struct tcpu *c, uint64_t lin);
 
 #endif
