@@ -57,6 +57,7 @@ struct jc_entry {
 #define JC_INVALID 0x8000000000000001ull /* not canonical: never the target of a branch that got this far */
 
 #define ITLB_SIZE 256u
+#define EXEC_BLOOM 1024u
 
 /* What an address space that is not loaded has in the TLB and the jump cache (mmu_tlb.c). */
 #define SPACES 8
@@ -240,10 +241,10 @@ struct tcpu {
     uint8_t *return_stack;       /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
-    uint8_t user_global_code; /* user code ran in a global page */
-    uint8_t huge_seen;        /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;     /* which 1 GiB stretches (hashed) have large pages in the TLB */
-    uint64_t exec_bloom[64];  /* pages with jump cache or itlb entries, hashed by page number */
+    uint8_t user_global_code;        /* user code ran in a global page */
+    uint8_t huge_seen;               /* a 1 GiB page is in the TLB */
+    uint64_t large_bloom;            /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    uint64_t exec_bloom[EXEC_BLOOM]; /* pages with jump cache or itlb entries, hashed by page number */
     struct itlb_entry {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */

@@ -241,7 +241,7 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
     c->user_global_code |= idx == MMU_U && w.global;
     *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
     uint64_t n = vpage >> 12;
-    c->exec_bloom[(n >> 6) & 63] |= 1ull << (n & 63);
+    c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
     *gpage = w.gpa & PAGE_MASK;
     return true;
 }

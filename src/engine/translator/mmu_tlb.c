@@ -221,7 +221,7 @@ static void put_jumps(struct tcpu *c, const struct space *s)
     for (unsigned k = 0; k < s->jc_count; k++) {
         uint64_t n = s->jc[k].pc >> 12;
         jc_put(c, MMU_U, s->jc[k].pc, s->jc[k].host);
-        c->exec_bloom[(n >> 6) & 63] |= 1ull << (n & 63);
+        c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
     }
 }
 
@@ -294,6 +294,41 @@ void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool kee
     fixed_check_space(c);
 }
 
+/* Takes out what is in pages [first, first + count), a power of two and so aligned. */
+static void drop_pages(struct tcpu *c, unsigned idx, unsigned i, uint64_t first, uint64_t count)
+{
+    const struct tlb_entry *e = &c->tlb[idx][i];
+    if (((e->tag_r >> 12) & ~(count - 1)) == first || ((e->tag_w >> 12) & ~(count - 1)) == first)
+        tlb_invalidate(c, idx, i);
+}
+
+static void drop_jumps(struct tcpu *c, unsigned idx, uint64_t first, uint64_t count)
+{
+    if (c->jc_log_len[idx] == JC_LOG_SIZE) {
+        flush_jumps_of(c, idx);
+        return;
+    }
+    for (unsigned k = 0; k < c->jc_log_len[idx];) {
+        struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
+        if (((e->pc >> 12) & ~(count - 1)) == first) {
+            e->pc = JC_INVALID;
+            c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
+        } else {
+            k++;
+        }
+    }
+}
+
+static void drop_code(struct tcpu *c, uint64_t first, uint64_t count)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++)
+        drop_jumps(c, idx, first, count);
+    for (unsigned i = 0; i < ITLB_SIZE; i++) {
+        if (((c->itlb[i].vpage >> 12) & ~(count - 1)) == first)
+            c->itlb[i].idx_plus1 = 0;
+    }
+}
+
 /* A large page sits in the TLB as fragments of 4 KiB, but INVLPG anywhere in it drops it whole
  * (SDM 4.10.4.1). */
 static void flush_large_page(struct tcpu *c, uint64_t lin)
@@ -305,29 +340,28 @@ static void flush_large_page(struct tcpu *c, uint64_t lin)
     uint64_t first = (lin >> 12) & ~511ull;
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
         for (unsigned i = 0; i < 512; i++)
-            tlb_invalidate(c, idx, (unsigned)(first + i) & (TLB_SIZE - 1));
+            drop_pages(c, idx, (unsigned)(first + i) & (TLB_SIZE - 1), first, 512);
     }
     uint64_t any = 0;
     for (unsigned k = 0; k < 8; k++)
-        any |= c->exec_bloom[((first >> 6) + k) & 63];
+        any |= c->exec_bloom[((first >> 6) + k) % EXEC_BLOOM];
     if (any)
-        mmu_flush_jump_cache(c);
+        drop_code(c, first, 512);
     fixed_verify(c, lin);
 }
 
 void mmu_flush_page(struct tcpu *c, uint64_t lin)
 {
+    uint64_t n = lin >> 12;
     c->flush_gen++;
     c->counters[TC_FLUSH_PAGE]++;
     if (c->large_bloom & (1ull << ((lin >> 30) & 63))) {
         flush_large_page(c, lin);
         return;
     }
-    unsigned i = tlb_slot(lin);
     for (unsigned idx = 0; idx < MMU_COUNT; idx++)
-        tlb_invalidate(c, idx, i);
-    uint64_t n = lin >> 12;
-    if (c->exec_bloom[(n >> 6) & 63] & (1ull << (n & 63)))
-        mmu_flush_jump_cache(c);
+        drop_pages(c, idx, tlb_slot(lin), n, 1);
+    if (c->exec_bloom[(n >> 6) % EXEC_BLOOM] & (1ull << (n & 63)))
+        drop_code(c, n, 1);
     fixed_verify(c, lin);
 }
