@@ -178,6 +178,12 @@ void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
 void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
 /* The eight bytes at the entry of the block at `from`, with a jump to `to` in them. */
 uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to);
+/* Where the block at this entry leads, if cache_jump_word was put there. */
+static inline const uint8_t *cache_successor(const uint8_t *entry)
+{
+    uint64_t word = __atomic_load_n((const uint64_t *)(const void *)entry, __ATOMIC_RELAXED);
+    return (uint8_t)word == 0xe9 ? entry + 5 + (int32_t)(word >> 8) : entry;
+}
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
 /* Kills blocks in a range that was written already. Any thread. */

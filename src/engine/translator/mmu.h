@@ -104,6 +104,8 @@ bool mmu_commit(struct tcpu *c);
 void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page);
 void mmu_init(struct tcpu *c);
 void mmu_flush_jump_cache(struct tcpu *c);
+/* Jumps to blocks that were made again lead to the new ones. */
+void mmu_follow_jumps(struct tcpu *c);
 
 /* TLB maintenance of this vCPU (jump caches and fetch state included). */
 void mmu_flush_all(struct tcpu *c);                 /* with global pages */

@@ -129,6 +129,18 @@ void mmu_flush_jump_cache(struct tcpu *c)
     light_zero(c->exec_bloom, sizeof c->exec_bloom);
 }
 
+void mmu_follow_jumps(struct tcpu *c)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        if (c->jc_log_len[idx] == JC_LOG_SIZE)
+            flush_jumps_of(c, idx);
+        for (unsigned k = 0; k < c->jc_log_len[idx]; k++) {
+            struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
+            e->host = (uint64_t)(uintptr_t)cache_successor((const uint8_t *)(uintptr_t)e->host);
+        }
+    }
+}
+
 void mmu_flush_all(struct tcpu *c)
 {
     c->flush_gen++;
