@@ -91,9 +91,11 @@ void cache_insert(struct tvm *vm, struct tb *tb)
         tb->page_next[k] = cache_link(cc, atomic_load(&p->tbs));
         atomic_store(&p->tbs, tb);
     }
-    _Atomic uint32_t *h = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
+    uint64_t key = cache_key(tb->gpage, tb->off, tb->mode);
+    _Atomic uint32_t *h = &cc->hash[cache_hash(key)];
     atomic_store_explicit(&tb->hash_next, atomic_load(h), memory_order_relaxed);
     atomic_store_explicit(h, cache_link(cc, tb), memory_order_release);
+    atomic_fetch_or(&cc->known[cache_known_bit(key) / 64], 1ull << cache_known_bit(key) % 64);
     cc->tb_count++;
 }
 
@@ -154,6 +156,7 @@ void cache_flush(struct tvm *vm)
         }
     }
     memset(cc->hash, 0, sizeof cc->hash);
+    memset(cc->known, 0, sizeof cc->known);
     madvise(cc->tbs, cc->tb_count * sizeof *cc->tbs, MADV_DONTNEED);
     atomic_fetch_add(&cc->flush_gen, 1);
     cc->tb_count = 0;

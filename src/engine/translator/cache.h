@@ -88,6 +88,7 @@ static inline bool tb_is_local(const struct tb *tb)
 
 #define CACHE_HASH_BITS 19
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
+#define CACHE_KNOWN_BITS (1u << 20)
 
 #define CHECK_SIZES 6 /* 1 to 32 bytes */
 #define CHECK_SPANS 7 /* 8 to 512 bytes: GROUP_SPAN_MAX */
@@ -122,6 +123,9 @@ struct code_cache {
     struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
     _Atomic uint32_t hash[CACHE_HASH_SIZE];
+    /* A bit for what was ever put into the hash table. It stays in the host's cache, which the table does
+     * not, and half of what is looked for is not there: targets of jumps in new blocks. */
+    _Atomic uint64_t known[CACHE_KNOWN_BITS / 64];
 };
 
 static inline struct tb *cache_tb(const struct code_cache *cc, uint32_t link)
@@ -141,11 +145,17 @@ static inline struct tb *cache_next_in(const struct code_cache *cc, const struct
 struct code_cache *cache_new(size_t size, struct yado_error *err);
 void cache_free(struct code_cache *cc);
 
-static inline unsigned cache_hash(uint64_t gpage, unsigned off, uint32_t mode)
+static inline uint64_t cache_key(uint64_t gpage, unsigned off, uint32_t mode)
 {
-    uint64_t k = (gpage | off) ^ (uint64_t)mode << 44;
-    k *= 0x9e3779b97f4a7c15ull;
-    return (unsigned)(k >> (64 - CACHE_HASH_BITS));
+    return ((gpage | off) ^ (uint64_t)mode << 44) * 0x9e3779b97f4a7c15ull;
+}
+static inline unsigned cache_hash(uint64_t key)
+{
+    return (unsigned)(key >> (64 - CACHE_HASH_BITS));
+}
+static inline unsigned cache_known_bit(uint64_t key)
+{
+    return (unsigned)(key >> 40) % CACHE_KNOWN_BITS;
 }
 
 /* Light, no lock needed. vpage counts for MODE_FIXED only. */

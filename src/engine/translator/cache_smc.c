@@ -5,7 +5,10 @@
 struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode, uint64_t vpage)
 {
     int32_t fixed = mode & MODE_FIXED ? (int32_t)vpage : 0;
-    uint32_t link = atomic_load_explicit(&cc->hash[cache_hash(gpage, off, mode)], memory_order_acquire);
+    uint64_t key = cache_key(gpage, off, mode);
+    if (!(atomic_load(&cc->known[cache_known_bit(key) / 64]) & 1ull << cache_known_bit(key) % 64))
+        return NULL;
+    uint32_t link = atomic_load_explicit(&cc->hash[cache_hash(key)], memory_order_acquire);
     for (; link; link = atomic_load_explicit(&cc->tbs[link - 1].hash_next, memory_order_acquire)) {
         struct tb *tb = &cc->tbs[link - 1];
         if (tb->off == off && tb->gpage == gpage && tb->mode == mode && tb->vpage == fixed &&
@@ -85,7 +88,7 @@ void cache_kill(struct tvm *vm, struct tb *tb)
     struct code_cache *cc = vm->cache;
     atomic_store(&tb->dead, true);
     uint32_t own = cache_link(cc, tb);
-    _Atomic uint32_t *link = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
+    _Atomic uint32_t *link = &cc->hash[cache_hash(cache_key(tb->gpage, tb->off, tb->mode))];
     while (atomic_load(link) && atomic_load(link) != own)
         link = &cc->tbs[atomic_load(link) - 1].hash_next;
     if (atomic_load(link) == own)

@@ -252,6 +252,8 @@ struct tcpu {
     uint32_t jc_log_len[MMU_COUNT]; /* entries in use, JC_LOG_SIZE: that many or more */
     uint16_t jc_log[MMU_COUNT][JC_LOG_SIZE];
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];
+    /* Bits 27:12 of hpage, set with a write tag and never taken back: where mmu_drop_write_tags must look. */
+    _Alignas(8) uint16_t tlb_written[MMU_COUNT][TLB_SIZE];
     uint32_t tlb_log_len[MMU_COUNT];
     uint16_t tlb_log[MMU_COUNT][TLB_SIZE]; /* indices that were filled with pages that are not global */
     uint64_t fault_rip;                    /* host signal inside translated code (fault_linux.c) */

@@ -86,18 +86,34 @@ struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const str
     bool w_ok = w->writable && claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12], lin);
     e->tag_r = page;
     e->tag_w = w_ok ? page : tlb_invalid_tag(i);
+    if (w_ok)
+        c->tlb_written[idx][i] = (uint16_t)(e->hpage >> 12);
     c->counters[TC_TLB_FILL]++;
     return e;
 }
 
+static void drop_write_tag(struct tcpu *c, unsigned idx, unsigned i, uint64_t hpage)
+{
+    if (c->tlb[idx][i].hpage == hpage)
+        c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
+}
+
 void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
 {
-    unsigned first = page == PAGE_MANY ? 0 : page & (TLB_SIZE - 1);
-    unsigned end = page == PAGE_MANY ? TLB_SIZE : first + 1;
+    const uint64_t ones = 0x0001000100010001ull, wanted = ones * (uint16_t)(hpage >> 12);
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = first; i < end; i++) {
-            if (c->tlb[idx][i].hpage == hpage)
-                c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
+        if (page != PAGE_MANY) {
+            drop_write_tag(c, idx, page & (TLB_SIZE - 1), hpage);
+            continue;
+        }
+        for (unsigned i = 0; i < TLB_SIZE; i += 4) { /* four at once: is one of them 0? */
+            uint64_t x;
+            __builtin_memcpy(&x, &c->tlb_written[idx][i], sizeof x);
+            x ^= wanted;
+            if (!((x - ones) & ~x & ones << 15))
+                continue;
+            for (unsigned k = i; k < i + 4; k++)
+                drop_write_tag(c, idx, k, hpage);
         }
     }
 }
@@ -221,8 +237,10 @@ static void put_entries(struct tcpu *c, const struct space *s)
         struct page_info *p = tvm_page_of_host(c->vm, hpage);
         note_fill(c, idx, i, false);
         *e = (struct tlb_entry){ page, tlb_invalid_tag(i), hpage - page, hpage };
-        if ((s->tlb[k].tag & SPACE_W) && claim_write(c, p, page))
+        if ((s->tlb[k].tag & SPACE_W) && claim_write(c, p, page)) {
             e->tag_w = page;
+            c->tlb_written[idx][i] = (uint16_t)(hpage >> 12);
+        }
     }
 }
 

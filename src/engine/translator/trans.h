@@ -40,11 +40,23 @@ struct gaddr {
 
 #define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */
 
+/* Where an access is, told by values instead of registers, so that it can be compared with others. */
+struct gspot {
+    uint16_t base, index; /* numbers of values, or GSPOT_NONE */
+    uint8_t scale;
+    bool rip;
+    uint8_t width;
+    size_t seg_base;
+    int64_t disp;
+};
+#define GSPOT_NONE 0xffffu
+
 /* One access that an instruction will make, for looking ahead. */
 struct gaccess {
-    struct gaddr a;
+    struct gspot spot;
     unsigned len;
     bool write;
+    bool groups; /* may share a check */
 };
 
 /* A register's content: off more than what number id stands for (trans_values.c). */
@@ -71,17 +83,6 @@ struct ginsn {
     struct gvalue before[16];
     struct gaccess access[2];
 };
-
-/* Where an access is, told by values instead of registers, so that it can be compared with others. */
-struct gspot {
-    uint16_t base, index; /* numbers of values, or GSPOT_NONE */
-    uint8_t scale;
-    bool rip;
-    uint8_t width;
-    size_t seg_base;
-    int64_t disp;
-};
-#define GSPOT_NONE 0xffffu
 
 /* Accesses near one address that share a check (trans_group.c). */
 struct group {
@@ -235,6 +236,8 @@ void values_begin(struct trans *t);
 void values_after(struct trans *t, struct ginsn *g); /* fills g->writes */
 
 /* ---- groups (trans_group.c) ---- */
+
+void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write);
 
 /* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
  * (the check, the loading of the delta), sets *ref and returns true. */

@@ -55,6 +55,14 @@ static bool near_disp(const struct gaddr *a)
     return a->disp >= INT32_MIN + GROUP_SPAN_MAX && a->disp <= INT32_MAX - GROUP_SPAN_MAX && a->width > 16;
 }
 
+void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write)
+{
+    struct gaccess *x = &g->access[g->access_count++];
+    *x = (struct gaccess){ .len = len, .write = write, .groups = near_disp(a) && a->base != BASE_SCRATCH };
+    if (x->groups)
+        x->spot = spot_of(g, a);
+}
+
 struct scan {
     int64_t lo, hi;
     unsigned members, last;
@@ -75,13 +83,10 @@ static void look_ahead(const struct trans *t, const struct gspot *at, struct sca
         const struct ginsn *g = &t->g[j];
         for (unsigned i = 0; i < g->access_count; i++) {
             const struct gaccess *x = &g->access[i];
-            if (!near_disp(&x->a))
+            if (!x->groups || !comparable(at, &x->spot) || (x->write && !s->write && !certain && !stack))
                 continue;
-            struct gspot spot = spot_of(g, &x->a);
-            if (!comparable(at, &spot) || (x->write && !s->write && !certain && !stack))
-                continue;
-            int64_t lo = spot.disp < s->lo ? spot.disp : s->lo,
-                    hi = spot.disp + x->len > s->hi ? spot.disp + x->len : s->hi;
+            int64_t lo = x->spot.disp < s->lo ? x->spot.disp : s->lo,
+                    hi = x->spot.disp + x->len > s->hi ? x->spot.disp + x->len : s->hi;
             if (hi - lo > GROUP_SPAN_MAX)
                 continue;
             s->lo = lo;

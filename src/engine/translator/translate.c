@@ -95,11 +95,6 @@ static void set_current(struct trans *t, unsigned i)
     t->bytes = g->bytes;
 }
 
-static void add_access(struct ginsn *g, struct gaddr a, unsigned len, bool write)
-{
-    g->access[g->access_count++] = (struct gaccess){ a, len, write };
-}
-
 /* The accesses that translating g will make, in their order. */
 static void find_accesses(const struct trans *t, struct ginsn *g)
 {
@@ -109,23 +104,26 @@ static void find_accesses(const struct trans *t, struct ginsn *g)
     if (g->way == WAY_GENERIC || g->way == WAY_VECTOR) {
         if (mem && g->in.mnemonic != ZYDIS_MNEMONIC_LEA) {
             unsigned n = generic_access(t, mem, &acc);
-            add_access(g, gaddr_of(t, mem), n, acc != MMU_SLOW_R);
+            struct gaddr a = gaddr_of(t, mem);
+            group_note_access(g, &a, n, acc != MMU_SLOW_R);
         }
         return;
     }
     if (g->way != WAY_FLOW)
         return;
-    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
-        add_access(g, gaddr_of(t, mem), w, false);
+    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
+        struct gaddr a = gaddr_of(t, mem);
+        group_note_access(g, &a, w, false);
+    }
     switch (g->in.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
     case ZYDIS_MNEMONIC_CALL:
         sp.disp = -(int64_t)w;
-        add_access(g, sp, w, true);
+        group_note_access(g, &sp, w, true);
         break;
     case ZYDIS_MNEMONIC_LEAVE: sp.base = R_BP; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_POP:
-    case ZYDIS_MNEMONIC_RET: add_access(g, sp, w, false); break;
+    case ZYDIS_MNEMONIC_RET: group_note_access(g, &sp, w, false); break;
     default: break;
     }
 }
