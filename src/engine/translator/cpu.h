@@ -53,7 +53,6 @@ struct jc_entry {
 };
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
-#define JC_LOG_SIZE 4096u
 #define JC_INVALID 0x8000000000000001ull /* not canonical: never the target of a branch that got this far */
 
 #define ITLB_SIZE 256u
@@ -249,8 +248,8 @@ struct tcpu {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
     } itlb[ITLB_SIZE];
-    uint32_t jc_log_len[MMU_COUNT]; /* entries in use, JC_LOG_SIZE: that many or more */
-    uint16_t jc_log[MMU_COUNT][JC_LOG_SIZE];
+    uint32_t jc_log_len[MMU_COUNT];
+    uint16_t jc_log[MMU_COUNT][JC_SIZE]; /* entries in use */
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];
     /* Bits 27:12 of hpage, set with a write tag and never taken back: where mmu_drop_write_tags must look. */
     _Alignas(8) uint16_t tlb_written[MMU_COUNT][TLB_SIZE];

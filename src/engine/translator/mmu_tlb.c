@@ -38,7 +38,9 @@ void mmu_init(struct tcpu *c)
         for (unsigned i = 0; i < TLB_SIZE; i++)
             tlb_invalidate(c, idx, i);
         c->tlb_log_len[idx] = 0;
-        c->jc_log_len[idx] = JC_LOG_SIZE;
+        for (unsigned i = 0; i < JC_SIZE; i++)
+            c->jc[idx][i].pc = JC_INVALID;
+        c->jc_log_len[idx] = 0;
     }
     mmu_flush_jump_cache(c);
 }
@@ -120,10 +122,8 @@ void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
 
 static void flush_jumps_of(struct tcpu *c, unsigned idx)
 {
-    bool all = c->jc_log_len[idx] == JC_LOG_SIZE; /* the log may have overflowed */
-    unsigned n = all ? JC_SIZE : c->jc_log_len[idx];
-    for (unsigned k = 0; k < n; k++)
-        c->jc[idx][all ? k : c->jc_log[idx][k]].pc = JC_INVALID;
+    for (unsigned k = 0; k < c->jc_log_len[idx]; k++)
+        c->jc[idx][c->jc_log[idx][k]].pc = JC_INVALID;
     c->jc_log_len[idx] = 0;
 }
 
@@ -131,7 +131,7 @@ void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host)
 {
     unsigned i = jc_hash(pc);
     struct jc_entry *e = &c->jc[idx][i];
-    if (e->pc == JC_INVALID && c->jc_log_len[idx] < JC_LOG_SIZE)
+    if (e->pc == JC_INVALID)
         c->jc_log[idx][c->jc_log_len[idx]++] = (uint16_t)i;
     *e = (struct jc_entry){ pc, host };
 }
@@ -148,8 +148,6 @@ void mmu_flush_jump_cache(struct tcpu *c)
 void mmu_follow_jumps(struct tcpu *c)
 {
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        if (c->jc_log_len[idx] == JC_LOG_SIZE)
-            flush_jumps_of(c, idx);
         for (unsigned k = 0; k < c->jc_log_len[idx]; k++) {
             struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
             e->host = (uint64_t)(uintptr_t)cache_successor((const uint8_t *)(uintptr_t)e->host);
@@ -219,9 +217,7 @@ static void take_entries(struct tcpu *c, unsigned idx, struct space *to)
 
 static void take_jumps(struct tcpu *c, struct space *to)
 {
-    unsigned n = c->jc_log_len[MMU_U];
-    if (n == JC_LOG_SIZE || c->user_global_code)
-        return;
+    unsigned n = c->user_global_code ? 0 : c->jc_log_len[MMU_U];
     for (unsigned k = 0; k < n && to->jc_count < SPACE_JC; k++)
         to->jc[to->jc_count++] = c->jc[MMU_U][c->jc_log[MMU_U][k]];
     to->jc_mode = c->jc_mode[MMU_U];
@@ -334,10 +330,6 @@ static void drop_pages(struct tcpu *c, unsigned idx, unsigned i, uint64_t first,
 
 static void drop_jumps(struct tcpu *c, unsigned idx, uint64_t first, uint64_t count)
 {
-    if (c->jc_log_len[idx] == JC_LOG_SIZE) {
-        flush_jumps_of(c, idx);
-        return;
-    }
     for (unsigned k = 0; k < c->jc_log_len[idx];) {
         struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
         if (((e->pc >> 12) & ~(count - 1)) == first) {
