@@ -76,6 +76,10 @@ bool standin_kept_machine_stops(void);
 /* A program in the guest connects to a port of the host (CID 2). Whether the listener took it; the guest's
  * end in *fd. */
 bool standin_guest_connects(unsigned machine, uint32_t port, int *fd);
+/* The same in two steps: its listener has been found, the delegate is not asked until the release. Whatever
+ * the program does in between, the framework has its listener. */
+struct guest_connect *standin_guest_connect_hold(unsigned machine, uint32_t port, int *fd);
+bool standin_guest_connect_release(struct guest_connect *g);
 /* A program in the guest listens on a port; the guest's end of the next connection from the host: -1, none.
  */
 void standin_guest_listens(unsigned machine, uint32_t port);

@@ -141,6 +141,35 @@ static void a_guest_is_refused(void **state)
     yado_machine_free(e.m);
 }
 
+/* The listener goes when the framework has found it and has not asked yet: the connection is refused at once,
+ * and does not wait for an answer that nobody will give. */
+static void a_listener_vanishes(void **state)
+{
+    struct guest_connect *held;
+    struct ends e;
+    int fd;
+
+    (void)state;
+    if (!begin(&e))
+        skip();
+    assert_true(yado_machine_set_socket_listener(e.m, PORT, on_accept, &e, NULL));
+    held = standin_guest_connect_hold(0, PORT, &fd);
+    yado_machine_remove_socket_listener(e.m, PORT);
+    assert_false(standin_guest_connect_release(held));
+    ended(fd);
+    close(fd);
+    yado_machine_dispatch(e.m);
+    assert_int_equal(e.asked, 0);
+    assert_true(yado_machine_set_socket_listener(e.m, PORT, on_accept, &e, NULL));
+    held = standin_guest_connect_hold(0, PORT, &fd); /* and one whose listener stays is taken */
+    assert_true(standin_guest_connect_release(held));
+    wait_for(&e, &e.asked, 1);
+    joined(fd, e.last.fd);
+    close(e.last.fd);
+    close(fd);
+    yado_machine_free(e.m);
+}
+
 static void the_host_connects(void **state)
 {
     struct ends e;
@@ -249,7 +278,7 @@ static void a_late_answer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(the_guest_connects),        T(a_guest_is_refused), T(the_host_connects),
+        T(the_guest_connects),        T(a_guest_is_refused), T(a_listener_vanishes), T(the_host_connects),
         T(connections_when_it_stops), T(many_connections),   T(a_late_answer),
     };
 

@@ -288,37 +288,68 @@ void standin_connects_answer(void)
 /* ---- what the guest does ---- */
 
 struct guest_connect {
-    id device, conn;
+    id device, queue, conn; /* retained, as is the listener; the connection is our own */
+    id listener;            /* NULL: nobody listened */
     uint32_t port;
     bool is_taken;
 };
 
-static void guest_connects(void *ctx)
+static void listener_find(void *ctx)
+{
+    struct guest_connect *g = ctx;
+    char key[32];
+
+    port_key(key, "listener", g->port);
+    g->listener = property_object(g->device, key);
+    if (g->listener)
+        object_retain(g->listener, NULL);
+}
+
+static void delegate_ask(void *ctx)
 {
     static const char selector[] = "listener:shouldAcceptNewConnection:fromSocketDevice:";
     struct guest_connect *g = ctx;
-    char key[32];
-    id listener, delegate;
-    IMP imp;
+    id delegate = g->listener ? (id)(uintptr_t)property_number(g->listener, "delegate") : NULL;
+    IMP imp = delegate_method(delegate, "VZVirtioSocketListenerDelegate", selector);
 
-    port_key(key, "listener", g->port);
-    listener = property_object(g->device, key);
-    delegate = listener ? (id)(uintptr_t)property_number(listener, "delegate") : NULL;
-    imp = delegate_method(delegate, "VZVirtioSocketListenerDelegate", selector);
     if (imp)
-        g->is_taken = ((BOOL(*)(id, SEL, id, id, id))imp)(delegate, sel_registerName(selector), listener,
+        g->is_taken = ((BOOL(*)(id, SEL, id, id, id))imp)(delegate, sel_registerName(selector), g->listener,
                                                           g->conn, g->device);
+}
+
+struct guest_connect *standin_guest_connect_hold(unsigned machine, uint32_t port, int *fd)
+{
+    struct guest_connect *g = malloc(sizeof(*g));
+    id vm = machine_at(machine);
+
+    *g = (struct guest_connect){ .device = machine_device(vm, "SocketDevices", 0),
+                                 .queue = property_object(vm, "Queue"),
+                                 .conn = connection_new(49152, port, fd),
+                                 .port = port };
+    object_retain(g->device, NULL);
+    object_retain(g->queue, NULL);
+    queue_sync(g->queue, listener_find, g);
+    return g;
+}
+
+bool standin_guest_connect_release(struct guest_connect *g)
+{
+    bool is_taken;
+
+    queue_sync(g->queue, delegate_ask, g);
+    is_taken = g->is_taken;
+    if (g->listener)
+        object_release(g->listener, NULL);
+    object_release(g->conn, NULL);
+    object_release(g->device, NULL);
+    object_release(g->queue, NULL);
+    free(g);
+    return is_taken;
 }
 
 bool standin_guest_connects(unsigned machine, uint32_t port, int *fd)
 {
-    id vm = machine_at(machine);
-    struct guest_connect g = { machine_device(vm, "SocketDevices", 0), NULL, port, false };
-
-    g.conn = connection_new(49152, port, fd);
-    queue_sync(property_object(vm, "Queue"), guest_connects, &g);
-    object_release(g.conn, NULL);
-    return g.is_taken;
+    return standin_guest_connect_release(standin_guest_connect_hold(machine, port, fd));
 }
 
 void standin_guest_listens(unsigned machine, uint32_t port)

@@ -370,6 +370,93 @@ CASE(prot_limits, MODE_PROT)
     add dword ptr [esp], 7
     iret
 
+    /* GDT entry LG_FREE + off: a 32-bit segment with limit \limit (20 bits and the granularity in bit 23 of \high) */
+    .macro segment32 off, base, limit, high
+    mov dword ptr ds:[LG_GDT + LG_FREE + \off], ((\limit & 0xffff) | ((\base & 0xffff) << 16))
+    mov dword ptr ds:[LG_GDT + LG_FREE + \off + 4], (\high | (\limit & 0xf0000) | ((\base >> 16) & 0xff) | (\base & 0xff000000))
+    .endm
+
+/* FS and GS while the other segments are flat: limits and types (volume 3, 5.3 and 5.5), null selectors (5.4.1), addresses of 32 bits
+   that wrap behind the base (3.3.7) */
+CASE(prot_fs_gs, MODE_PROT)
+    idt32
+    gate32 13, 1f
+    segment32 0, CASE_DATA, 0xfff, 0x00409300
+    mov dword ptr ds:[CASE_DATA + 0xffc], 0x600d
+    mov dword ptr ds:[CASE_DATA + 0x1000], 0xbad
+    mov eax, LG_FREE
+    mov fs, eax
+    mov ebx, 0xffc
+    mov ecx, fs:[ebx]
+    SAME(ecx, 0x600d)
+    SAME(edi, 0)
+    mov ecx, fs:[ebx + 1] /* one byte past the limit */
+    nop
+    nop
+    nop
+    SAME(edi, 13)
+    xor edi, edi
+    add fs:[ebx + 2], ecx
+    nop
+    nop
+    nop
+    SAME(edi, 13)
+    SAME(dword ptr ds:[CASE_DATA + 0x1000], 0xbad)
+    xor edi, edi
+    mov eax, fs:[0xffd] /* 64 a1 */
+    nop
+    SAME(edi, 13)
+    xor edi, edi
+    fld tbyte ptr fs:[ebx - 8]
+    nop
+    nop
+    nop
+    SAME(edi, 0)
+    fld tbyte ptr fs:[ebx - 4] /* two bytes stick out */
+    nop
+    nop
+    nop
+    SAME(edi, 13)
+    xor edi, edi
+    xor ecx, ecx
+    mov gs, ecx
+    mov ecx, gs:[ebx] /* null selector */
+    nop
+    nop
+    nop
+    nop
+    SAME(edi, 13)
+    segment32 0, CASE_DATA, 0xfff, 0x00409100 /* not writable */
+    mov eax, LG_FREE
+    mov gs, eax
+    xor edi, edi
+    mov ecx, gs:[ebx]
+    SAME(ecx, 0x600d)
+    mov gs:[ebx], ecx
+    nop
+    nop
+    nop
+    nop
+    SAME(edi, 13)
+    segment32 0, 0xffff0800, 0xfffff, 0x00c09300
+    mov eax, LG_FREE
+    mov gs, eax
+    xor edi, edi
+    mov ebx, 0x107f8 /* the sum is 0xff8 behind 4 GiB */
+    mov eax, ds:[0xff8]
+    mov gs:[ebx], eax
+    SAME(edi, 0)
+    mov ebx, CASE_DATA + 0xf800
+    SAME(dword ptr gs:[ebx + 0xffc], 0x600d)
+    mov ecx, CASE_DATA + 0x10000
+    SAME(word ptr gs:[ecx + 0x7fc], 0x600d)
+    SAME(edi, 0)
+    PASS32
+1:  mov edi, 13
+    pop eax
+    add dword ptr [esp], 7
+    iret
+
 /* Ring 3 and back through a gate with a 32-bit TSS: volume 3, 6.12.1 */
 CASE(prot_ring3, MODE_PROT)
     idt32

@@ -589,7 +589,7 @@ static void test_slots_run_out(void **state)
     }
     assert_true(n >= 8);
     assert_int_equal(err.code, YADO_ERR_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "memory slots are in use"));
+    assert_non_null(strstr(err.message, "no memory slot is left for 0 MiB at 0x1"));
     REAL(&g, ports); /* the machine is as good as before */
     assert_int_equal(guest_run(&g).kind, EXIT_KICKED);
     guest_close(&g);

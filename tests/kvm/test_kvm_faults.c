@@ -19,6 +19,7 @@
 #include <yado/yado.h>
 
 #include "engine/kvm/kvm_priv.h"
+#include "host/anonfile.h"
 #include "kvm_codes.h"
 #include "kvm_guest.h"
 
@@ -405,7 +406,7 @@ static void on_started(void *ctx, const struct yado_error *err)
         ((struct heard *)ctx)->start_error = *err;
 }
 
-static struct yado_machine *machine_new(struct heard *h, char kernel[64])
+static struct yado_machine *machine_new(struct heard *h, char kernel[64], uint64_t memory)
 {
     static const uint8_t halt[] = { TINY_HALT };
     struct yado_machine_options o = { .engine = YADO_ENGINE_KVM, .on_event = on_event, .event_ctx = h };
@@ -416,7 +417,7 @@ static struct yado_machine *machine_new(struct heard *h, char kernel[64])
     memset(h, 0, sizeof(*h));
     tiny_kernel_write(kernel, halt, sizeof(halt));
     yado_config_set_cpu_count(c, 2);
-    yado_config_set_memory_size(c, 32 << 20);
+    yado_config_set_memory_size(c, memory);
     yado_config_set_boot_loader(c, yado_linux_boot_loader_new(kernel, NULL, NULL));
     m = yado_machine_new(c, &o, &err);
     yado_config_free(c);
@@ -442,7 +443,7 @@ static void test_machine_fails(void **state)
         struct heard h;
         char kernel[64];
 
-        m = machine_new(&h, kernel);
+        m = machine_new(&h, kernel, MIB(32));
         fail_next(KVM_RUN, 0, f->answer, f->exit);
         machine_start(m, &h);
         assert_true(yado_machine_wait(m, PATIENCE_MS));
@@ -458,37 +459,67 @@ static void test_machine_fails(void **state)
     }
 }
 
+/* It ends in the state "error" with that error, and can be started again. */
+static void start_fails(const struct open_fault *f, uint64_t memory)
+{
+    struct yado_machine *m;
+    struct heard h;
+    char kernel[64];
+
+    m = machine_new(&h, kernel, memory);
+    fail_next(f->request, f->cap, f->answer, NULL);
+    machine_start(m, &h);
+    assert_true(yado_machine_wait(m, PATIENCE_MS));
+    assert_int_equal(fault.fired, 1);
+    assert_int_equal(yado_machine_state(m), YADO_STATE_ERROR);
+    check_error(&h.start_error, f->code, f->answer < 0 ? -f->answer : 0, f->words);
+    machine_start(m, &h);
+    assert_int_equal(yado_machine_state(m), YADO_STATE_RUNNING);
+    yado_machine_free(m);
+    unlink(kernel);
+}
+
 static void test_machine_does_not_start(void **state)
 {
-    (void)state;
-    for (size_t i = 0; i < array_size(open_faults); i++) {
-        const struct open_fault *f = &open_faults[i];
-        struct yado_machine *m;
-        struct heard h;
-        char kernel[64];
+    static const struct open_fault memory_faults[] = {
+        { KVM_SET_USER_MEMORY_REGION, 0, -ENOMEM, YADO_ERR_MEMORY, "32 MiB of memory at 0" },
+        { KVM_SET_USER_MEMORY_REGION, 0, -EINVAL, YADO_ERR_HOST, "32 MiB of memory at 0" },
+    };
 
-        m = machine_new(&h, kernel);
-        fail_next(f->request, f->cap, f->answer, NULL);
-        machine_start(m, &h);
-        assert_true(yado_machine_wait(m, PATIENCE_MS));
-        assert_int_equal(fault.fired, 1);
-        assert_int_equal(yado_machine_state(m), YADO_STATE_ERROR);
-        check_error(&h.start_error, f->code, f->answer < 0 ? -f->answer : 0, f->words);
-        machine_start(m, &h);
-        assert_int_equal(yado_machine_state(m), YADO_STATE_RUNNING);
-        yado_machine_free(m);
-        unlink(kernel);
-    }
+    (void)state;
+    for (size_t i = 0; i < array_size(open_faults); i++)
+        start_fails(&open_faults[i], MIB(32));
+    for (size_t i = 0; i < array_size(memory_faults); i++)
+        start_fails(&memory_faults[i], MIB(32));
+}
+
+/* A machine with memory on both sides of the gap below 4 GiB needs two slots, and the kernel has one. */
+static void test_machine_wants_more_slots(void **state)
+{
+    static const struct open_fault one_slot = { KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS, 1,
+                                                YADO_ERR_UNSUPPORTED,
+                                                "no memory slot is left for 1024 MiB at 0x100000000" };
+
+    (void)state;
+    if (memory_facts_get().total < GIB(4))
+        skip();
+    start_fails(&one_slot, GIB(4));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open_fails),     cmocka_unit_test(test_open_interrupted),
-        cmocka_unit_test(test_state_not_told), cmocka_unit_test(test_memory_refused),
-        cmocka_unit_test(test_run_fails),      cmocka_unit_test(test_run_interrupted),
-        cmocka_unit_test(test_stop_is_told),   cmocka_unit_test(test_signal_mask_refused),
-        cmocka_unit_test(test_machine_fails),  cmocka_unit_test(test_machine_does_not_start),
+        cmocka_unit_test(test_open_fails),
+        cmocka_unit_test(test_open_interrupted),
+        cmocka_unit_test(test_state_not_told),
+        cmocka_unit_test(test_memory_refused),
+        cmocka_unit_test(test_run_fails),
+        cmocka_unit_test(test_run_interrupted),
+        cmocka_unit_test(test_stop_is_told),
+        cmocka_unit_test(test_signal_mask_refused),
+        cmocka_unit_test(test_machine_fails),
+        cmocka_unit_test(test_machine_does_not_start),
+        cmocka_unit_test(test_machine_wants_more_slots),
     };
     struct yado_error err = YADO_ERROR_INIT;
 

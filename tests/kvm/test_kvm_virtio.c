@@ -23,7 +23,7 @@
 CODE(driver);
 CODE(odd_rings);
 CODE(storm);
-CODE(handlers);
+CODE(ringers);
 
 #define CODE_AT 0x80000u
 #define HANDLERS_AT 0xa0000u
@@ -240,7 +240,7 @@ static void box_open(struct box *b)
     long_guest_init(&b->lg, slot.hva, DRV_MEM_SIZE, 0);
     long_guest_map(&b->lg, 0, 0, 0x200000, rw);
     long_guest_map(&b->lg, MMIO_BASE, MMIO_BASE, 0x20000, rw);
-    memcpy(drv_at(&b->d, HANDLERS_AT, LEN(handlers)), code_handlers, LEN(handlers));
+    memcpy(drv_at(&b->d, HANDLERS_AT, LEN(ringers)), code_ringers, LEN(ringers));
     for (unsigned v = 0; v < 2; v++)
         long_guest_gate(&b->lg, VECTOR + v, HANDLERS_AT + 16 * v, 0, 0);
     b->mmio = bus_new("mmio");
@@ -314,7 +314,7 @@ static void test_requests(void **state)
     assert_int_equal(counter(&b, "exit_mmio"), 0);
     assert_int_equal(counter(&b, "messages"), 31);
     assert_int_equal(counter(&b, "irqfds"), 1);
-    assert_int_equal(*(uint8_t *)drv_at(&b.d, HANDLERS_AT, 1), code_handlers[0]);
+    assert_int_equal(*(uint8_t *)drv_at(&b.d, HANDLERS_AT, 1), code_ringers[0]);
     /* The guest moves the interrupt: the new message comes, and no old one. */
     b.move_message_at = 120;
     b.wanted = 200;

@@ -2,6 +2,7 @@
 """Runs a multiboot test kernel on yado, or on QEMU as the oracle, and looks at what it says.
 
 usage: run.py [--shadow] KERNEL     runs it on the translator; passes if the kernel says that all is well
+       run.py --spins KERNEL        how often a CPU that waits in the ways of spin.c is put to sleep
        run.py --oracle KERNEL...    runs each on both and shows the lines that differ (by hand; needs QEMU)
 
 A kernel prints "ok ..." and "NOT ok ..." lines on COM1 and ends itself through port 0xf4 with 0x10 for success, so the
@@ -16,6 +17,9 @@ import tempfile
 SUCCESS = 0x10 << 1 | 1
 LIMIT = 100  # seconds
 CMDLINE = 'one two'
+# How spin.c is to wait, and how often that puts a vCPU to sleep: from, to. The long waits are of 0.3 s or so in all. Each
+# sleep is of 50 us at least, so many more than 30,000 cannot have been slept.
+SPINS = {'long': (50, 30000), 'short': (0, 0), 'user': (0, 0)}
 # CPUs, and whether it wants a module and a command line.
 KERNELS = {
     'boot': (2, True),
@@ -27,6 +31,7 @@ KERNELS = {
     'paging': (1, False),
     'apic': (4, False),
     'litmus': (4, False),
+    'spin': (2, False),
 }
 
 
@@ -82,6 +87,16 @@ def shadow(kernel, module):
         sys.exit(f'status {done.returncode}')
 
 
+def spins(kernel):
+    for mode, (least, most) in SPINS.items():
+        done = on_yado(kernel, None, ['--counters', '--cmdline', mode])
+        text = done.stdout.decode(errors='replace')
+        slept = next(int(line.split()[1]) for line in done.stderr.decode(errors='replace').splitlines() if line.startswith('spins '))
+        print(f'{mode}: {slept} sleeps\n{text}')
+        if done.returncode != SUCCESS or not least <= slept <= most:
+            sys.exit(f'{mode}: status {done.returncode}, {slept} sleeps')
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         module = os.path.join(folder, 'module')
@@ -91,6 +106,8 @@ def main():
             return oracle(sys.argv[2:], module)
         if sys.argv[1] == '--shadow':
             return shadow(sys.argv[2], module)
+        if sys.argv[1] == '--spins':
+            return spins(sys.argv[2])
         done = on_yado(sys.argv[1], module)
         text = done.stdout.decode(errors='replace')
         print(text)

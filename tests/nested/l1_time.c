@@ -3,11 +3,11 @@
  *
  * usage: l1_time [-f] FILE... -- PROGRAM ARGUMENT...
  *
- * Reads the files first, so that they are in the page cache. Runs the program until its guest writes to port
- * 0xf4, or with -f until the first entry into guest code, then kills it. Prints "first US init US cpu US":
- * microseconds from just before exec to that entry (kvm_entry), to that write (kvm_pio), and the process's
- * CPU time; 0 for what did not happen, within five minutes. Linux Documentation/trace/ftrace.rst; timestamps
- * are CLOCK_MONOTONIC ("trace_clock"). */
+ * Reads the files first, so that they are in the page cache. Runs the program until its guest asks for
+ * CPUID's leaf L2_MARK_LEAF, or with -f until the first entry into guest code, then kills it. Prints "first
+ * US init US cpu US": microseconds from just before exec to that entry (kvm_entry), to that CPUID
+ * (kvm_cpuid), and the process's CPU time; 0 for what did not happen, within five minutes. Linux
+ * Documentation/trace/ftrace.rst; timestamps are CLOCK_MONOTONIC ("trace_clock"). */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -23,6 +23,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "l2_mark.h"
+
+#define TEXT(x) #x
+#define NUMBER_TEXT(x) TEXT(x)
 #define TRACE "/sys/kernel/tracing/"
 #define WAIT_S 300
 
@@ -41,21 +45,21 @@ static void put(const char *path, const char *text)
     close(fd);
 }
 
-/* Two instances: the first entry is kept however many follow (no overwriting), and the port's write comes
+/* Two instances: the first entry is kept however many follow (no overwriting), and the mark comes
  * alone. */
 static void trace_begin(void)
 {
     mount("tracefs", TRACE, "tracefs", 0, NULL);
     if (mkdir(TRACE "instances/entry", 0755) && errno != EEXIST)
         fail(TRACE "instances");
-    mkdir(TRACE "instances/port", 0755);
+    mkdir(TRACE "instances/mark", 0755);
     put(TRACE "instances/entry/trace_clock", "mono");
-    put(TRACE "instances/port/trace_clock", "mono");
+    put(TRACE "instances/mark/trace_clock", "mono");
     put(TRACE "instances/entry/options/overwrite", "0");
     put(TRACE "instances/entry/buffer_size_kb", "16");
-    put(TRACE "instances/port/events/kvm/kvm_pio/filter", "port == 0xf4");
+    put(TRACE "instances/mark/events/kvm/kvm_cpuid/filter", "function == " NUMBER_TEXT(L2_MARK_LEAF));
     put(TRACE "instances/entry/events/kvm/kvm_entry/enable", "1");
-    put(TRACE "instances/port/events/kvm/kvm_pio/enable", "1");
+    put(TRACE "instances/mark/events/kvm/kvm_cpuid/enable", "1");
 }
 
 /* The time of the first event of an instance, in microseconds; 0 if there is none yet. */
@@ -107,7 +111,7 @@ static uint64_t since(uint64_t at, uint64_t began)
 
 int main(int argc, char **argv)
 {
-    uint64_t began, entry = 0, port = 0;
+    uint64_t began, entry = 0, mark = 0;
     struct rusage usage;
     bool first_only = argc > 1 && !strcmp(argv[1], "-f");
     int status, i = first_only ? 2 : 1;
@@ -125,19 +129,19 @@ int main(int argc, char **argv)
         execv(argv[i + 1], argv + i + 1);
         fail(argv[i + 1]);
     }
-    while (!port && !(first_only && entry) && now_us() - began < WAIT_S * 1000000ull &&
+    while (!mark && !(first_only && entry) && now_us() - began < WAIT_S * 1000000ull &&
            waitpid(child, &status, WNOHANG) == 0) {
         usleep(50000);
         if (first_only)
             entry = first_event(TRACE "instances/entry/trace", "kvm_entry");
-        port = first_event(TRACE "instances/port/trace", "kvm_pio");
+        mark = first_event(TRACE "instances/mark/trace", "kvm_cpuid");
     }
-    port = port ? port : first_event(TRACE "instances/port/trace", "kvm_pio");
+    mark = mark ? mark : first_event(TRACE "instances/mark/trace", "kvm_cpuid");
     entry = first_event(TRACE "instances/entry/trace", "kvm_entry");
     kill(child, SIGKILL);
     wait4(child, &status, 0, &usage);
     printf("first %llu init %llu cpu %llu\n", (unsigned long long)since(entry, began),
-           (unsigned long long)since(port, began),
+           (unsigned long long)since(mark, began),
            (unsigned long long)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 +
                (unsigned long long)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec));
     return 0;

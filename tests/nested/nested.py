@@ -177,7 +177,9 @@ class L1:
     Its clock is the host's. One that counts instructions (-icount) would keep the load of the host away from time limits in it,
     but QEMU 7.2 cannot be had with both that and SVM: VMRUN leaves the vector of an interrupt that it delivers behind as the
     pending exception, and when the count ends before the next exit from the guest, the interrupt is delivered a second time,
-    with interrupts off. Sooner or later that is a timer's, inside the scheduler's lock, and the guest hangs."""
+    with interrupts off. Sooner or later that is a timer's, inside the scheduler's lock, and the guest hangs. With either clock its
+    VMRUN forgets the interrupt shadow that the VMCB holds: what waits in L2 with STI and HLT may get the interrupt before the HLT,
+    and code behind the HLT must not be what goes on."""
 
     def __init__(self, parts, programs, jobs, files=None, disk=None, memory=1536):
         self.tmp = tempfile.TemporaryDirectory(prefix='yado-nested-')

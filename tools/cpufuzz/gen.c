@@ -329,6 +329,26 @@ static bool based_operand(struct fuzz_gen *g, struct operand *o, uint64_t target
     return true;
 }
 
+/* Through FS or GS. In 32-bit code now and then across 4 GiB, in the segment or behind its base. */
+static void segment_operand(struct fuzz_gen *g, struct operand *o, unsigned size, uint64_t target)
+{
+    bool gs = chance(g, 50), addr32 = g->bits == 32 || chance(g, 20);
+    uint64_t base = gs ? g->s->in.r.gs_base : g->s->in.r.fs_base;
+
+    o->prefixes[o->prefix_count++] = gs ? 0x65 : 0x64;
+    if (g->bits == 32 && chance(g, 8))
+        target = (chance(g, 60) ? base : 0) - below(g, size + 1);
+    /* SDM volume 3, 5.3: what wraps at the end of a segment of 4 GiB may fault or not. AMD's always do. */
+    if (g->bits == 32 && !__builtin_cpu_is("amd") && (uint32_t)(target - base) > 0xffffff80u)
+        target = base;
+    if (!chance(g, 40) && based_operand(g, o, target - base, addr32)) {
+        if (addr32 && g->bits == 64)
+            o->prefixes[o->prefix_count++] = 0x67;
+        return;
+    }
+    encode_sib(o, -1, -1, 0, (int64_t)(target - base));
+}
+
 static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size, bool aligned, bool vsib)
 {
     unsigned kind = below(g, 100);
@@ -344,15 +364,8 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
             encode_sib(o, 0, 1, 0, 0);
         return;
     }
-    if (kind < 6) { /* FS or GS */
-        bool gs = chance(g, 50);
-        uint64_t seg_base = gs ? g->s->in.r.gs_base : g->s->in.r.fs_base;
-
-        o->prefixes[o->prefix_count++] = gs ? 0x65 : 0x64;
-        /* SDM volume 3, 5.3: what wraps at the end of a segment of 4 GiB may fault or not */
-        if (g->bits == 32 && (uint32_t)(target - seg_base) > 0xffffff80u)
-            target = seg_base;
-        encode_sib(o, -1, -1, 0, (int64_t)(target - seg_base));
+    if (kind < 6) {
+        segment_operand(g, o, size, target);
         return;
     }
     if (kind < 16) {

@@ -212,7 +212,9 @@ static bool kvm_map(struct engine_vm *vm, const struct engine_memslot *slot, str
     unsigned limit = (unsigned)min_u64(vm->caps.memslots, KVM_SLOTS_MAX);
 
     if (vm->slot_count >= limit)
-        return err_set(err, YADO_ERR_UNSUPPORTED, "kvm: all %u memory slots are in use", limit);
+        return err_set(err, YADO_ERR_UNSUPPORTED,
+                       "kvm: no memory slot is left for %llu MiB at %#llx; there is room for %u",
+                       (unsigned long long)(slot->len >> 20), (unsigned long long)slot->gpa, limit);
     if ((slot->gpa | slot->len | (uint64_t)(uintptr_t)slot->hva) & (PAGE - 1))
         return err_set(err, YADO_ERR_INTERNAL, "kvm: memory slot is not page aligned");
     vm->slots[vm->slot_count].mem = *slot;

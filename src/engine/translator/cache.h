@@ -38,10 +38,11 @@ enum exit_reason {
     XIT_POLL,       /* exit_request was seen */
     XIT_STEP,       /* an interpreted instruction changed the course */
     XIT_SHUTDOWN,
-    XIT_SIGNAL, /* a host signal at c->fault_rip */
-    XIT_NOCODE, /* the code at c->rip is not in RAM */
-    XIT_ONE,    /* the instruction at c->rip in a block of its own (MODE_ONE): its store must be staged */
-    XIT_STALE,  /* entered a block that is no more: exit_arg = address after its call */
+    XIT_SIGNAL,  /* a host signal at c->fault_rip */
+    XIT_NOCODE,  /* the code at c->rip is not in RAM */
+    XIT_ONE,     /* the instruction at c->rip in a block of its own (MODE_ONE): its store must be staged */
+    XIT_SEGMENT, /* as XIT_ONE, through the general path: its operand is beyond what a block may reach */
+    XIT_STALE,   /* entered a block that is no more: exit_arg = address after its call */
 };
 
 /* Where an indirect branch stands in its page and what it has added to RSP. */
@@ -229,6 +230,7 @@ enum special {
     SPECIAL_MMX_MEM,
     SPECIAL_GP,
     SPECIAL_INTERP, /* the general path raises what is due */
+    SPECIAL_SEGMENT,
     SPECIAL_SYSCALL,
     SPECIAL_SYSRET64,
     SPECIAL_SYSRET32,

@@ -118,6 +118,7 @@ enum tcounter {
     TC_UNKNOWN,     /* instructions that the translator does not know, translated */
     TC_BLOCKS_FAST, /* blocks made again to be fast */
     TC_SAMPLES,
+    TC_SPINS, /* times that a vCPU slept because it had spun for long */
     TC_COUNTER_END,
     TCOUNTER_COUNT = 40,
 };
@@ -173,7 +174,7 @@ struct tcpu {
     _Atomic uint32_t exit_request;  /* XR_*, set by any thread */
     _Atomic uint32_t intr_deferred; /* XR_INTR arrived while IF was clear: look again when IF is set */
     uint32_t exit_reason;           /* enum exit_reason: why translated code came back */
-    uint32_t exit_pad;
+    int32_t pauses_left; /* PAUSEs of code at CPL 0 until the dispatcher looks whether this vCPU spins */
     uint64_t exit_arg;
     uint64_t scratch[8];
     uint64_t group_delta[8];  /* deltas of access groups (trans_group.c) */
@@ -183,7 +184,10 @@ struct tcpu {
     uint64_t host_rsp;
     uint64_t return_base;              /* top of the return stack (stubs.c) */
     uint64_t jit_rsp;                  /* RSP of translated code while C runs */
-    uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_seg_changed */
+    uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_mode_changed */
+    /* What 32-bit blocks may reach through FS and GS: offsets below this, 0 if the segment is not plain data
+     */
+    uint64_t seg_room_fs, seg_room_gs;
     struct x86_segment seg[S_COUNT];
 
     /* -- C only -- */
@@ -229,15 +233,16 @@ struct tcpu {
     int tid;                    /* host thread, for the timer signal */
     int timer;                  /* kernel timer id */
     uint8_t timer_made;
-    _Atomic uint8_t sleeping;    /* in a futex wait on wake_seq */
-    uint64_t halt_spin;          /* TSC ticks that the next HLT spins before it sleeps (vcpu.c) */
-    uint32_t jc_mode[MMU_COUNT]; /* the mode that the jump cache's entries were made under */
-    uint32_t flush_gen;          /* counts changes of this vCPU's translations */
-    uint32_t translate_gen;      /* the code cache's flush_gen when the last block was made */
-    uint8_t need_exclusive;      /* the instruction must run while all other vCPUs stand still (split LOCK) */
-    uint8_t fixed_ok;            /* blocks of fixed address may run (fixed.c) */
-    uint32_t exit_bits;          /* XIT_FIXED_LINK */
-    uint8_t *return_stack;       /* its lowest page cannot be touched; the signal stack follows it */
+    _Atomic uint8_t sleeping;        /* in a futex wait on wake_seq */
+    uint64_t pause_seen, pause_spun; /* TSC at the last look, and ticks of PAUSE loops up to then (vcpu.c) */
+    uint64_t halt_spin;              /* TSC ticks that the next HLT spins before it sleeps (vcpu.c) */
+    uint32_t jc_mode[MMU_COUNT];     /* the mode that the jump cache's entries were made under */
+    uint32_t flush_gen;              /* counts changes of this vCPU's translations */
+    uint32_t translate_gen;          /* the code cache's flush_gen when the last block was made */
+    uint8_t need_exclusive; /* the instruction must run while all other vCPUs stand still (split LOCK) */
+    uint8_t fixed_ok;       /* blocks of fixed address may run (fixed.c) */
+    uint32_t exit_bits;     /* XIT_FIXED_LINK */
+    uint8_t *return_stack;  /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
     uint8_t user_global_code;        /* user code ran in a global page */

@@ -391,14 +391,18 @@ static void translator_counters(struct engine_vm *evm,
                                 void (*fn)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
     static const char *const names[TC_COUNTER_END] = {
-        "blocks",          "block_insns",      "lookups",        "links",
-        "interp",          "tlb_fill",         "staged",         "mmio",
-        "code_writes",     "invalidated",      "flush_cache",    "flush_all",
-        "flush_nonglobal", "flush_page",       "exceptions",     "interrupts",
-        "halts",           "signals",          "exclusive",      "poll_exits",
-        "tlb_miss_read",   "tlb_miss_write",   "tlb_miss_group", "tlb_miss_code",
-        "tlb_miss_c",      "helper_special",   "device_access",  "shadow_compared",
-        "shadow_skipped",  "shadow_different", "unknown_insns", "blocks_fast", "samples",
+        "blocks",          "block_insns",    "lookups",
+        "links",           "interp",         "tlb_fill",
+        "staged",          "mmio",           "code_writes",
+        "invalidated",     "flush_cache",    "flush_all",
+        "flush_nonglobal", "flush_page",     "exceptions",
+        "interrupts",      "halts",          "signals",
+        "exclusive",       "poll_exits",     "tlb_miss_read",
+        "tlb_miss_write",  "tlb_miss_group", "tlb_miss_code",
+        "tlb_miss_c",      "helper_special", "device_access",
+        "shadow_compared", "shadow_skipped", "shadow_different",
+        "unknown_insns",   "blocks_fast",    "samples",
+        "spins",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {

@@ -6,7 +6,7 @@
 #ifndef TRANSLATOR_INTERP_H
 #define TRANSLATOR_INTERP_H
 
-#include "engine/translator/cpu.h"
+#include "engine/translator/mmu.h"
 
 /* Executes the instruction at c->rip. Does not look at interrupts; leaves c->int_shadow for its caller to
  * clear: STI (IF 0 to 1) and MOV/POP SS set it to 1. A repeated string instruction does at most a bounded
@@ -14,8 +14,17 @@
  * updated, rip not moved). */
 enum step interp_step(struct tcpu *c);
 
+/* Linear address of [seg:off, size bytes). seg_check returns false without an exception; seg_linear notes
+ * #GP(0) or, for the stack segment, #SS(0). acc: MMU_READ or MMU_WRITE. size 1 to 4096. */
+bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc,
+               uint64_t *lin);
+bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin);
+
 /* Linear address of an operand that another will access: segment, limit, alignment and breakpoints are seen
  * to. False: an exception is pending. */
 bool interp_operand(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write, uint64_t *lin);
+/* AMD's look at x87 environments and 80-bit values in pieces, and an operand may go on at 0 behind 4 GiB if
+ * no piece lies across (seen on Zen 4). How many of size bytes at off come before one that does. */
+unsigned whole_pieces(uint64_t off, unsigned size);
 
 #endif

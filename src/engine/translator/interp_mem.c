@@ -46,6 +46,29 @@ bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, 
     return seg_check_legacy(c, seg, off, size, acc);
 }
 
+static unsigned piece(unsigned size, unsigned at)
+{
+    unsigned field = size == 14 || size == 94 ? 2 : 4, environment = size == 10 ? 0 : 7 * field;
+
+    switch (size) {
+    case 10:
+    case 14:
+    case 28:
+    case 94:
+    case 108: return at < environment ? field : (at - environment) % 10 ? 2 : 8;
+    default: return size;
+    }
+}
+
+unsigned whole_pieces(uint64_t off, unsigned size)
+{
+    unsigned at = 0;
+
+    while (at < size && ((off + at) & 0xffffffffu) + piece(size, at) <= 1ull << 32)
+        at += piece(size, at);
+    return at;
+}
+
 bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin)
 {
     if (likely(seg_check(c, seg, off, size, acc, lin)))

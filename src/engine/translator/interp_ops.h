@@ -4,6 +4,7 @@
 #define TRANSLATOR_INTERP_OPS_H
 
 #include "engine/translator/interp_decode.h"
+#include "engine/translator/interp.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 
@@ -192,11 +193,6 @@ static inline void flag_put(struct tcpu *c, uint16_t mask, bool on)
 bool cond_holds(const struct tcpu *c, unsigned n);
 
 /* ---- memory (interp_mem.c) ---- */
-/* Linear address of [seg:off, size bytes). seg_check returns false without an exception; seg_linear notes
- * #GP(0) or, for the stack segment, #SS(0). acc: MMU_READ or MMU_WRITE. size 1 to 4096. */
-bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc,
-               uint64_t *lin);
-bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin);
 /* size 1, 2, 4 or 8; one access when aligned. *v is zero-extended. */
 bool mem_read(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t *v);
 bool mem_write(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t v);

@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 static inline long light_syscall4(long nr, long a, long b, long c, long d)
 {
@@ -15,9 +16,10 @@ static inline long light_syscall4(long nr, long a, long b, long c, long d)
                      : "rcx", "r11", "memory");
     return ret;
 }
-static inline void light_futex_wait(_Atomic uint32_t *word, uint32_t seen)
+/* most: NULL, or for how long. */
+static inline void light_futex_wait(_Atomic uint32_t *word, uint32_t seen, const struct timespec *most)
 {
-    light_syscall4(SYS_futex, (long)(uintptr_t)word, 0 | 128, (long)seen, 0);
+    light_syscall4(SYS_futex, (long)(uintptr_t)word, 0 | 128, (long)seen, (long)(uintptr_t)most);
 }
 static inline void light_futex_wake(_Atomic uint32_t *word)
 {

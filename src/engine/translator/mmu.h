@@ -86,7 +86,8 @@ struct mmu_slow {
 #define MMU_DESC(off, n, acc, locked, stack)                                                                 \
     ((uint32_t)(off) | (uint32_t)(n) << 13 | (uint32_t)(acc) << 26 | (uint32_t)(locked) << 28 |              \
      (uint32_t)(stack) << 29)
-#define MMU_DESC_OFF(d) ((d)&0x1fffu)
+#define MMU_DESC_LIMITED (1u << 12) /* the segment's limit has been looked at */
+#define MMU_DESC_OFF(d) ((d)&0xfffu)
 #define MMU_DESC_LEN(d) (((d) >> 13) & 0x1fffu)
 #define MMU_DESC_ACC(d) (((d) >> 26) & 3u)
 #define MMU_DESC_LOCKED(d) (((d) >> 28) & 1u)

@@ -40,7 +40,7 @@ static bool decode(struct tcpu *c, struct decoded *d)
     return cpu_raise(c, EXC_UD);
 }
 
-static unsigned segment_of(const ZydisDecodedOperand *op)
+unsigned operand_segment(const ZydisDecodedOperand *op)
 {
     switch (op->mem.segment) {
     case ZYDIS_REGISTER_ES: return S_ES;
@@ -87,21 +87,27 @@ static void clear_top(uint8_t *xsave)
     xsave[3] &= (uint8_t)~0x38u;
 }
 
-/* An alignment check comes behind the report of a pending x87 exception; and Intel's MMX stores have set TOP
- * to 0 by then. The x87 state is in xsave_area. False: #MF goes first. */
-static bool check_is_due(struct tcpu *c, const struct decoded *d, bool write)
+static bool waits_for_fpu(const struct decoded *d)
 {
-    bool mmx = is_mmx(d),
-         x87 = d->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || d->in.meta.category == ZYDIS_CATEGORY_X87_ALU;
-    uint8_t *status = c->xsave_area + 2;
+    switch (d->in.mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSTSW: return false;
+    default:
+        return is_mmx(d) || d->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
+               d->in.meta.category == ZYDIS_CATEGORY_X87_ALU;
+    }
+}
 
-    if (!(c->xsave_area[512] & 1)) /* XSTATE_BV: x87 is as after FNINIT */
-        return true;
-    if ((mmx || x87) && (status[0] & 0x80))
-        return false;
-    if (mmx && write && !c->vm->cpuid.is_amd)
-        clear_top(c->xsave_area);
-    return true;
+/* Whether an x87 exception is pending, which is reported before anything is asked of the operand. The x87
+ * state is in xsave_area. */
+static bool is_pending(const struct tcpu *c, const struct decoded *d)
+{
+    const uint8_t *status = c->xsave_area + 2;
+
+    /* XSTATE_BV's bit clear: x87 is as after FNINIT */
+    return (c->xsave_area[512] & 1) && waits_for_fpu(d) && (status[0] & 0x80);
 }
 
 /* A vector whose alignment is not optional, and is not there: that is #GP. */
@@ -126,23 +132,75 @@ static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned si
     }
 }
 
+/* Whether what the operand's check has found is not what this instruction raises: then the block does.
+ * Intel's MMX stores have set TOP to 0 when the alignment is checked. */
+static bool is_excused(struct tcpu *c, const struct decoded *d, unsigned size, bool write)
+{
+    if (is_pending(c, d))
+        return true;
+    if (c->exc.vector != EXC_AC)
+        return false;
+    if (is_exempt(c, d, size))
+        return true;
+    if (is_mmx(d) && write && !c->vm->cpuid.is_amd && (c->xsave_area[512] & 1))
+        clear_top(c->xsave_area);
+    return false;
+}
+
+/* An operand that goes on at 0 behind the end of a segment of 4 GiB, of which AMD's look at each piece. */
+static bool goes_round(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size)
+{
+    return c->vm->cpuid.is_amd && !cpu_code64(c) && c->seg[seg].limit == 0xffffffffu &&
+           off + size - 1 > 0xffffffffu && whole_pieces(off, size) > 0;
+}
+
+static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write)
+{
+    unsigned fit = whole_pieces(off, size);
+
+    if (!interp_operand(c, seg, off, 1, write, &c->scratch[2]))
+        return false;
+    if (fit == size)
+        return true;
+    return mmu_probe(c, c->scratch[2], fit, write ? MMU_WRITE : MMU_READ, MMU_AS_CPL) &&
+           cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
+}
+
 static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op)
 {
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-    unsigned size = op->size / 8u;
+    unsigned size = op->size / 8u, seg = operand_segment(op);
+    uint64_t off = offset_of(c, d, op);
 
     if (op->mem.type == ZYDIS_MEMOP_TYPE_VSIB || op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
         return (vcpu_mode(c) & MODE_BITS) < 2u << MODE_BITS_SHIFT || cpu_raise(c, EXC_UD);
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
         size = c->vm->cpuid.xsave_size;
-    if (interp_operand(c, segment_of(op), offset_of(c, d, op), size ? size : 1, write, &c->scratch[2]))
+    size = size ? size : 1;
+    if (goes_round(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
+                                      : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
     if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;
-    if (c->exc.vector != EXC_AC || (!is_exempt(c, d, size) && check_is_due(c, d, write)))
+    if (!is_excused(c, d, size, write))
         return false;
     c->exc.pending = 0;
     return true;
+}
+
+/* Whether the block raises an exception, #UD or #NM, before anything is asked of the operand. */
+static bool is_refused(struct tcpu *c, struct decoded *d)
+{
+    struct trans t = { .vm = c->vm,
+                       .c = c,
+                       .mode = vcpu_mode(c),
+                       .bits = c->code_bits == 64 ? 64 : 32,
+                       .in = &d->in,
+                       .ops = d->ops };
+    unsigned special;
+
+    return classify_insn(&t, &special) == WAY_SPECIAL && special != SPECIAL_VEC_MEM &&
+           special != SPECIAL_MMX_MEM;
 }
 
 bool heavy_native(struct tcpu *c, unsigned *len)
@@ -152,8 +210,8 @@ bool heavy_native(struct tcpu *c, unsigned *len)
     if (!decode(c, &d))
         return false;
     *len = d.in.length;
-    if (!insn_is_known(&d.in, &c->vm->cpuid, c->code_bits))
-        return true; /* the block raises #UD */
+    if (is_refused(c, &d))
+        return true;
     for (unsigned i = 0; i < d.in.operand_count; i++) {
         const ZydisDecodedOperand *op = &d.ops[i];
 

@@ -15,6 +15,14 @@
 
 /* ---- mode ---- */
 
+/* 3.4.5.1: plain data is there, writable and does not expand down. */
+static uint64_t room(const struct x86_segment *s)
+{
+    bool plain = (s->attr & (SEG_P | SEG_CODE | SEG_CONFORM | SEG_RW)) == (SEG_P | SEG_RW);
+
+    return plain ? (uint64_t)s->limit + 1 : 0;
+}
+
 void sys_mode_changed(struct tcpu *c)
 {
     const struct x86_segment *cs = &c->seg[S_CS];
@@ -37,6 +45,8 @@ void sys_mode_changed(struct tcpu *c)
         c->mmu_idx = (c->cr4 & CR4_SMAP) && (c->rflags & FL_AC) ? MMU_SU : MMU_S; /* 4.6.1 */
     c->seg_base_fs = c->seg[S_FS].base;
     c->seg_base_gs = c->seg[S_GS].base;
+    c->seg_room_fs = room(&c->seg[S_FS]);
+    c->seg_room_gs = room(&c->seg[S_GS]);
     c->user_tsc_denied = (c->cr4 & CR4_TSD) != 0;
     sys_watch_changed(c);
 }

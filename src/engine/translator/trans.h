@@ -35,6 +35,7 @@ struct gaddr {
     int64_t disp;
     bool rip;        /* disp is relative to the start of the code page (tcpu.vpage) */
     size_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
+    size_t seg_room; /* offset in tcpu of what the segment's limit leaves, or 0: nothing to be checked */
     unsigned width;  /* address size in bits: 16, 32 or 64 */
 };
 
@@ -196,7 +197,8 @@ void fl_cold(struct trans *t, struct emit *k);    /* cold code behind fl_lose: m
 bool fl_carries(const struct trans *t);
 void fl_carry(struct emit *e);   /* EFLAGS are free, RAX is not what it was ... */
 void fl_carried(struct emit *e); /* ... and both are again */
-/* Cold: calls a slow path, flags being in tcpu.fl; carry: behind fl_carry, else behind fl_lose. */
+/* Cold: makes tcpu.fl valid; carry: behind fl_carry, else behind fl_lose. _call: then calls a slow path. */
+void fl_cold_save(struct trans *t, struct emit *k, bool carry);
 void fl_cold_call(struct trans *t, struct emit *k, bool carry, const uint8_t *slow, uint32_t desc);
 void fl_carry_back(struct emit *k); /* cold code, on the way to what stands before fl_carried */
 void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
@@ -284,6 +286,7 @@ bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *
 /* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
  * 2-21). */
 unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
+unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */
 void generic_translate(struct trans *t, bool vector);

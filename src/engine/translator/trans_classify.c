@@ -140,7 +140,9 @@ static enum way system_way(const struct trans *t)
     case ZYDIS_MNEMONIC_ENDBR64: return WAY_NOTHING;
     case ZYDIS_MNEMONIC_PAUSE: /* F3 41 90: on AMD XCHG r8, rAX with a prefix that means nothing, else PAUSE
                                 */
-        return (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.B ? WAY_INTERP : WAY_NOTHING;
+        if ((t->in->attributes & ZYDIS_ATTRIB_HAS_REX) && t->in->raw.rex.B)
+            return WAY_INTERP;
+        return t->idx == MMU_U || (t->mode & MODE_ONE) ? WAY_NOTHING : WAY_SYS;
     case ZYDIS_MNEMONIC_MOV: /* control, debug and segment registers */
         return insn_has_class(t, ZYDIS_REGCLASS_CONTROL) || insn_has_class(t, ZYDIS_REGCLASS_DEBUG) ||
                        insn_has_class(t, ZYDIS_REGCLASS_SEGMENT)

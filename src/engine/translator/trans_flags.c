@@ -290,15 +290,20 @@ void fl_cold(struct trans *t, struct emit *k)
     e_call(k, t->cc->stubs.save_flags);
 }
 
+void fl_cold_save(struct trans *t, struct emit *k, bool carry)
+{
+    if (!carry) {
+        fl_cold(t, k);
+        return;
+    }
+    e_byte(k, 0x66);
+    e_store(k, 0, GS(fl), H_AX);
+    e_load(k, 1, H_AX, GS(scratch[5]));
+}
+
 void fl_cold_call(struct trans *t, struct emit *k, bool carry, const uint8_t *slow, uint32_t desc)
 {
-    if (carry) {
-        e_byte(k, 0x66);
-        e_store(k, 0, GS(fl), H_AX);
-        e_load(k, 1, H_AX, GS(scratch[5]));
-    } else {
-        fl_cold(t, k);
-    }
+    fl_cold_save(t, k, carry);
     e_call(k, slow);
     e_u32(k, desc);
 }

@@ -49,10 +49,12 @@ static bool comparable(const struct gspot *a, const struct gspot *b)
 }
 
 /* MOV with an absolute 64-bit address has displacements whose differences overflow; and nothing is worth
- * grouping there. */
+ * grouping there. Nor through a segment whose limit each access must respect, or where addresses wrap before
+ * the base is added: what is near then need not be in the same page. */
 static bool near_disp(const struct gaddr *a)
 {
-    return a->disp >= INT32_MIN + GROUP_SPAN_MAX && a->disp <= INT32_MAX - GROUP_SPAN_MAX && a->width > 16;
+    return a->disp >= INT32_MIN + GROUP_SPAN_MAX && a->disp <= INT32_MAX - GROUP_SPAN_MAX && a->width > 16 &&
+           (!a->seg_base || a->width == 64);
 }
 
 void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write)

@@ -35,10 +35,12 @@ struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
         a.index = ZydisRegisterGetId(op->mem.index);
         a.scale = op->mem.scale ? op->mem.scale : 1;
     }
-    if (op->mem.segment == ZYDIS_REGISTER_FS)
-        a.seg_base = offsetof(struct tcpu, seg_base_fs);
-    else if (op->mem.segment == ZYDIS_REGISTER_GS)
-        a.seg_base = offsetof(struct tcpu, seg_base_gs);
+    bool fs = op->mem.segment == ZYDIS_REGISTER_FS;
+    if (!fs && op->mem.segment != ZYDIS_REGISTER_GS)
+        return a;
+    a.seg_base = fs ? offsetof(struct tcpu, seg_base_fs) : offsetof(struct tcpu, seg_base_gs);
+    if (t->bits == 32)
+        a.seg_room = fs ? offsetof(struct tcpu, seg_room_fs) : offsetof(struct tcpu, seg_room_gs);
     return a;
 }
 
@@ -66,7 +68,7 @@ static void add_disp(struct emit *e, int dst, int64_t disp)
 }
 
 /* Uses T1 besides dst; dst may be T0 or T2. */
-void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
+static void lea_effective(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
 {
     unsigned w = a->width == 64;
     int tmp = dst == T1 ? T0 : dst;
@@ -93,10 +95,33 @@ void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
         if (a->width == 16)
             e_movzx16(e, dst, dst);
     }
+}
+
+static void add_segment(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
+{
     if (a->seg_base) {
         e_load(e, 1, T1, hm_gs(a->seg_base));
         e_lea(e, t->bits == 64, dst, hm_index(dst, T1, 1, 0)); /* 32-bit linear addresses wrap */
     }
+}
+
+void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
+{
+    lea_effective(t, e, dst, a);
+    add_segment(t, e, dst, a);
+}
+
+/* 32-bit blocks are for flat segments, but FS and GS are what they are: beyond their limit, which an access
+ * that wraps at 4 GiB is too, the general path knows (SDM volume 3, 5.3). T0 = effective address. */
+static void check_limit(struct trans *t, const struct gaddr *a, unsigned n, bool carry)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    e_lea(h, 1, T1, hm_base(T0, (int32_t)n));
+    e_alu_rm(h, 1, ALU_CMP, T1, hm_gs(a->seg_room));
+    e_jcc(h, CC_A, e_rx(k));
+    fl_cold_save(t, k, carry);
+    e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_SEGMENT << 16);
+    e_call(k, t->cc->stubs.special);
 }
 
 void emit_tlb_index(struct trans *t)
@@ -209,6 +234,42 @@ void emit_tlb_check(struct trans *t, unsigned n, bool write)
     e_jcc(h, CC_A, e_rx(&t->k));
 }
 
+static uint32_t describe(const struct trans *t, const struct gaddr *a, unsigned n, unsigned acc,
+                         unsigned flags)
+{
+    bool limited = a->seg_room || (t->mode & MODE_NATIVE);
+    return MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
+           flags >> MEM_ALIGN_SHIFT << 30 | (limited ? MMU_DESC_LIMITED : 0);
+}
+
+struct access {
+    struct hmem ref;
+    unsigned acc, flags;
+    bool delta;
+    uint32_t desc;
+    body_fn *body;
+    void *arg;
+};
+
+/* Cold: the slow path of an access that may have to be staged, or comes behind something else. past: places
+ * of jumps to behind the access. */
+static void miss_alone(struct trans *t, const struct access *x, const uint8_t *hit, uint8_t *past[2])
+{
+    struct emit *k = &t->k;
+    size_t tag = x->acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
+    /* the tag is still where it was, so the same XOR gives the address back */
+    e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
+    past[0] = before_access(t, x->flags, x->body, x->arg);
+    e_desc(t, k, T1, x->desc);
+    e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
+    if (x->acc == MMU_SLOW_R || (x->flags & MEM_LOCKED)) {
+        e_jmp(k, hit + t->h.rx_off);
+    } else {
+        staged_body(t, x->ref, x->flags, x->body, x->arg, hit);
+        past[1] = e_jmp_fwd(k);
+    }
+}
+
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
                 body_fn *body, void *arg)
 {
@@ -223,9 +284,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     }
     bool delta = !(flags & MEM_NO_DELTA) && a->base >= 0 && a->index < 0 && !a->rip && !a->seg_base &&
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
-    size_t tag = acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
-    uint32_t desc = MMU_DESC(t->off, n, acc, (flags & MEM_LOCKED) != 0, (flags & MEM_STACK) != 0) |
-                    flags >> MEM_ALIGN_SHIFT << 30;
+    uint32_t desc = describe(t, a, n, acc, flags);
     bool poll = t->goes_back && !t->accessed && !t->polled;
     bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
     if (!carry)
@@ -233,7 +292,12 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     if (poll)
         flow_poll(t);
     t->accessed = true;
-    lea_guest(t, h, T0, a);
+    lea_effective(t, h, T0, a);
+    if (carry)
+        fl_carry(h);
+    if (a->seg_room)
+        check_limit(t, a, n, carry);
+    add_segment(t, h, T0, a);
     ref = delta ? hm_index(host_reg((unsigned)a->base), T1, 1, (int32_t)a->disp) : hm_index(T0, T1, 1, 0);
     if (call_check(t, n, acc, flags, delta, desc)) {
         if (flags & MEM_SIDE)
@@ -241,37 +305,27 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
         body(t, h, ref, arg);
         return;
     }
-    if (carry)
-        fl_carry(h);
     emit_tlb_check(t, n, acc != MMU_SLOW_R);
     e_load(h, 1, T1,
            hm_tlb(t->idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     uint8_t *hit = h->p;
     if (carry)
         fl_carried(h);
-    uint8_t *back = NULL, *over = NULL;
+    uint8_t *past[2] = { NULL, NULL };
     if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
         fl_cold_call(t, k, carry, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
         if (carry)
             fl_carry_back(k);
         e_jmp(k, hit + h->rx_off);
-    } else { /* the tag is still where it was, so the same XOR gives the address back */
-        e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-        over = before_access(t, flags, body, arg);
-        e_desc(t, k, T1, desc);
-        e_call(k, delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
-        if (acc == MMU_SLOW_R || (flags & MEM_LOCKED)) {
-            e_jmp(k, hit + h->rx_off);
-        } else {
-            staged_body(t, ref, flags, body, arg, hit);
-            back = e_jmp_fwd(k);
-        }
+    } else {
+        struct access x = { ref, acc, flags, delta, desc, body, arg };
+        miss_alone(t, &x, hit, past);
     }
     if (flags & MEM_SIDE)
         side_note(t, h);
     body(t, h, ref, arg);
-    if (back)
-        e_patch(back, h->p);
-    if (over)
-        e_patch(over, h->p);
+    for (unsigned i = 0; i < 2; i++) {
+        if (past[i])
+            e_patch(past[i], h->p);
+    }
 }

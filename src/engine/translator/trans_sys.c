@@ -101,6 +101,18 @@ static void set_if(struct trans *t)
     e_jmp(k, t->cc->stubs.exit_poll);
 }
 
+/* A loop that waits for another vCPU must not keep that one from its host CPU: see vcpu.c. */
+static void pause_count(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    fl_clobber(t, h);
+    e_byte(h, 0xf3), e_byte(h, 0x90);
+    e_alu_mi(h, 0, ALU_SUB, GS(pauses_left), 1);
+    e_jcc(h, CC_S, e_rx(k));
+    e_desc(t, k, H_10, next_off(t));
+    e_jmp(k, t->cc->stubs.exit_poll);
+}
+
 static void read_selector(struct trans *t)
 {
     struct emit *h = &t->h;
@@ -342,6 +354,7 @@ void sysinsn_translate(struct trans *t)
     case ZYDIS_MNEMONIC_WRFSBASE:
     case ZYDIS_MNEMONIC_WRGSBASE: segment_base(t); break;
     case ZYDIS_MNEMONIC_STI: set_if(t); break;
+    case ZYDIS_MNEMONIC_PAUSE: pause_count(t); break;
     case ZYDIS_MNEMONIC_SWAPGS: swap_gs(t); break;
     case ZYDIS_MNEMONIC_CLAC: set_ac(t, false); break;
     case ZYDIS_MNEMONIC_STAC: set_ac(t, true); break;

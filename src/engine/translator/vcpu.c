@@ -10,8 +10,9 @@
  * something; if IF is clear the fact moves to intr_deferred, so that translated code is not made to leave at
  * every poll, and comes back when IF is set.
  *
- * A halted vCPU sleeps on a futex (wake_seq); cpu_request wakes it. The local APIC's timer is a kernel timer
- * whose signal goes to this thread (fault_linux.c), so a halted vCPU needs no time-out. */
+ * A halted vCPU sleeps on a futex (wake_seq), and so does one that spins for long; cpu_request wakes it. The
+ * local APIC's timer is a kernel timer whose signal goes to this thread (fault_linux.c), so a halted vCPU
+ * needs no time-out. */
 #include "engine/translator/vcpu.h"
 
 #include "engine/translator/cache.h"
@@ -59,7 +60,7 @@ void cpu_run_in(struct tcpu *c)
         uint32_t seq = atomic_load(&c->vm->excl_seq);
         atomic_store(&c->run_state, RUN_OUT);
         if (atomic_load(&c->vm->excl_owner))
-            light_futex_wait(&c->vm->excl_seq, seq);
+            light_futex_wait(&c->vm->excl_seq, seq, NULL);
     }
 }
 
@@ -130,23 +131,24 @@ static void learn_vpage(struct tcpu *c)
         c->vpage = (uint64_t)(int64_t)tb->vpage;
 }
 
-/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at an 80-bit
- * value in two pieces, and at the alignment of vectors first. */
-static void beyond_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
+/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at the
+ * alignment of vectors first. False: an exception is pending. */
+static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
-    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    unsigned n = MMU_DESC_LEN(desc), fit = n;
     bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
-    if (MMU_DESC_LEN(desc) == 10 && lin + 7 <= 0xffffffffu && !mmu_probe(c, lin, 8, acc, MMU_AS_CPL))
-        return;
-    cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
+    if (c->code_bits == 32 && c->vm->cpuid.is_amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
+        fit = whole_pieces(lin, n);
+    if (fit == n)
+        return true;
+    return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
+           cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
 }
 
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    if (c->code_bits == 32 && c->vm->cpuid.is_amd && lin + MMU_DESC_LEN(desc) - 1 > 0xffffffffu)
-        beyond_segment(c, lin, desc);
-    else
+    if (inside_segment(c, lin, desc))
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
         return a;
@@ -291,6 +293,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
         cpu_raise_gp(c, 0);
         return 1 + XIT_EXC;
     }
+    if (what == SPECIAL_SEGMENT)
+        return 1 + XIT_SEGMENT;
     if (what == SPECIAL_INTERP)
         return 1 + (unsigned)reason_of(c, interp_step(c));
     switch (what) {
@@ -328,22 +332,34 @@ uint64_t vcpu_linear_ip(const struct tcpu *c)
     return c->code_bits == 64 ? c->rip : (c->seg[S_CS].base + c->rip) & 0xffffffffu;
 }
 
+static bool is_done(enum exit_reason r)
+{
+    return r == XIT_LOOKUP || r == XIT_STEP;
+}
+
+/* native: the operand's segment is seen to here (native.c), the block takes the linear address. */
+static enum exit_reason vector_block(struct tcpu *c, bool native)
+{
+    uint64_t rip = c->rip;
+    uint32_t mode = vcpu_mode(c) | MODE_ONE | (native ? MODE_NATIVE : 0);
+    unsigned len = 0;
+    if ((native || c->watch) && !vcpu_native_prepare(c, &len))
+        return XIT_EXC;
+    if (native)
+        c->rip = vcpu_linear_ip(c);
+    enum exit_reason r = vcpu_run_block(c, mode);
+    if (native)
+        c->rip = is_done(r) ? (rip + len) & (c->code_bits == 16 ? 0xffffu : 0xffffffffu) : rip;
+    return r;
+}
+
 /* x87, SSE and the like, which the general path does not know: one instruction in a block of its own. */
 static enum exit_reason vector_step(struct tcpu *c, bool tf)
 {
-    bool flat = translatable(c);
-    uint64_t rip = c->rip;
-    uint32_t mode = vcpu_mode(c) | MODE_ONE | (flat ? 0 : MODE_NATIVE);
-    unsigned len = 0;
-    if ((!flat || c->watch) && !vcpu_native_prepare(c, &len))
-        return XIT_EXC;
-    if (!flat)
-        c->rip = vcpu_linear_ip(c);
-    enum exit_reason r = vcpu_run_block(c, mode);
-    bool done = r == XIT_LOOKUP || r == XIT_STEP;
-    if (!flat)
-        c->rip = done ? (rip + len) & (c->code_bits == 16 ? 0xffffu : 0xffffffffu) : rip;
-    if (done) {
+    enum exit_reason r = vector_block(c, !translatable(c));
+    if (r == XIT_SEGMENT)
+        r = vector_block(c, true);
+    if (is_done(r)) {
         c->rflags &= ~FL_RF;
         after_step(c, tf, STEP_NEXT);
     }
@@ -643,6 +659,15 @@ static void learn_halt_spin(struct tcpu *c, uint64_t halted)
         c->halt_spin = min_u64(c->halt_spin ? 2 * c->halt_spin : HALT_SPIN_START_US * us, most);
 }
 
+/* Sleeps until cpu_request has counted wake_seq on from `seq`; `most` may be NULL. RUN_OUT. */
+static void sleep_for_request(struct tcpu *c, uint32_t seq, const struct timespec *most)
+{
+    atomic_store(&c->sleeping, 1);
+    if (!atomic_load(&c->exit_request))
+        light_futex_wait(&c->wake_seq, seq, most);
+    atomic_store(&c->sleeping, 0);
+}
+
 static void sleep_until_request(struct tcpu *c)
 {
     uint64_t since = cpu_host_tsc();
@@ -653,12 +678,37 @@ static void sleep_until_request(struct tcpu *c)
         cpu_run_in(c);
         return;
     }
-    atomic_store(&c->sleeping, 1);
-    if (!atomic_load(&c->exit_request))
-        light_futex_wait(&c->wake_seq, seq);
-    atomic_store(&c->sleeping, 0);
+    sleep_for_request(c, seq, NULL);
     learn_halt_spin(c, cpu_host_tsc() - since);
     cpu_run_in(c);
+}
+
+/* A kernel that waits for another vCPU in a loop of PAUSEs (for a lock, or for an interrupt to be
+ * acknowledged) waits long only if that one's thread is not running, and the host CPU that it lacks may be
+ * the one that this loop keeps. So a vCPU that has spun for SPIN_LONG_US sleeps for SPIN_SLEEP_NS between any
+ * two looks, unless there is something to do. It does not yield: sched_yield gives up the rest of the
+ * thread's share, and the vCPU would then be the one that others wait for. Code at CPL 0 alone, as with
+ * Intel's pause-loop exiting: programs that spin want to answer at once. */
+#define PAUSES 64        /* from look to look */
+#define PAUSE_GAP_NS 200 /* most from one to the next, on average, in a loop that does nothing else */
+#define SPIN_LONG_US 50
+#define SPIN_SLEEP_NS 50000
+
+static void pause_look(struct tcpu *c)
+{
+    static const struct timespec most = { .tv_nsec = SPIN_SLEEP_NS };
+    uint64_t khz = c->vm->host_tsc_khz, now = cpu_host_tsc(), since = now - c->pause_seen;
+    uint32_t seq = atomic_load(&c->wake_seq);
+    c->pauses_left = PAUSES;
+    c->pause_seen = now;
+    c->pause_spun = since <= PAUSES * PAUSE_GAP_NS * khz / 1000000 ? c->pause_spun + since : 0;
+    if (c->pause_spun < SPIN_LONG_US * khz / 1000)
+        return;
+    c->counters[TC_SPINS]++;
+    cpu_run_out(c);
+    sleep_for_request(c, seq, &most);
+    cpu_run_in(c);
+    c->pause_seen = cpu_host_tsc();
 }
 
 static enum exit_reason run_shadowed(struct tcpu *c)
@@ -679,7 +729,11 @@ static bool handle(struct tcpu *c, enum exit_reason why, enum exit_kind *kind)
     case XIT_SHUTDOWN: *kind = EXIT_SHUTDOWN; return false;
     case XIT_SIGNAL: *kind = EXIT_FAULT; return false;
     case XIT_EXCLUSIVE: c->need_exclusive = 0; return handle(c, vcpu_step_exclusive(c), kind);
-    case XIT_POLL: c->counters[TC_POLL_EXITS]++; return true;
+    case XIT_POLL:
+        c->counters[TC_POLL_EXITS]++;
+        if (c->pauses_left < 0)
+            pause_look(c);
+        return true;
     default: return true;
     }
 }
@@ -719,7 +773,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             why = c->shadow ? run_shadowed(c) : vcpu_run_block(c, vcpu_mode(c));
             if (why == XIT_ONE)
                 why = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);
-            if (why == XIT_NOCODE)
+            if (why == XIT_NOCODE || why == XIT_SEGMENT)
                 why = single_step(c);
         }
         if (!handle(c, why, &kind))

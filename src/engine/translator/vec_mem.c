@@ -8,6 +8,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include "engine/translator/interp.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
@@ -64,9 +65,9 @@ static uint64_t gpr_value(const struct tcpu *c, ZydisRegister r)
     return r == ZYDIS_REGISTER_NONE ? 0 : c->gpr[ZydisRegisterGetId(r) & 15];
 }
 
-/* Base, displacement and segment of a memory operand; the index (general register) is added if it is one. */
-static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op,
-                                int64_t add)
+/* Base and displacement of a memory operand; the index (general register) is added if it is one. */
+static uint64_t operand_offset(const struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op,
+                               int64_t add)
 {
     uint64_t a = (uint64_t)op->mem.disp.value + (uint64_t)add;
     if (op->mem.base == ZYDIS_REGISTER_RIP)
@@ -75,13 +76,28 @@ static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, 
         a += gpr_value(c, op->mem.base);
     if (op->mem.type != ZYDIS_MEMOP_TYPE_VSIB && op->mem.index != ZYDIS_REGISTER_NONE)
         a += gpr_value(c, op->mem.index) * (op->mem.scale ? op->mem.scale : 1);
-    if (v->in.address_width == 32)
-        a = (uint32_t)a;
+    return v->in.address_width == 64 ? a : a & ((1ull << v->in.address_width) - 1);
+}
+
+static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op,
+                                int64_t add)
+{
+    uint64_t a = operand_offset(c, v, op, add);
     if (op->mem.segment == ZYDIS_REGISTER_FS)
         a += c->seg_base_fs;
     else if (op->mem.segment == ZYDIS_REGISTER_GS)
         a += c->seg_base_gs;
     return c->code_bits == 64 ? a : (uint32_t)a;
+}
+
+/* The linear address of n bytes of the operand, which its segment has. False: an exception is pending. */
+static bool element_address(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op,
+                            int64_t add, unsigned n, enum mmu_acc acc, uint64_t *lin)
+{
+    if (!cpu_code64(c))
+        return seg_linear(c, operand_segment(op), operand_offset(c, v, op, add), n, acc, lin);
+    *lin = operand_address(c, v, op, add);
+    return true;
 }
 
 static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
@@ -110,8 +126,9 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
             else
                 memcpy(&x, idx.b + i * 8, 8);
             unsigned scale = v->ops[1].mem.scale ? v->ops[1].mem.scale : 1;
-            ok = mmu_read(c, operand_address(c, v, &v->ops[1], x * (int64_t)scale), dst.b + i * elem, elem,
-                          MMU_AS_CPL);
+            uint64_t at;
+            ok = element_address(c, v, &v->ops[1], x * (int64_t)scale, elem, MMU_READ, &at) &&
+                 mmu_read(c, at, dst.b + i * elem, elem, MMU_AS_CPL);
         }
         if (ok)
             memset(mask.b + i * elem, 0, elem);
@@ -129,8 +146,9 @@ static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
     struct vec mask = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[1].reg.value)), out = { { 0 } };
     unsigned vl = v->in.avx.vector_length / 8u;
     for (unsigned i = 0; i < vl / elem; i++) {
-        if (mask_bit(&mask, i, elem) &&
-            !mmu_read(c, operand_address(c, v, &v->ops[2], i * elem), out.b + i * elem, elem, MMU_AS_CPL))
+        uint64_t at;
+        if (mask_bit(&mask, i, elem) && !(element_address(c, v, &v->ops[2], i * elem, elem, MMU_READ, &at) &&
+                                          mmu_read(c, at, out.b + i * elem, elem, MMU_AS_CPL)))
             return false;
     }
     write_vec(c, (unsigned)ZydisRegisterGetId(v->ops[0].reg.value), &out);
@@ -142,10 +160,11 @@ static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDeco
 {
     for (unsigned pass = 0; pass < 2; pass++) {
         for (unsigned i = 0; i < bytes / elem; i++) {
-            uint64_t a = operand_address(c, v, mem, i * elem);
+            uint64_t a;
             if (!mask_bit(mask, i, elem))
                 continue;
-            if (!(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL)
+            if (!element_address(c, v, mem, i * elem, elem, MMU_WRITE, &a) ||
+                !(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL)
                        : mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL)))
                 return false;
         }
@@ -208,9 +227,9 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
     }
     /* All check the whole operand whatever the mask: AMD's in one piece, Intel's in halves of 8 bytes, the
      * upper one first. */
-    uint64_t first = operand_address(c, v, mem, 0);
-    if (c->vm->cpuid.is_amd && c->code_bits == 32 && (uint32_t)c->gpr[R_DI] > 0u - (mmx ? 8u : 16u))
-        return cpu_raise_error(c, EXC_GP, 0); /* beyond the segment's limit of 4 GiB */
+    uint64_t first;
+    if (!element_address(c, v, mem, 0, mmx ? 8 : 16, MMU_WRITE, &first))
+        return false;
     if (!cpu_canonical(first))
         return cpu_raise_gp(c, 0);
     if ((c->watch & WATCH_ALIGN) && (first & 7))
