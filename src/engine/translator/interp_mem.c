@@ -60,13 +60,14 @@ static unsigned piece(unsigned size, unsigned at)
     }
 }
 
-unsigned whole_pieces(uint64_t off, unsigned size)
+unsigned whole_pieces(bool code64, uint64_t at, unsigned size)
 {
-    unsigned at = 0;
+    uint64_t end = code64 ? 1ull << 47 : 1ull << 32, mask = code64 ? ~0ull : 0xffffffffu;
+    unsigned n = 0;
 
-    while (at < size && ((off + at) & 0xffffffffu) + piece(size, at) <= 1ull << 32)
-        at += piece(size, at);
-    return at;
+    while (n < size && ((at + n) & mask) + piece(size, n) <= end)
+        n += piece(size, n);
+    return n;
 }
 
 bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum mmu_acc acc, uint64_t *lin)

@@ -278,6 +278,7 @@ bool insn_signals(const struct trans *t); /* DIV and others for which the host r
 const ZydisDecodedOperand *
 insn_mem_operand(const struct trans *t); /* what it really accesses (not LEA's), or NULL */
 unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc);
+void insn_decoder_init(ZydisDecoder *decoder, unsigned code_bits);
 /* Zydis's decoder, put right where it errs. ops: ZYDIS_MAX_OPERAND_COUNT. */
 ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, unsigned len,
                              ZydisDecodedInstruction *in, ZydisDecodedOperand *ops);

@@ -131,14 +131,17 @@ static void learn_vpage(struct tcpu *c)
         c->vpage = (uint64_t)(int64_t)tb->vpage;
 }
 
-/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at the
- * alignment of vectors first. False: an exception is pending. */
+/* Past the end of a flat segment (5.3; Intel's do not look there if the base is 0) or of the lower canonical
+ * half (3.3.7.1): looked at before the pages. AMD's look at the alignment of vectors first. False: an
+ * exception is pending. */
 static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
+    bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
     bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
-    if (c->code_bits == 32 && c->vm->cpuid.is_amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
-        fit = whole_pieces(lin, n);
+    if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
+               : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
+        fit = amd ? whole_pieces(code64, lin, n) : 0;
     if (fit == n)
         return true;
     return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
@@ -591,12 +594,8 @@ static bool service(struct tcpu *c, enum exit_kind *kind)
         cpu_run_out(c);
         cpu_run_in(c);
     }
-    if (req & XR_INIT) {
+    if (req & XR_INIT)
         sys_init(c);
-        c->wait_sipi = 1;
-        c->halted = 0;
-        mmu_flush_all(c);
-    }
     if ((req & XR_SIPI) && c->wait_sipi) {
         c->wait_sipi = 0;
         sys_sipi(c, c->sipi_vector);
