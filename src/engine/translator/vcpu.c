@@ -411,21 +411,6 @@ static enum exit_reason single_step(struct tcpu *c)
 
 /* ---- blocks ---- */
 
-static unsigned jc_hash(uint64_t pc)
-{
-    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
-}
-
-static void jc_fill(struct tcpu *c, uint64_t pc, struct tb *tb)
-{
-    unsigned idx = c->mmu_idx, i = jc_hash(pc);
-    struct jc_entry *e = &c->jc[idx][i];
-    if (e->pc == JC_INVALID && c->jc_log_len[idx] < JC_LOG_SIZE)
-        c->jc_log[idx][c->jc_log_len[idx]++] = (uint16_t)i;
-    e->pc = pc;
-    e->host = (uint64_t)(uintptr_t)cache_rx(c->vm->cache, tb->hot);
-}
-
 /* The block for rip. NULL: an exception is pending, or (none pending) the code is not in RAM. */
 static struct tb *find_block(struct tcpu *c, uint32_t mode)
 {
@@ -538,7 +523,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
         if (!(mode & MODE_ONE) && tb->len && !c->shadow)
-            jc_fill(c, c->rip, tb);
+            jc_put(c, c->mmu_idx, c->rip, (uint64_t)(uintptr_t)cache_rx(cc, tb->hot));
         host = cache_rx(cc, tb->hot);
     }
     for (;;) {
