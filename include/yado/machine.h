@@ -98,7 +98,7 @@ typedef void (*yado_completion)(void *ctx, const struct yado_error *err);
 struct yado_engine_options {
     size_t size; /* sizeof(struct yado_engine_options), or 0 for the one of version 0.1 */
     /* How much memory translated code may take, in bytes: from YADO_CODE_CACHE_MIN to YADO_CODE_CACHE_MAX; 0:
-     * 56 MiB. When it is full, translation begins anew. */
+     * 64 MiB. When it is full, translation begins anew. */
     uint64_t code_cache_size;
     /* Write /tmp/perf-PID.map, which tells profilers such as perf(1) what guest code is where. It stays
      * there. A file of that name that is not this user's own plain file is refused (YADO_ERR_FILE). */

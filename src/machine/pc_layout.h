@@ -41,10 +41,11 @@
 #define PC_ECAM_LEN 0x100000ull
 #define PC_IOAPIC_BASE 0xfec00000ull /* where every PC has it */
 #define PC_IOAPIC_LEN 0x1000ull
-#define PC_LAPIC_BASE 0xfee00000ull     /* architectural reset value; inside the engine */
-#define PC_LAPIC_LEN 0x100000ull        /* with the window for interrupt messages */
-#define PC_RESET_ROM_BASE 0xfffff000ull /* the page of the architectural reset vector; with the older chips  \
-                                         */
+#define PC_LAPIC_BASE 0xfee00000ull /* architectural reset value; inside the engine */
+#define PC_LAPIC_LEN 0x100000ull    /* with the window for interrupt messages */
+#define PC_RESET_ROM_BASE                                                                                    \
+    0xfffff000ull /* the page of the architectural reset vector; with the older chips                        \
+                   */
 
 /* The 64-bit PCI window begins at the first multiple of its alignment above RAM; with the most RAM that is
  * allowed, it ends below 2^39, which every x86-64 CPU of the last decade can address. */

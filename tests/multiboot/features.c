@@ -3,6 +3,8 @@
  * and IA32_TSC_ADJUST (volume 3, 18.17.3). */
 #include "trap64.h"
 
+extern uint64_t pd[];
+
 #define OSXSAVE (1ull << 18)
 #define UMIP (1ull << 11)
 #define X87 1u
@@ -273,6 +275,35 @@ static void restore(void)
     check(ymm0_high() == 0, "AVX state is what it was");
 }
 
+/* 13.4: how long the area is, against a page that is not there */
+static void length(void)
+{
+    const uint32_t end = 0x2200000, size = 576;
+
+    pd[end >> 21] &= ~1ull;
+    __asm__ volatile("invlpg (%0)" : : "r"((uint64_t)end) : "memory");
+    for (unsigned i = 0; i < size; i += 8)
+        *(volatile uint64_t *)(uint64_t)(end - size + i) = 0;
+    xsetbv(X87 | SSE);
+    TRY("xsave64 (%0)", : : "r"((uint64_t)(end - size)), "a"(-1), "d"(-1) : "memory");
+    check(trap.vector == ~0ull, "XSAVE without AVX in XCR0 is done with 576 bytes (%X %X)", trap.vector,
+          trap.cr2);
+    TRY("xrstor64 (%0)", : : "r"((uint64_t)(end - size)), "a"(-1), "d"(-1) : "memory");
+    check(trap.vector == ~0ull, "so is XRSTOR");
+    xsetbv(X87 | SSE | AVX);
+    set_ymm0_high(1);
+    TRY("xsave64 (%0)", : : "r"((uint64_t)(end - size)), "a"(-1), "d"(-1) : "memory");
+    check(trap.vector == 14 && trap.cr2 >> 12 == end >> 12 && trap.error == 2,
+          "with AVX the rest is not there (%X %X)", trap.error, trap.cr2);
+    TRY("xsave64 (%0)", : : "r"((uint64_t)(end - size)), "a"(X87 | SSE), "d"(-1) : "memory");
+    check(trap.vector == ~0ull, "nor is it looked at without AVX in the mask");
+    TRY("xrstor64 (%0)", : : "r"((uint64_t)(end - size)), "a"(X87 | SSE), "d"(-1) : "memory");
+    check(trap.vector == ~0ull, "by XRSTOR too");
+    TRY("xsave64 (%0)", : : "r"((uint64_t)(end - AREA)), "a"(-1), "d"(-1) : "memory");
+    check(trap.vector == ~0ull, "832 bytes are enough");
+    pd[end >> 21] |= 1;
+}
+
 /* ---- UMIP ---- */
 
 static uint8_t table[16];
@@ -388,6 +419,7 @@ uint32_t kernel_main(void)
         levels();
         save();
         restore();
+        length();
     } else {
         TRY("xgetbv", : : "c"(0) : "eax", "edx");
         check(trap.vector == 6, "no XSAVE");

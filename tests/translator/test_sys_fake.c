@@ -112,6 +112,27 @@ void mmu_flush_nonglobal(struct tcpu *c)
     fake->flush_nonglobal++;
 }
 
+void mmu_flush_pcid(struct tcpu *c, uint64_t pcid)
+{
+    (void)c;
+    fake->flushed_pcid = pcid;
+}
+
+void mmu_flush_pcids(struct tcpu *c)
+{
+    (void)c;
+    fake->flush_pcids++;
+}
+
+void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool keep)
+{
+    (void)c;
+    fake->space.count++;
+    fake->space.old = old_pcid;
+    fake->space.pcid = pcid;
+    fake->space.keep = keep;
+}
+
 void mmu_flush_page(struct tcpu *c, uint64_t lin)
 {
     (void)c, (void)lin;

@@ -62,7 +62,13 @@ struct fake {
     struct cpuid_model model;
     struct tvm vm;      /* only its tsc_offset */
     struct tcpu *other; /* a second vCPU, or NULL */
-    unsigned flush_all, flush_nonglobal, flush_page;
+    unsigned flush_all, flush_nonglobal, flush_page, flush_pcids;
+    uint64_t flushed_pcid; /* the last one */
+    struct {
+        unsigned count;
+        uint64_t old, pcid;
+        bool keep;
+    } space;              /* mmu_change_space */
     uint32_t requests[2]; /* XR_* per vCPU */
     uint64_t host_tsc;
     uint64_t icr[8];

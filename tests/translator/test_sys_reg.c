@@ -103,7 +103,15 @@ static void cr3_cr4_cr8(void **state)
     fake->flush_nonglobal = 0;
     assert_true(sys_write_cr(c(), 3, 1ull << 63 | 0x1005));
     assert_int_equal(c()->cr3, 0x1005);
-    assert_int_equal(fake->flush_nonglobal, 1);
+    assert_int_equal(fake->space.old, 0);
+    assert_int_equal(fake->space.pcid, 5);
+    assert_true(fake->space.keep);
+    assert_true(sys_write_cr(c(), 3, 0x2fff));
+    assert_int_equal(fake->space.old, 5);
+    assert_int_equal(fake->space.pcid, 0xfff);
+    assert_false(fake->space.keep);
+    assert_int_equal(fake->space.count, 2);
+    assert_int_equal(fake->flush_nonglobal, 0);
 }
 
 /* 18.2 */
@@ -357,9 +365,23 @@ static void tlb_instructions(void **state)
     assert_int_equal(fake->flush_page, 1);
     assert_int_equal(fake->flush_all, 1);
     assert_int_equal(fake->flush_nonglobal, 1);
+    assert_int_equal(fake->flush_pcids, 1);
+    c()->cr4 |= CR4_PCIDE;
+    c()->cr3 = 0x1007;
+    assert_true(sys_invpcid(c(), 0, 7, 0x1000));
+    assert_true(sys_invpcid(c(), 1, 7, 0));
+    assert_int_equal(fake->flush_page, 2);
+    assert_int_equal(fake->flush_nonglobal, 2);
+    assert_int_equal(fake->flushed_pcid, 0);
+    assert_true(sys_invpcid(c(), 0, 8, 0x1000)); /* not the loaded one */
+    assert_int_equal(fake->flushed_pcid, 8);
+    assert_true(sys_invpcid(c(), 1, 9, 0));
+    assert_int_equal(fake->flushed_pcid, 9);
+    assert_int_equal(fake->flush_page, 2);
+    assert_int_equal(fake->flush_nonglobal, 2);
     assert_true(sys_invlpg(c(), 0x2000));
     assert_true(sys_invlpg(c(), 0x800000000000ull)); /* no fault, nothing to do */
-    assert_int_equal(fake->flush_page, 2);
+    assert_int_equal(fake->flush_page, 3);
 }
 
 static void cpuid_call(void **state)

@@ -88,12 +88,14 @@ void cache_insert(struct tvm *vm, struct tb *tb)
     uint64_t pages[2] = { tb->gpage, tb->gpage2 };
     for (unsigned k = 0; k < 2 && pages[k] != ~0ull; k++) {
         struct page_info *p = tvm_page(vm, pages[k]);
-        tb->page_next[k] = atomic_load(&p->tbs);
+        tb->page_next[k] = cache_link(cc, atomic_load(&p->tbs));
         atomic_store(&p->tbs, tb);
     }
-    struct tb *_Atomic *h = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
+    uint64_t key = cache_key(tb->gpage, tb->off, tb->mode);
+    _Atomic uint32_t *h = &cc->hash[cache_hash(key)];
     atomic_store_explicit(&tb->hash_next, atomic_load(h), memory_order_relaxed);
-    atomic_store_explicit(h, tb, memory_order_release);
+    atomic_store_explicit(h, cache_link(cc, tb), memory_order_release);
+    atomic_fetch_or(&cc->known[cache_known_bit(key) / 64], 1ull << cache_known_bit(key) % 64);
     cc->tb_count++;
 }
 
@@ -154,6 +156,7 @@ void cache_flush(struct tvm *vm)
         }
     }
     memset(cc->hash, 0, sizeof cc->hash);
+    memset(cc->known, 0, sizeof cc->known);
     madvise(cc->tbs, cc->tb_count * sizeof *cc->tbs, MADV_DONTNEED);
     atomic_fetch_add(&cc->flush_gen, 1);
     cc->tb_count = 0;

@@ -50,26 +50,27 @@ enum exit_reason {
 #define BRANCH_DESC_OFF(d) ((d)&0x1fffu)
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
+/* One cache line: looking for a block costs a line of the hash table and one for each block looked at. Links
+ * are places in code_cache.tbs plus 1; 0 ends a list. */
 struct tb {
-    /* what cache_find looks at, close together */
-    struct tb *_Atomic hash_next;
-    uint64_t gpage; /* guest physical page */
-    uint32_t mode;
-    int32_t vpage;     /* MODE_FIXED: linear page address, sign-extended */
-    uint16_t off, len; /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
-    _Atomic bool dead;
+    uint64_t gpage;     /* guest physical page */
+    uint64_t gpage2;    /* ~0 unless the one instruction crosses into it */
+    int32_t vpage;      /* MODE_FIXED: linear page address, sign-extended */
     uint32_t hot, cold; /* offsets in the cache */
-
-    uint64_t gpage2;         /* ~0 unless the one instruction crosses into it */
-    struct tb *page_next[2]; /* lists of the pages */
-    uint32_t hot_len, cold_len;
+    _Atomic uint32_t hash_next;
+    uint32_t page_next[2]; /* lists of the pages */
+    uint32_t hot_len;
     uint32_t side; /* first entry in the side table */
-    uint16_t side_count;
+    uint16_t mode;
+    uint16_t off, len;        /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    uint16_t undefined_flags; /* status flags that one of its instructions leaves undefined */
     uint16_t insns;
-    bool small;               /* made to be small, not fast (translate.c) */
-    bool plain;               /* nothing in it that the general path could not run first (shadow.c) */
-    uint32_t undefined_flags; /* status flags that one of its instructions leaves undefined */
+    uint8_t side_count;
+    _Atomic bool dead;
+    bool small; /* made to be small, not fast (translate.c) */
+    bool plain; /* nothing in it that the general path could not run first (shadow.c) */
 };
+_Static_assert(sizeof(struct tb) == 64, "a cache line");
 
 /* Where host instructions that may raise a host signal stand. */
 struct tb_side {
@@ -86,25 +87,23 @@ static inline bool tb_is_local(const struct tb *tb)
     return tb->gpage2 == ~0ull && tb->len != 0;
 }
 
-/* The next block in the list of a page. */
-static inline struct tb *tb_next_in(const struct tb *tb, uint64_t gpage)
-{
-    return tb->page_next[tb->gpage == gpage ? 0 : 1];
-}
-
-#define CACHE_HASH_BITS 18
+#define CACHE_HASH_BITS 19
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
+#define CACHE_KNOWN_BITS (1u << 20)
 
 #define CHECK_SIZES 6 /* 1 to 32 bytes */
 #define CHECK_SPANS 7 /* 8 to 512 bytes: GROUP_SPAN_MAX */
 #define CHECK_SPAN(i) (8u << (i))
 
+/* What the accesses of a group are (trans_group.c): the first is a read and writes follow, for the last. */
+enum group_kind { GROUP_R, GROUP_W, GROUP_R_THEN_W, GROUP_KINDS };
+
 /* Code that every block may jump to or call (stubs.c), addresses in the executable alias. */
 struct stubs {
     void (*enter[MMU_COUNT])(struct tcpu *c, const void *host);
-    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[2][MMU_COUNT]; /* [write][idx][delta] */
+    const uint8_t *slow[2][MMU_COUNT][2], *slow_group[GROUP_KINDS][MMU_COUNT]; /* [write][idx][delta] */
     /* checks of blocks that are small rather than fast: of 1 << i bytes; of groups of up to CHECK_SPAN(i) */
-    const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][2][MMU_COUNT];
+    const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][GROUP_KINDS][MMU_COUNT];
     const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special, *save_flags;
     const uint8_t *checks_end; /* checks stand from check[0] up to here */
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
@@ -124,17 +123,40 @@ struct code_cache {
     _Atomic uint32_t flush_gen;
     struct fixed *fixed;
     void *scratch; /* translate_block's working memory */
-    struct tb *_Atomic hash[CACHE_HASH_SIZE];
+    _Atomic uint32_t hash[CACHE_HASH_SIZE];
+    /* A bit for what was ever put into the hash table. It stays in the host's cache, which the table does
+     * not, and half of what is looked for is not there: targets of jumps in new blocks. */
+    _Atomic uint64_t known[CACHE_KNOWN_BITS / 64];
 };
+
+static inline struct tb *cache_tb(const struct code_cache *cc, uint32_t link)
+{
+    return link ? &cc->tbs[link - 1] : NULL;
+}
+static inline uint32_t cache_link(const struct code_cache *cc, const struct tb *tb)
+{
+    return tb ? (uint32_t)(tb - cc->tbs) + 1 : 0;
+}
+/* The next block in the list of a page. */
+static inline struct tb *cache_next_in(const struct code_cache *cc, const struct tb *tb, uint64_t gpage)
+{
+    return cache_tb(cc, tb->page_next[tb->gpage == gpage ? 0 : 1]);
+}
 
 struct code_cache *cache_new(size_t size, struct yado_error *err);
 void cache_free(struct code_cache *cc);
 
-static inline unsigned cache_hash(uint64_t gpage, unsigned off, uint32_t mode)
+static inline uint64_t cache_key(uint64_t gpage, unsigned off, uint32_t mode)
 {
-    uint64_t k = (gpage | off) ^ (uint64_t)mode << 44;
-    k *= 0x9e3779b97f4a7c15ull;
-    return (unsigned)(k >> (64 - CACHE_HASH_BITS));
+    return ((gpage | off) ^ (uint64_t)mode << 44) * 0x9e3779b97f4a7c15ull;
+}
+static inline unsigned cache_hash(uint64_t key)
+{
+    return (unsigned)(key >> (64 - CACHE_HASH_BITS));
+}
+static inline unsigned cache_known_bit(uint64_t key)
+{
+    return (unsigned)(key >> 40) % CACHE_KNOWN_BITS;
 }
 
 /* Light, no lock needed. vpage counts for MODE_FIXED only. */
@@ -167,6 +189,12 @@ void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
 void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
 /* The eight bytes at the entry of the block at `from`, with a jump to `to` in them. */
 uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to);
+/* Where the block at this entry leads, if cache_jump_word was put there. */
+static inline const uint8_t *cache_successor(const uint8_t *entry)
+{
+    uint64_t word = __atomic_load_n((const uint64_t *)(const void *)entry, __ATOMIC_RELAXED);
+    return (uint8_t)word == 0xe9 ? entry + 5 + (int32_t)(word >> 8) : entry;
+}
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
 /* Kills blocks in a range that was written already. Any thread. */

@@ -5,8 +5,12 @@
 struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint32_t mode, uint64_t vpage)
 {
     int32_t fixed = mode & MODE_FIXED ? (int32_t)vpage : 0;
-    struct tb *tb = atomic_load_explicit(&cc->hash[cache_hash(gpage, off, mode)], memory_order_acquire);
-    for (; tb; tb = atomic_load_explicit(&tb->hash_next, memory_order_acquire)) {
+    uint64_t key = cache_key(gpage, off, mode);
+    if (!(atomic_load(&cc->known[cache_known_bit(key) / 64]) & 1ull << cache_known_bit(key) % 64))
+        return NULL;
+    uint32_t link = atomic_load_explicit(&cc->hash[cache_hash(key)], memory_order_acquire);
+    for (; link; link = atomic_load_explicit(&cc->tbs[link - 1].hash_next, memory_order_acquire)) {
+        struct tb *tb = &cc->tbs[link - 1];
         if (tb->off == off && tb->gpage == gpage && tb->mode == mode && tb->vpage == fixed &&
             !atomic_load(&tb->dead))
             return tb;
@@ -58,14 +62,14 @@ uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to)
     return (now & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(to - (from + 5)) << 8;
 }
 
-static void list_remove(struct page_info *p, struct tb *tb, uint64_t gpage)
+static void list_remove(struct code_cache *cc, struct page_info *p, struct tb *tb, uint64_t gpage)
 {
     struct tb *cur = atomic_load(&p->tbs), *prev = NULL;
     while (cur) {
-        struct tb *next = tb_next_in(cur, gpage);
+        struct tb *next = cache_next_in(cc, cur, gpage);
         if (cur == tb) {
             if (prev)
-                prev->page_next[prev->gpage == gpage ? 0 : 1] = next;
+                prev->page_next[prev->gpage == gpage ? 0 : 1] = cache_link(cc, next);
             else
                 atomic_store(&p->tbs, next);
             break;
@@ -83,15 +87,16 @@ void cache_kill(struct tvm *vm, struct tb *tb)
 {
     struct code_cache *cc = vm->cache;
     atomic_store(&tb->dead, true);
-    struct tb *_Atomic *link = &cc->hash[cache_hash(tb->gpage, tb->off, tb->mode)];
-    while (atomic_load(link) && atomic_load(link) != tb)
-        link = &atomic_load(link)->hash_next;
-    if (atomic_load(link) == tb)
+    uint32_t own = cache_link(cc, tb);
+    _Atomic uint32_t *link = &cc->hash[cache_hash(cache_key(tb->gpage, tb->off, tb->mode))];
+    while (atomic_load(link) && atomic_load(link) != own)
+        link = &cc->tbs[atomic_load(link) - 1].hash_next;
+    if (atomic_load(link) == own)
         atomic_store(link,
                      atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
-    list_remove(tvm_page(vm, tb->gpage), tb, tb->gpage);
+    list_remove(cc, tvm_page(vm, tb->gpage), tb, tb->gpage);
     if (tb->gpage2 != ~0ull)
-        list_remove(tvm_page(vm, tb->gpage2), tb, tb->gpage2);
+        list_remove(cc, tvm_page(vm, tb->gpage2), tb, tb->gpage2);
     /* One aligned store turns the NOP at the entry into a call. */
     uint64_t *entry = (uint64_t *)(void *)((uint8_t *)cc->mem.rw + tb->hot);
     int32_t rel = (int32_t)(cc->stubs.stale - (cache_rx(cc, tb->hot) + 5));
@@ -107,7 +112,7 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
     unsigned killed = 0;
     for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
         bool first = tb->gpage == gpage;
-        next = tb_next_in(tb, gpage);
+        next = cache_next_in(vm->cache, tb, gpage);
         uint64_t start = first ? gpage + tb->off : gpage;
         uint64_t end = first ? start + tb->len : gpage + (unsigned)(tb->off + tb->len - PAGE_SIZE);
         if (gpa < end && gpa + n > start) {

@@ -53,10 +53,28 @@ struct jc_entry {
 };
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
-#define JC_LOG_SIZE 4096u
 #define JC_INVALID 0x8000000000000001ull /* not canonical: never the target of a branch that got this far */
 
 #define ITLB_SIZE 256u
+#define EXEC_BLOOM 1024u
+
+/* What an address space that is not loaded has in the TLB and the jump cache (mmu_tlb.c). */
+#define SPACES 8
+#define SPACE_TLB 1024
+#define SPACE_JC 1024
+#define SPACE_IDX 3u
+#define SPACE_W 4u
+struct space {
+    uint16_t pcid;
+    uint8_t used;
+    uint32_t jc_mode, cache_gen;
+    uint32_t tlb_count, jc_count;
+    struct space_tlb {
+        uint64_t tag; /* linear page | enum mmu_index | SPACE_W: had a write tag */
+        uint64_t hpage;
+    } tlb[SPACE_TLB];
+    struct jc_entry jc[SPACE_JC];
+};
 
 /* Return addresses of translated code (stubs.c), a pair of words for each call: some 4,000 calls deep. A call
  * first touches RETURN_STACK_ROOM bytes below RSP, which C handlers of foreign signals may need. */
@@ -227,16 +245,19 @@ struct tcpu {
     uint8_t *return_stack;  /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
-    uint8_t huge_seen;       /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;    /* which 1 GiB stretches (hashed) have large pages in the TLB */
-    uint64_t exec_bloom[64]; /* pages with jump cache or itlb entries, hashed by page number */
+    uint8_t user_global_code;        /* user code ran in a global page */
+    uint8_t huge_seen;               /* a 1 GiB page is in the TLB */
+    uint64_t large_bloom;            /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    uint64_t exec_bloom[EXEC_BLOOM]; /* pages with jump cache or itlb entries, hashed by page number */
     struct itlb_entry {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
     } itlb[ITLB_SIZE];
-    uint32_t jc_log_len[MMU_COUNT]; /* entries in use, JC_LOG_SIZE: that many or more */
-    uint16_t jc_log[MMU_COUNT][JC_LOG_SIZE];
+    uint32_t jc_log_len[MMU_COUNT];
+    uint16_t jc_log[MMU_COUNT][JC_SIZE]; /* entries in use */
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];
+    /* Bits 27:12 of hpage, set with a write tag and never taken back: where mmu_drop_write_tags must look. */
+    _Alignas(8) uint16_t tlb_written[MMU_COUNT][TLB_SIZE];
     uint32_t tlb_log_len[MMU_COUNT];
     uint16_t tlb_log[MMU_COUNT][TLB_SIZE]; /* indices that were filled with pages that are not global */
     uint64_t fault_rip;                    /* host signal inside translated code (fault_linux.c) */
@@ -258,7 +279,14 @@ struct tcpu {
     _Alignas(64) uint8_t stage[X86_XSAVE_MAX + 64]; /* bounce buffer for accesses that are not plain RAM */
     _Alignas(4096) struct tlb_entry tlb[MMU_COUNT][TLB_SIZE];
     struct jc_entry jc[MMU_COUNT][JC_SIZE];
+    uint32_t space_next;
+    struct space spaces[SPACES];
 };
+
+/* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
+#define XSAVE_HEADER 512u
+#define XSAVE_LEGACY 576u /* legacy region and header */
+#define XSTATE_AVX 4u
 
 /* ---- flags ---- */
 static inline uint64_t cpu_rflags(const struct tcpu *c)

@@ -116,7 +116,7 @@ void vcpu_samples(struct tcpu *c)
     bool made = heavy_samples(c);
     cpu_heavy_end(c);
     if (made)
-        mmu_flush_jump_cache(c); /* it leads to the old ones, which go on to the new */
+        mmu_follow_jumps(c); /* they lead to the old blocks, which go on to the new */
 }
 
 enum exit_reason vcpu_step_exclusive(struct tcpu *c)

@@ -26,6 +26,7 @@
 #include "engine/translator/cache.h"
 #include "engine/translator/fixed.h"
 #include "engine/translator/lapic.h"
+#include "engine/translator/mmu_tlb.h"
 #include "engine/translator/tvm.h"
 
 /* ---- page walk ---- */
@@ -39,13 +40,6 @@
 #define PTE_G 0x100ull
 #define PTE_NX (1ull << 63)
 #define PTE_ADDR 0x000ffffffffff000ull
-
-struct walk {
-    uint64_t gpa;  /* of the byte */
-    bool writable; /* may be written through this index and the dirty bit is set */
-    bool global;
-    unsigned shift; /* log2 of the page size */
-};
 
 static bool page_fault(struct tcpu *c, uint64_t lin, uint32_t error)
 {
@@ -227,196 +221,6 @@ bool mmu_translate(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
     return true;
 }
 
-/* ---- TLB ---- */
-
-static inline unsigned tlb_slot(uint64_t lin)
-{
-    return (unsigned)(lin >> 12) & (TLB_SIZE - 1);
-}
-static inline uint64_t tlb_invalid_tag(unsigned i)
-{
-    return (uint64_t)(~i & (TLB_SIZE - 1)) << 12;
-}
-static inline void tlb_invalidate(struct tcpu *c, unsigned idx, unsigned i)
-{
-    c->tlb[idx][i].tag_r = c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
-}
-static inline bool tlb_is_valid(const struct tcpu *c, unsigned idx, unsigned i)
-{
-    return c->tlb[idx][i].tag_r != tlb_invalid_tag(i) || c->tlb[idx][i].tag_w != tlb_invalid_tag(i);
-}
-
-void mmu_init(struct tcpu *c)
-{
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++)
-            tlb_invalidate(c, idx, i);
-        c->tlb_log_len[idx] = 0;
-        c->jc_log_len[idx] = JC_LOG_SIZE;
-    }
-    mmu_flush_jump_cache(c);
-}
-
-/* Says that c may hold a write tag for page p, then whether it may have one (the page holds no code). */
-static bool claim_write(struct tcpu *c, struct page_info *p, uint64_t lin)
-{
-    uint8_t me = (uint8_t)(c->index + 1), old = 0;
-    uint32_t page = (uint32_t)(lin >> 12);
-    if (atomic_compare_exchange_strong(&p->w_owner, &old, me))
-        p->w_page = page;
-    else if (old == me && p->w_page != page)
-        p->w_page = PAGE_MANY;
-    else if (old != me && old != 255)
-        atomic_store(&p->w_owner, 255);
-    return !atomic_load(&p->code);
-}
-
-static struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
-                                  struct tvm_slot *slot)
-{
-    unsigned i = tlb_slot(lin);
-    struct tlb_entry *e = &c->tlb[idx][i];
-    uint64_t page = lin & PAGE_MASK, gpage = w->gpa & PAGE_MASK;
-    uint64_t bit = 1ull << (i & 63);
-    bool was_logged = tlb_is_valid(c, idx, i) && !(c->tlb_global[idx][i / 64] & bit);
-    if (!w->global && !was_logged && c->tlb_log_len[idx] < TLB_SIZE)
-        c->tlb_log[idx][c->tlb_log_len[idx]++] = (uint16_t)i;
-    if (w->global)
-        c->tlb_global[idx][i / 64] |= bit;
-    else
-        c->tlb_global[idx][i / 64] &= ~bit;
-    if (w->shift > 12) {
-        c->large_bloom |= 1ull << ((lin >> 30) & 63);
-        c->huge_seen |= w->shift >= 30;
-    }
-    e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
-    e->delta = e->hpage - page;
-    bool w_ok = w->writable && claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12], lin);
-    e->tag_r = page;
-    e->tag_w = w_ok ? page : tlb_invalid_tag(i);
-    c->counters[TC_TLB_FILL]++;
-    return e;
-}
-
-void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
-{
-    unsigned first = page == PAGE_MANY ? 0 : page & (TLB_SIZE - 1);
-    unsigned end = page == PAGE_MANY ? TLB_SIZE : first + 1;
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = first; i < end; i++) {
-            if (c->tlb[idx][i].hpage == hpage)
-                c->tlb[idx][i].tag_w = tlb_invalid_tag(i);
-        }
-    }
-}
-
-static void flush_jumps_of(struct tcpu *c, unsigned idx)
-{
-    bool all = c->jc_log_len[idx] == JC_LOG_SIZE; /* the log may have overflowed */
-    unsigned n = all ? JC_SIZE : c->jc_log_len[idx];
-    for (unsigned k = 0; k < n; k++)
-        c->jc[idx][all ? k : c->jc_log[idx][k]].pc = JC_INVALID;
-    c->jc_log_len[idx] = 0;
-}
-
-void mmu_flush_jump_cache(struct tcpu *c)
-{
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++)
-        flush_jumps_of(c, idx);
-    for (unsigned i = 0; i < ITLB_SIZE; i++)
-        c->itlb[i].idx_plus1 = 0;
-    light_zero(c->exec_bloom, sizeof c->exec_bloom);
-}
-
-void mmu_flush_all(struct tcpu *c)
-{
-    c->flush_gen++;
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++)
-            tlb_invalidate(c, idx, i);
-        c->tlb_log_len[idx] = 0;
-    }
-    c->large_bloom = 0;
-    c->huge_seen = 0;
-    mmu_flush_jump_cache(c);
-    fixed_verify_all(c);
-    c->counters[TC_FLUSH_ALL]++;
-}
-
-void mmu_flush_nonglobal(struct tcpu *c)
-{
-    c->flush_gen++;
-    if (!(c->cr4 & CR4_PGE)) {
-        mmu_flush_all(c);
-        return;
-    }
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        bool all = c->tlb_log_len[idx] == TLB_SIZE; /* the log may have overflowed: look at every entry */
-        for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
-            unsigned i = all ? k : c->tlb_log[idx][k];
-            if (!(c->tlb_global[idx][i / 64] & (1ull << (i & 63))))
-                tlb_invalidate(c, idx, i);
-        }
-        c->tlb_log_len[idx] = 0;
-    }
-    /* Kernel text is global; user code is not. Jump caches have no global bit, but the index separates the
-     * two except for supervisor code in pages that are not global, which itlb entries tell apart. */
-    bool super_nonglobal = false;
-    for (unsigned i = 0; i < ITLB_SIZE; i++) {
-        struct itlb_entry *e = &c->itlb[i];
-        if (!e->idx_plus1 || (e->pad & 1))
-            continue;
-        super_nonglobal |= e->idx_plus1 - 1 != MMU_U;
-        e->idx_plus1 = 0;
-    }
-    if (super_nonglobal || c->nonglobal_super_code) {
-        mmu_flush_jump_cache(c);
-        c->nonglobal_super_code = 0;
-    } else {
-        flush_jumps_of(c, MMU_U);
-    }
-    fixed_check_space(c);
-    c->counters[TC_FLUSH_NONGLOBAL]++;
-}
-
-/* A large page sits in the TLB as fragments of 4 KiB, but INVLPG anywhere in it drops it whole
- * (SDM 4.10.4.1). */
-static void flush_large_page(struct tcpu *c, uint64_t lin)
-{
-    if (c->huge_seen) {
-        mmu_flush_all(c);
-        return;
-    }
-    uint64_t first = (lin >> 12) & ~511ull;
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = 0; i < 512; i++)
-            tlb_invalidate(c, idx, (unsigned)(first + i) & (TLB_SIZE - 1));
-    }
-    uint64_t any = 0;
-    for (unsigned k = 0; k < 8; k++)
-        any |= c->exec_bloom[((first >> 6) + k) & 63];
-    if (any)
-        mmu_flush_jump_cache(c);
-    fixed_verify(c, lin);
-}
-
-void mmu_flush_page(struct tcpu *c, uint64_t lin)
-{
-    c->flush_gen++;
-    c->counters[TC_FLUSH_PAGE]++;
-    if (c->large_bloom & (1ull << ((lin >> 30) & 63))) {
-        flush_large_page(c, lin);
-        return;
-    }
-    unsigned i = tlb_slot(lin);
-    for (unsigned idx = 0; idx < MMU_COUNT; idx++)
-        tlb_invalidate(c, idx, i);
-    uint64_t n = lin >> 12;
-    if (c->exec_bloom[(n >> 6) & 63] & (1ull << (n & 63)))
-        mmu_flush_jump_cache(c);
-    fixed_verify(c, lin);
-}
-
 /* ---- code fetch ---- */
 
 bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
@@ -435,9 +239,10 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
         return false;
     if (e->idx_plus1 && e->idx_plus1 - 1 != MMU_U && !(e->pad & 1))
         c->nonglobal_super_code = 1; /* its jump cache entries outlive the itlb entry */
+    c->user_global_code |= idx == MMU_U && w.global;
     *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
     uint64_t n = vpage >> 12;
-    c->exec_bloom[(n >> 6) & 63] |= 1ull << (n & 63);
+    c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
     *gpage = w.gpa & PAGE_MASK;
     return true;
 }
@@ -860,18 +665,18 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
 bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     struct walk w;
-    bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
-    unsigned n = MMU_DESC_LEN(desc);
+    unsigned n = MMU_DESC_LEN(desc), acc = MMU_DESC_ACC(desc);
     c->counters[TC_MISS_GROUP]++;
     if (page_part(lin, n) != n)
         return false;
-    if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
+    /* MMU_SLOW_R_THEN_W is a read now: it sets no dirty bit, and does without the page if there is none. */
+    if (!walk(c, lin, acc == MMU_SLOW_W ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
         c->exc.pending = 0;
         return false;
     }
     struct tvm_slot *s = ram_slot(c, w.gpa);
     struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
-    if (!e || (write && e->tag_w != (lin & PAGE_MASK)))
+    if (!e || (acc != MMU_SLOW_R && e->tag_w != (lin & PAGE_MASK)))
         return false;
     out->delta = e->delta;
     return true;

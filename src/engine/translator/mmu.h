@@ -89,10 +89,11 @@ struct mmu_slow {
 #define MMU_DESC_LIMITED (1u << 12) /* the segment's limit has been looked at */
 #define MMU_DESC_OFF(d) ((d)&0xfffu)
 #define MMU_DESC_LEN(d) (((d) >> 13) & 0x1fffu)
+#define MMU_DESC_SHORTER(d, by) ((d) - ((uint32_t)(by) << 13))
 #define MMU_DESC_ACC(d) (((d) >> 26) & 3u)
 #define MMU_DESC_LOCKED(d) (((d) >> 28) & 1u)
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)
-enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW };
+enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW, MMU_SLOW_R_THEN_W /* of groups only */ };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
 /* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights.
  * Raises nothing. */
@@ -105,10 +106,21 @@ bool mmu_commit(struct tcpu *c);
 void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page);
 void mmu_init(struct tcpu *c);
 void mmu_flush_jump_cache(struct tcpu *c);
+/* Jumps to blocks that were made again lead to the new ones. */
+void mmu_follow_jumps(struct tcpu *c);
 
 /* TLB maintenance of this vCPU (jump caches and fetch state included). */
-void mmu_flush_all(struct tcpu *c); /* with global pages */
-void mmu_flush_nonglobal(struct tcpu *c);
+void mmu_flush_all(struct tcpu *c);                 /* with global pages */
+void mmu_flush_nonglobal(struct tcpu *c);           /* of the loaded PCID */
+void mmu_flush_pcid(struct tcpu *c, uint64_t pcid); /* one that is not loaded */
+void mmu_flush_pcids(struct tcpu *c);               /* all that are not loaded */
+/* CR3 was loaded under CR4.PCIDE. keep: bit 63 was set. */
+void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool keep);
+static inline unsigned jc_hash(uint64_t pc)
+{
+    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
+}
+void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host);
 void mmu_flush_page(struct tcpu *c, uint64_t lin);
 
 #endif

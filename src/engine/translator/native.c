@@ -178,7 +178,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     uint64_t off = offset_of(c, d, op);
 
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
-        size = c->vm->cpuid.xsave_size;
+        size = insn_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0 & XSTATE_AVX);
     size = size ? size : 1;
     if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
                                         : interp_operand(c, seg, off, size, write, &c->scratch[2]))

@@ -265,6 +265,17 @@ static void emit_slow(struct emit *e, bool write, bool delta, enum desc_place wh
     leave(e);
 }
 
+/* Behind the call of a group's stub stands its description, which is skipped without touching ZF. */
+static void leave_group(struct emit *e, enum desc_place where)
+{
+    if (where == DESC_DATA) {
+        e_load(e, 1, H_9, hm_base(H_SP, 0));
+        e_lea(e, 1, H_9, hm_base(H_9, 4));
+        e_store(e, 1, hm_base(H_SP, 0), H_9);
+    }
+    e_ret(e);
+}
+
 /* ZF: r10 is the delta; else (and then it is "above") the group cannot be made. */
 static void emit_group(struct emit *e, enum desc_place where)
 {
@@ -287,12 +298,7 @@ static void emit_group(struct emit *e, enum desc_place where)
     e_rr(e, 0, 0x85, H_AX, H_AX);
     load_answer(e, true);
     e_patch(crosses, e->p);
-    if (where == DESC_DATA) {
-        e_load(e, 1, H_9, hm_base(H_SP, 0)); /* past the MMU_DESC, without touching ZF */
-        e_lea(e, 1, H_9, hm_base(H_9, 4));
-        e_store(e, 1, hm_base(H_SP, 0), H_9);
-    }
-    e_ret(e);
+    leave_group(e, where);
 }
 
 /* r9 = the linear address again: the tag is where the check found it. */
@@ -301,6 +307,27 @@ static void emit_slow_front(struct emit *e, bool write, unsigned idx, const uint
     size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, tag));
     e_jmp(e, common);
+}
+
+/* The same for groups. Those that begin with a read and go on with writes often meet a page that is there for
+ * reading only, as after a fork, and C would find no more. */
+static void emit_group_front(struct emit *e, enum group_kind kind, unsigned idx, enum desc_place where,
+                             const uint8_t *common)
+{
+    if (kind == GROUP_R_THEN_W) {
+        e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, offsetof(struct tlb_entry, tag_w)));
+        e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, offsetof(struct tlb_entry, tag_r)));
+        e_alu_ri(e, 1, ALU_CMP, T0, PAGE_SIZE);
+        uint8_t *elsewhere = e_jcc_fwd(e, CC_AE);
+        e_mov_ri32(e, H_9, 1);
+        e_alu_ri(e, 0, ALU_CMP, H_9, 0);
+        leave_group(e, where);
+        e_patch(elsewhere, e->p);
+        e_alu_rm(e, 1, ALU_XOR, T0, hm_tlb(idx, offsetof(struct tlb_entry, tag_r)));
+        e_jmp(e, common);
+    } else {
+        emit_slow_front(e, kind == GROUP_W, idx, common);
+    }
 }
 
 static void emit_call(struct emit *e, void *fn, bool keep_flags)
@@ -363,20 +390,19 @@ static void emit_slow_paths(struct emit *e, struct stubs *s)
     }
     const uint8_t *common = start(e);
     emit_group(e, DESC_DATA);
-    for (unsigned write = 0; write < 2; write++) {
+    for (unsigned kind = 0; kind < GROUP_KINDS; kind++) {
         for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-            s->slow_group[write][idx] = start(e);
-            emit_slow_front(e, write, idx, common);
+            s->slow_group[kind][idx] = start(e);
+            emit_group_front(e, kind, idx, DESC_DATA, common);
         }
     }
 }
 
-/* A check that many places share: as trans_mem.c and trans_group.c have it in line. */
-static const uint8_t *emit_check(struct emit *e, unsigned n, bool write, unsigned idx, bool delta,
-                                 const uint8_t *slow)
+/* A check that many places share: as trans_mem.c and trans_group.c have it in line. A miss goes on behind it.
+ */
+static void emit_check(struct emit *e, unsigned n, bool write, unsigned idx, bool delta)
 {
     size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
-    const uint8_t *at = start(e);
     e_mov_rr(e, 1, T1, T0);
     e_shr_ri(e, 1, T1, 12 - 5);
     e_alu_ri(e, 0, ALU_AND, T1, (TLB_SIZE - 1) << 5);
@@ -387,8 +413,6 @@ static const uint8_t *emit_check(struct emit *e, unsigned n, bool write, unsigne
            hm_tlb(idx, delta ? offsetof(struct tlb_entry, delta) : offsetof(struct tlb_entry, hpage)));
     e_ret(e);
     e_patch(miss, e->p);
-    emit_slow_front(e, write, idx, slow);
-    return at;
 }
 
 static void emit_checks(struct emit *e, struct stubs *s)
@@ -399,15 +423,20 @@ static void emit_checks(struct emit *e, struct stubs *s)
             emit_slow(e, write, delta, DESC_TEST_EAX);
             for (unsigned i = 0; i < CHECK_SIZES * MMU_COUNT; i++) {
                 unsigned size = i / MMU_COUNT, idx = i % MMU_COUNT;
-                s->check[size][write][idx][delta] = emit_check(e, 1u << size, write, idx, delta, slow);
+                s->check[size][write][idx][delta] = start(e);
+                emit_check(e, 1u << size, write, idx, delta);
+                emit_slow_front(e, write, idx, slow);
             }
         }
     }
     const uint8_t *slow = start(e);
     emit_group(e, DESC_MOV_R9D);
-    for (unsigned i = 0; i < CHECK_SPANS * 2 * MMU_COUNT; i++) {
-        unsigned span = i / (2 * MMU_COUNT), write = i / MMU_COUNT % 2, idx = i % MMU_COUNT;
-        s->check_group[span][write][idx] = emit_check(e, CHECK_SPAN(span), write, idx, true, slow);
+    for (unsigned i = 0; i < CHECK_SPANS * GROUP_KINDS * MMU_COUNT; i++) {
+        unsigned span = i / (GROUP_KINDS * MMU_COUNT), kind = i / MMU_COUNT % GROUP_KINDS,
+                 idx = i % MMU_COUNT;
+        s->check_group[span][kind][idx] = start(e);
+        emit_check(e, CHECK_SPAN(span), kind != GROUP_R, idx, true);
+        emit_group_front(e, kind, idx, DESC_MOV_R9D, slow);
     }
     s->checks_end = start(e);
 }

@@ -87,14 +87,17 @@ static bool write_cr0(struct tcpu *c, uint64_t v)
 
 static bool write_cr3(struct tcpu *c, uint64_t v)
 {
-    /* 4.10.4.1: bit 63 allows to keep what the PCID has in the TLB. Without tags in ours nothing of another
-     * PCID may stay, so the flush comes all the same. */
-    if (c->cr4 & CR4_PCIDE)
+    bool pcide = (c->cr4 & CR4_PCIDE) != 0, keep = pcide && v >> 63; /* 4.10.4.1 */
+    uint64_t old = c->cr3;
+
+    if (pcide)
         v &= ~(1ull << 63);
     if (cpu_long_mode(c) && v >> tvm_cpuid(c->vm)->phys_bits)
         return cpu_raise_gp(c, 0);
     c->cr3 = cpu_long_mode(c) ? v : v & 0xffffffffu;
-    if (c->cr0 & CR0_PG)
+    if (pcide)
+        mmu_change_space(c, old & 0xfff, v & 0xfff, keep);
+    else if (c->cr0 & CR0_PG)
         mmu_flush_nonglobal(c);
     return true;
 }
@@ -262,6 +265,8 @@ bool sys_invlpg(struct tcpu *c, uint64_t lin)
 
 bool sys_invpcid(struct tcpu *c, uint64_t type, uint64_t pcid, uint64_t lin)
 {
+    bool loaded = !(c->cr4 & CR4_PCIDE) || pcid == (c->cr3 & 0xfff);
+
     if (!(tvm_cpuid(c->vm)->f7_ebx & 1u << 10))
         return cpu_raise(c, EXC_UD);
     if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(c->cr4 & CR4_PCIDE)))
@@ -269,9 +274,10 @@ bool sys_invpcid(struct tcpu *c, uint64_t type, uint64_t pcid, uint64_t lin)
     if (type == 0 && !cpu_canonical(lin))
         return cpu_raise_gp(c, 0);
     switch (type) {
-    case 0: mmu_flush_page(c, lin); break;
+    case 0: loaded ? mmu_flush_page(c, lin) : mmu_flush_pcid(c, pcid); break;
+    case 1: loaded ? mmu_flush_nonglobal(c) : mmu_flush_pcid(c, pcid); break;
     case 2: mmu_flush_all(c); break;
-    default: mmu_flush_nonglobal(c); break;
+    default: mmu_flush_pcids(c), mmu_flush_nonglobal(c); break;
     }
     return true;
 }

@@ -41,11 +41,29 @@ struct gaddr {
 
 #define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */
 
+/* Where an access is, told by values instead of registers, so that it can be compared with others. */
+struct gspot {
+    uint16_t base, index; /* numbers of values, or GSPOT_NONE */
+    uint8_t scale;
+    bool rip;
+    uint8_t width;
+    size_t seg_base;
+    int64_t disp;
+};
+#define GSPOT_NONE 0xffffu
+
 /* One access that an instruction will make, for looking ahead. */
 struct gaccess {
-    struct gaddr a;
+    struct gspot spot;
     unsigned len;
     bool write;
+    bool groups; /* may share a check */
+};
+
+/* A register's content: off more than what number id stands for (trans_values.c). */
+struct gvalue {
+    uint16_t id;
+    int16_t off;
 };
 
 /* One decoded instruction of the block. */
@@ -59,23 +77,21 @@ struct ginsn {
     uint8_t way;     /* enum way */
     uint8_t special; /* enum special, for WAY_SPECIAL */
     uint8_t access_count;
-    bool reads_flags;  /* any status flag, or leaves one as it was */
-    bool kills_flags;  /* writes all of them without reading any */
-    bool signals;      /* the host may raise a signal for it, SSE and x87 apart */
-    uint16_t writes;   /* general registers it changes, RSP only if not by a known constant */
-    uint16_t sp_epoch; /* RSP offsets of the same epoch can be compared */
-    int32_t sp_before; /* RSP relative to the start of the epoch, before the instruction */
+    bool reads_flags; /* any status flag, or leaves one as it was */
+    bool kills_flags; /* writes all of them without reading any */
+    bool signals;     /* the host may raise a signal for it, SSE and x87 apart */
+    uint16_t writes;  /* general registers it changes */
+    struct gvalue before[16];
     struct gaccess access[2];
 };
 
 /* Accesses near one address that share a check (trans_group.c). */
 struct group {
     bool live, write;
-    struct gaddr key; /* disp is 0 */
-    uint16_t sp_epoch;
-    int64_t lo, hi; /* bytes [lo, hi) around the key's address; around the epoch's RSP if the base is RSP */
-    unsigned last;  /* index of the last instruction that will use it */
-    int slot;       /* tcpu.group_delta[slot] holds the delta; -1: DC does */
+    struct gspot spot; /* disp is 0 */
+    int64_t lo, hi;    /* bytes [lo, hi) from there */
+    unsigned last;     /* index of the last instruction that will use it */
+    int slot;          /* tcpu.group_delta[slot] holds the delta; -1: DC does */
 };
 #define TRANS_GROUPS 8
 
@@ -113,6 +129,8 @@ struct trans {
     bool done;
     bool small;          /* calls shared checks instead of having them in line */
     unsigned count, cur; /* decoded instructions; the current one */
+    struct gvalue values[16];
+    uint16_t value_count;
     struct group groups[TRANS_GROUPS];
     ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
@@ -215,12 +233,18 @@ enum {
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
 
+/* ---- values of registers (trans_values.c) ---- */
+void values_begin(struct trans *t);
+void values_after(struct trans *t, struct ginsn *g); /* fills g->writes */
+
 /* ---- groups (trans_group.c) ---- */
+
+void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write);
 
 /* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
  * (the check, the loading of the delta), sets *ref and returns true. */
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
-void group_after_insn(struct trans *t); /* drops groups whose registers the current instruction changed */
+void group_after_insn(struct trans *t); /* drops groups that are over */
 void group_drop_all(struct trans *t);
 void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
 void emit_tlb_check(struct trans *t, unsigned n,
@@ -263,6 +287,8 @@ bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *
 /* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
  * 2-21). */
 unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
+/* Of XSAVE's area; avx: XCR0 has it (SDM volume 1, 13.4). */
+unsigned insn_xsave_size(const struct cpuid_model *m, bool avx);
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */

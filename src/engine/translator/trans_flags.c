@@ -191,16 +191,9 @@ void fl_clobber(struct trans *t, struct emit *e)
     t->host_flags = false;
 }
 
-/* RSP's changes by constants are not among a ginsn's writes. */
-static bool moves_sp(const struct trans *t, unsigned i)
-{
-    const struct ginsn *g = &t->g[i];
-    return i + 1 >= t->count || g[1].sp_before != g->sp_before || g[1].sp_epoch != g->sp_epoch;
-}
-
 static bool spoils_recipe(const struct trans *t, unsigned i)
 {
-    return (t->g[i].writes & t->recipe.regs) || ((t->recipe.regs & 1u << R_SP) && moves_sp(t, i));
+    return t->g[i].writes & t->recipe.regs;
 }
 
 static bool needs_saved(const struct ginsn *g)

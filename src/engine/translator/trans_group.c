@@ -1,17 +1,18 @@
 /* Groups: one check for several accesses near the same address.
  *
- * Theory of operation. Within a block, accesses through the same registers (same base, index, scale, segment)
- * differ only in their displacement as long as none of the registers changes; for RSP, changes by known
- * constants (PUSH, POP, ADD RSP) are followed. When the first of them comes, the rest of the block is
- * searched for others; if there are any, one check covers the whole stretch [lo, hi) and the page's delta is
- * kept, in the DC register or in a slot of struct tcpu, for the later ones, which then cost nothing or one
- * load, and leave EFLAGS alone.
+ * Theory of operation. Within a block, accesses through the same values (trans_values.c; same base, index,
+ * scale, segment) differ only by constants. When the first of them comes, the rest of the block is searched
+ * for others; if there are any, one check covers the whole stretch [lo, hi) and the page's delta is kept, in
+ * the DC register or in a slot of struct tcpu, for the later ones, which then cost nothing or one load, and
+ * leave EFLAGS alone.
  *
  * The check must not fault early and must not touch the guest: if the stretch is not plain RAM of one page
  * with the right rights (it crosses a page, is MMIO, is write protected, holds code), the block is left
  * before the current instruction for one translated under MODE_NO_GROUP, where each access is checked by
- * itself and faults at its own place. A read group ends before the first write, which begins a group of its
- * own, so a page is never asked for writing before it is written.
+ * itself and faults at its own place. A group that begins with a read may go on with writes: then the page
+ * must be one that was written before, with a write tag or the dirty bit set, and it is never asked for
+ * writing before it is written (MMU_SLOW_R_THEN_W). The write must be certain to come, except on the stack:
+ * pages that are only read would fail the check each time.
  *
  * A delta stays right until the block ends: this vCPU changes its own translations only in instructions that
  * go to C (barriers drop all groups), and another that wants a write tag back first waits until this one has
@@ -21,15 +22,30 @@
 
 #define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
 
-static bool same_key(const struct gaddr *a, const struct gaddr *b)
+static struct gspot spot_of(const struct ginsn *g, const struct gaddr *a)
 {
-    return a->base == b->base && a->index == b->index && (a->index < 0 || a->scale == b->scale) &&
-           a->rip == b->rip && a->seg_base == b->seg_base && a->width == b->width;
+    struct gspot s = { .base = GSPOT_NONE,
+                       .index = GSPOT_NONE,
+                       .rip = a->rip,
+                       .width = (uint8_t)a->width,
+                       .seg_base = a->seg_base,
+                       .disp = a->disp };
+    if (a->base >= 0) {
+        s.base = g->before[a->base].id;
+        s.disp += g->before[a->base].off;
+    }
+    if (a->index >= 0) {
+        s.index = g->before[a->index].id;
+        s.scale = (uint8_t)a->scale;
+        s.disp += g->before[a->index].off * (int64_t)a->scale;
+    }
+    return s;
 }
 
-static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
+static bool comparable(const struct gspot *a, const struct gspot *b)
 {
-    return a->disp + (a->base == R_SP ? g->sp_before : 0);
+    return a->base == b->base && a->index == b->index && a->scale == b->scale && a->rip == b->rip &&
+           a->seg_base == b->seg_base && a->width == b->width;
 }
 
 /* MOV with an absolute 64-bit address has displacements whose differences overflow; and nothing is worth
@@ -37,56 +53,64 @@ static int64_t sym_disp(const struct ginsn *g, const struct gaddr *a)
  * the base is added: what is near then need not be in the same page. */
 static bool near_disp(const struct gaddr *a)
 {
-    return a->disp == (int32_t)a->disp && a->width > 16 && (!a->seg_base || a->width == 64);
+    return a->disp >= INT32_MIN + GROUP_SPAN_MAX && a->disp <= INT32_MAX - GROUP_SPAN_MAX && a->width > 16 &&
+           (!a->seg_base || a->width == 64);
 }
 
-static uint16_t key_regs(const struct gaddr *a)
+void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write)
 {
-    return (uint16_t)((a->base >= 0 ? 1u << a->base : 0) | (a->index >= 0 ? 1u << a->index : 0));
+    struct gaccess *x = &g->access[g->access_count++];
+    *x = (struct gaccess){ .len = len, .write = write, .groups = near_disp(a) && a->base != BASE_SCRATCH };
+    if (x->groups)
+        x->spot = spot_of(g, a);
 }
 
 struct scan {
     int64_t lo, hi;
     unsigned members, last;
+    bool write; /* one of them is a write */
 };
 
-/* Looks for accesses behind the current one that can share its check. */
-static void look_ahead(struct trans *t, const struct gaddr *a, bool write, struct scan *s)
+static bool is_side_exit(const struct ginsn *g)
 {
-    uint16_t epoch = t->g[t->cur].sp_epoch;
-    for (unsigned j = t->cur; j < t->count; j++) {
+    return g->way == WAY_FLOW && g->in.meta.category == ZYDIS_CATEGORY_COND_BR;
+}
+
+/* Looks for accesses behind the current one that can share its check. */
+static void look_ahead(const struct trans *t, const struct gspot *at, struct scan *s)
+{
+    const bool stack = at->base == t->g[t->cur].before[R_SP].id;
+    bool certain = true;
+    for (unsigned j = t->cur; j < t->count && !t->g[j].barrier; j++) {
         const struct ginsn *g = &t->g[j];
-        if (g->barrier)
-            return;
         for (unsigned i = 0; i < g->access_count; i++) {
             const struct gaccess *x = &g->access[i];
-            if (!near_disp(&x->a) || !same_key(a, &x->a) || (a->base == R_SP && g->sp_epoch != epoch))
+            if (!x->groups || !comparable(at, &x->spot) || (x->write && !s->write && !certain && !stack))
                 continue;
-            if (x->write && !write)
-                return;
-            int64_t d = sym_disp(g, &x->a), lo = d < s->lo ? d : s->lo,
-                    hi = d + x->len > s->hi ? d + x->len : s->hi;
+            int64_t lo = x->spot.disp < s->lo ? x->spot.disp : s->lo,
+                    hi = x->spot.disp + x->len > s->hi ? x->spot.disp + x->len : s->hi;
             if (hi - lo > GROUP_SPAN_MAX)
                 continue;
             s->lo = lo;
             s->hi = hi;
             s->last = j;
             s->members += j > t->cur;
+            s->write |= x->write;
         }
-        if (g->writes & key_regs(a))
-            return;
+        certain &= !is_side_exit(g);
     }
 }
 
 /* The check in shared code: T0 = linear address; back: T1 = delta, or above. The description stands behind
  * the call, in an instruction that leaves flags and T1 alone. */
-static void call_check(struct trans *t, const struct group *g, unsigned span, uint32_t desc)
+static void call_check(struct trans *t, const struct group *g, enum group_kind kind, unsigned span,
+                       uint32_t desc)
 {
     struct emit *h = &t->h;
     unsigned i = 0;
     while (CHECK_SPAN(i) < span)
         i++;
-    e_call(h, t->cc->stubs.check_group[i][g->write][t->idx]);
+    e_call(h, t->cc->stubs.check_group[i][kind][t->idx]);
     e_mov_ri32(h, T0, desc);
     e_jcc(h, CC_A, e_rx(&t->k));
     if (g->slot < 0)
@@ -96,8 +120,9 @@ static void call_check(struct trans *t, const struct group *g, unsigned span, ui
     flow_no_group(t);
 }
 
-static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at)
+static void emit_check(struct trans *t, const struct group *g, const struct gaddr *at, enum group_kind kind)
 {
+    static const uint8_t acc[GROUP_KINDS] = { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_R_THEN_W };
     struct emit *h = &t->h, *k = &t->k;
     unsigned span = (unsigned)(g->hi - g->lo);
     int dst = g->slot < 0 ? DC : T1;
@@ -107,9 +132,9 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (poll)
         flow_poll(t); /* costs least where EFLAGS are lost anyway */
     lea_guest(t, h, T0, at);
-    uint32_t desc = MMU_DESC(t->off, span, g->write ? MMU_SLOW_W : MMU_SLOW_R, 0, 0);
+    uint32_t desc = MMU_DESC(t->off, span, acc[kind], 0, 0);
     if (t->small && t->saved_flags) {
-        call_check(t, g, span, desc);
+        call_check(t, g, kind, span, desc);
         return;
     }
     if (carry)
@@ -122,7 +147,7 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     if (carry)
         fl_carried(h);
 
-    fl_cold_call(t, k, carry, t->cc->stubs.slow_group[g->write][t->idx], desc);
+    fl_cold_call(t, k, carry, t->cc->stubs.slow_group[kind][t->idx], desc);
     uint8_t *fail = e_jcc_fwd(k, CC_NE);
     if (dst != T1)
         e_mov_rr(k, 1, dst, T1);
@@ -135,10 +160,9 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
 
 static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, bool write)
 {
-    const struct ginsn *gi = &t->g[t->cur];
-    int64_t d = sym_disp(gi, a);
-    struct scan s = { .lo = d, .hi = d + n, .members = 1, .last = t->cur };
-    look_ahead(t, a, write, &s);
+    struct gspot spot = spot_of(&t->g[t->cur], a);
+    struct scan s = { .lo = spot.disp, .hi = spot.disp + n, .members = 1, .last = t->cur, .write = write };
+    look_ahead(t, &spot, &s);
     if (s.members < (t->small ? 4 : 2))
         return NULL;
     struct group *g = NULL;
@@ -151,18 +175,17 @@ static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, b
     }
     if (!g)
         return NULL;
+    struct gaddr at = *a;
+    at.disp += s.lo - spot.disp;
+    spot.disp = 0;
     *g = (struct group){ .live = true,
-                         .write = write,
-                         .key = *a,
-                         .sp_epoch = gi->sp_epoch,
+                         .write = s.write,
+                         .spot = spot,
                          .lo = s.lo,
                          .hi = s.hi,
                          .last = s.last,
                          .slot = dc_free ? -1 : (int)(g - t->groups) };
-    g->key.disp = 0;
-    struct gaddr at = *a;
-    at.disp = s.lo - (a->base == R_SP ? gi->sp_before : 0);
-    emit_check(t, g, &at);
+    emit_check(t, g, &at, write ? GROUP_W : s.write ? GROUP_R_THEN_W : GROUP_R);
     return g;
 }
 
@@ -177,13 +200,12 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
 {
     if ((t->mode & (MODE_NO_GROUP | MODE_ONE)) || !near_disp(a))
         return false;
-    const struct ginsn *gi = &t->g[t->cur];
-    int64_t d = sym_disp(gi, a);
+    struct gspot spot = spot_of(&t->g[t->cur], a);
     struct group *g = NULL;
     for (unsigned i = 0; i < TRANS_GROUPS && !g; i++) {
         struct group *x = &t->groups[i];
-        if (x->live && same_key(&x->key, a) && (a->base != R_SP || x->sp_epoch == gi->sp_epoch) &&
-            x->lo <= d && d + n <= x->hi && (!write || x->write))
+        if (x->live && comparable(&x->spot, &spot) && x->lo <= spot.disp && spot.disp + n <= x->hi &&
+            (!write || x->write))
             g = x;
     }
     bool begun = !g;
@@ -217,7 +239,7 @@ void group_after_insn(struct trans *t)
     const struct ginsn *gi = &t->g[t->cur];
     for (unsigned i = 0; i < TRANS_GROUPS; i++) {
         struct group *g = &t->groups[i];
-        if (gi->barrier || g->last <= t->cur || (gi->writes & key_regs(&g->key)))
+        if (gi->barrier || g->last <= t->cur)
             g->live = false;
     }
 }

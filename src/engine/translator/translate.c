@@ -95,46 +95,6 @@ static void set_current(struct trans *t, unsigned i)
     t->bytes = g->bytes;
 }
 
-static uint16_t written_regs(const struct ginsn *g)
-{
-    unsigned mask = 0;
-    for (unsigned i = 0; i < g->in.operand_count; i++) {
-        int id = g->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? insn_gpr_id(g->ops[i].reg.value) : -1;
-        if (id >= 0 && (g->ops[i].actions & ACT_WRITE))
-            mask |= 1u << id;
-    }
-    return (uint16_t)mask;
-}
-
-/* The change of RSP if it is a constant. */
-static bool sp_change(const struct trans *t, const struct ginsn *g, int32_t *by)
-{
-    const ZydisDecodedOperand *o = g->ops;
-    int32_t w = (int32_t)(t->bits / 8);
-    bool sp0 = o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && o[0].reg.value == ZYDIS_REGISTER_RSP;
-    switch (g->in.mnemonic) {
-    case ZYDIS_MNEMONIC_PUSH: *by = -w; return true;
-    case ZYDIS_MNEMONIC_POP: /* POP ESP of 32-bit code too: accesses behind it are not near those before */
-        *by = w;
-        return o[0].type != ZYDIS_OPERAND_TYPE_REGISTER || insn_gpr_id(o[0].reg.value) != R_SP;
-    case ZYDIS_MNEMONIC_ADD:
-    case ZYDIS_MNEMONIC_SUB:
-        *by = (int32_t)o[1].imm.value.s * (g->in.mnemonic == ZYDIS_MNEMONIC_SUB ? -1 : 1);
-        return sp0 && o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-               o[1].imm.value.s == (int16_t)o[1].imm.value.s;
-    case ZYDIS_MNEMONIC_LEA:
-        *by = (int32_t)o[1].mem.disp.value;
-        return sp0 && o[1].mem.base == ZYDIS_REGISTER_RSP && o[1].mem.index == ZYDIS_REGISTER_NONE &&
-               o[1].mem.disp.value == (int16_t)o[1].mem.disp.value;
-    default: return false;
-    }
-}
-
-static void add_access(struct ginsn *g, struct gaddr a, unsigned len, bool write)
-{
-    g->access[g->access_count++] = (struct gaccess){ a, len, write };
-}
-
 /* The accesses that translating g will make, in their order. */
 static void find_accesses(const struct trans *t, struct ginsn *g)
 {
@@ -144,23 +104,26 @@ static void find_accesses(const struct trans *t, struct ginsn *g)
     if (g->way == WAY_GENERIC || g->way == WAY_VECTOR) {
         if (mem && g->in.mnemonic != ZYDIS_MNEMONIC_LEA) {
             unsigned n = generic_access(t, mem, &acc);
-            add_access(g, gaddr_of(t, mem), n, acc != MMU_SLOW_R);
+            struct gaddr a = gaddr_of(t, mem);
+            group_note_access(g, &a, n, acc != MMU_SLOW_R);
         }
         return;
     }
     if (g->way != WAY_FLOW)
         return;
-    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
-        add_access(g, gaddr_of(t, mem), w, false);
+    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
+        struct gaddr a = gaddr_of(t, mem);
+        group_note_access(g, &a, w, false);
+    }
     switch (g->in.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
     case ZYDIS_MNEMONIC_CALL:
         sp.disp = -(int64_t)w;
-        add_access(g, sp, w, true);
+        group_note_access(g, &sp, w, true);
         break;
     case ZYDIS_MNEMONIC_LEAVE: sp.base = R_BP; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_POP:
-    case ZYDIS_MNEMONIC_RET: add_access(g, sp, w, false); break;
+    case ZYDIS_MNEMONIC_RET: group_note_access(g, &sp, w, false); break;
     default: break;
     }
 }
@@ -194,12 +157,11 @@ static void tell_unknown(const struct trans *t, const struct ginsn *g)
 }
 
 /* Fills what looking ahead needs. Returns whether the block goes on behind g. */
-static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoch)
+static bool survey(struct trans *t, struct ginsn *g)
 {
     unsigned special = SPECIAL_UD;
     g->access_count = 0;
-    g->sp_before = *sp;
-    g->sp_epoch = *epoch;
+    memcpy(g->before, t->values, sizeof g->before);
     if (!g->decoded) {
         if (g->in.length)
             tell_unknown(t, g);
@@ -214,21 +176,13 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
     if (g->way == WAY_SPECIAL && special == SPECIAL_UD)
         tell_unknown(t, g);
     g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL || g->way == WAY_SYS;
-    g->writes = written_regs(g);
     bool writes_flags;
     insn_flags(t, &g->reads_flags, &writes_flags);
     g->kills_flags = writes_flags && !g->reads_flags;
     g->signals = insn_signals(t);
     find_accesses(t, g);
     t->goes_back |= g->way == WAY_FLOW && flow_goes_back(t);
-    int32_t by;
-    if (sp_change(t, g, &by)) {
-        *sp += by;
-        g->writes &= (uint16_t) ~(1u << R_SP);
-    } else if (g->writes & 1u << R_SP) {
-        *sp = 0;
-        (*epoch)++;
-    }
+    values_after(t, g);
     if (g->in.meta.category == ZYDIS_CATEGORY_COND_BR && g->way == WAY_FLOW)
         return ++t->branches < TRANS_MAX_BRANCHES;
     return g->in.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE || g->in.meta.category == ZYDIS_CATEGORY_COND_BR;
@@ -237,16 +191,15 @@ static bool survey(struct trans *t, struct ginsn *g, int32_t *sp, uint16_t *epoc
 static void look_at_block(struct trans *t)
 {
     unsigned max = t->mode & MODE_ONE ? 1 : TRANS_MAX_INSNS, off = t->start;
-    int32_t sp = 0;
-    uint16_t epoch = 0;
     bool more = true;
+    values_begin(t);
     while (more && t->count < max && off < PAGE_SIZE) {
         struct ginsn *g = &t->g[t->count];
         decode(t, g, off);
         if (!g->decoded && g->in.length == 0 && t->count > 0)
             break; /* runs into the next page: a block of its own */
         set_current(t, t->count);
-        more = survey(t, g, &sp, &epoch);
+        more = survey(t, g);
         t->count++;
         off += g->in.length;
     }
@@ -310,7 +263,7 @@ static void judge(const struct trans *t, struct tb *tb)
 
         tb->plain &= is_repeatable(g);
         if (g->decoded && g->in.cpu_flags)
-            tb->undefined_flags |= g->in.cpu_flags->undefined;
+            tb->undefined_flags |= (uint16_t)g->in.cpu_flags->undefined;
     }
 }
 
@@ -354,15 +307,14 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     tb->hot = (uint32_t)hot;
     tb->cold = (uint32_t)cc->cold_pos;
     tb->hot_len = (uint32_t)(t.h.p - (rw + hot));
-    tb->cold_len = (uint32_t)(t.k.p - (rw + cc->cold_pos));
-    tb->mode = mode;
+    tb->mode = (uint16_t)mode;
     tb->vpage = mode & MODE_FIXED ? (int32_t)vpage : 0;
     tb->off = (uint16_t)off;
     tb->len = (uint16_t)(t.end - off);
     tb->insns = (uint16_t)t.insns;
     tb->small = t.small;
     tb->side = cc->side_count;
-    tb->side_count = (uint16_t)t.side_count;
+    tb->side_count = (uint8_t)t.side_count;
     memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
     cc->side_count += t.side_count;
     cache_advance(cc, (size_t)(t.h.p - rw), (size_t)(t.k.p - rw));

@@ -89,6 +89,16 @@ static inline struct page_info *tvm_page(struct tvm *vm, uint64_t gpa)
     return s ? &s->pages[(gpa - s->gpa) >> 12] : NULL;
 }
 
+/* hva is in a slot. */
+static inline struct page_info *tvm_page_of_host(struct tvm *vm, uint64_t hva)
+{
+    for (unsigned i = 0;; i++) {
+        struct tvm_slot *s = &vm->slots[i];
+        if (hva - (uint64_t)(uintptr_t)s->hva < s->len)
+            return &s->pages[(hva - (uint64_t)(uintptr_t)s->hva) >> 12];
+    }
+}
+
 void tvm_code_lock(struct tvm *vm);   /* light */
 void tvm_code_unlock(struct tvm *vm); /* light */
 

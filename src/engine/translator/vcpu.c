@@ -148,10 +148,30 @@ static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
            cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
 }
 
+/* XSAVE's area ends behind the last component that is asked for (SDM volume 1, 13.4). AMD's look at an area's
+ * last byte first, and XRSTOR at the header before (seen on Zen 4). False: an exception is pending. */
+static bool state_area(struct tcpu *c, uint64_t lin, uint32_t *desc)
+{
+    unsigned n = MMU_DESC_LEN(*desc), align = MMU_DESC_ALIGN(*desc);
+    uint64_t mask = cpu_code64(c) ? ~0ull : 0xffffffffu;
+    enum mmu_acc acc = MMU_DESC_ACC(*desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    if (n > XSAVE_LEGACY && !(c->gpr[R_AX] & c->xcr0 & XSTATE_AVX)) {
+        *desc = MMU_DESC_SHORTER(*desc, n - XSAVE_LEGACY);
+        n = XSAVE_LEGACY;
+    }
+    if (!c->vm->cpuid.is_amd || (lin & ((8u << align) - 1)))
+        return true;
+    if (n > XSAVE_HEADER && acc == MMU_READ &&
+        !mmu_probe(c, (lin + XSAVE_HEADER) & mask, 8, MMU_READ, MMU_AS_CPL))
+        return false;
+    return mmu_probe(c, (lin + n - 1) & mask, 1, acc, MMU_AS_CPL);
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    if (inside_segment(c, lin, desc))
+    if (inside_segment(c, lin, desc) &&
+        (likely(MMU_DESC_LEN(desc) < XSAVE_HEADER) || state_area(c, lin, &desc)))
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
         return a;
@@ -391,21 +411,6 @@ static enum exit_reason single_step(struct tcpu *c)
 
 /* ---- blocks ---- */
 
-static unsigned jc_hash(uint64_t pc)
-{
-    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
-}
-
-static void jc_fill(struct tcpu *c, uint64_t pc, struct tb *tb)
-{
-    unsigned idx = c->mmu_idx, i = jc_hash(pc);
-    struct jc_entry *e = &c->jc[idx][i];
-    if (e->pc == JC_INVALID && c->jc_log_len[idx] < JC_LOG_SIZE)
-        c->jc_log[idx][c->jc_log_len[idx]++] = (uint16_t)i;
-    e->pc = pc;
-    e->host = (uint64_t)(uintptr_t)cache_rx(c->vm->cache, tb->hot);
-}
-
 /* The block for rip. NULL: an exception is pending, or (none pending) the code is not in RAM. */
 static struct tb *find_block(struct tcpu *c, uint32_t mode)
 {
@@ -518,7 +523,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
         if (!(mode & MODE_ONE) && tb->len && !c->shadow)
-            jc_fill(c, c->rip, tb);
+            jc_put(c, c->mmu_idx, c->rip, (uint64_t)(uintptr_t)cache_rx(cc, tb->hot));
         host = cache_rx(cc, tb->hot);
     }
     for (;;) {

@@ -116,12 +116,12 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
     bool room = true;
 
     p->fast = 1;
-    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = tb_next_in(tb, gpage)) {
+    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(c->vm->cache, tb, gpage)) {
         if (tb->small && tb_is_local(tb))
             atomic_store(&tb->dead, true);
     }
     for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
-        next = tb_next_in(tb, gpage);
+        next = cache_next_in(c->vm->cache, tb, gpage);
         if (!tb->small || !atomic_load(&tb->dead))
             continue;
         room = room && make_fast(c, tb);

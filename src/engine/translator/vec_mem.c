@@ -13,7 +13,6 @@
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
-#define XSAVE_HEADER 512
 #define XSAVE_XMM 160
 #define XSAVE_ST 32
 #define XSAVE_BV_SSE 2ull

@@ -1,0 +1,22 @@
+/* The software TLB's entries: filling them. Inside of mmu.c and mmu_tlb.c. */
+#ifndef TRANSLATOR_MMU_TLB_H
+#define TRANSLATOR_MMU_TLB_H
+
+#include "engine/translator/tvm.h"
+
+/* What a page walk found. */
+struct walk {
+    uint64_t gpa;  /* of the byte */
+    bool writable; /* may be written through this index and the dirty bit is set */
+    bool global;
+    unsigned shift; /* log2 of the page size */
+};
+
+static inline unsigned tlb_slot(uint64_t lin)
+{
+    return (unsigned)(lin >> 12) & (TLB_SIZE - 1);
+}
+struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
+                           struct tvm_slot *slot);
+
+#endif
