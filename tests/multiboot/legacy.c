@@ -77,8 +77,8 @@ static void wait_ms(unsigned ms)
     }
 }
 
-/* How many interrupts of a timer come in so many milliseconds. Ticks that a busy host was late for are joined,
- * so with fewer than the least it gets more turns. */
+/* How many interrupts of a timer come in so many milliseconds. Ticks that a busy host was late for are
+ * joined, so with fewer than the least it gets more turns. */
 static uint32_t ticks_in(unsigned vector, unsigned ms, uint32_t least)
 {
     came[vector] = 0;
