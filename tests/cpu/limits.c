@@ -98,8 +98,8 @@ static const struct limit nested_limits[] = {
     { "fs_gs_bases", "it lets WRFSBASE take an address that is not canonical" },
 };
 
-/* This emulated CPU keeps a guest's breakpoints after the exit from it. One such case is survived by the
- * kernel that runs the guest; of several in a row, not. */
+/* This emulated CPU keeps a guest's breakpoints after the exit from it. The kernel that runs the guest
+ * survives one such case; of these four in a row it died in the last, without a word, each time of three. */
 static const char *const nested_alone[] = {
     "data_breakpoint",
     "breakpoint_rep_and_step",

@@ -489,6 +489,9 @@ def main():
             print(f'nested.py: no such case: {", ".join(unknown)}; there are {", ".join(CASES)}', file=sys.stderr)
             return 2
         results = [run_case(parts, word) for word in words for _ in range(given.times)]
+    except NestedError as e: # of "run"
+        print(f'nested.py: {e}', file=sys.stderr)
+        return 1
     except Missing as e:
         print(f'skipped: {e}')
         return 77
