@@ -243,6 +243,9 @@ def choices():
 
 
 def main():
+    if sys.argv[1:]:
+        print(__doc__)
+        return 0 if sys.argv[1:] in (['--help'], ['-h']) else 2
     if words('ROWS') == ['list']:
         for row in rows.ROWS:
             print(f'{row.name:8} {row.text}' + (f': {row.command}' if row.command else ''))

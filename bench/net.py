@@ -148,7 +148,7 @@ def table(results, tests, engines):
 
 
 def main():
-    if len(sys.argv) > 2 or not all(w.isdecimal() for w in sys.argv[1:]):
+    if len(sys.argv) > 2 or not all(w.isdecimal() and int(w) for w in sys.argv[1:]):
         print(__doc__)
         return 0 if sys.argv[1:] in (['--help'], ['-h']) else 2
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 3

@@ -24,6 +24,7 @@
 
 #include "machine/msi_route.h"
 #include "machine/pc_layout.h"
+#include "machine/reset_rom.h"
 #include "machine/vcpu_loop.h"
 
 enum {
@@ -43,7 +44,8 @@ struct machine {
     struct vcpus *vcpus;
     uint64_t acpi_len;
     bool paused;
-    bool legacy; /* the board has the older chips */
+    bool legacy;  /* the board has the older chips */
+    uint8_t *rom; /* then: what stands at the reset vector */
 
     _Atomic uint32_t asked; /* ASK_* */
     _Atomic bool exit_taken;
@@ -194,6 +196,17 @@ static bool board_make(struct machine *m, struct yado_error *err)
     return m->board != NULL;
 }
 
+static bool rom_make(struct machine *m, struct yado_error *err)
+{
+    struct engine_memslot slot = { .gpa = PC_RESET_ROM_BASE, .len = RESET_ROM_LEN };
+
+    if (!m->legacy)
+        return true;
+    m->rom = reset_rom_new(err);
+    slot.hva = m->rom;
+    return m->rom && m->cfg.engine->map(m->vm, &slot, err);
+}
+
 static bool engine_make(struct machine *m, struct yado_error *err)
 {
     const struct engine_ops *ops = m->cfg.engine;
@@ -216,6 +229,8 @@ static bool engine_make(struct machine *m, struct yado_error *err)
         if (!ops->map(m->vm, &slot, err))
             return false;
     }
+    if (!rom_make(m, err))
+        return false;
     gmem_set_write_hook(m->mem, on_memory_written, m);
     if (ops->doorbell_add)
         board_set_doorbell_sink(m->board, (struct doorbell_sink){ on_doorbell_add, on_doorbell_drop, m });
@@ -237,6 +252,10 @@ static bool boot(struct machine *m, struct yado_error *err)
 {
     struct x86_state state;
 
+    if (m->rom) {
+        reset_rom_fill(m->rom);
+        on_memory_written(m, PC_RESET_ROM_BASE, RESET_ROM_LEN);
+    }
     m->acpi_len = board_write_acpi(m->board, err);
     if (!m->acpi_len || !boot_files_load(&m->cfg.boot, m->mem, m->acpi_len, &state, err))
         return false;
@@ -290,6 +309,7 @@ void machine_free(struct machine *m)
     board_free(m->board);
     if (m->vm)
         m->cfg.engine->close(m->vm);
+    reset_rom_free(m->rom);
     gmem_free(m->mem);
     free(m);
 }

@@ -43,6 +43,9 @@
 #define PC_IOAPIC_LEN 0x1000ull
 #define PC_LAPIC_BASE 0xfee00000ull /* architectural reset value; inside the engine */
 #define PC_LAPIC_LEN 0x100000ull    /* with the window for interrupt messages */
+#define PC_RESET_ROM_BASE                                                                                    \
+    0xfffff000ull /* the page of the architectural reset vector; with the older chips                        \
+                   */
 
 /* The 64-bit PCI window begins at the first multiple of its alignment above RAM; with the most RAM that is
  * allowed, it ends below 2^39, which every x86-64 CPU of the last decade can address. */
@@ -85,6 +88,7 @@ _Static_assert(PC_PCI_MMIO32_BASE + PC_PCI_MMIO32_LEN <= PC_ECAM_BASE, "PCI wind
 _Static_assert(PC_ECAM_BASE % 0x10000000 == 0, "ECAM is aligned to 256 buses");
 _Static_assert(PC_ECAM_BASE + PC_ECAM_LEN <= PC_IOAPIC_BASE, "ECAM and I/O APIC overlap");
 _Static_assert(PC_APART(PC_IOAPIC_BASE, PC_IOAPIC_LEN, PC_LAPIC_BASE, PC_LAPIC_LEN), "APICs overlap");
+_Static_assert(PC_LAPIC_BASE + PC_LAPIC_LEN <= PC_RESET_ROM_BASE, "APICs and the reset vector overlap");
 _Static_assert(PC_LAPIC_BASE + PC_LAPIC_LEN <= PC_HIGH_RAM_BASE, "local APIC above 4 GiB");
 _Static_assert(PC_HIGH_RAM_BASE + PC_RAM_MAX + PC_PCI_MMIO64_ALIGN + PC_PCI_MMIO64_LEN <= PC_PHYS_END_MAX,
                "the 64-bit window must be addressable");

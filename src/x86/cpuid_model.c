@@ -9,8 +9,7 @@
  * nowhere else.
  *
  * Left out on purpose: AVX-512, PKU, CET, LA57, TSX, MONITOR, SVM/VMX and performance counters (not
- * implemented); XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME and
- * PSE-36.
+ * implemented); XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME.
  *
  * Speculation. The guest's instructions run in one host process, whose isolation from others is the host
  * kernel's business. Guards inside the guest (return thunks, retpolines, page-table isolation, buffer
@@ -47,10 +46,10 @@
 /* Leaf 1 EDX. Of the host: FPU, CX8, CMOV, CLFSH, MMX, FXSR, SSE, SSE2 */
 #define F1D_HTT BIT(28)
 #define F1D_HOST (BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26))
-/* Own: DE, PSE, TSC, MSR, PAE, MCE, APIC, SEP, MTRR, PGE, MCA, PAT */
+/* Own: DE, PSE, TSC, MSR, PAE, MCE, APIC, SEP, MTRR, PGE, MCA, PAT, PSE-36 */
 #define F1D_OWN                                                                                              \
     (BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(14) |  \
-     BIT(16))
+     BIT(16) | BIT(17))
 
 /* Leaf 7 EBX. Of the host: BMI1, AVX2, FDP_EXCPTN_ONLY, BMI2, ERMS, FCS/FDS deprecation, RDSEED, ADX,
  * CLFLUSHOPT, CLWB, SHA */

@@ -470,29 +470,34 @@ static id walk(unsigned machine, const char *path, const char **last)
     return obj;
 }
 
-long standin_config_number(unsigned machine, const char *path)
+/* The object that has the last part of the path; the key of its property goes to `key`. */
+static id config_owner(unsigned machine, const char *path, char *key, size_t size)
 {
     const char *last;
     id obj = walk(machine, path, &last);
-    char key[64];
 
     if (!obj)
         standin_fail(NULL, "the configuration has no %s", path);
-    if (!strcmp(last, "count"))
-        return (long)property_number(obj, last);
-    property_key(last, key, sizeof(key));
+    if (!strcmp(last, "count")) /* an array's own, of no property's name */
+        snprintf(key, size, "%s", last);
+    else
+        property_key(last, key, size);
+    return obj;
+}
+
+long standin_config_number(unsigned machine, const char *path)
+{
+    char key[64];
+    id obj = config_owner(machine, path, key, sizeof(key));
+
     return (long)property_number(obj, key);
 }
 
 double standin_config_double(unsigned machine, const char *path)
 {
-    const char *last;
-    id obj = walk(machine, path, &last);
     char key[64];
+    id obj = config_owner(machine, path, key, sizeof(key));
 
-    if (!obj)
-        standin_fail(NULL, "the configuration has no %s", path);
-    property_key(last, key, sizeof(key));
     return property_double(obj, key);
 }
 

@@ -513,6 +513,23 @@ CASE(prot_paging, MODE_PROT)
     SAME(edi, 14)
     mov eax, cr2
     SAME(eax, 0x80006000 - 0x100000000)
+    /* table 4-4: bit 21 of a 4 MiB page is reserved; those below are more of the address with PSE-36, else reserved too */
+    mov dword ptr ds:[CASE_DATA + 0x10000 + 0x201 * 4], 0x2000e3
+    xor edi, edi
+    mov ecx, [ebx + 0x80400000 - 0x100000000]
+    SAME(edi, 14)
+    SAME(eax, 9)
+    mov eax, 1
+    cpuid
+    xor ebx, ebx
+    xor edi, edi
+    bt edx, 17
+    jc 3f
+    mov dword ptr ds:[CASE_DATA + 0x10000 + 0x202 * 4], 0x20e3
+    mov ecx, [ebx + 0x80800000 - 0x100000000]
+    SAME(edi, 14)
+    SAME(eax, 9)
+3:
     PASS32
 1:  mov edi, 14
     pop eax

@@ -205,6 +205,12 @@ CASE(invpcid, MODE_LONG)
     mov eax, \value
     mov dr7, rax
     .endm
+    /* A trap behind the next instruction. */
+    .macro step_on
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    .endm
     .macro clear_dr6
     mov eax, 0xffff0ff0
     mov dr6, rax
@@ -281,9 +287,7 @@ CASE(breakpoint_rep_and_step, MODE_LONG)
     DR6_IS(2)
     clear_dr6
     arm 1f
-    pushfq
-    or dword ptr [rsp], 0x100
-    popfq
+    step_on
     mov byte ptr [CASE_DATA + 0x102], 1
 2:  FAIL
 1:  TRAP_AT(2b)
@@ -358,9 +362,7 @@ CASE(breakpoint_mov_ss, MODE_LONG)
     set_dr7 0x400
     xor ecx, ecx
     arm 1f
-    pushfq
-    or dword ptr [rsp], 0x100
-    popfq
+    step_on
     mov ss, [rbx]
     inc ecx
     inc ecx
@@ -409,9 +411,7 @@ CASE(single_step_corners, MODE_LONG)
     mov edi, CASE_DATA + 0x100
     mov ecx, 3
     arm 1f
-    pushfq
-    or dword ptr [rsp], 0x100
-    popfq
+    step_on
 2:  rep movsb
     FAIL
 1:  TRAP_AT(2b)
@@ -420,9 +420,7 @@ CASE(single_step_corners, MODE_LONG)
     /* STI's shadow holds interrupts back, not the trap */
     clear_dr6
     arm 1f
-    pushfq
-    or dword ptr [rsp], 0x100
-    popfq
+    step_on
     sti
 2:  FAIL
 1:  TRAP_AT(2b)
@@ -431,9 +429,7 @@ CASE(single_step_corners, MODE_LONG)
     clear_dr6
     xor ebx, ebx
     arm 1f
-    pushfq
-    or dword ptr [rsp], 0x100
-    popfq
+    step_on
     int 0x41 /* its handler is not stepped through, nor the call itself; IRET brings TF back */
     inc ebx
 2:  FAIL
@@ -453,9 +449,7 @@ CASE(branch_step, MODE_LONG)
     clear_dr6
     xor ebx, ebx
     arm 1f
-    pushfq
-    or dword ptr [rsp], 0x100
-    popfq
+    step_on
     inc ebx
     test ebx, ebx
     jz 2f /* not taken */

@@ -93,6 +93,7 @@ static void check_same(const struct x86_state *a, const struct x86_state *b)
     assert_int_equal(a->pat, b->pat);
     assert_int_equal(a->misc_enable, b->misc_enable);
     assert_int_equal(a->misc_features, b->misc_features);
+    assert_int_equal(a->debugctl, b->debugctl);
     assert_int_equal(a->spec_ctrl, b->spec_ctrl);
     assert_int_equal(a->tsc_aux, b->tsc_aux);
     assert_int_equal(a->tsc_adjust, b->tsc_adjust);

@@ -22,9 +22,13 @@ static void on_nmi(struct trap_frame *f)
     nmi_count++;
 }
 
+static void restarted(void) __attribute__((noreturn));
+
 void ap_main(uint32_t id)
 {
     traps_load();
+    if (!id)
+        restarted();
     wr32(APIC + 0xf0, 0x1ff);
     __atomic_fetch_or(&ap_ids, 1u << id, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&cpus_up, 1, __ATOMIC_SEQ_CST);
@@ -261,6 +265,77 @@ static void timer(void)
     wr32(APIC + 0x380, 0);
 }
 
+/* Counts in a while, divided by how long it was; the host may take the CPU away at any time. */
+static uint64_t rate(unsigned code)
+{
+    uint64_t best = 0, least = ~0ull;
+
+    wr32(APIC + 0x3e0, code);
+    for (unsigned i = 0; i < 20; i++) {
+        uint64_t start, end;
+        uint32_t left;
+
+        wr32(APIC + 0x380, 0xffffffff);
+        start = rdtsc();
+        while (rdtsc() - start < 1000000)
+            ;
+        left = rd32(APIC + 0x390);
+        end = rdtsc();
+        if (end - start < least) {
+            least = end - start;
+            best = ((uint64_t)(0xffffffff - left) << 20) / least;
+        }
+    }
+    return best;
+}
+
+/* Figure 11-10: divide configuration; 11.5.4: what changes of mode and count do */
+static void timer_rules(void)
+{
+    static const uint8_t codes[] = { 0xb, 0, 1, 2, 3, 8, 9, 0xa };
+    uint64_t whole = 0;
+    uint32_t a, b;
+
+    wr32(APIC + 0x320, 0x10072);
+    for (unsigned i = 0; i < 8; i++) {
+        uint64_t r = rate(codes[i]) << i;
+
+        if (!i)
+            whole = r;
+        check(rd32(APIC + 0x3e0) == codes[i] && r > whole - whole / 8 && r < whole + whole / 8,
+              "divided by %u", 1u << i);
+    }
+    wr32(APIC + 0x3e0, 0xa);
+    wr32(APIC + 0x320, 0x30072);
+    wr32(APIC + 0x380, 100000000);
+    a = rd32(APIC + 0x390);
+    wr32(APIC + 0x320, 0x10072);
+    b = rd32(APIC + 0x390);
+    check(a && b && b <= a && rd32(APIC + 0x380) == 100000000, "periodic to one shot goes on counting");
+    wr32(APIC + 0x380, 0);
+    check(rd32(APIC + 0x390) == 0, "an initial count of 0 stops it");
+    wr32(APIC + 0x3e0, 0xb);
+    wr32(APIC + 0x380, 1000);
+    spin(1000);
+    check(rd32(APIC + 0x390) == 0 && rd32(APIC + 0x380) == 1000, "one shot is over");
+    wr32(APIC + 0x320, 0x30072);
+    spin(1000);
+    check(rd32(APIC + 0x390) == 0, "and does not begin anew in periodic mode");
+    wr32(APIC + 0x320, 0x10072);
+    sti_nops(); /* what came before */
+    cli();
+    count[0x72] = 0;
+    wr32(APIC + 0x380, 1000);
+    spin(1000);
+    sti_nops();
+    cli();
+    check(count[0x72] == 0, "masked: no interrupt");
+    wr32(APIC + 0x320, 0x72);
+    sti_nops();
+    cli();
+    check(count[0x72] == 0, "nor when the mask is taken away");
+}
+
 static void deadline(void)
 {
     uint32_t r[4];
@@ -286,6 +361,17 @@ static void deadline(void)
     t = rdtsc() + 100000000000ull;
     wrmsr(0x6e0, t);
     check(rdmsr(0x6e0) == t, "reads back");
+    wr32(APIC + 0x380, 1000);
+    check(rd32(APIC + 0x380) == 0 && rd32(APIC + 0x390) == 0, "no counts in this mode");
+    cpuid(7, 0, r);
+    if (r[1] & 2) { /* 18.17.3: the deadline is one of the TSC as software sees it */
+        wrmsr(0x3b, rdmsr(0x3b) + 200000000000ull);
+        __asm__ volatile("sti" : : : "memory");
+        check(wait_for(&count[0x73], 3), "a TSC moved past the deadline");
+        cli();
+        check(rdmsr(0x6e0) == 0, "which is over");
+        wrmsr(0x3b, rdmsr(0x3b) - 200000000000ull);
+    }
     wrmsr(0x6e0, 0);
     wr32(APIC + 0x320, 0x10073);
     wrmsr(0x6e0, t);
@@ -328,6 +414,46 @@ static void x2apic(void)
     wr32(APIC + 0xf0, 0x1ff);
 }
 
+/* ---- INIT of the boot processor ---- */
+
+static uint64_t tsc_before;
+static uint32_t others_before;
+
+/* It goes on at the reset vector (9.4; 11.4.7.3 for its APIC). As on any PC the firmware there looks at the
+ * CMOS's shutdown byte, and 0x0a means to go on at the address in 40:67: where the other processors begin. */
+static void init_self(void)
+{
+    outb(0x70, 0x0f);
+    outb(0x71, 0x0a);
+    *(volatile uint32_t *)0x467 = 0x800u << 16;
+    wr32(APIC + 0x320, 0x10072);
+    wr32(APIC + 0x80, 0x20);
+    __asm__ volatile("mov %0, %%dr0; mov %1, %%dr7" : : "r"(0x1234ull), "r"(0x2ull));
+    tsc_before = rdtsc();
+    others_before = cpus_up;
+    wr32(APIC + 0x310, 0);
+    wr32(APIC + 0x300, 0x4500);
+    for (;;)
+        __asm__ volatile("pause");
+}
+
+static void restarted(void)
+{
+    uint64_t dr0, dr7;
+
+    __asm__ volatile("mov %%dr0, %0; mov %%dr7, %1" : "=r"(dr0), "=r"(dr7));
+    check(cpus_up == others_before,
+          "INIT of the boot processor: begins at the reset vector, waits for no message");
+    check(dr0 == 0 && dr7 == 0x400, "debug registers are reset");
+    check(rdtsc() > tsc_before, "the TSC goes on");
+    check((rdmsr(0x1b) & 0xfffff900) == 0xfee00900, "APIC base is what it was");
+    check(rd32(APIC + 0xf0) == 0xff && rd32(APIC + 0x80) == 0 && rd32(APIC + 0x320) == 0x10000,
+          "the APIC is reset (%x %x %x)", rd32(APIC + 0xf0), rd32(APIC + 0x80), rd32(APIC + 0x320));
+    outb(0x70, 0x0f);
+    check(inb(0x71) == 0, "the shutdown byte was for once");
+    finish(failures ? 0x20 : 0x10);
+}
+
 uint32_t kernel_main(void)
 {
     traps_init();
@@ -339,7 +465,9 @@ uint32_t kernel_main(void)
     ipis();
     nmis();
     timer();
+    timer_rules();
     deadline();
     x2apic();
-    return failures ? 0x20 : 0x10;
+    init_self();
+    return 0x20; /* not reached */
 }

@@ -30,6 +30,7 @@ KERNELS = {
     'events': (1, False),
     'paging': (1, False),
     'apic': (4, False),
+    'features': (1, False),
     'litmus': (4, False),
     'spin': (2, False),
 }

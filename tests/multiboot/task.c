@@ -11,13 +11,13 @@ struct tss16 {
     uint16_t link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds,
         ldt;
 };
-static struct tss main_tss, other, intr;
+static struct tss main_tss, other, intr, fault_tss;
 static struct tss16 small;
 extern uint64_t gdt[];
 extern char trap_entries[];
 static uint8_t stack1[4096], stack2[4096], stack3[4096];
 
-enum { G_MAIN = 5, G_OTHER, G_INTR, G_SMALL, G_GATE, G_UCODE, G_UDATA, G_SHORT, G_NP, G_LDT, G_CONF };
+enum { G_MAIN = 5, G_OTHER, G_INTR, G_SMALL, G_GATE, G_UCODE, G_UDATA, G_FAULT, G_BAD, G_LDT };
 #define SEL(i) ((i)*8)
 static uint64_t ldt[4];
 
@@ -41,7 +41,7 @@ static void tss_fill(struct tss *t, void (*entry)(void), uint8_t *stack_top)
     __asm__ volatile("mov %%cr3, %0" : "=r"(t->cr3));
 }
 
-static volatile uint32_t visits, seen_flags, seen_error, seen_cr0, seen_esp;
+static volatile uint32_t visits, seen_link, seen_flags, seen_error, seen_cr0, seen_esp;
 
 /* A task that runs once around its loop for each switch to it. */
 __asm__("other_task:\n"
@@ -61,12 +61,19 @@ __asm__("other_task:\n"
         "  incl visits\n"
         "  iret\n"
         "  jmp small_task\n"
+        "fault_task:\n" /* the exception of a task that could not begin: goes back to the first one */
+        "  pop seen_error\n"
+        "  incl visits\n"
+        "  movzwl fault_tss, %eax; mov %eax, seen_link\n"
+        "  movw $5*8, fault_tss\n"
+        "  iret\n"
+        "  jmp fault_task\n"
         "jump_back:\n"
         "  incl visits\n"
         "  pushf; pop seen_flags\n"
         "  ljmp $5*8, $0\n"
         "  jmp jump_back\n");
-extern void other_task(void), error_task(void), small_task(void), jump_back(void);
+extern void other_task(void), error_task(void), small_task(void), jump_back(void), fault_task(void);
 volatile uint32_t resume_task;
 
 #define CALL_FAR(sel) __asm__ volatile("lcall %0, $0" : : "i"(sel) : "memory", "cc")
@@ -148,6 +155,118 @@ static void defects(void)
     gdt_set(G_OTHER, (uint32_t)&other, 0x66, 0x89, 0);
     TRY("lcall $6*8, $0", : : : "memory");
     check(trapped(10, SEL(G_OTHER)), "short TSS: #TS(selector)");
+}
+
+/* Gates that lead nowhere: 8.2.5; volume 2, CALL. */
+static void gates(void)
+{
+    tss_fill(&other, other_task, stack1 + 4096);
+    gdt_set(G_OTHER, (uint32_t)&other, sizeof(other) - 1, 0x89, 0);
+    gdt[G_GATE] = (uint64_t)0x0500 << 32 | SEL(G_OTHER) << 16;
+    TRY("lcall $9*8, $0", : : : "memory");
+    check(trapped(11, SEL(G_GATE)), "absent task gate: #NP(gate)");
+    gdt[G_GATE] = (uint64_t)0x8500 << 32 | 16u << 16;
+    TRY("lcall $9*8, $0", : : : "memory");
+    check(trapped(13, 16), "task gate to a data segment: #GP(selector)");
+    gdt[G_GATE] = (uint64_t)0x8500 << 32 | (SEL(G_OTHER) | 4u) << 16;
+    TRY("lcall $9*8, $0", : : : "memory");
+    check(trapped(13, SEL(G_OTHER) | 4), "task gate to a TSS in the LDT: #GP(selector)");
+    gdt[G_GATE] = (uint64_t)0x8500 << 32 | SEL(G_OTHER) << 16;
+    gdt_set(G_OTHER, (uint32_t)&other, sizeof(other) - 1, 0x8b, 0);
+    TRY("ljmp $9*8, $0", : : : "memory");
+    check(trapped(13, SEL(G_OTHER)), "task gate to a busy TSS: #GP(selector)");
+    gdt_set(G_OTHER, (uint32_t)&other, sizeof(other) - 1, 0x09, 0);
+    TRY("lcall $9*8, $0", : : : "memory");
+    check(trapped(11, SEL(G_OTHER)), "task gate to an absent TSS: #NP(selector)");
+    gdt_set(G_OTHER, (uint32_t)&other, 0x66, 0x89, 0);
+    TRY("lcall $9*8, $0", : : : "memory");
+    check(trapped(10, SEL(G_OTHER)), "task gate to a short TSS: #TS(selector)");
+    gate_set(0x66, SEL(G_OTHER), 0, 0x0500);
+    TRY("int $0x66", : : : "memory");
+    check(trapped(11, 0x66 * 8 + 2), "INT n through an absent task gate: #NP(n * 8 + 2)");
+    gate_set(0x66, 16, 0, 0x8500);
+    TRY("int $0x66", : : : "memory");
+    check(trapped(13, 16), "INT n through a task gate to a data segment: #GP(selector)");
+    traps_init();
+}
+
+static void return_to(uint32_t link, uint32_t vector, const char *text)
+{
+    main_tss.link = link;
+    TRY("pushf; orl $0x4000, (%%esp); popf; iret", : : : "memory", "cc");
+    __asm__ volatile("pushf; andl $~0x4000, (%%esp); popf" : : : "memory", "cc");
+    check(trapped(vector, link), "IRET with NT to %s (%u %x)", text, trap.vector, trap.error);
+}
+
+/* Volume 2, IRET: TASK-RETURN */
+static void returns(void)
+{
+    tss_fill(&other, other_task, stack1 + 4096);
+    gdt_set(G_OTHER, (uint32_t)&other, sizeof(other) - 1, 0x89, 0);
+    return_to(SEL(G_OTHER), 10, "a TSS that is not busy: #TS");
+    return_to(16, 10, "a data segment: #TS");
+    return_to(SEL(G_OTHER) | 4, 10, "a selector of the LDT: #TS");
+    return_to(0xfff8, 10, "beyond the GDT: #TS");
+    gdt_set(G_OTHER, (uint32_t)&other, sizeof(other) - 1, 0x0b, 0);
+    return_to(SEL(G_OTHER), 11, "an absent TSS: #NP");
+    gdt_set(G_OTHER, (uint32_t)&other, 0x66, 0x8b, 0);
+    return_to(SEL(G_OTHER), 10, "a short TSS: #TS");
+    check(type_of(G_MAIN) == 11, "the task is busy still");
+    main_tss.link = 0;
+}
+
+/* Calls `other`, whose registers must raise this exception before its first instruction: a task of its own
+ * sees to that. */
+static void refused(uint32_t vector, uint32_t error, const char *text)
+{
+    tss_fill(&fault_tss, fault_task, stack2 + 4096);
+    gdt_set(G_FAULT, (uint32_t)&fault_tss, sizeof(fault_tss) - 1, 0x89, 0);
+    gate_set(vector, SEL(G_FAULT), 0, 0x8500);
+    gdt_set(G_OTHER, (uint32_t)&other, sizeof(other) - 1, 0x89, 0);
+    visits = 0;
+    seen_error = seen_link = 0xffffffff;
+    CALL_FAR(SEL(G_OTHER));
+    check(visits == 1 && seen_error == error && seen_link == SEL(G_OTHER),
+          "%s in the task that it came to (error %x)", text, seen_error);
+    check(type_of(G_OTHER) == 11 && other.link == SEL(G_MAIN), "which is busy and linked");
+    traps_init();
+    tss_fill(&other, other_task, stack1 + 4096);
+}
+#define REFUSED(field, value, vector, error, text)                                                           \
+    do {                                                                                                     \
+        other.field = value;                                                                                 \
+        refused(vector, error, text);                                                                        \
+    } while (0)
+
+/* Table 8-1: what is asked of the new task's selectors, after the switch */
+static void selectors(void)
+{
+    tss_fill(&other, other_task, stack1 + 4096);
+    REFUSED(ldt, 16, 10, 16, "LDT that is none: #TS");
+    REFUSED(ldt, SEL(G_LDT) | 4, 10, SEL(G_LDT) | 4, "LDT in the LDT: #TS");
+    gdt_set(G_LDT, (uint32_t)ldt, sizeof(ldt) - 1, 0x02, 0);
+    REFUSED(ldt, SEL(G_LDT), 10, SEL(G_LDT), "absent LDT: #TS");
+    REFUSED(cs, 0, 10, 0, "null CS: #TS");
+    REFUSED(cs, 16, 10, 16, "CS of data: #TS");
+    REFUSED(cs, 0xfff8, 10, 0xfff8, "CS beyond the GDT: #TS");
+    REFUSED(cs, 8 | 3, 10, 8, "CS with another RPL than DPL: #TS");
+    gdt_set(G_BAD, 0, 0xfffff, 0x1b, 0xc);
+    REFUSED(cs, SEL(G_BAD), 11, SEL(G_BAD), "absent CS: #NP");
+    REFUSED(ss, 0, 10, 0, "null SS: #TS");
+    REFUSED(ss, 8, 10, 8, "SS of code: #TS");
+    REFUSED(ss, 16 | 3, 10, 16, "SS with RPL 3 at level 0: #TS");
+    gdt_set(G_BAD, 0, 0xfffff, 0x91, 0xc);
+    REFUSED(ss, SEL(G_BAD), 10, SEL(G_BAD), "SS that is not writable: #TS");
+    gdt_set(G_BAD, 0, 0xfffff, 0x13, 0xc);
+    REFUSED(ss, SEL(G_BAD), 12, SEL(G_BAD), "absent SS: #SS");
+    REFUSED(ds, SEL(G_BAD), 11, SEL(G_BAD), "absent DS: #NP");
+    REFUSED(ds, 16 | 3, 10, 16, "DS with RPL 3 of level 0: #TS");
+    REFUSED(es, SEL(G_MAIN), 10, SEL(G_MAIN), "ES of a TSS: #TS");
+    gdt_set(G_BAD, 0, 0xfffff, 0x99, 0xc);
+    REFUSED(fs, SEL(G_BAD), 10, SEL(G_BAD), "FS of code that cannot be read: #TS");
+    REFUSED(gs, 0xfff8, 10, 0xfff8, "GS beyond the GDT: #TS");
+    gdt_set(G_BAD, 0, 0, 0x9b, 0x4);
+    REFUSED(cs, SEL(G_BAD), 13, 0, "EIP beyond the limit: #GP(0)");
 }
 
 static void short_tss(void)
@@ -392,6 +511,9 @@ uint32_t kernel_main(void)
     calls();
     events();
     defects();
+    gates();
+    returns();
+    selectors();
     trap_bit();
     local_breakpoints();
     ldt_of_the_task();

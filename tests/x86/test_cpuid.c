@@ -123,7 +123,7 @@ static void amd_features(void **state)
     assert_true(r.ecx & BIT(21) && r.ecx & BIT(24));                    /* x2APIC, TSC deadline */
     assert_int_equal(r.ecx & (BIT(3) | BIT(5) | BIT(15) | BIT(27)), 0); /* MONITOR VMX PDCM OSXSAVE */
     assert_int_equal(r.ecx & BIT(17), BIT(17));                         /* PCID */
-    assert_int_equal(r.edx & (BIT(1) | BIT(17)), 0);                    /* VME PSE-36 */
+    assert_int_equal(r.edx & (BIT(1) | BIT(17)), BIT(17));              /* PSE-36, no VME */
     assert_true(r.edx & BIT(28));                                       /* two logical processors */
     assert_true(get_for(&m, 1, 0, 0, 1, 1u << 18).ecx & BIT(27));       /* OSXSAVE follows CR4 */
     r = get(&m, 7, 0);
@@ -135,7 +135,7 @@ static void amd_features(void **state)
     assert_int_equal(r.edx, BIT(4));
     r = get(&m, 0x80000001, 0);
     assert_int_equal(r.ecx, BIT(0) | BIT(1) | BIT(5) | BIT(8) | BIT(22));
-    assert_int_equal(r.edx, BIT(11) | BIT(20) | BIT(22) | BIT(26) | BIT(27) | BIT(29) | 0x0181f3fdu);
+    assert_int_equal(r.edx, BIT(11) | BIT(20) | BIT(22) | BIT(26) | BIT(27) | BIT(29) | 0x0183f3fdu);
     r = get(&m, 0x80000007, 0);
     assert_int_equal(r.edx, BIT(8));
     assert_int_equal(get(&m, 6, 0).eax, BIT(2)); /* ARAT */

@@ -128,6 +128,7 @@ bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *gu
     check(&d, "rflags", a->rflags & flags, b->rflags & flags);
     check(&d, "fs_base", a->fs_base, b->fs_base);
     check(&d, "gs_base", a->gs_base, b->gs_base);
+    check(&d, "es, ds", a->target & 0xffffffff, b->target & 0xffffffff);
     if (memcmp(native->xsave, guest->xsave, FUZZ_XSAVE))
         compare_vectors(&d, native->xsave, guest->xsave);
     if (memcmp(native->memory, guest->memory, FUZZ_MEM)) {

@@ -11,11 +11,6 @@ fuzz_driver_start:
     mov qword ptr [rbx + FUZZ_P_INDEX], 0
     rdfsbase rax
     mov [rbx + FUZZ_P_HOST_FS], rax
-    mov eax, 0x2b /* 32-bit code needs them */
-    mov ds, eax
-    mov es, eax
-    mov fs, eax
-    mov gs, eax
 next:
     movabs rbx, FUZZ_DATA_PAGE_VA
     lea rsp, [rbx + 4096]
@@ -24,6 +19,11 @@ next:
     jb 1f
     jmp [rbx + FUZZ_P_DONE]
 1:
+    mov ecx, 0x2b /* 32-bit code needs them, and a sequence that strayed may have left others */
+    mov ds, ecx
+    mov es, ecx
+    mov fs, ecx
+    mov gs, ecx
     shl rax, 10
     movabs rbp, FUZZ_INPUT_VA
     add rbp, rax
@@ -107,6 +107,8 @@ fuzz_driver_exit:
     mov [rbx + FUZZ_R_FS], rax
     rdgsbase rax
     mov [rbx + FUZZ_R_GS], rax
+    mov [rbx + FUZZ_R_TARGET], ds
+    mov [rbx + FUZZ_R_TARGET + 2], es
     mov rax, [rbx + FUZZ_P_HOST_FS]
     wrfsbase rax
     /* the output record */

@@ -20,7 +20,7 @@
 struct fuzz_regs {
     uint64_t gpr[16]; /* by encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 ... */
     uint64_t rflags, fs_base, gs_base;
-    uint64_t target;          /* input: address of the code */
+    uint64_t target;          /* input: address of the code; output: DS, ES in bits 16 to 31 */
     uint64_t error, cr2, rip; /* output, when vector is not FUZZ_NO_FAULT */
     uint64_t vector;
 };

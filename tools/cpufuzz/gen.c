@@ -838,7 +838,7 @@ static bool gen_one(struct fuzz_gen *g)
     }
 }
 
-/* Keeps some registers good for addresses. */
+/* Keeps some registers good for addresses; now and then one is at the end of the canonical half. */
 static void refresh(struct fuzz_gen *g)
 {
     unsigned known = 0, reg = below(g, g->regs);
@@ -849,6 +849,8 @@ static void refresh(struct fuzz_gen *g)
         append_mov(g, 4,
                    FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 +
                        32 * g->s->count); /* upwards: no old return address */
+    else if (g->bits == 64 && reg != 4 && chance(g, 2))
+        append_mov(g, reg, (1ull << 47) - below(g, 48));
     else if (known < (g->bits == 32 ? 4u : 6u) && reg != 4 && chance(g, 60))
         append_mov(g, reg, chance(g, 70) ? place(g, 64, true) : below(g, 64));
 }

@@ -30,7 +30,7 @@ static const struct {
 #define MTRR_PAIR(n) MSR_MTRR_VAR0 + 2 * (n), MSR_MTRR_VAR0 + 2 * (n) + 1
 
 /* The model-specific registers of struct x86_state that KVM does not hand out by other calls. What a guest of
- * this machine can change besides are registers without effect on it (DEBUGCTL, AMD's HWCR and DE_CFG). */
+ * this machine can change besides are registers without effect on it (AMD's HWCR and DE_CFG). */
 static const uint32_t state_msrs[] = {
     MSR_SYSENTER_CS,
     MSR_SYSENTER_ESP,
@@ -45,6 +45,7 @@ static const uint32_t state_msrs[] = {
     MSR_TSC_AUX,
     MSR_PAT,
     MSR_MISC_ENABLE,
+    MSR_DEBUGCTL,
     MSR_MISC_FEATURES,
     MSR_SPEC_CTRL,
     MSR_MTRR_DEF_TYPE,

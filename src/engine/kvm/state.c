@@ -53,6 +53,7 @@ static uint64_t *msr_place(struct x86_state *s, uint32_t index)
 {
     switch (index) {
     case MSR_TSC_ADJUST: return &s->tsc_adjust;
+    case MSR_DEBUGCTL: return &s->debugctl;
     case MSR_MISC_FEATURES: return &s->misc_features;
     case MSR_SYSENTER_CS: return &s->sysenter_cs;
     case MSR_SYSENTER_ESP: return &s->sysenter_esp;

@@ -284,6 +284,11 @@ struct tcpu {
     struct space spaces[SPACES];
 };
 
+/* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
+#define XSAVE_HEADER 512u
+#define XSAVE_LEGACY 576u /* legacy region and header */
+#define XSTATE_AVX 4u
+
 /* ---- flags ---- */
 static inline uint64_t cpu_rflags(const struct tcpu *c)
 {

@@ -302,7 +302,7 @@ static bool translator_get_state(struct engine_vcpu *cpu, struct x86_state *s, s
     s->sysenter_cs = c->sysenter_cs, s->sysenter_esp = c->sysenter_esp, s->sysenter_eip = c->sysenter_eip;
     s->tsc = cpu_host_tsc() + c->tsc_offset;
     s->tsc_aux = c->tsc_aux, s->pat = c->pat, s->misc_enable = c->misc_enable, s->spec_ctrl = c->spec_ctrl;
-    s->tsc_adjust = c->tsc_adjust, s->mtrr_def_type = c->mtrr_def_type;
+    s->tsc_adjust = c->tsc_adjust, s->mtrr_def_type = c->mtrr_def_type, s->debugctl = c->debugctl;
     memcpy(s->mtrr_fixed, c->mtrr_fixed, sizeof s->mtrr_fixed);
     memcpy(s->mtrr_var, c->mtrr_var, sizeof s->mtrr_var);
     s->kvm_system_time = c->kvm_system_time, s->kvm_wall_clock = c->kvm_wall_clock,
@@ -330,6 +330,13 @@ static void set_tsc(struct tcpu *c, uint64_t tsc)
     c->tsc_offset = vm->tsc_offset;
 }
 
+static bool refuse_msr(uint32_t index, uint64_t value, struct yado_error *err)
+{
+    return err_set(err, YADO_ERR_UNSUPPORTED,
+                   "translator: state has MSR %#x at %#llx, which this engine does not offer", index,
+                   (unsigned long long)value);
+}
+
 static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state *s, struct yado_error *err)
 {
     struct tcpu *c = &cpu->cpu;
@@ -337,9 +344,9 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
         return err_set(err, YADO_ERR_UNSUPPORTED, "translator: state has XCR0 %#llx, this host offers %#llx",
                        (unsigned long long)s->xcr0, (unsigned long long)c->vm->cpuid.xcr0_mask);
     if (s->misc_features)
-        return err_set(err, YADO_ERR_UNSUPPORTED,
-                       "translator: state has MSR %#x at %#llx, which this engine does not offer",
-                       MSR_MISC_FEATURES, (unsigned long long)s->misc_features);
+        return refuse_msr(MSR_MISC_FEATURES, s->misc_features, err);
+    if (s->debugctl & ~(DEBUGCTL_LBR | DEBUGCTL_BTF))
+        return refuse_msr(MSR_DEBUGCTL, s->debugctl, err);
     memcpy(c->gpr, s->gpr, sizeof c->gpr);
     c->rip = s->rip;
     cpu_set_rflags(c, s->rflags);
@@ -353,7 +360,7 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     c->sysenter_cs = s->sysenter_cs, c->sysenter_esp = s->sysenter_esp, c->sysenter_eip = s->sysenter_eip;
     set_tsc(c, s->tsc);
     c->tsc_aux = s->tsc_aux, c->pat = s->pat, c->misc_enable = s->misc_enable, c->spec_ctrl = s->spec_ctrl;
-    c->tsc_adjust = s->tsc_adjust, c->mtrr_def_type = s->mtrr_def_type;
+    c->tsc_adjust = s->tsc_adjust, c->mtrr_def_type = s->mtrr_def_type, c->debugctl = s->debugctl;
     memcpy(c->mtrr_fixed, s->mtrr_fixed, sizeof c->mtrr_fixed);
     memcpy(c->mtrr_var, s->mtrr_var, sizeof c->mtrr_var);
     c->kvm_system_time = s->kvm_system_time, c->kvm_wall_clock = s->kvm_wall_clock,

@@ -23,8 +23,10 @@ bool seg_linear(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, enum 
 /* Linear address of an operand that another will access: segment, limit, alignment and breakpoints are seen
  * to. False: an exception is pending. */
 bool interp_operand(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write, uint64_t *lin);
-/* AMD's look at x87 environments and 80-bit values in pieces, and an operand may go on at 0 behind 4 GiB if
- * no piece lies across (seen on Zen 4). How many of size bytes at off come before one that does. */
-unsigned whole_pieces(uint64_t off, unsigned size);
+/* AMD's look at x87 environments, 80-bit values and state areas in pieces (seen on Zen 4): only a piece that
+ * lies across the end of what may be addressed is refused. How many of size bytes come before one that does:
+ * at a linear address of 64-bit code (whose end is that of the lower canonical half; at is below it), or at
+ * an offset in a segment of 4 GiB, behind which the next piece is at 0. */
+unsigned whole_pieces(bool code64, uint64_t at, unsigned size);
 
 #endif

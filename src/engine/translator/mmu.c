@@ -176,7 +176,8 @@ static enum walk_result walk_narrow(struct tcpu *c, uint64_t lin, enum mmu_acc a
         if (!(pte & PTE_P))
             return page_fault(c, lin, err), WALK_FAULT;
         bool large = shift == 22 && (pte & PTE_PS) && (c->cr4 & CR4_PSE);
-        if (large && (pte & 0x200000))
+        uint64_t high = large ? (pte & 0x1fe000ull) << 19 : 0; /* PSE-36: address bits 32 to 39 (4.3) */
+        if (large && ((pte & 0x200000) || high >> vm->cpuid.phys_bits))
             return page_fault(c, lin, err | PF_P | PF_RSVD), WALK_FAULT;
         u = u && (pte & PTE_U);
         w = w && (pte & PTE_W);
@@ -185,8 +186,8 @@ static enum walk_result walk_narrow(struct tcpu *c, uint64_t lin, enum mmu_acc a
             if (!rights_ok(c, idx, acc, u, w, false))
                 return page_fault(c, lin, err | PF_P), WALK_FAULT;
             out->shift = shift;
-            if (large) /* PSE-36: bits 13-20 are address bits 32-39 */
-                out->gpa = (pte & 0xffc00000ull) | ((pte & 0x1fe000ull) << 19) | (lin & 0x3fffff);
+            if (large)
+                out->gpa = (pte & 0xffc00000ull) | high | (lin & 0x3fffff);
             else
                 out->gpa = (pte & 0xfffff000ull) | (lin & 0xfff);
             return walk_finish(c, lv, count, acc, rights_ok(c, idx, MMU_WRITE, u, w, false), false, out);

@@ -89,6 +89,7 @@ struct mmu_slow {
 #define MMU_DESC_LIMITED (1u << 12) /* the segment's limit has been looked at */
 #define MMU_DESC_OFF(d) ((d)&0xfffu)
 #define MMU_DESC_LEN(d) (((d) >> 13) & 0x1fffu)
+#define MMU_DESC_SHORTER(d, by) ((d) - ((uint32_t)(by) << 13))
 #define MMU_DESC_ACC(d) (((d) >> 26) & 3u)
 #define MMU_DESC_LOCKED(d) (((d) >> 28) & 1u)
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)

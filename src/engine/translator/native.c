@@ -5,7 +5,7 @@
  * the translator's idea of an address is not enough: here its operand's segment, limit, alignment and
  * breakpoints are seen to first. Outside of flat code the block then takes the linear address as given
  * (MODE_NATIVE, in tcpu.scratch[2]) and only does what is left, paging and the instruction itself. Gathers
- * and masked moves are not done there: they raise #UD. */
+ * and masked moves look at each element themselves (vec_mem.c). */
 #include <string.h>
 
 #include <Zydis/Zydis.h>
@@ -29,12 +29,7 @@ static bool decode(struct tcpu *c, struct decoded *d)
 
     if (!mmu_fetch(c, lin, bytes, sizeof bytes, &got))
         return false;
-    if (c->code_bits == 64)
-        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    else if (c->code_bits == 32)
-        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
-    else
-        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+    insn_decoder_init(&decoder, c->code_bits);
     if (ZYAN_SUCCESS(insn_decode_zydis(&decoder, bytes, got, &d->in, d->ops)))
         return true;
     return cpu_raise(c, EXC_UD);
@@ -147,16 +142,26 @@ static bool is_excused(struct tcpu *c, const struct decoded *d, unsigned size, b
     return false;
 }
 
-/* An operand that goes on at 0 behind the end of a segment of 4 GiB, of which AMD's look at each piece. */
-static bool goes_round(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size)
+/* Where whole_pieces counts from. */
+static uint64_t place_of(const struct tcpu *c, unsigned seg, uint64_t off)
 {
-    return c->vm->cpuid.is_amd && !cpu_code64(c) && c->seg[seg].limit == 0xffffffffu &&
-           off + size - 1 > 0xffffffffu && whole_pieces(off, size) > 0;
+    return cpu_code64(c) && seg >= S_FS ? off + c->seg[seg].base : off;
+}
+
+/* An operand across the end of a segment of 4 GiB or of the lower canonical half, of which AMD's look at each
+ * piece. */
+static bool is_in_pieces(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size)
+{
+    uint64_t at = place_of(c, seg, off);
+    bool across = cpu_code64(c) ? cpu_canonical(at) && !cpu_canonical(at + size - 1)
+                                : c->seg[seg].limit == 0xffffffffu && off + size - 1 > 0xffffffffu;
+
+    return across && c->vm->cpuid.is_amd && whole_pieces(cpu_code64(c), at, size) > 0;
 }
 
 static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write)
 {
-    unsigned fit = whole_pieces(off, size);
+    unsigned fit = whole_pieces(cpu_code64(c), place_of(c, seg, off), size);
 
     if (!interp_operand(c, seg, off, 1, write, &c->scratch[2]))
         return false;
@@ -172,13 +177,11 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     unsigned size = op->size / 8u, seg = operand_segment(op);
     uint64_t off = offset_of(c, d, op);
 
-    if (op->mem.type == ZYDIS_MEMOP_TYPE_VSIB || op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
-        return (vcpu_mode(c) & MODE_BITS) < 2u << MODE_BITS_SHIFT || cpu_raise(c, EXC_UD);
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
-        size = c->vm->cpuid.xsave_size;
+        size = insn_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0 & XSTATE_AVX);
     size = size ? size : 1;
-    if (goes_round(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
-                                      : interp_operand(c, seg, off, size, write, &c->scratch[2]))
+    if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
+                                        : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
     if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;
@@ -188,8 +191,8 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     return true;
 }
 
-/* Whether the block raises an exception, #UD or #NM, before anything is asked of the operand. */
-static bool is_refused(struct tcpu *c, struct decoded *d)
+/* Whether nothing is to be asked of the operand here: the block raises #UD or #NM, or goes to vec_mem.c. */
+static bool is_elsewhere(struct tcpu *c, struct decoded *d)
 {
     struct trans t = { .vm = c->vm,
                        .c = c,
@@ -199,8 +202,7 @@ static bool is_refused(struct tcpu *c, struct decoded *d)
                        .ops = d->ops };
     unsigned special;
 
-    return classify_insn(&t, &special) == WAY_SPECIAL && special != SPECIAL_VEC_MEM &&
-           special != SPECIAL_MMX_MEM;
+    return classify_insn(&t, &special) == WAY_SPECIAL;
 }
 
 bool heavy_native(struct tcpu *c, unsigned *len)
@@ -210,7 +212,7 @@ bool heavy_native(struct tcpu *c, unsigned *len)
     if (!decode(c, &d))
         return false;
     *len = d.in.length;
-    if (is_refused(c, &d))
+    if (is_elsewhere(c, &d))
         return true;
     for (unsigned i = 0; i < d.in.operand_count; i++) {
         const ZydisDecodedOperand *op = &d.ops[i];

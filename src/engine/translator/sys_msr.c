@@ -9,7 +9,6 @@
 #define MSR_POWERON_CFG 0x2au
 #define MSR_FEATURE_CONTROL 0x3au
 #define MSR_MCG_CTL 0x17bu
-#define MSR_DEBUGCTL 0x1d9u
 #define MSR_LASTBRANCH_FROM 0x1dbu
 #define MSR_LASTINT_TO 0x1deu
 

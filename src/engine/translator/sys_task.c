@@ -175,6 +175,20 @@ static bool load_task_ldt(struct tcpu *c, uint16_t sel)
     return true;
 }
 
+/* Table 8-1: comes before SS; the rest of CS behind it. */
+static bool task_cs_level_ok(struct tcpu *c, uint16_t sel)
+{
+    struct sys_desc d;
+
+    if (sys_sel_null(sel))
+        return true;
+    if (!sys_desc_read(c, sel, &d, EXC_TS, 0))
+        return false;
+    if (!sys_desc_is_code(&d) || sys_desc_is_conforming(&d) || sys_desc_dpl(&d) == (sel & 3u))
+        return true;
+    return cpu_raise_error(c, EXC_TS, sel & 0xfffcu);
+}
+
 static bool load_task_cs(struct tcpu *c, uint16_t sel, unsigned cpl)
 {
     struct sys_desc d;
@@ -230,7 +244,8 @@ static bool load_task_segments(struct tcpu *c, const struct task *t)
         sys_mode_changed(c);
         return true;
     }
-    if (!load_task_ss(c, t->seg[S_SS], cpl) || !load_task_cs(c, t->seg[S_CS], cpl))
+    if (!task_cs_level_ok(c, t->seg[S_CS]) || !load_task_ss(c, t->seg[S_SS], cpl) ||
+        !load_task_cs(c, t->seg[S_CS], cpl))
         return false;
     sys_mode_changed(c);
     for (unsigned i = 0; i < sizeof(data); i++) {

@@ -278,6 +278,7 @@ bool insn_signals(const struct trans *t); /* DIV and others for which the host r
 const ZydisDecodedOperand *
 insn_mem_operand(const struct trans *t); /* what it really accesses (not LEA's), or NULL */
 unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc);
+void insn_decoder_init(ZydisDecoder *decoder, unsigned code_bits);
 /* Zydis's decoder, put right where it errs. ops: ZYDIS_MAX_OPERAND_COUNT. */
 ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, unsigned len,
                              ZydisDecodedInstruction *in, ZydisDecodedOperand *ops);
@@ -286,6 +287,8 @@ bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *
 /* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
  * 2-21). */
 unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
+/* Of XSAVE's area; avx: XCR0 has it (SDM volume 1, 13.4). */
+unsigned insn_xsave_size(const struct cpuid_model *m, bool avx);
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */

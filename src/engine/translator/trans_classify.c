@@ -312,6 +312,16 @@ static void mend_base(const ZydisDecodedInstruction *in, ZydisDecodedOperand *op
     }
 }
 
+void insn_decoder_init(ZydisDecoder *decoder, unsigned code_bits)
+{
+    if (code_bits == 64)
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    else if (code_bits == 32)
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+    else
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+}
+
 ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, unsigned len,
                              ZydisDecodedInstruction *in, ZydisDecodedOperand *ops)
 {

@@ -325,6 +325,11 @@ static bool waits_for_fpu(const struct trans *t)
     }
 }
 
+unsigned insn_xsave_size(const struct cpuid_model *m, bool avx)
+{
+    return avx ? m->xsave_size : XSAVE_LEGACY;
+}
+
 /* Length and kind of the memory access of a generic instruction. */
 unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc)
 {
@@ -333,9 +338,9 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
-    case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; return t->vm->cpuid.xsave_size;
+    case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return t->vm->cpuid.xsave_size;
+    case ZYDIS_MNEMONIC_XRSTOR64: return insn_xsave_size(&t->vm->cpuid, !(t->mode & MODE_NO_AVX));
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */

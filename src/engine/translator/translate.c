@@ -296,12 +296,7 @@ struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsig
     t.k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };
     t.host_flags = (mode & MODE_HOST_FLAGS) != 0;
     t.saved_flags = !t.host_flags;
-    if ((mode & MODE_BITS) == 2u << MODE_BITS_SHIFT)
-        ZydisDecoderInit(&t.decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
-    else if (t.bits == 32)
-        ZydisDecoderInit(&t.decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
-    else
-        ZydisDecoderInit(&t.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    insn_decoder_init(&t.decoder, (mode & MODE_BITS) == 2u << MODE_BITS_SHIFT ? 16 : t.bits);
     e_nop5(&t.h);
     translate_loop(&t);
     if (t.h.full || t.k.full)

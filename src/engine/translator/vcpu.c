@@ -149,24 +149,47 @@ static void learn_vpage(struct tcpu *c)
         c->vpage = (uint64_t)(int64_t)tb->vpage;
 }
 
-/* 5.3: past the end of a flat segment. Intel's do not look there if the base is 0. AMD's look at the
- * alignment of vectors first. False: an exception is pending. */
+/* Past the end of a flat segment (5.3; Intel's do not look there if the base is 0) or of the lower canonical
+ * half (3.3.7.1): looked at before the pages. AMD's look at the alignment of vectors first. False: an
+ * exception is pending. */
 static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
+    bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
     bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
-    if (c->code_bits == 32 && c->vm->cpuid.is_amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
-        fit = whole_pieces(lin, n);
+    if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
+               : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
+        fit = amd ? whole_pieces(code64, lin, n) : 0;
     if (fit == n)
         return true;
     return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
            cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
 }
 
+/* XSAVE's area ends behind the last component that is asked for (SDM volume 1, 13.4). AMD's look at an area's
+ * last byte first, and XRSTOR at the header before (seen on Zen 4). False: an exception is pending. */
+static bool state_area(struct tcpu *c, uint64_t lin, uint32_t *desc)
+{
+    unsigned n = MMU_DESC_LEN(*desc), align = MMU_DESC_ALIGN(*desc);
+    uint64_t mask = cpu_code64(c) ? ~0ull : 0xffffffffu;
+    enum mmu_acc acc = MMU_DESC_ACC(*desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    if (n > XSAVE_LEGACY && !(c->gpr[R_AX] & c->xcr0 & XSTATE_AVX)) {
+        *desc = MMU_DESC_SHORTER(*desc, n - XSAVE_LEGACY);
+        n = XSAVE_LEGACY;
+    }
+    if (!c->vm->cpuid.is_amd || (lin & ((8u << align) - 1)))
+        return true;
+    if (n > XSAVE_HEADER && acc == MMU_READ &&
+        !mmu_probe(c, (lin + XSAVE_HEADER) & mask, 8, MMU_READ, MMU_AS_CPL))
+        return false;
+    return mmu_probe(c, (lin + n - 1) & mask, 1, acc, MMU_AS_CPL);
+}
+
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     enum mmu_answer a = MMU_ANS_FAULT;
-    if (inside_segment(c, lin, desc))
+    if (inside_segment(c, lin, desc) &&
+        (likely(MMU_DESC_LEN(desc) < XSAVE_HEADER) || state_area(c, lin, &desc)))
         a = mmu_slow(c, lin, desc, out);
     if (a == MMU_ANS_DIRECT || (a == MMU_ANS_STAGED && MMU_DESC_ACC(desc) == MMU_SLOW_R))
         return a;
@@ -609,12 +632,8 @@ static bool service(struct tcpu *c, enum exit_kind *kind)
         cpu_run_out(c);
         cpu_run_in(c);
     }
-    if (req & XR_INIT) {
+    if (req & XR_INIT)
         sys_init(c);
-        c->wait_sipi = 1;
-        c->halted = 0;
-        mmu_flush_all(c);
-    }
     if ((req & XR_SIPI) && c->wait_sipi) {
         c->wait_sipi = 0;
         sys_sipi(c, c->sipi_vector);

@@ -13,7 +13,6 @@
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
-#define XSAVE_HEADER 512
 #define XSAVE_XMM 160
 #define XSAVE_ST 32
 #define XSAVE_BV_SSE 2ull
@@ -94,10 +93,7 @@ static uint64_t operand_address(const struct tcpu *c, const struct vec_insn *v, 
 static bool element_address(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op,
                             int64_t add, unsigned n, enum mmu_acc acc, uint64_t *lin)
 {
-    if (!cpu_code64(c))
-        return seg_linear(c, operand_segment(op), operand_offset(c, v, op, add), n, acc, lin);
-    *lin = operand_address(c, v, op, add);
-    return true;
+    return seg_linear(c, operand_segment(op), operand_offset(c, v, op, add), n, acc, lin);
 }
 
 static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
@@ -225,18 +221,15 @@ static bool mask_bytes(struct tcpu *c, const struct vec_insn *v, bool mmx)
         src = read_vec(c, a);
         mask = read_vec(c, b);
     }
-    /* All check the whole operand whatever the mask: AMD's in one piece, Intel's in halves of 8 bytes, the
-     * upper one first. */
-    uint64_t first;
-    if (!element_address(c, v, mem, 0, mmx ? 8 : 16, MMU_WRITE, &first))
-        return false;
-    if (!cpu_canonical(first))
-        return cpu_raise_gp(c, 0);
-    if ((c->watch & WATCH_ALIGN) && (first & 7))
-        return cpu_raise_error(c, EXC_AC, 0);
-    unsigned part = mmx || !c->vm->cpuid.is_amd ? 8 : 16;
-    for (unsigned at = mmx ? 8 : 16; at > 0; at -= part) {
-        if (!mmu_probe(c, operand_address(c, v, mem, at - part), part, MMU_WRITE, MMU_AS_CPL))
+    /* All check the whole operand whatever the mask, 8 bytes at a time: Intel's the upper ones first. */
+    for (unsigned i = 0, n = mmx ? 1 : 2; i < n; i++) {
+        unsigned part = c->vm->cpuid.is_amd ? i : n - 1 - i;
+        uint64_t lin;
+        if (!element_address(c, v, mem, part * 8, 8, MMU_WRITE, &lin))
+            return false;
+        if (i == 0 && (c->watch & WATCH_ALIGN) && (lin & 7))
+            return cpu_raise_error(c, EXC_AC, 0);
+        if (!mmu_probe(c, lin, 8, MMU_WRITE, MMU_AS_CPL))
             return false;
     }
     return mask_store(c, v, mem, &mask, src.b, 1, mmx ? 8 : 16);
@@ -271,11 +264,9 @@ bool heavy_vec_mem(struct tcpu *c)
     ZydisDecoder d;
     uint8_t bytes[15];
     unsigned got;
-    bool m64 = c->code_bits == 64;
     if (!mmu_fetch(c, c->rip, bytes, sizeof bytes, &got))
         return false;
-    ZydisDecoderInit(&d, m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
-                     m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    insn_decoder_init(&d, c->code_bits);
     if (!ZYAN_SUCCESS(insn_decode_zydis(&d, bytes, got, &v.in, v.ops)))
         return cpu_raise(c, EXC_UD);
     if (execute(c, &v))
