@@ -9,10 +9,12 @@
 #define BIT(n) (1ull << (n))
 #define ROOTS 12
 #define PAGES 4
+#define GLOBAL 3  /* this one */
+#define ALL ROOTS /* whose page it is */
 #define FRAMES 8
 #define NONE FRAMES /* the entry is not present */
 #define FRAME(f) (0x2000000ull + (uint64_t)(f)*4096)
-#define VA(i) (BIT(39) + (uint64_t)(i)*4096)
+#define VA(i) (BIT(39) + 7 * BIT(30) + (uint64_t)(i)*4096)
 #define CR4_PGE BIT(7)
 #define CR4_PCIDE BIT(17)
 #define KEEP BIT(63)
@@ -23,9 +25,9 @@ struct root {
     uint64_t pml4[512], pdpt[512], pd[512], pt[512];
 };
 static struct root roots[ROOTS] __attribute__((aligned(4096)));
-static unsigned now[ROOTS][PAGES]; /* the frame in the entry, or NONE */
-static uint16_t may[ROOTS][PAGES]; /* frames that may be found as well */
-static uint32_t version[FRAMES];   /* what the code there answers */
+static unsigned now[ROOTS + 1][PAGES]; /* the frame in the entry, or NONE */
+static uint16_t may[ROOTS + 1][PAGES]; /* frames that may be found as well */
+static uint32_t version[FRAMES];       /* what the code there answers */
 static unsigned loaded, stale, faults;
 static uint64_t random_state = 88172645463325252ull;
 volatile uint32_t answer;
@@ -45,15 +47,25 @@ static uint64_t pcid_of(unsigned r)
     return r == ROOTS - 1 ? 0 : 0xfff - 37 * r;
 }
 
+static unsigned owner(unsigned r, unsigned i)
+{
+    return i == GLOBAL ? ALL : r;
+}
+
 static void forget(unsigned r)
 {
     for (unsigned i = 0; i < PAGES; i++)
         may[r][i] = 0;
 }
-static void forget_all(void)
+static void forget_pcids(void)
 {
     for (unsigned r = 0; r < ROOTS; r++)
         forget(r);
+}
+static void forget_all(void)
+{
+    forget_pcids();
+    forget(ALL);
 }
 
 static void load(unsigned r, bool keep)
@@ -68,10 +80,15 @@ static void load(unsigned r, bool keep)
 
 static void map(unsigned r, unsigned i, unsigned f)
 {
-    if (now[r][i] != NONE)
-        may[r][i] |= (uint16_t)(1u << now[r][i]);
-    now[r][i] = f;
-    *(volatile uint64_t *)&roots[r].pt[i] = f == NONE ? 0 : FRAME(f) + 7;
+    unsigned o = owner(r, i);
+
+    if (now[o][i] != NONE)
+        may[o][i] |= (uint16_t)(1u << now[o][i]);
+    now[o][i] = f;
+    for (unsigned k = 0; k < ROOTS; k++) {
+        if (k == r || o == ALL)
+            *(volatile uint64_t *)&roots[k].pt[i] = f == NONE ? 0 : FRAME(f) + 7 + (o == ALL ? BIT(8) : 0);
+    }
 }
 
 static void invpcid(uint64_t type, uint64_t pcid, uint64_t at)
@@ -109,28 +126,31 @@ static void invalidate(void)
     unsigned r = below(3) ? loaded : below(ROOTS), i = below(PAGES);
 
     switch (below(8)) {
-    case 0: invpcid(0, pcid_of(r), VA(i)), may[r][i] = 0; break;
+    case 0: invpcid(0, pcid_of(r), VA(i)), may[r][i] = 0; break; /* global ones stay, here and in 1 and 3 */
     case 1: invpcid(1, pcid_of(r), 0), forget(r); break;
-    case 2: invpcid(2 + below(2), 0, 0), forget_all(); break;
+    case 2: invpcid(2, 0, 0), forget_all(); break;
     case 3:
         write_cr4(read_cr4() & ~CR4_PGE);
         write_cr4(read_cr4() | CR4_PGE);
         forget_all();
         break;
-    default: __asm__ volatile("invlpg (%0)" : : "r"(VA(i)) : "memory"); may[loaded][i] = 0;
+    case 4: invpcid(3, 0, 0), forget_pcids(); break;
+    default: __asm__ volatile("invlpg (%0)" : : "r"(VA(i)) : "memory"); may[owner(loaded, i)][i] = 0;
     }
 }
 
 static bool allowed(unsigned i, unsigned f)
 {
-    stale += f != now[loaded][i];
-    return f < FRAMES && (f == now[loaded][i] || (may[loaded][i] & 1u << f));
+    unsigned o = owner(loaded, i);
+
+    stale += f != now[o][i];
+    return f < FRAMES && (f == now[o][i] || (may[o][i] & 1u << f));
 }
 
 static bool faulted(unsigned i)
 {
     faults++;
-    return now[loaded][i] == NONE && trap.vector == 14;
+    return now[owner(loaded, i)][i] == NONE && trap.vector == 14;
 }
 
 static bool try_load(unsigned i)
@@ -196,10 +216,10 @@ static void tables(void)
     for (unsigned r = 0; r < ROOTS; r++) {
         roots[r].pml4[0] = pml4[0];
         roots[r].pml4[1] = (uint64_t)roots[r].pdpt + 7;
-        roots[r].pdpt[0] = (uint64_t)roots[r].pd + 7;
+        roots[r].pdpt[7] = (uint64_t)roots[r].pd + 7;
         roots[r].pd[0] = (uint64_t)roots[r].pt + 7;
         for (unsigned i = 0; i < PAGES; i++)
-            now[r][i] = NONE, map(r, i, below(FRAMES));
+            now[owner(r, i)][i] = NONE, map(r, i, below(FRAMES));
     }
 }
 
