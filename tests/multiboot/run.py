@@ -31,6 +31,7 @@ KERNELS = {
     'paging': (1, False),
     'apic': (4, False),
     'features': (1, False),
+    'compat': (1, False),
     'litmus': (4, False),
     'spin': (2, False),
 }
