@@ -403,7 +403,7 @@ static void family_check(id self, const char *selector, const void *caller)
 
 static bool is_class_object(id obj)
 {
-    static Class list[1024];
+    Class list[1024]; /* each thread its own: a class that comes meanwhile moves the others */
     int n = objc_getClassList(list, array_size(list));
 
     for (int i = 0; i < n && i < (int)array_size(list); i++) {
