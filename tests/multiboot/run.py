@@ -32,6 +32,7 @@ KERNELS = {
     'pcid': (1, False),
     'apic': (4, False),
     'features': (1, False),
+    'compat': (1, False),
     'litmus': (4, False),
     'spin': (2, False),
 }
