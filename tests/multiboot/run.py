@@ -29,8 +29,10 @@ KERNELS = {
     'ipi': (4, False),
     'events': (1, False),
     'paging': (1, False),
+    'pcid': (1, False),
     'apic': (4, False),
     'features': (1, False),
+    'compat': (1, False),
     'litmus': (4, False),
     'spin': (2, False),
 }

@@ -9,10 +9,10 @@
  *
  * Blocks never move and their memory is reused only when everything is thrown away (cache_flush) inside an
  * exclusive section, when no vCPU is in translated code. A block dies when its guest bytes change: it leaves
- * the hash table and the page lists and the five-byte NOP at its entry is overwritten, with one aligned
- * store, by a call of the stale stub. So nobody has to find the jumps and jump-cache entries that lead to it:
- * who follows one ends in the dispatcher, which patches the entry once more into a jump to the new
- * translation.
+ * the hash table, its pages' lists are swept of the dead, and the five-byte NOP at its entry is overwritten,
+ * with one aligned store, by a call of the stale stub. So nobody has to find the jumps and jump-cache entries
+ * that lead to it: who follows one ends in the dispatcher, which patches the entry once more into a jump to
+ * the new translation.
  *
  * code_lock covers everything that changes: hash, lists, side table, positions, patching. Guest bytes are
  * read for translation and written by stores to code pages under the same lock, so a block either saw the new

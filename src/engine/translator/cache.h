@@ -50,6 +50,9 @@ enum exit_reason {
 #define BRANCH_DESC_OFF(d) ((d)&0x1fffu)
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
+/* Of a block: it is found, or not any more, or not now because it is about to be made again to be fast. */
+enum { TB_LIVES, TB_DEAD, TB_HIDDEN };
+
 /* One cache line: looking for a block costs a line of the hash table and one for each block looked at. Links
  * are places in code_cache.tbs plus 1; 0 ends a list. */
 struct tb {
@@ -66,9 +69,9 @@ struct tb {
     uint16_t undefined_flags; /* status flags that one of its instructions leaves undefined */
     uint16_t insns;
     uint8_t side_count;
-    _Atomic bool dead;
-    bool small; /* made to be small, not fast (translate.c) */
-    bool plain; /* nothing in it that the general path could not run first (shadow.c) */
+    _Atomic uint8_t dead; /* TB_* */
+    bool small;           /* made to be small, not fast (translate.c) */
+    bool plain;           /* nothing in it that the general path could not run first (shadow.c) */
 };
 _Static_assert(sizeof(struct tb) == 64, "a cache line");
 
@@ -197,6 +200,10 @@ static inline const uint8_t *cache_successor(const uint8_t *entry)
 }
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
+/* The same, but it stays in the lists of its pages until they are swept. code_lock held. */
+void cache_retire(struct tvm *vm, struct tb *tb);
+/* Takes dead blocks out of a page's list; a page without blocks holds no code. code_lock held. */
+void cache_sweep(struct tvm *vm, uint64_t gpage);
 /* Kills blocks in a range that was written already. Any thread. */
 void cache_invalidate(struct tvm *vm, struct tcpu *c, uint64_t gpa, uint64_t len);
 /* Throws everything away. Inside an exclusive section. */

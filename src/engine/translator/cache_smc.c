@@ -62,31 +62,30 @@ uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to)
     return (now & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(to - (from + 5)) << 8;
 }
 
-static void list_remove(struct code_cache *cc, struct page_info *p, struct tb *tb, uint64_t gpage)
+void cache_sweep(struct tvm *vm, uint64_t gpage)
 {
-    struct tb *cur = atomic_load(&p->tbs), *prev = NULL;
-    while (cur) {
-        struct tb *next = cache_next_in(cc, cur, gpage);
-        if (cur == tb) {
-            if (prev)
-                prev->page_next[prev->gpage == gpage ? 0 : 1] = cache_link(cc, next);
-            else
-                atomic_store(&p->tbs, next);
-            break;
-        }
-        prev = cur;
-        cur = next;
+    struct code_cache *cc = vm->cache;
+    struct page_info *p = tvm_page(vm, gpage);
+    struct tb *cur = atomic_load(&p->tbs), *last = NULL;
+    for (struct tb *next; cur; cur = next) {
+        next = cache_next_in(cc, cur, gpage);
+        if (atomic_load(&cur->dead) != TB_DEAD)
+            last = cur;
+        else if (last)
+            last->page_next[last->gpage == gpage ? 0 : 1] = cache_link(cc, next);
+        else
+            atomic_store(&p->tbs, next);
     }
-    if (!atomic_load(&p->tbs)) {
+    if (!last) {
         atomic_store(&p->code, 0);
         p->fast = 0;
     }
 }
 
-void cache_kill(struct tvm *vm, struct tb *tb)
+void cache_retire(struct tvm *vm, struct tb *tb)
 {
     struct code_cache *cc = vm->cache;
-    atomic_store(&tb->dead, true);
+    atomic_store(&tb->dead, TB_DEAD);
     uint32_t own = cache_link(cc, tb);
     _Atomic uint32_t *link = &cc->hash[cache_hash(cache_key(tb->gpage, tb->off, tb->mode))];
     while (atomic_load(link) && atomic_load(link) != own)
@@ -94,14 +93,19 @@ void cache_kill(struct tvm *vm, struct tb *tb)
     if (atomic_load(link) == own)
         atomic_store(link,
                      atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
-    list_remove(cc, tvm_page(vm, tb->gpage), tb, tb->gpage);
-    if (tb->gpage2 != ~0ull)
-        list_remove(cc, tvm_page(vm, tb->gpage2), tb, tb->gpage2);
     /* One aligned store turns the NOP at the entry into a call. */
     uint64_t *entry = (uint64_t *)(void *)((uint8_t *)cc->mem.rw + tb->hot);
     int32_t rel = (int32_t)(cc->stubs.stale - (cache_rx(cc, tb->hot) + 5));
     uint64_t word = (*entry & ~0xffffffffffull) | 0xe8 | (uint64_t)(uint32_t)rel << 8;
     cache_patch_entry(cc, tb->hot, word);
+}
+
+void cache_kill(struct tvm *vm, struct tb *tb)
+{
+    cache_retire(vm, tb);
+    cache_sweep(vm, tb->gpage);
+    if (tb->gpage2 != ~0ull)
+        cache_sweep(vm, tb->gpage2);
 }
 
 /* code_lock held. Returns how many died. */
@@ -110,16 +114,19 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
     uint64_t gpage = gpa & PAGE_MASK;
     struct page_info *p = tvm_page(vm, gpage);
     unsigned killed = 0;
-    for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
+    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(vm->cache, tb, gpage)) {
         bool first = tb->gpage == gpage;
-        next = cache_next_in(vm->cache, tb, gpage);
         uint64_t start = first ? gpage + tb->off : gpage;
         uint64_t end = first ? start + tb->len : gpage + (unsigned)(tb->off + tb->len - PAGE_SIZE);
-        if (gpa < end && gpa + n > start) {
-            cache_kill(vm, tb);
-            killed++;
-        }
+        if (atomic_load(&tb->dead) == TB_DEAD || gpa >= end || gpa + n <= start)
+            continue;
+        cache_retire(vm, tb);
+        killed++;
+        if (tb->gpage2 != ~0ull)
+            cache_sweep(vm, first ? tb->gpage2 : tb->gpage);
     }
+    if (killed)
+        cache_sweep(vm, gpage);
     return killed;
 }
 

@@ -272,6 +272,7 @@ struct tcpu {
     uint32_t samples[SAMPLES_MAX];
     int sample_timer;
     uint8_t sample_timer_made;
+    uint8_t jumps_behind; /* blocks in the jump cache were made again to be fast */
     uint64_t counters[TCOUNTER_COUNT];
 
     _Alignas(64) uint8_t xsave_area[X86_XSAVE_MAX];

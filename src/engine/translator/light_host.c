@@ -115,8 +115,11 @@ void vcpu_samples(struct tcpu *c)
     cpu_heavy_begin(c);
     bool made = heavy_samples(c);
     cpu_heavy_end(c);
-    if (made)
-        mmu_follow_jumps(c); /* they lead to the old blocks, which go on to the new */
+    /* The jump caches lead to the old blocks, which go on to the new: no hurry. Pages are made fast many in a
+     * row. */
+    if (!made && c->jumps_behind)
+        mmu_follow_jumps(c);
+    c->jumps_behind = made;
 }
 
 enum exit_reason vcpu_step_exclusive(struct tcpu *c)

@@ -378,17 +378,18 @@ static unsigned page_part(uint64_t lin, unsigned n)
     unsigned room = (unsigned)(PAGE_SIZE - (lin & (PAGE_SIZE - 1)));
     return n < room ? n : room;
 }
-/* SDM volume 3, 3.3.7: outside of 64-bit mode linear addresses have 32 bits; but IA-32e mode's tables lie
- * anywhere. */
-static inline uint64_t wrap(const struct tcpu *c, uint64_t lin, enum mmu_as as)
+/* `by` bytes behind lin, which 64-bit mode alone has above 4 GiB (SDM volume 3, 3.3.7); but IA-32e mode's
+ * tables and the stacks of its handlers lie anywhere. */
+static inline uint64_t behind(const struct tcpu *c, uint64_t lin, unsigned by, enum mmu_as as)
 {
-    return cpu_code64(c) || (as == MMU_AS_SYSTEM && cpu_long_mode(c)) ? lin : lin & 0xffffffffull;
+    bool wide = cpu_code64(c) || lin >> 32 || (as == MMU_AS_SYSTEM && cpu_long_mode(c));
+    return wide ? lin + by : (lin + by) & 0xffffffffull;
 }
 
 bool mmu_probe(struct tcpu *c, uint64_t lin, unsigned n, enum mmu_acc acc, enum mmu_as as)
 {
     unsigned idx = as_index(c, as);
-    for (unsigned part; n > 0; n -= part, lin = wrap(c, lin + part, as)) {
+    for (unsigned part; n > 0; n -= part, lin = behind(c, lin, part, as)) {
         part = page_part(lin, n);
         struct tlb_entry *e = &c->tlb[idx][tlb_slot(lin)];
         struct walk w;
@@ -422,7 +423,7 @@ bool mmu_read(struct tcpu *c, uint64_t lin, void *buf, unsigned n, enum mmu_as a
     if (!mmu_probe(c, lin, n, MMU_READ, as))
         return false;
     uint8_t *b = buf;
-    for (; n > 0; n -= part, b += part, lin = wrap(c, lin + part, as)) {
+    for (; n > 0; n -= part, b += part, lin = behind(c, lin, part, as)) {
         part = page_part(lin, n);
         if (!read_part(c, lin, b, part, idx))
             return false;
@@ -459,7 +460,7 @@ bool mmu_write(struct tcpu *c, uint64_t lin, const void *buf, unsigned n, enum m
     if (!mmu_probe(c, lin, n, MMU_WRITE, as))
         return false;
     const uint8_t *b = buf;
-    for (; n > 0; n -= part, b += part, lin = wrap(c, lin + part, as)) {
+    for (; n > 0; n -= part, b += part, lin = behind(c, lin, part, as)) {
         part = page_part(lin, n);
         if (!write_part(c, lin, b, part, idx))
             return false;
@@ -473,7 +474,7 @@ bool mmu_fetch(struct tcpu *c, uint64_t lin, void *buf, unsigned n, unsigned *go
     unsigned part = page_part(lin, n);
     *got = 0;
     for (unsigned done = 0; done < n; done += part, part = n - done) {
-        uint64_t at = wrap(c, lin + done, MMU_AS_CPL);
+        uint64_t at = behind(c, lin, done, MMU_AS_CPL);
         if (mmu_code_page(c, at & PAGE_MASK, &gpage)) {
             light_copy((uint8_t *)buf + done, tvm_hva(c->vm, gpage) + (at & ~PAGE_MASK), part);
         } else if (c->exc.pending) {

@@ -64,7 +64,7 @@ struct tvm {
     } unknown[TVM_UNKNOWN]; /* instructions that were told of; under code_lock */
     unsigned unknown_count;
     _Atomic bool intr; /* output of the board's 8259s */
-    _Atomic uint32_t code_lock;
+    _Atomic uint32_t code_lock, code_waiters;
     pthread_mutex_t excl_lock;
     _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */
     _Atomic uint32_t excl_seq;         /* futex: bumped when an exclusive section ends */
@@ -101,6 +101,7 @@ static inline struct page_info *tvm_page_of_host(struct tvm *vm, uint64_t hva)
 
 void tvm_code_lock(struct tvm *vm);   /* light */
 void tvm_code_unlock(struct tvm *vm); /* light */
+void tvm_code_give(struct tvm *vm);   /* light; held: lets others have it if they wait */
 
 /* Heavy. Returns with every other vCPU RUN_OUT and held there. `c` is the calling vCPU, which must be RUN_OUT
  * itself. */

@@ -27,22 +27,40 @@
 
 /* ---- locks and states ---- */
 
+static bool code_lock_taken(struct tvm *vm)
+{
+    return !atomic_exchange_explicit(&vm->code_lock, 1, memory_order_acquire);
+}
+
 void tvm_code_lock(struct tvm *vm)
 {
-    for (unsigned spins = 0; atomic_exchange_explicit(&vm->code_lock, 1, memory_order_acquire); spins++) {
+    if (code_lock_taken(vm))
+        return;
+    atomic_fetch_add(&vm->code_waiters, 1);
+    for (unsigned spins = 1; !code_lock_taken(vm); spins++) {
         while (atomic_load_explicit(&vm->code_lock, memory_order_relaxed)) {
             __builtin_ia32_pause();
-            if (++spins > 200) {
+            if (++spins % 256 == 0)
                 light_yield();
-                spins = 0;
-            }
         }
     }
+    atomic_fetch_sub(&vm->code_waiters, 1);
 }
 
 void tvm_code_unlock(struct tvm *vm)
 {
     atomic_store_explicit(&vm->code_lock, 0, memory_order_release);
+}
+
+void tvm_code_give(struct tvm *vm)
+{
+    uint32_t waiters = atomic_load(&vm->code_waiters);
+    if (!waiters)
+        return;
+    tvm_code_unlock(vm);
+    for (unsigned spins = 0; spins < 64 && atomic_load(&vm->code_waiters) == waiters; spins++)
+        __builtin_ia32_pause();
+    tvm_code_lock(vm);
 }
 
 void cpu_run_out(struct tcpu *c)

@@ -88,28 +88,34 @@ void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const
                      store->len, store->at[k], store->after[k]);
 }
 
-/* A block made again to be fast; `dead` was set before. Whoever enters the old one is sent on. False: no
- * room; the next block that is made finds that out. */
+/* A hidden block made again to be fast. Whoever enters the old one is sent on. False: no room; the next block
+ * that is made finds that out. */
 static bool make_fast(struct tcpu *c, struct tb *old)
 {
     struct tvm *vm = c->vm;
     struct code_cache *cc = vm->cache;
     uint64_t vpage = old->mode & MODE_FIXED ? (uint64_t)(int64_t)old->vpage : 0;
-    struct tb *tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+    struct tb *tb =
+        cache_find(cc, old->gpage, old->off, old->mode, vpage); /* another vCPU may have been here */
 
-    if (!tb)
-        return false;
-    c->counters[TC_BLOCKS_FAST]++;
-    cache_kill(vm, old);
+    if (!tb) {
+        tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+        if (!tb)
+            return false;
+        c->counters[TC_BLOCKS_FAST]++;
+        if (vm->perf_map)
+            perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
+    }
+    cache_retire(vm, old);
     cache_patch_entry(cc, old->hot, cache_jump_word(cc, old->hot, tb->hot));
-    if (vm->perf_map)
-        perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
     return true;
 }
 
 /* What runs long enough to be met by a sample is in a page worth being fast, all that ever ran of it: code
- * that belongs together stands together. First all are marked dead, so that new blocks do not find old ones
- * to jump to; those that cannot be made come back to life. */
+ * that belongs together stands together. First all are hidden, so that new blocks do not find old ones to
+ * jump to; those that cannot be made come back. A page has hundreds of blocks, so others get the lock in
+ * between; what they kill meanwhile is not hidden any more, and a page that lost all its blocks is no code
+ * page. */
 static void make_page_fast(struct tcpu *c, uint64_t gpage)
 {
     struct page_info *p = tvm_page(c->vm, gpage);
@@ -117,17 +123,22 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
 
     p->fast = 1;
     for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(c->vm->cache, tb, gpage)) {
-        if (tb->small && tb_is_local(tb))
-            atomic_store(&tb->dead, true);
+        if (tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
+            atomic_store(&tb->dead, TB_HIDDEN);
     }
     for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
         next = cache_next_in(c->vm->cache, tb, gpage);
-        if (!tb->small || !atomic_load(&tb->dead))
+        if (atomic_load(&tb->dead) != TB_HIDDEN)
             continue;
         room = room && make_fast(c, tb);
         if (!room)
-            atomic_store(&tb->dead, false);
+            atomic_store(&tb->dead, TB_LIVES);
+        else
+            tvm_code_give(c->vm);
+        if (!atomic_load(&p->code))
+            return;
     }
+    cache_sweep(c->vm, gpage);
 }
 
 bool heavy_samples(struct tcpu *c)
