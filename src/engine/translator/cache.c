@@ -14,9 +14,9 @@
  * that lead to it: who follows one ends in the dispatcher, which patches the entry once more into a jump to
  * the new translation.
  *
- * code_lock covers everything that changes: hash, lists, side table, positions, patching. Guest bytes are
- * read for translation and written by stores to code pages under the same lock, so a block either saw the new
- * bytes or is killed. */
+ * code_lock covers everything that changes: hash, lists, side table, positions, patching. Stores to code
+ * pages are made under it, and so is what is made of guest bytes: they are decoded before, but compared with
+ * what is there under the lock (translate_is_current). So a block either saw the new bytes or is killed. */
 #include "engine/translator/cache.h"
 
 #include <stdlib.h>
@@ -48,9 +48,8 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
     cc->side_max = (uint32_t)(size / 64);
     cc->tbs = reserve(cc->tb_max * sizeof *cc->tbs);
     cc->side = reserve(cc->side_max * sizeof *cc->side);
-    cc->scratch = malloc(translate_scratch_size());
     cc->fixed = reserve(sizeof *cc->fixed);
-    if (!cc->tbs || !cc->side || !cc->scratch || !cc->fixed) {
+    if (!cc->tbs || !cc->side || !cc->fixed) {
         err_set(err, YADO_ERR_MEMORY, "translator: no memory for the code cache's tables");
         cache_free(cc);
         return NULL;
@@ -70,7 +69,6 @@ void cache_free(struct code_cache *cc)
         munmap(cc->tbs, cc->tb_max * sizeof *cc->tbs);
     if (cc->side)
         munmap(cc->side, cc->side_max * sizeof *cc->side);
-    free(cc->scratch);
     if (cc->fixed)
         munmap(cc->fixed, sizeof *cc->fixed);
     jitmem_close(&cc->mem);

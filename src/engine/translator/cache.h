@@ -125,7 +125,6 @@ struct code_cache {
     uint32_t patches; /* since the writable alias was last given back */
     _Atomic uint32_t flush_gen;
     struct fixed *fixed;
-    void *scratch; /* translate_block's working memory */
     _Atomic uint32_t hash[CACHE_HASH_SIZE];
     /* A bit for what was ever put into the hash table. It stays in the host's cache, which the table does
      * not, and half of what is looked for is not there: targets of jumps in new blocks. */
@@ -212,11 +211,16 @@ void cache_flush(struct tvm *vm);
 /* stubs.c: writes the stubs at the start of the cache. */
 void stubs_emit(struct code_cache *cc);
 
-/* translate.c: makes the block for the code at gpage + off. Heavy; code_lock held; the pages are marked.
- * NULL: cache full. gpage2 is the next code page or ~0 if it is not known to be there. */
-struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode, uint64_t vpage, bool small);
-size_t translate_scratch_size(void);
+/* translate.c. A block for the code at gpage + off is made in two parts, so that vCPUs keep code_lock from
+ * each other for the second one only. First look: decodes. gpage2 is the next code page or ~0 if it is not
+ * known to be there. Heavy. */
+void translate_look(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+                    uint64_t vpage, bool small);
+/* Whether the guest's bytes are as they were at that look. code_lock held; the pages are marked. */
+bool translate_is_current(const struct tcpu *c);
+/* Then, with the lock not given away in between: the block. NULL: cache full. */
+struct tb *translate_finish(struct tcpu *c);
+size_t translation_size(void); /* of tcpu.translation */
 
 /* Called from stubs (vcpu.c). */
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);

@@ -23,6 +23,7 @@
 #include "x86/state.h"
 
 struct tvm;
+struct translation;
 
 /* ---- software TLB ---- */
 
@@ -225,7 +226,8 @@ struct tcpu {
     unsigned index; /* = APIC id */
     struct tvm *vm;
     struct lapic *lapic;
-    struct shadow *shadow; /* NULL: blocks run once */
+    struct translation *translation; /* the block that is being made (translate.c) */
+    struct shadow *shadow;           /* NULL: blocks run once */
 
     /* -- dispatcher and MMU (vcpu.c, mmu.c) -- */
     _Atomic uint32_t run_state; /* enum run_state */

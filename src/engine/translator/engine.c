@@ -101,6 +101,7 @@ static void translator_close(struct engine_vm *evm)
             continue;
         lapic_free(vm->cpus[i]->lapic);
         free(vm->cpus[i]->shadow);
+        free(vm->cpus[i]->translation);
         munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(vm->cpus[i], sizeof(struct tcpu));
     }
@@ -189,6 +190,10 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
         struct tcpu *c = new_cpu(vm, i);
         struct x86_state s;
         ok = c != NULL;
+        if (ok) {
+            c->translation = malloc(translation_size());
+            ok = c->translation != NULL;
+        }
         if (ok && cfg->options.shadow) {
             c->shadow = calloc(1, sizeof(*c->shadow));
             ok = c->shadow != NULL;

@@ -77,6 +77,7 @@ struct ginsn {
     uint8_t way;     /* enum way */
     uint8_t special; /* enum special, for WAY_SPECIAL */
     uint8_t access_count;
+    bool unknown;     /* no instruction, or none that the guest has */
     bool reads_flags; /* any status flag, or leaves one as it was */
     bool kills_flags; /* writes all of them without reading any */
     bool signals;     /* the host may raise a signal for it, SSE and x87 apart */
@@ -135,7 +136,7 @@ struct trans {
     ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
     uint8_t *bytes;
-    struct tb_side side[TRANS_MAX_SIDE];
+    struct tb_side *side; /* TRANS_MAX_SIDE of them */
     unsigned side_count;
     struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
 };

@@ -152,7 +152,7 @@ static void tell_unknown(const struct trans *t, const struct ginsn *g)
     for (unsigned i = 0; i < len; i++)
         n += (unsigned)snprintf(text + n, sizeof(text) - n, "%02x ", g->bytes[i]);
     log_line(vm->cfg.log, LOG_CPU, "unknown instruction at %#llx: %s(%s)",
-             (unsigned long long)t->vpage + t->off, text,
+             (unsigned long long)t->vpage + g->off, text,
              g->decoded ? ZydisMnemonicGetString(g->in.mnemonic) : "no encoding");
 }
 
@@ -162,9 +162,8 @@ static bool survey(struct trans *t, struct ginsn *g)
     unsigned special = SPECIAL_UD;
     g->access_count = 0;
     memcpy(g->before, t->values, sizeof g->before);
+    g->unknown = !g->decoded && g->in.length;
     if (!g->decoded) {
-        if (g->in.length)
-            tell_unknown(t, g);
         g->way = WAY_INTERP;
         g->barrier = true;
         g->reads_flags = g->kills_flags = g->signals = false;
@@ -173,8 +172,7 @@ static bool survey(struct trans *t, struct ginsn *g)
     }
     g->way = (uint8_t)classify_insn(t, &special);
     g->special = (uint8_t)special;
-    if (g->way == WAY_SPECIAL && special == SPECIAL_UD)
-        tell_unknown(t, g);
+    g->unknown = g->way == WAY_SPECIAL && special == SPECIAL_UD;
     g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL || g->way == WAY_SYS;
     bool writes_flags;
     insn_flags(t, &g->reads_flags, &writes_flags);
@@ -225,7 +223,6 @@ static void translate_one(struct trans *t)
 
 static void translate_loop(struct trans *t)
 {
-    look_at_block(t);
     for (unsigned i = 0; i < t->count && !t->done && t->side_count + 4 <= TRANS_MAX_SIDE; i++) {
         set_current(t, i);
         translate_one(t);
@@ -242,9 +239,15 @@ static void translate_loop(struct trans *t)
         flow_exit_direct(t, next);
 }
 
-size_t translate_scratch_size(void)
+struct translation {
+    struct trans t;
+    struct tb_side side[TRANS_MAX_SIDE];
+    struct ginsn g[TRANS_MAX_INSNS + 1];
+};
+
+size_t translation_size(void)
 {
-    return (TRANS_MAX_INSNS + 1) * sizeof(struct ginsn);
+    return sizeof(struct translation);
 }
 
 /* Twice the same? */
@@ -267,58 +270,93 @@ static void judge(const struct trans *t, struct tb *tb)
     }
 }
 
-struct tb *translate_block(struct tvm *vm, struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2,
-                           uint32_t mode, uint64_t vpage, bool small)
+void translate_look(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage2, uint32_t mode,
+                    uint64_t vpage, bool small)
 {
-    struct code_cache *cc = vm->cache;
+    struct trans *t = &c->translation->t;
+    *t = (struct trans){ .vm = c->vm,
+                         .c = c,
+                         .cc = c->vm->cache,
+                         .gpage = gpage,
+                         .gpage2 = gpage2,
+                         .page = tvm_hva(c->vm, gpage),
+                         .start = off,
+                         .off = off,
+                         .end = off,
+                         .mode = mode,
+                         .vpage = vpage,
+                         .small = small && !(mode & MODE_ONE),
+                         .idx = mode & MODE_IDX,
+                         .bits = mode & MODE_BITS ? 32 : 64,
+                         .side = c->translation->side,
+                         .g = c->translation->g };
+    insn_decoder_init(&t->decoder, (mode & MODE_BITS) == 2u << MODE_BITS_SHIFT ? 16 : t->bits);
+    look_at_block(t);
+}
+
+bool translate_is_current(const struct tcpu *c)
+{
+    const struct trans *t = &c->translation->t;
+    for (unsigned i = 0; i < t->count; i++) {
+        const struct ginsn *g = &t->g[i];
+        unsigned n = g->decoded ? g->in.length : 15, room = (unsigned)PAGE_SIZE - g->off;
+        if (memcmp(t->page + g->off, g->bytes, n < room ? n : room) != 0)
+            return false;
+        if (n > room && t->gpage2 != ~0ull &&
+            memcmp(tvm_hva(t->vm, t->gpage2), g->bytes + room, n - room) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Describes what was written at hot. */
+static void describe(const struct trans *t, struct tb *tb, size_t hot)
+{
+    struct code_cache *cc = t->cc;
+    const uint8_t *rw = cc->mem.rw;
+    memset(tb, 0, sizeof *tb);
+    tb->gpage = t->gpage;
+    tb->gpage2 = t->end > PAGE_SIZE ? t->gpage2 : ~0ull;
+    tb->hot = (uint32_t)hot;
+    tb->cold = (uint32_t)cc->cold_pos;
+    tb->hot_len = (uint32_t)(t->h.p - (rw + hot));
+    tb->mode = (uint16_t)t->mode;
+    tb->vpage = t->mode & MODE_FIXED ? (int32_t)t->vpage : 0;
+    tb->off = (uint16_t)t->start;
+    tb->len = (uint16_t)(t->end - t->start);
+    tb->insns = (uint16_t)t->insns;
+    tb->small = t->small;
+    tb->side = cc->side_count;
+    tb->side_count = (uint8_t)t->side_count;
+    judge(t, tb);
+}
+
+struct tb *translate_finish(struct tcpu *c)
+{
+    struct trans *t = &c->translation->t;
+    struct code_cache *cc = t->cc;
     struct tb *tb = cache_alloc(cc);
     if (!tb || cc->side_count + TRANS_MAX_SIDE > cc->side_max)
         return NULL;
     uint8_t *rw = cc->mem.rw;
     ptrdiff_t rx = (uint8_t *)cc->mem.rx - rw;
-    struct trans t = { .vm = vm,
-                       .c = c,
-                       .cc = cc,
-                       .gpage = gpage,
-                       .gpage2 = gpage2,
-                       .start = off,
-                       .off = off,
-                       .end = off,
-                       .mode = mode,
-                       .vpage = vpage,
-                       .small = small && !(mode & MODE_ONE),
-                       .idx = mode & MODE_IDX,
-                       .bits = mode & MODE_BITS ? 32 : 64 };
-    t.page = tvm_hva(vm, gpage);
-    t.g = cc->scratch;
     size_t hot = align_up(cc->hot_pos, 16);
-    t.h = (struct emit){ rw + hot, rw + cc->hot_end, rx, false };
-    t.k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };
-    t.host_flags = (mode & MODE_HOST_FLAGS) != 0;
-    t.saved_flags = !t.host_flags;
-    insn_decoder_init(&t.decoder, (mode & MODE_BITS) == 2u << MODE_BITS_SHIFT ? 16 : t.bits);
-    e_nop5(&t.h);
-    translate_loop(&t);
-    if (t.h.full || t.k.full)
+    t->h = (struct emit){ rw + hot, rw + cc->hot_end, rx, false };
+    t->k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };
+    t->host_flags = (t->mode & MODE_HOST_FLAGS) != 0;
+    t->saved_flags = !t->host_flags;
+    e_nop5(&t->h);
+    translate_loop(t);
+    if (t->h.full || t->k.full)
         return NULL;
-    memset(tb, 0, sizeof *tb);
-    tb->gpage = gpage;
-    tb->gpage2 = t.end > PAGE_SIZE ? gpage2 : ~0ull;
-    tb->hot = (uint32_t)hot;
-    tb->cold = (uint32_t)cc->cold_pos;
-    tb->hot_len = (uint32_t)(t.h.p - (rw + hot));
-    tb->mode = (uint16_t)mode;
-    tb->vpage = mode & MODE_FIXED ? (int32_t)vpage : 0;
-    tb->off = (uint16_t)off;
-    tb->len = (uint16_t)(t.end - off);
-    tb->insns = (uint16_t)t.insns;
-    tb->small = t.small;
-    tb->side = cc->side_count;
-    tb->side_count = (uint8_t)t.side_count;
-    memcpy(&cc->side[cc->side_count], t.side, t.side_count * sizeof t.side[0]);
-    cc->side_count += t.side_count;
-    cache_advance(cc, (size_t)(t.h.p - rw), (size_t)(t.k.p - rw));
-    judge(&t, tb);
-    cache_insert(vm, tb);
+    for (unsigned i = 0; i < t->count; i++) {
+        if (t->g[i].unknown)
+            tell_unknown(t, &t->g[i]);
+    }
+    describe(t, tb, hot);
+    memcpy(&cc->side[cc->side_count], t->side, t->side_count * sizeof t->side[0]);
+    cc->side_count += t->side_count;
+    cache_advance(cc, (size_t)(t->h.p - rw), (size_t)(t->k.p - rw));
+    cache_insert(t->vm, tb);
     return tb;
 }

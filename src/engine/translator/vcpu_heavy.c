@@ -99,7 +99,8 @@ static bool make_fast(struct tcpu *c, struct tb *old)
         cache_find(cc, old->gpage, old->off, old->mode, vpage); /* another vCPU may have been here */
 
     if (!tb) {
-        tb = translate_block(vm, c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+        translate_look(c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+        tb = translate_finish(c);
         if (!tb)
             return false;
         c->counters[TC_BLOCKS_FAST]++;
@@ -170,6 +171,8 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         cache_mark_code(vm, c, gpage);
         if (gpage2 != ~0ull)
             cache_mark_code(vm, c, gpage2);
+        translate_look(c, gpage, off, gpage2, mode, vpage,
+                       !vm->cfg.options.fast_blocks && !tvm_page(vm, gpage)->fast);
         tvm_code_lock(vm);
         if (replace && !atomic_load(&replace->dead))
             cache_kill(vm, replace);
@@ -181,9 +184,8 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         uint32_t gen = atomic_load(&vm->cache->flush_gen);
         c->translate_gen = gen;
         bool full = false;
-        if (!tb && marked) {
-            tb = translate_block(vm, c, gpage, off, gpage2, mode, vpage,
-                                 !vm->cfg.options.fast_blocks && !tvm_page(vm, gpage)->fast);
+        if (!tb && marked && translate_is_current(c)) {
+            tb = translate_finish(c);
             full = !tb;
             if (tb) {
                 c->counters[TC_BLOCKS]++;
