@@ -71,6 +71,7 @@ struct ginsn {
     ZydisDecodedInstruction in;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     uint8_t bytes[16];
+    uint8_t seen; /* of them, how many were there */
     uint16_t off;
     bool decoded;    /* false: no instruction (in.length 1), or it runs into a page that is not there (0) */
     bool barrier;    /* goes to C, where anything may change */

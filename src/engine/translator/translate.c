@@ -77,6 +77,7 @@ static void decode(struct trans *t, struct ginsn *g, unsigned off)
         memcpy(g->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
         n = 15;
     }
+    g->seen = (uint8_t)n;
     ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, n, &g->in, g->ops);
     g->decoded = ZYAN_SUCCESS(st);
     if (!g->decoded) {
@@ -299,11 +300,10 @@ bool translate_is_current(const struct tcpu *c)
     const struct trans *t = &c->translation->t;
     for (unsigned i = 0; i < t->count; i++) {
         const struct ginsn *g = &t->g[i];
-        unsigned n = g->decoded ? g->in.length : 15, room = (unsigned)PAGE_SIZE - g->off;
+        unsigned n = g->decoded ? g->in.length : g->seen, room = (unsigned)PAGE_SIZE - g->off;
         if (memcmp(t->page + g->off, g->bytes, n < room ? n : room) != 0)
             return false;
-        if (n > room && t->gpage2 != ~0ull &&
-            memcmp(tvm_hva(t->vm, t->gpage2), g->bytes + room, n - room) != 0)
+        if (n > room && memcmp(tvm_hva(t->vm, t->gpage2), g->bytes + room, n - room) != 0)
             return false;
     }
     return true;
