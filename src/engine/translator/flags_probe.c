@@ -48,6 +48,10 @@ bool flags_probe_independent(void)
         FLAGS_OF("xor $0, %1", with);
         if ((with ^ as) & STATUS_FLAGS)
             return false;
+        FLAGS_OF("cmp %1, %1", as);
+        FLAGS_OF("xor %1, %1", with);
+        if ((with ^ as) & STATUS_FLAGS)
+            return false;
         SAMPLE("shlq $1, %1");
         SAMPLE("shlq $13, %1");
         SAMPLE("shll $5, %k1");

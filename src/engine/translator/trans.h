@@ -96,7 +96,7 @@ struct group {
 #define TRANS_GROUPS 8
 
 /* How the status flags of an instruction can be made anew (trans_flags.c). */
-enum recipe_kind { RECIPE_NONE, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
+enum recipe_kind { RECIPE_NONE, RECIPE_ZERO, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
 struct flag_recipe {
     uint8_t kind, size; /* enum recipe_kind; bits */
     int8_t a, b;        /* guest registers; b -1: imm */

@@ -4,7 +4,8 @@
  * so before it they go to tcpu.fl (LAHF, SETO and moves around them), and an instruction that reads them
  * takes them back. Where the instruction that made the flags has left its operands in registers, neither is
  * needed: the flags can be made anew (struct flag_recipe), by CMP and TEST themselves, by TEST of the result
- * of a logical instruction, by undoing and repeating an addition or subtraction. Such flags are lost without
+ * of a logical instruction, by undoing and repeating an addition or subtraction; and those of a register
+ * XORed with itself are always the same. Such flags are lost without
  * having been saved (fl_lose), if the block either overwrites or reads them before a register of the recipe
  * changes; when something needs them in tcpu.fl after all, in hot code (fl_save) or in the cold code of a
  * check whose slow path may raise an exception (fl_cold), they are made anew and saved there. So flags are
@@ -16,6 +17,9 @@
  * At each point at least one holds: host_flags, saved_flags, or there is a recipe. Code that calls C needs
  * saved_flags; so do places where the host may raise a signal, unless host_flags. */
 #include "engine/translator/trans.h"
+
+/* tcpu.fl behind a result of 0 without a carry: ZF and PF, and the bit that LAHF always sets. */
+#define FL_SAVED_ZERO 0x4600u
 
 static bool only_recipe(const struct trans *t)
 {
@@ -40,6 +44,11 @@ static bool recipe_of(const struct trans *t, struct flag_recipe *r)
     *r = (struct flag_recipe){ .a = (int8_t)gpr_operand(a), .b = -1, .size = (uint8_t)t->in->operand_width };
     if (r->a < 0 || t->in->operand_count_visible != 2)
         return false;
+    if ((t->in->mnemonic == ZYDIS_MNEMONIC_XOR || t->in->mnemonic == ZYDIS_MNEMONIC_SUB) &&
+        b->type == ZYDIS_OPERAND_TYPE_REGISTER && b->reg.value == a->reg.value) {
+        r->kind = RECIPE_ZERO;
+        return t->vm->flags_independent;
+    }
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_CMP: r->kind = RECIPE_CMP; break;
     case ZYDIS_MNEMONIC_TEST: r->kind = RECIPE_TEST; break;
@@ -150,7 +159,9 @@ static void make(const struct trans *t, struct emit *e, int tmp)
     const struct flag_recipe *r = &t->recipe;
     unsigned w = r->size == 64, a = (unsigned)r->a;
     bool add = r->kind == RECIPE_ADD;
-    if (r->kind <= RECIPE_TEST) {
+    if (r->kind == RECIPE_ZERO) {
+        e_alu_rr(e, 0, ALU_CMP, H_AX, H_AX);
+    } else if (r->kind <= RECIPE_TEST) {
         compare(e, r);
     } else {
         if (is_slot(a))
@@ -173,6 +184,14 @@ void fl_save(struct trans *t, struct emit *e)
 {
     if (t->saved_flags)
         return;
+    t->saved_flags = true;
+    if (t->recipe.kind == RECIPE_ZERO) {
+        e_byte(e, 0x66);
+        e_rm(e, 0, 0xc7, 0, GS(fl));
+        e_byte(e, FL_SAVED_ZERO & 0xff);
+        e_byte(e, FL_SAVED_ZERO >> 8);
+        return;
+    }
     if (!t->host_flags)
         make(t, e, T1);
     t->host_flags = true;
@@ -182,7 +201,6 @@ void fl_save(struct trans *t, struct emit *e)
     e_byte(e, 0x66);
     e_store(e, 0, GS(fl), H_AX);
     e_mov_rr(e, 1, H_AX, T1);
-    t->saved_flags = true;
 }
 
 void fl_clobber(struct trans *t, struct emit *e)
