@@ -107,8 +107,8 @@ static void write_cr4(uint64_t v)
     __asm__ volatile("mov %0, %%cr4" : : "r"(v) : "memory");
 }
 
-/* mov $version, %eax; mov %eax, answer; ret. The last byte is a REX prefix, which makes one instruction with
- * the MOV of the next page. */
+/* mov $version, %eax; mov %eax, answer; ret. The last byte of a frame is a REX prefix, which makes one
+ * instruction with the MOV of the next page. */
 static void write_code(unsigned f)
 {
     volatile uint8_t *p = (volatile uint8_t *)FRAME(f);
@@ -122,7 +122,6 @@ static void write_code(unsigned f)
     p[7] = 0x25;
     *(volatile uint32_t *)(p + 8) = at;
     p[12] = 0xc3;
-    p[LAST] = 0x40;
 }
 
 static void invalidate(void)
@@ -228,6 +227,7 @@ static void tables(void)
         version[f] = f;
         write_code(f);
         *(volatile uint32_t *)(FRAME(f) + ID) = f;
+        *(volatile uint8_t *)(FRAME(f) + LAST) = 0x40;
     }
     for (unsigned r = 0; r < ROOTS; r++) {
         roots[r].pml4[0] = pml4[0];
