@@ -2,7 +2,8 @@
  * the Intel SDM volume 3 (2023-12): 4.10.1 (PCIDs), 4.10.2 (what is cached under them), 4.10.4.1 (what
  * invalidates it); volume 2, INVPCID. A changed entry may be used as it was until something invalidates it:
  * the model holds for each page of each PCID the frames that may be found there. Accesses are loads, stores,
- * and calls from level 3 to code in the page, which is rewritten now and then. */
+ * and calls from level 3 to code in the page, which is rewritten now and then, or to an instruction that
+ * begins in the page before. */
 #include "trap64.h"
 
 #define ROUNDS 400000
@@ -20,6 +21,7 @@
 #define KEEP BIT(63)
 #define ID 2048 /* in a frame: its number, then what the last store left */
 #define STORE 2056
+#define LAST 4095
 
 struct root {
     uint64_t pml4[512], pdpt[512], pd[512], pt[512];
@@ -105,7 +107,8 @@ static void write_cr4(uint64_t v)
     __asm__ volatile("mov %0, %%cr4" : : "r"(v) : "memory");
 }
 
-/* mov $version, %eax; mov %eax, answer; ret */
+/* mov $version, %eax; mov %eax, answer; ret. The last byte of a frame is a REX prefix, which makes one
+ * instruction with the MOV of the next page. */
 static void write_code(unsigned f)
 {
     volatile uint8_t *p = (volatile uint8_t *)FRAME(f);
@@ -186,6 +189,17 @@ static bool try_call(unsigned i)
     return version[answer % FRAMES] == answer && allowed(i, answer % FRAMES);
 }
 
+/* From the last byte of the page before. */
+static bool try_call_across(unsigned i)
+{
+    answer = 0;
+    trap_clear();
+    run_user((void (*)(void))(VA(i) - 1));
+    if (trap.vector != ~0ull)
+        return faulted(i - 1) || faulted(i);
+    return version[answer % FRAMES] == answer && allowed(i, answer % FRAMES);
+}
+
 static bool step(void)
 {
     unsigned i = below(PAGES);
@@ -199,9 +213,10 @@ static bool step(void)
     default: break;
     }
     i = below(PAGES);
-    switch (below(3)) {
+    switch (below(4)) {
     case 0: return try_load(i);
     case 1: return try_store(i);
+    case 2: return try_call_across(i ? i : 1);
     default: return try_call(i);
     }
 }
@@ -212,6 +227,7 @@ static void tables(void)
         version[f] = f;
         write_code(f);
         *(volatile uint32_t *)(FRAME(f) + ID) = f;
+        *(volatile uint8_t *)(FRAME(f) + LAST) = 0x40;
     }
     for (unsigned r = 0; r < ROOTS; r++) {
         roots[r].pml4[0] = pml4[0];

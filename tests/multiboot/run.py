@@ -30,6 +30,7 @@ KERNELS = {
     'events': (1, False),
     'paging': (1, False),
     'pcid': (1, False),
+    'across': (1, False),
     'apic': (4, False),
     'features': (1, False),
     'compat': (1, False),

@@ -108,6 +108,20 @@ void cache_kill(struct tvm *vm, struct tb *tb)
         cache_sweep(vm, tb->gpage2);
 }
 
+static bool overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
+{
+    return a < b + b_len && b < a + a_len;
+}
+
+/* Whether one of n bytes at gpa, which are in gpage, is of the block. Both its pages may be that one. */
+static bool is_hit(const struct tb *tb, uint64_t gpage, uint64_t gpa, unsigned n)
+{
+    unsigned len =
+        tb->len ? tb->len : (unsigned)PAGE_SIZE - tb->off; /* none: it runs into a page that is not there */
+    return (tb->gpage == gpage && overlap(gpage + tb->off, len, gpa, n)) ||
+           (tb->gpage2 == gpage && overlap(gpage, tb->off + len - PAGE_SIZE, gpa, n));
+}
+
 /* code_lock held. Returns how many died. */
 static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
 {
@@ -115,15 +129,12 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
     struct page_info *p = tvm_page(vm, gpage);
     unsigned killed = 0;
     for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(vm->cache, tb, gpage)) {
-        bool first = tb->gpage == gpage;
-        uint64_t start = first ? gpage + tb->off : gpage;
-        uint64_t end = first ? start + tb->len : gpage + (unsigned)(tb->off + tb->len - PAGE_SIZE);
-        if (atomic_load(&tb->dead) == TB_DEAD || gpa >= end || gpa + n <= start)
+        if (atomic_load(&tb->dead) == TB_DEAD || !is_hit(tb, gpage, gpa, n))
             continue;
         cache_retire(vm, tb);
         killed++;
         if (tb->gpage2 != ~0ull)
-            cache_sweep(vm, first ? tb->gpage2 : tb->gpage);
+            cache_sweep(vm, tb->gpage == gpage ? tb->gpage2 : tb->gpage);
     }
     if (killed)
         cache_sweep(vm, gpage);

@@ -240,14 +240,26 @@ static void put_entries(struct tcpu *c, const struct space *s)
     }
 }
 
+/* The last page that an instruction at pc can reach: a block of one that runs into the next page is found by
+ * its address too, and goes when either page does. */
+static uint64_t page_reached(uint64_t pc)
+{
+    return (pc + 14) >> 12;
+}
+
+static void note_exec(struct tcpu *c, uint64_t n)
+{
+    c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
+}
+
 static void put_jumps(struct tcpu *c, const struct space *s)
 {
     if (s->jc_mode != c->jc_mode[MMU_U] || s->cache_gen != atomic_load(&c->vm->cache->flush_gen))
         return;
     for (unsigned k = 0; k < s->jc_count; k++) {
-        uint64_t n = s->jc[k].pc >> 12;
         jc_put(c, MMU_U, s->jc[k].pc, s->jc[k].host);
-        c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
+        note_exec(c, s->jc[k].pc >> 12);
+        note_exec(c, page_reached(s->jc[k].pc));
     }
 }
 
@@ -332,7 +344,7 @@ static void drop_jumps(struct tcpu *c, unsigned idx, uint64_t first, uint64_t co
 {
     for (unsigned k = 0; k < c->jc_log_len[idx];) {
         struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
-        if (((e->pc >> 12) & ~(count - 1)) == first) {
+        if (((e->pc >> 12) & ~(count - 1)) == first || (page_reached(e->pc) & ~(count - 1)) == first) {
             e->pc = JC_INVALID;
             c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
         } else {
