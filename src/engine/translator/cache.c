@@ -123,22 +123,23 @@ void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos)
 void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)
 {
     struct page_info *p = tvm_page(vm, gpage);
-    if (atomic_load(&p->code))
+    if (atomic_load(&p->code) == PAGE_IS_CODE)
         return;
-    atomic_store(&p->code, 1);
+    /* Another vCPU may be at it and wait for its exclusive section: then both do it, since neither may read
+     * code while a third can still store there unseen. */
+    atomic_store(&p->code, PAGE_BECOMES_CODE);
     uint8_t owner = atomic_load(&p->w_owner);
-    if (owner == 0)
-        return;
     uint64_t hpage = (uint64_t)(uintptr_t)tvm_hva(vm, gpage);
     if (owner == c->index + 1) {
         mmu_drop_write_tags(c, hpage, p->w_page);
-    } else {
+    } else if (owner != 0) {
         tvm_exclusive_begin(vm, c);
         for (unsigned i = 0; i < vm->cpu_count; i++)
             mmu_drop_write_tags(vm->cpus[i], hpage, PAGE_MANY);
         tvm_exclusive_end(vm, c);
     }
     atomic_store(&p->w_owner, 0);
+    atomic_store(&p->code, PAGE_IS_CODE);
 }
 
 void cache_flush(struct tvm *vm)

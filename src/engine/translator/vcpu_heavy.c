@@ -179,8 +179,8 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         replace = NULL;
         tb = cache_find(vm->cache, gpage, off, mode, vpage);
         /* A kill between marking and locking may have taken the mark away again. */
-        bool marked = atomic_load(&tvm_page(vm, gpage)->code) &&
-                      (gpage2 == ~0ull || atomic_load(&tvm_page(vm, gpage2)->code));
+        bool marked = atomic_load(&tvm_page(vm, gpage)->code) == PAGE_IS_CODE &&
+                      (gpage2 == ~0ull || atomic_load(&tvm_page(vm, gpage2)->code) == PAGE_IS_CODE);
         uint32_t gen = atomic_load(&vm->cache->flush_gen);
         c->translate_gen = gen;
         bool full = false;
