@@ -7,6 +7,9 @@
 #define GUEST_END_OF(name) .globl code_##name##_end; code_##name##_end:
 #define TELL_EAX out 0xf4, eax
 #define END out 0xf5, al
+/* In an interrupt handler, behind a push of RAX: tells EAX, and the local APIC (x2APIC) of the interrupt's end. */
+#define BEGIN_HANDLER push rcx; push rdx; TELL_EAX; mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr
+#define END_HANDLER pop rdx; pop rcx; pop rax; iretq
 
     .code16
 GUEST(ports)
@@ -116,17 +119,8 @@ GUEST(handlers)
     .endr
     .p2align 4
 handler_tail:
-    push rcx
-    push rdx
-    TELL_EAX
-    mov ecx, 0x80b
-    xor eax, eax
-    xor edx, edx
-    wrmsr
-    pop rdx
-    pop rcx
-    pop rax
-    iretq
+    BEGIN_HANDLER
+    END_HANDLER
 GUEST_END_OF(handlers)
 
 /* TSC deadline timer of vector 0x60, then waits. */
@@ -230,18 +224,9 @@ GUEST(ringers)
     push rax
     mov eax, 0x61
 ringer_tail:
-    push rcx
-    push rdx
-    TELL_EAX
-    mov ecx, 0x80b
-    xor eax, eax
-    xor edx, edx
-    wrmsr
+    BEGIN_HANDLER
     mov word ptr [rsi], 0
-    pop rdx
-    pop rcx
-    pop rax
-    iretq
+    END_HANDLER
 GUEST_END_OF(ringers)
 
 GUEST(driver)

@@ -72,6 +72,18 @@ static void note_fill(struct tcpu *c, unsigned idx, unsigned i, bool global)
         c->tlb_global[idx][i / 64] &= ~bit;
 }
 
+/* The entry's page is known. p: NULL, or the page if it may be written. */
+static void give_tags(struct tcpu *c, unsigned idx, uint64_t page, struct page_info *p)
+{
+    unsigned i = tlb_slot(page);
+    struct tlb_entry *e = &c->tlb[idx][i];
+    bool write = p && claim_write(c, p, page);
+    e->tag_r = page;
+    e->tag_w = write ? page : tlb_invalid_tag(i);
+    if (write)
+        c->tlb_written[idx][i] = (uint16_t)(e->hpage >> 12);
+}
+
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot)
 {
@@ -85,11 +97,7 @@ struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const str
     }
     e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
     e->delta = e->hpage - page;
-    bool w_ok = w->writable && claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12], lin);
-    e->tag_r = page;
-    e->tag_w = w_ok ? page : tlb_invalid_tag(i);
-    if (w_ok)
-        c->tlb_written[idx][i] = (uint16_t)(e->hpage >> 12);
+    give_tags(c, idx, page, w->writable ? &slot->pages[(gpage - slot->gpa) >> 12] : NULL);
     c->counters[TC_TLB_FILL]++;
     return e;
 }
@@ -166,8 +174,7 @@ void mmu_flush_all(struct tcpu *c)
     c->large_bloom = 0;
     c->huge_seen = 0;
     c->user_global_code = 0;
-    for (unsigned k = 0; k < SPACES; k++)
-        c->spaces[k].used = 0;
+    mmu_flush_pcids(c);
     mmu_flush_jump_cache(c);
     fixed_verify_all(c);
     c->counters[TC_FLUSH_ALL]++;
@@ -230,13 +237,10 @@ static void put_entries(struct tcpu *c, const struct space *s)
         uint64_t page = s->tlb[k].tag & PAGE_MASK, hpage = s->tlb[k].hpage;
         unsigned idx = s->tlb[k].tag & SPACE_IDX, i = tlb_slot(page);
         struct tlb_entry *e = &c->tlb[idx][i];
-        struct page_info *p = tvm_page_of_host(c->vm, hpage);
         note_fill(c, idx, i, false);
-        *e = (struct tlb_entry){ page, tlb_invalid_tag(i), hpage - page, hpage };
-        if ((s->tlb[k].tag & SPACE_W) && claim_write(c, p, page)) {
-            e->tag_w = page;
-            c->tlb_written[idx][i] = (uint16_t)(hpage >> 12);
-        }
+        e->hpage = hpage;
+        e->delta = hpage - page;
+        give_tags(c, idx, page, s->tlb[k].tag & SPACE_W ? tvm_page_of_host(c->vm, hpage) : NULL);
     }
 }
 
@@ -245,11 +249,6 @@ static void put_entries(struct tcpu *c, const struct space *s)
 static uint64_t page_reached(uint64_t pc)
 {
     return (pc + 14) >> 12;
-}
-
-static void note_exec(struct tcpu *c, uint64_t n)
-{
-    c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
 }
 
 static void put_jumps(struct tcpu *c, const struct space *s)

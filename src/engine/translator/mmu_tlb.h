@@ -16,6 +16,11 @@ static inline unsigned tlb_slot(uint64_t lin)
 {
     return (unsigned)(lin >> 12) & (TLB_SIZE - 1);
 }
+/* There may be jump cache or itlb entries for page number n: INVLPG must look. */
+static inline void note_exec(struct tcpu *c, uint64_t n)
+{
+    c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
+}
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot);
 

@@ -62,12 +62,7 @@ static uint64_t offset_of(const struct tcpu *c, const struct decoded *d, const Z
 
 static bool is_mmx(const struct decoded *d)
 {
-    for (unsigned i = 0; i < d->in.operand_count; i++) {
-        if (d->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            ZydisRegisterGetClass(d->ops[i].reg.value) == ZYDIS_REGCLASS_MMX)
-            return true;
-    }
-    return false;
+    return insn_uses_class(&d->in, d->ops, ZYDIS_REGCLASS_MMX);
 }
 
 /* The registers stand there in the order of the stack, so they turn. */
@@ -82,19 +77,6 @@ static void clear_top(uint8_t *xsave)
     xsave[3] &= (uint8_t)~0x38u;
 }
 
-static bool waits_for_fpu(const struct decoded *d)
-{
-    switch (d->in.mnemonic) {
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FNSTCW:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSTSW: return false;
-    default:
-        return is_mmx(d) || d->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
-               d->in.meta.category == ZYDIS_CATEGORY_X87_ALU;
-    }
-}
-
 /* Whether an x87 exception is pending, which is reported before anything is asked of the operand. The x87
  * state is in xsave_area. */
 static bool is_pending(const struct tcpu *c, const struct decoded *d)
@@ -102,7 +84,7 @@ static bool is_pending(const struct tcpu *c, const struct decoded *d)
     const uint8_t *status = c->xsave_area + 2;
 
     /* XSTATE_BV's bit clear: x87 is as after FNINIT */
-    return (c->xsave_area[512] & 1) && waits_for_fpu(d) && (status[0] & 0x80);
+    return (c->xsave_area[512] & 1) && insn_waits_for_fpu(&d->in, d->ops) && (status[0] & 0x80);
 }
 
 /* A vector whose alignment is not optional, and is not there: that is #GP. */

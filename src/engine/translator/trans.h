@@ -274,7 +274,11 @@ void recode(struct trans *t, struct emit *e, const struct recode *r);
 
 int insn_gpr_id(ZydisRegister r); /* number of a general register, or -1 for others */
 bool insn_has_class(const struct trans *t, ZydisRegisterClass cls);
+bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops,
+                     ZydisRegisterClass cls);
 bool insn_is_x87(const struct trans *t);
+/* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
+bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
 void insn_flags(const struct trans *t, bool *reads, bool *writes); /* status flags; reads: or leaves one */
 bool insn_signals(const struct trans *t); /* DIV and others for which the host raises a signal */
 const ZydisDecodedOperand *

@@ -298,30 +298,39 @@ static bool is_moffs(const struct trans *t)
            t->in->opcode >= 0xa0 && t->in->opcode <= 0xa3;
 }
 
-bool insn_has_class(const struct trans *t, ZydisRegisterClass cls)
+bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops,
+                     ZydisRegisterClass cls)
 {
-    for (unsigned i = 0; i < t->in->operand_count; i++) {
-        if (t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            ZydisRegisterGetClass(t->ops[i].reg.value) == cls)
+    for (unsigned i = 0; i < in->operand_count; i++) {
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(ops[i].reg.value) == cls)
             return true;
     }
     return false;
 }
 
-bool insn_is_x87(const struct trans *t) /* FISTTP counts as SSE3 elsewhere */
+bool insn_has_class(const struct trans *t, ZydisRegisterClass cls)
 {
-    return t->in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in->meta.category == ZYDIS_CATEGORY_X87_ALU;
+    return insn_uses_class(t->in, t->ops, cls);
 }
 
-/* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
-static bool waits_for_fpu(const struct trans *t)
+static bool is_x87(const ZydisDecodedInstruction *in) /* FISTTP counts as SSE3 elsewhere */
 {
-    switch (t->in->mnemonic) {
+    return in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->meta.category == ZYDIS_CATEGORY_X87_ALU;
+}
+
+bool insn_is_x87(const struct trans *t)
+{
+    return is_x87(t->in);
+}
+
+bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
+{
+    switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTCW:
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FNSTSW: return false;
-    default: return insn_is_x87(t) || insn_has_class(t, ZYDIS_REGCLASS_MMX);
+    default: return is_x87(in) || insn_uses_class(in, ops, ZYDIS_REGCLASS_MMX);
     }
 }
 
@@ -463,10 +472,10 @@ void generic_translate(struct trans *t, bool vector)
         flags |= MEM_NO_DELTA | MEM_NO_GROUP;
     if (side)
         flags |= MEM_SIDE;
-    if (waits_for_fpu(t))
+    bool waits = insn_waits_for_fpu(t->in, t->ops);
+    if (waits)
         flags |= MEM_FPU_WAIT;
-    if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd &&
-        (waits_for_fpu(t) || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
+    if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd && (waits || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
         flags |= MEM_REHEARSE;
     flags |= operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
     struct gaddr a = gaddr_of(t, mem);
