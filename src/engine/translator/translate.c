@@ -44,6 +44,10 @@ static void translate_insn(struct trans *t)
             side_note(t, &t->h);
             e_rm0f(&t->h, 0, 0x7f, 0, GS(scratch)); /* movq [], mm0 */
         }
+        if (g->special == SPECIAL_GP && insn_waits_for_fpu(t->in, t->ops)) { /* #MF goes first */
+            side_note(t, &t->h);
+            e_byte(&t->h, 0x9b); /* FWAIT */
+        }
         flow_special(t, g->special);
         break;
     case WAY_GENERIC:
