@@ -87,6 +87,51 @@ static bool is_pending(const struct tcpu *c, const struct decoded *d)
     return (c->xsave_area[512] & 1) && insn_waits_for_fpu(&d->in, d->ops) && (status[0] & 0x80);
 }
 
+#define X87_STORE(opcode, reg) ((opcode) << 3 | (reg))
+/* The exceptions of one x87 store, with the x87 state in xsave_area; 0 for others. Which registers it pops is
+ * no matter. */
+#define X87_TRY(insn)                                                                                        \
+    __asm__ volatile("fxsave64 %2\n\tfxrstor64 %3\n\t" insn " %1\n\tfnstsw %0\n\tfxrstor64 %2"               \
+                     : "=a"(status), "=m"(stored), "=m"(own)                                                 \
+                     : "m"(guest))
+static unsigned x87_store_exceptions(const struct tcpu *c, const ZydisDecodedInstruction *in)
+{
+    struct {
+        _Alignas(16) uint8_t bytes[512];
+    } own, guest;
+    uint8_t stored[16];
+    uint16_t status = 0;
+
+    memcpy(guest.bytes, c->xsave_area, sizeof guest.bytes);
+    switch (in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ? X87_STORE(in->opcode, in->raw.modrm.reg)
+                                                              : 0) {
+    case X87_STORE(0xd9, 2):
+    case X87_STORE(0xd9, 3): X87_TRY("fsts"); break;
+    case X87_STORE(0xdd, 2):
+    case X87_STORE(0xdd, 3): X87_TRY("fstl"); break;
+    case X87_STORE(0xdb, 7): X87_TRY("fstpt"); break;
+    case X87_STORE(0xdf, 2):
+    case X87_STORE(0xdf, 3): X87_TRY("fists"); break;
+    case X87_STORE(0xdb, 2):
+    case X87_STORE(0xdb, 3): X87_TRY("fistl"); break;
+    case X87_STORE(0xdf, 7): X87_TRY("fistpll"); break;
+    case X87_STORE(0xdf, 1): X87_TRY("fisttps"); break;
+    case X87_STORE(0xdb, 1): X87_TRY("fisttpl"); break;
+    case X87_STORE(0xdd, 1): X87_TRY("fisttpll"); break;
+    case X87_STORE(0xdf, 6): X87_TRY("fbstp"); break;
+    default: return 0;
+    }
+    return status & 0x1f & ~(unsigned)(guest.bytes[0]);
+}
+
+/* Intel's do not look at the operand of an x87 store that an unmasked exception (other than precision, SDM
+ * volume 1, 8.5) keeps from storing. */
+static bool stores_nothing(const struct tcpu *c, const struct decoded *d)
+{
+    return !c->vm->cpuid.is_amd && (c->xsave_area[512] & 1) && insn_waits_for_fpu(&d->in, d->ops) &&
+           !is_pending(c, d) && x87_store_exceptions(c, &d->in);
+}
+
 /* A vector whose alignment is not optional, and is not there: that is #GP. */
 static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
@@ -162,6 +207,10 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
         size = insn_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0 & XSTATE_AVX);
     size = size ? size : 1;
+    if (write && stores_nothing(c, d)) {
+        seg_check(c, seg, off, size, MMU_WRITE, &c->scratch[2]);
+        return true;
+    }
     if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
                                         : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
@@ -178,7 +227,7 @@ static bool is_elsewhere(struct tcpu *c, struct decoded *d)
 {
     struct trans t = { .vm = c->vm,
                        .c = c,
-                       .mode = vcpu_mode(c),
+                       .mode = vcpu_mode(c) | MODE_NATIVE,
                        .bits = c->code_bits == 64 ? 64 : 32,
                        .in = &d->in,
                        .ops = d->ops };

@@ -221,6 +221,8 @@ int body_tmp(struct emit *e, struct hmem *ref);
 typedef void body_fn(struct trans *t, struct emit *e, struct hmem ref, void *arg);
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
                 body_fn *body, void *arg);
+/* For an access that its segment never lets through: what comes before that, then #GP. */
+void mem_denied(struct trans *t, unsigned flags, body_fn *body, void *arg);
 enum {
     MEM_LOCKED = 1,
     MEM_STACK = 2,
@@ -279,6 +281,10 @@ bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 bool insn_is_x87(const struct trans *t);
 /* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
 bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
+/* x87 stores that come to nothing before their operand is looked at (trans_mem.c, before_access). */
+bool insn_rehearses(const struct trans *t);
+/* A store through CS outside of 64-bit mode (SDM volume 3, 5.5). Not asked where native.c has seen to it. */
+bool insn_is_denied(const struct trans *t);
 void insn_flags(const struct trans *t, bool *reads, bool *writes); /* status flags; reads: or leaves one */
 bool insn_signals(const struct trans *t); /* DIV and others for which the host raises a signal */
 const ZydisDecodedOperand *

@@ -337,12 +337,11 @@ bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *
     return is_offered(in, m) && (bits == 64 || !m->is_amd || !needs_64_bit_mode(in));
 }
 
-/* CS: as override of a store. Volume 3, 5.5. */
-static bool writes_code_segment(const struct trans *t)
+bool insn_is_denied(const struct trans *t)
 {
     const ZydisDecodedOperand *m = insn_mem_operand(t);
     unsigned acc;
-    if (t->bits == 64 || !m || m->mem.segment != ZYDIS_REGISTER_CS)
+    if (t->bits == 64 || (t->mode & MODE_NATIVE) || !m || m->mem.segment != ZYDIS_REGISTER_CS)
         return false;
     generic_access(t, m, &acc);
     return acc != MMU_SLOW_R;
@@ -371,7 +370,7 @@ enum way classify_insn(struct trans *t, unsigned *special)
     /* one-byte INC and DEC of 32-bit code have no 64-bit encoding */
     if (t->bits == 32 && (t->in->opcode & 0xf0) == 0x40 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
         way = WAY_INTERP;
-    if ((way == WAY_GENERIC || way == WAY_VECTOR) && writes_code_segment(t)) {
+    if ((way == WAY_GENERIC || (way == WAY_VECTOR && !insn_rehearses(t))) && insn_is_denied(t)) {
         *special = SPECIAL_GP;
         way = WAY_SPECIAL;
     }

@@ -334,6 +334,11 @@ bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
     }
 }
 
+bool insn_rehearses(const struct trans *t)
+{
+    return is_x87(t->in) && insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
+}
+
 unsigned insn_xsave_size(const struct cpuid_model *m, bool avx)
 {
     return avx ? m->xsave_size : XSAVE_LEGACY;
@@ -478,6 +483,10 @@ void generic_translate(struct trans *t, bool vector)
     if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd && (waits || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
         flags |= MEM_REHEARSE;
     flags |= operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
+    if (insn_is_denied(t)) {
+        mem_denied(t, flags, generic_body, &p);
+        return;
+    }
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);
 }
