@@ -120,6 +120,13 @@ static inline unsigned jc_hash(uint64_t pc)
 {
     return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
 }
+
+/* What stands in an entry that is empty: an address whose place is another, so that a branch to it, which is
+ * not canonical and must fault, does not find it either. */
+static inline uint64_t jc_invalid_pc(unsigned i)
+{
+    return 1ull << 63 | (i == 0);
+}
 void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host);
 void mmu_flush_page(struct tcpu *c, uint64_t lin);
 
