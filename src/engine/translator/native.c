@@ -214,7 +214,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
                                         : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
-    if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
+    if (c->exc.vector == EXC_SS && (c->vm->cpuid.is_amd || cpu_code64(c)) && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;
     if (!is_excused(c, d, size, write))
         return false;
