@@ -95,7 +95,7 @@ enum tcounter {
     TC_MMIO,
     TC_CODE_WRITES,
     TC_INVALIDATED,
-    TC_FLUSH_CACHE,
+    TC_EVICTIONS,
     TC_FLUSH_ALL,
     TC_FLUSH_NONGLOBAL,
     TC_FLUSH_PAGE,

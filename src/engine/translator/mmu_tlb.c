@@ -153,6 +153,21 @@ void mmu_flush_jump_cache(struct tcpu *c)
     light_zero(c->exec_bloom, sizeof c->exec_bloom);
 }
 
+void mmu_drop_jumps_into(struct tcpu *c, const uint8_t *host, uint64_t len)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned k = 0; k < c->jc_log_len[idx];) {
+            struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
+            if (e->host - (uint64_t)(uintptr_t)host < len) {
+                e->pc = jc_invalid_pc(c->jc_log[idx][k]);
+                c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
+            } else {
+                k++;
+            }
+        }
+    }
+}
+
 void mmu_follow_jumps(struct tcpu *c)
 {
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
