@@ -122,7 +122,7 @@ static void build_memory(struct fuzz_guest *g)
     };
 }
 
-static bool load_state(struct fuzz_guest *g, struct yado_error *err)
+static bool load_state(struct fuzz_guest *g, uint64_t state, struct yado_error *err)
 {
     struct long_guest lg = { .ram = g->ram, .ram_size = RAM_SIZE, .kva = FUZZ_KERNEL_VA };
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
@@ -132,13 +132,14 @@ static bool load_state(struct fuzz_guest *g, struct yado_error *err)
         return err_set(err, YADO_ERR_MEMORY, "out of memory");
     ok = engine_translator.get_state(g->cpu, s, err);
     long_guest_state(&lg, s, 3, FUZZ_DRIVER_VA, FUZZ_DATA_PAGE_VA + FUZZ_PAGE);
+    s->xcr0 = state;
     s->rflags |= FL_IF; /* as in a process; nothing here sends interrupts */
     ok = ok && engine_translator.set_state(g->cpu, s, err);
     free(s);
     return ok;
 }
 
-struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err)
+struct fuzz_guest *fuzz_guest_new(bool fast, uint64_t state, struct yado_error *err)
 {
     struct fuzz_guest *g = calloc(1, sizeof(*g));
     struct engine_config cfg = { .vcpu_count = 1,
@@ -169,7 +170,7 @@ struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err)
         goto fail;
     }
     g->loaded = true;
-    if (!load_state(g, err))
+    if (!load_state(g, state, err))
         goto fail;
     return g;
 fail:

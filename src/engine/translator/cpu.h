@@ -213,6 +213,8 @@ struct tcpu {
     struct tcpu_exception exc;
     uint64_t stage_gva; /* staged access (mmu.c) */
     uint32_t stage_len;
+    uint32_t stage_size; /* 0, or the size of stage_elements' elements, which are all that is written back */
+    uint64_t stage_elements;
     struct x86_table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, xcr0, efer;
     uint64_t dr[8];
@@ -288,8 +290,9 @@ struct tcpu {
 
 /* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
 #define XSAVE_HEADER 512u
-#define XSAVE_LEGACY 576u /* legacy region and header */
+#define XSTATE_SSE 2u
 #define XSTATE_AVX 4u
+#define XSTATE_AVX512 0xe0u /* mask registers, upper halves of zmm0 to 15, zmm16 to 31 */
 
 /* ---- flags ---- */
 static inline uint64_t cpu_rflags(const struct tcpu *c)

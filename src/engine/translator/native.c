@@ -11,6 +11,7 @@
 #include <Zydis/Zydis.h>
 
 #include "engine/translator/interp.h"
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
@@ -90,7 +91,8 @@ static bool is_pending(const struct tcpu *c, const struct decoded *d)
 /* A vector whose alignment is not optional, and is not there: that is #GP. */
 static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
-    unsigned align = size == 16 || size == 32 ? operand_align(&d->in, size, c->vm->cpuid.is_amd) : 0;
+    unsigned align =
+        size == 16 || size == 32 || size == 64 ? operand_align(&d->in, size, c->vm->cpuid.is_amd) : 0;
 
     return align && (c->scratch[2] & ((8u << align) - 1));
 }
@@ -153,14 +155,50 @@ static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size
            cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
 }
 
+static uint64_t mask_register(const struct tcpu *c, ZydisRegister k)
+{
+    uint64_t v = 0;
+
+    if (c->xsave_area[XSAVE_HEADER] & 0x20)
+        memcpy(&v, c->xsave_area + c->vm->cpuid.host_d[5].ebx + 8u * (unsigned)(k - ZYDIS_REGISTER_K0), 8);
+    return v;
+}
+
+/* Of an operand under a mask only what is accessed; but the alignment that Intel's check, which is that of
+ * operands of up to eight bytes, is the whole operand's. */
+static bool see_to_elements(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op,
+                            uint32_t m)
+{
+    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    uint64_t elements = masked_elements(m, mask_register(c, d->in.avx.mask.reg)), lin;
+    unsigned seg = operand_segment(op), size = MASKED_SIZE(m), whole = op->size / 8u, first = 0;
+    uint64_t off = offset_of(c, d, op);
+
+    for (; masked_stretch(elements, &first) > 0; first++) {
+        if (interp_operand(c, seg, off + first * size, size, write, &lin))
+            continue;
+        if (c->exc.vector != EXC_AC)
+            return false;
+        c->exc.pending = 0;
+    }
+    seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
+    if ((c->watch & WATCH_ALIGN) && elements && whole <= 8 && (c->scratch[2] & (whole - 1)) &&
+        !is_exempt(c, d, whole))
+        return cpu_raise_error(c, EXC_AC, 0);
+    return true;
+}
+
 static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op)
 {
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     unsigned size = op->size / 8u, seg = operand_segment(op);
     uint64_t off = offset_of(c, d, op);
+    uint32_t masked = masked_operand(&d->in, d->ops);
 
+    if (masked)
+        return see_to_elements(c, d, op, masked);
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
-        size = insn_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0 & XSTATE_AVX);
+        size = cpuid_model_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0);
     size = size ? size : 1;
     if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
                                         : interp_operand(c, seg, off, size, write, &c->scratch[2]))
