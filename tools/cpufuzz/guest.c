@@ -92,7 +92,7 @@ static void set_watching(struct fuzz_guest *g, bool on)
     pthread_mutex_unlock(&g->lock);
 }
 
-static void build_memory(struct fuzz_guest *g)
+static void build_memory(struct fuzz_guest *g, bool fast)
 {
     const uint64_t user = PTE_P | PTE_U | PTE_A, rw = user | PTE_W | PTE_D;
     struct long_guest lg;
@@ -102,7 +102,9 @@ static void build_memory(struct fuzz_guest *g)
     long_guest_map(&lg, FUZZ_KERNEL_VA, 0, CODE_AT, PTE_P | PTE_W | PTE_A | PTE_D);
     long_guest_map(&lg, FUZZ_DRIVER_VA, DRIVER_AT, FUZZ_DRIVER_SIZE, user);
     long_guest_map(&lg, FUZZ_CODE_VA, CODE_AT, FUZZ_CODE_SIZE, user);
-    long_guest_map(&lg, FUZZ_DATA_VA, DATA_AT, FUZZ_DATA_SIZE, rw | PTE_NX);
+    /* What crosses a page takes another way when the next one follows in memory too. */
+    long_guest_map(&lg, FUZZ_DATA_VA, DATA_AT + (fast ? 0 : FUZZ_PAGE), FUZZ_PAGE, rw | PTE_NX);
+    long_guest_map(&lg, FUZZ_DATA_VA + FUZZ_PAGE, DATA_AT + (fast ? FUZZ_PAGE : 0), FUZZ_PAGE, rw | PTE_NX);
     long_guest_map(&lg, FUZZ_DATA_VA + FUZZ_DATA_SIZE, DATA_AT + FUZZ_DATA_SIZE, FUZZ_PAGE, user | PTE_NX);
     long_guest_map(&lg, FUZZ_STACK_VA, STACK_AT, FUZZ_STACK_SIZE, rw | PTE_NX);
     long_guest_map(&lg, FUZZ_HIGH_VA, HIGH_AT, align_up(FUZZ_HIGH_SIZE, FUZZ_PAGE), rw | PTE_NX);
@@ -159,7 +161,7 @@ struct fuzz_guest *fuzz_guest_new(bool fast, uint64_t state, struct yado_error *
         free(g);
         return NULL;
     }
-    build_memory(g);
+    build_memory(g, fast);
     slot.hva = g->ram;
     if (!engine_translator.available(err) || !engine_translator.open(&g->vm, &cfg, err) ||
         !engine_translator.map(g->vm, &slot, err))

@@ -657,6 +657,40 @@ void mmu_stage_elements(struct tcpu *c, uint64_t lin, unsigned size, uint64_t el
     staged_at(c, lin, out);
 }
 
+/* The TLB's entry of a page that is plain RAM and may be accessed so. NULL: it is not; raises nothing. */
+static const struct tlb_entry *plain_page(struct tcpu *c, uint64_t lin, bool write)
+{
+    const struct tlb_entry *e = &c->tlb[c->mmu_idx][tlb_slot(lin)];
+    uint64_t page = lin & PAGE_MASK;
+    struct walk w;
+    if ((write ? e->tag_w : e->tag_r) == page)
+        return e;
+    if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
+        c->exc.pending = 0;
+        return NULL;
+    }
+    struct tvm_slot *s = ram_slot(c, w.gpa);
+    e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
+    return e && (!write || e->tag_w == page) ? e : NULL;
+}
+
+/* Whether what crosses into the next page does so in the host's memory too, as most of what a kernel
+ * allocates: states of XSAVE, half of which lie across two pages, are at stake. LOCK is not, which must not
+ * be split. */
+static bool neighbours(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
+    uint64_t last = behind(c, lin, MMU_DESC_LEN(desc) - 1, MMU_AS_CPL);
+    const struct tlb_entry *a, *b;
+    if (MMU_DESC_LOCKED(desc) || !(a = plain_page(c, lin, write)) || !(b = plain_page(c, last, write)) ||
+        a->delta != b->delta)
+        return false;
+    out->offset = lin & ~PAGE_MASK;
+    out->hpage = a->hpage;
+    out->delta = a->delta;
+    return true;
+}
+
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     unsigned n = MMU_DESC_LEN(desc);
@@ -664,7 +698,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     enum mmu_answer ans;
     c->counters[write ? TC_MISS_WRITE : TC_MISS_READ]++;
     if (page_part(lin, n) != n) {
-        ans = stage(c, lin, desc, out);
+        ans = neighbours(c, lin, desc, out) ? MMU_ANS_DIRECT : stage(c, lin, desc, out);
     } else {
         struct walk w;
         if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
