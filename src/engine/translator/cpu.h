@@ -2,9 +2,9 @@
  *
  * Two kinds of C code touch it:
  *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the
- * guest's x87/SSE/AVX state is live in the host's registers. It is built with -mgeneral-regs-only and calls
- * no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand in. It
- * may take mutexes only through cpu_heavy_begin().
+ * guest's x87/SSE/AVX/AVX-512 state is live in the host's registers. It is built with -mgeneral-regs-only and
+ * calls no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand
+ * in. It may take mutexes only through cpu_heavy_begin().
  *  - HEAVY code is everything else. A light function that must call heavy code brackets the call with
  * cpu_heavy_begin / cpu_heavy_end, which put the guest's vector state away and back.
  *

@@ -1,4 +1,4 @@
-/* x87, MMX, SSE and AVX instructions where translated code does not go. Heavy.
+/* x87, MMX, SSE, AVX and AVX-512 instructions where translated code does not go. Heavy.
  *
  * Theory of operation. The general path knows no vector state, so such an instruction always runs in a block
  * of its own. In 16-bit code, in segments that are not flat, and while accesses are watched (sys_debug.c),

@@ -2,8 +2,8 @@
  *
  * In translated code the guest's registers are in the host registers of the same number, except: guest RSP is
  * in r15; guest r9, r10, r11 and r15 are in their homes in struct tcpu (GS base); r9, r10, r11 are scratch.
- * RSP is the return stack (below). Guest x87/SSE/AVX state is in the registers; the C functions called here
- * are light. DF is always clear.
+ * RSP is the return stack (below). Guest x87/SSE/AVX/AVX-512 state is in the registers; the C functions
+ * called here are light. DF is always clear.
  *
  *   slow          call, an MMU_DESC as data behind it; r9 = linear address XOR the entry's tag, r10 = index
  * into the TLB, as a check leaves them. Flags are saved. Back: r9 = offset in the page, r10 = host page or

@@ -1,6 +1,6 @@
 /* Which way an instruction goes: translated, in C, not allowed (translate.c). Decided by mnemonic and
- * category, and for x87, MMX, SSE and AVX by what CR0, CR4 and XCR0 allow now (Intel SDM volume 1, 9.6.6
- * and 14.3; volume 3, 2.5). */
+ * category, and for x87, MMX, SSE, AVX and AVX-512 by what CR0, CR4 and XCR0 allow now (Intel SDM volume
+ * 1, 9.6.6 and 14.3; volume 3, 2.5). */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
