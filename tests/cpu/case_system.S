@@ -441,6 +441,24 @@ CASE(sse_exceptions, MODE_LONG)
     FAULTS(6, 0, addps xmm0, xmm1)
     PASS
 
+/* What is not aligned is #GP before its page is asked for; but where MXCSR.MM is, and set, not what is no move: AMD APM
+ * volume 1, 4.2.2. */
+CASE(sse_alignment, MODE_LONG)
+    mov esi, PAGES + 1
+    FAULTS(13, 0, movaps xmm0, [rsi])
+    FAULTS(13, 0, addps xmm0, [rsi])
+    PAGE_FAULTS(0, rsi, movups xmm0, [rsi])
+    mov eax, 0x80000001
+    cpuid
+    bt ecx, 7
+    jnc 1f
+    mov dword ptr [CASE_DATA], 0x21f80
+    ldmxcsr [CASE_DATA]
+    FAULTS(13, 0, movaps xmm0, [rsi])
+    PAGE_FAULTS(0, rsi, addps xmm0, [rsi])
+    addps xmm0, [CASE_DATA + 1]
+1:  PASS
+
 CASE(fxsave_xsave, MODE_LONG)
     mov rbx, CASE_DATA
     fninit

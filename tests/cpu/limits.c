@@ -37,6 +37,7 @@ static const struct limit interpreting_limits[] = {
     { "ring3_io_map", "it has no INT n" },
     { "x87_and_mmx", "it has no FLD1" },
     { "sse_exceptions", "it has no LDMXCSR" },
+    { "sse_alignment", "it has no ADDPS" },
     { "fxsave_xsave", "it has no FLDPI" },
     { "xcr0", "it has no XGETBV" },
     { "msr_access", "it has no TSC_AUX" },

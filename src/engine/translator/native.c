@@ -135,13 +135,19 @@ static bool stores_nothing(const struct tcpu *c, const struct decoded *d)
 /* A vector whose alignment is not optional, and is not there: that is #GP. */
 static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
-    unsigned align = size == 16 || size == 32 ? operand_align(&d->in, size, c->vm->cpuid.is_amd) : 0;
+    enum mmu_align align = MMU_ALIGN_NONE;
+    uint32_t mxcsr;
 
-    return align && (c->scratch[2] & ((8u << align) - 1));
+    if (size == 16 || size == 32)
+        align = operand_align(&d->in, size, c->vm->cpuid.is_amd);
+    memcpy(&mxcsr, c->xsave_area + 24, 4);
+    if (align == MMU_ALIGN_NONE || (align == MMU_ALIGN_UNLESS_MM && (mxcsr & MXCSR_MM)))
+        return false;
+    return (c->scratch[2] & mmu_align_mask(size)) != 0;
 }
 
 /* Whether #AC is not for this vector: it raises #GP, or it is looked at by element (seen on both vendors'
- * processors), or it is Intel's VCVTPS2PH. */
+ * processors), or Intel's never look (SDM volume 2, 2.4: exception type 11). */
 static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
     switch (d->in.mnemonic) {
@@ -149,6 +155,7 @@ static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned si
     case ZYDIS_MNEMONIC_VMASKMOVPD:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
     case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
+    case ZYDIS_MNEMONIC_VCVTPH2PS:
     case ZYDIS_MNEMONIC_VCVTPS2PH: return !c->vm->cpuid.is_amd;
     default: return is_misaligned(c, d, size);
     }

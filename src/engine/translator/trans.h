@@ -296,9 +296,8 @@ ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, uns
                              ZydisDecodedInstruction *in, ZydisDecodedOperand *ops);
 /* Whether the guest has this instruction; else it raises #UD, before anything is asked of its operands. */
 bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits);
-/* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
- * 2-21). */
-unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
+/* Whether an operand of n bytes must be aligned (SDM volume 2, 2.4 and table 2-21; APM volume 4, 1.2). */
+enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
 /* Of XSAVE's area; avx: XCR0 has it (SDM volume 1, 13.4). */
 unsigned insn_xsave_size(const struct cpuid_model *m, bool avx);
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */

@@ -156,28 +156,27 @@ static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
     bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
-    bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
     if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
                : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
         fit = amd ? whole_pieces(code64, lin, n) : 0;
     if (fit == n)
         return true;
     return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
-           cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
+           cpu_raise_error(c, MMU_DESC_STACK(desc) && !mmu_is_misaligned(lin, desc) ? EXC_SS : EXC_GP, 0);
 }
 
 /* XSAVE's area ends behind the last component that is asked for (SDM volume 1, 13.4). AMD's look at an area's
  * last byte first, and XRSTOR at the header before (seen on Zen 4). False: an exception is pending. */
 static bool state_area(struct tcpu *c, uint64_t lin, uint32_t *desc)
 {
-    unsigned n = MMU_DESC_LEN(*desc), align = MMU_DESC_ALIGN(*desc);
+    unsigned n = MMU_DESC_LEN(*desc);
     uint64_t mask = cpu_code64(c) ? ~0ull : 0xffffffffu;
     enum mmu_acc acc = MMU_DESC_ACC(*desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
     if (n > XSAVE_LEGACY && !(c->gpr[R_AX] & c->xcr0 & XSTATE_AVX)) {
         *desc = MMU_DESC_SHORTER(*desc, n - XSAVE_LEGACY);
         n = XSAVE_LEGACY;
     }
-    if (!c->vm->cpuid.is_amd || (lin & ((8u << align) - 1)))
+    if (!c->vm->cpuid.is_amd || mmu_is_misaligned(lin, *desc))
         return true;
     if (n > XSAVE_HEADER && acc == MMU_READ &&
         !mmu_probe(c, (lin + XSAVE_HEADER) & mask, 8, MMU_READ, MMU_AS_CPL))
