@@ -44,6 +44,7 @@ static const struct limit interpreting_limits[] = {
     { "rdtsc_monotonic", "it does not obey CR4.TSD" },
     { "self_ipi", "it delivers an IPI to itself some instructions late" },
     { "xapic_page", "it delivers an IPI to itself some instructions late" },
+    { "nmi_and_iret", "it delivers an IPI to itself some instructions late" },
     { "data_breakpoint", "it has no data breakpoints" },
     { "breakpoint_rep_and_step", "it has no data breakpoints" },
     { "breakpoint_mov_ss", "it has no data breakpoints" },

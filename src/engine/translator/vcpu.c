@@ -205,9 +205,16 @@ unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
     return !mmu_group(c, lin, desc, out);
 }
 
+/* What an instruction in C asked of its own vCPU, as an IPI to itself, is seen to at once. */
+static bool is_asked(const struct tcpu *c)
+{
+    return unlikely(atomic_load_explicit(&c->exit_request, memory_order_relaxed));
+}
+
 unsigned helper_commit(struct tcpu *c, uint32_t desc)
 {
-    if (!mmu_commit(c) || (desc & COMMIT_NO_EXIT))
+    bool changed = mmu_commit(c);
+    if ((!changed && !is_asked(c)) || (desc & COMMIT_NO_EXIT))
         return 0;
     if (desc & COMMIT_HOST_FLAGS)
         c->fl = c->exit_fl;
@@ -263,7 +270,7 @@ static enum exit_reason reason_of(struct tcpu *c, enum step st)
 {
     switch (st) {
     case STEP_FAULT: return c->need_exclusive ? XIT_EXCLUSIVE : XIT_EXC;
-    case STEP_HALT: c->halted = 1; return XIT_STEP;
+    case STEP_HALT: c->halted = !c->exc.pending; return XIT_STEP;
     case STEP_SHUTDOWN: return XIT_SHUTDOWN;
     case STEP_UNKNOWN: cpu_raise(c, EXC_UD); return XIT_EXC;
     default: return XIT_STEP;
@@ -295,7 +302,8 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
         return 1 + (unsigned)second_page(c);
     if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
         gen == c->flush_gen && !c->int_shadow && !c->watch && !(c->rflags & FL_TF) &&
-        invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
+        invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)) &&
+        !is_asked(c))
         return 0;
     return 1 + (unsigned)reason_of(c, st);
 }
@@ -355,11 +363,11 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
 /* ---- one instruction at a time ---- */
 
 /* The traps behind an instruction: a single step's if TF was set before it, and what breakpoints it met (SDM
- * volume 3, 18.3.1). Behind MOV SS they wait. */
+ * volume 3, 18.3.1). Behind MOV SS they wait. One behind HLT ends it (volume 2, HLT). */
 static void after_step(struct tcpu *c, bool tf, enum step st)
 {
     bool step = tf && !c->no_step;
-    if ((st != STEP_NEXT && st != STEP_AGAIN) || c->exc.pending || c->int_shadow == 2 ||
+    if (st == STEP_FAULT || st == STEP_SHUTDOWN || st == STEP_UNKNOWN || c->exc.pending || c->int_shadow == 2 ||
         (!step && !c->debug_hits))
         return;
     cpu_raise(c, EXC_DB);
