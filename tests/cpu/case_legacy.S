@@ -636,6 +636,12 @@ CASE(real_x87_and_sse, MODE_REAL)
     SAME(dword ptr ds:[0x104d], 0x12345678)
     movd edx, xmm2
     SAME(edx, 0x12345678)
+    fldpi /* here CS is a segment like others */
+    fstp dword ptr cs:[1f - blob]
+    SAME(dword ptr cs:[1f - blob], 0x40490fdb)
+    movss dword ptr cs:[1f - blob], xmm2
+    SAME(dword ptr cs:[1f - blob], 0x12345678)
     PASS32
+1:  .long 0
 
 CASES_END(legacy)

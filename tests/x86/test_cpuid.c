@@ -163,7 +163,7 @@ static void amd_features(void **state)
     assert_int_equal(r.edx, BIT(4));
     assert_int_equal(get(&m, 7, 1).eax, BIT(5)); /* BF16 */
     r = get(&m, 0x80000001, 0);
-    assert_int_equal(r.ecx, BIT(0) | BIT(1) | BIT(5) | BIT(8) | BIT(22));
+    assert_int_equal(r.ecx, BIT(0) | BIT(1) | BIT(5) | BIT(7) | BIT(8) | BIT(22));
     assert_int_equal(r.edx, BIT(11) | BIT(20) | BIT(22) | BIT(26) | BIT(27) | BIT(29) | 0x0183f3fdu);
     r = get(&m, 0x80000007, 0);
     assert_int_equal(r.edx, BIT(8));

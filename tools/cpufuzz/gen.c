@@ -743,23 +743,13 @@ static void append_jcc(struct fuzz_gen *g)
     }
 }
 
-/* lea reg, [rip + label]; then a jump, call or return to it */
-static void append_indirect(struct fuzz_gen *g)
+/* A jump, call or return to what is in `reg`. */
+static void append_use(struct fuzz_gen *g, unsigned reg, unsigned kind)
 {
-    unsigned reg = below(g, g->regs), kind = below(g, 5);
-    uint8_t b[4] = { (uint8_t)(0x48 | (reg >> 3) << 2), 0x8d, (uint8_t)(5 | (reg & 7) << 3) };
-    unsigned between = kind == 3 ? 3 : kind == 2 ? 2 : 1, rex = g->bits == 64;
+    unsigned rex = g->bits == 64;
+    uint8_t b[3] = { (uint8_t)(0x40 | reg >> 3) };
 
-    if (reg == 4)
-        return;
-    if (g->bits == 64) {
-        append_branch(g, b, 3, 4, between + below(g, 3));
-    } else { /* mov reg, label */
-        b[0] = (uint8_t)(0xb8 | reg);
-        append_branch(g, b, 1, 4, between + below(g, 3))->fix_absolute = true;
-    }
-    g->known[reg] = g->known[4] = false;
-    b[0] = (uint8_t)(0x40 | reg >> 3);
+    g->known[4] = false;
     switch (kind) {
     case 0:
     case 1: /* jmp reg, call reg */
@@ -786,6 +776,40 @@ static void append_indirect(struct fuzz_gen *g)
     }
 }
 
+/* lea reg, [rip + label]; then a jump, call or return to it */
+static void append_indirect(struct fuzz_gen *g)
+{
+    unsigned reg = below(g, g->regs), kind = below(g, 5);
+    uint8_t b[3] = { (uint8_t)(0x48 | (reg >> 3) << 2), 0x8d, (uint8_t)(5 | (reg & 7) << 3) };
+    unsigned between = kind == 3 ? 3 : kind == 2 ? 2 : 1;
+
+    if (reg == 4)
+        return;
+    if (g->bits == 64) {
+        append_branch(g, b, 3, 4, between + below(g, 3));
+    } else { /* mov reg, label */
+        b[0] = (uint8_t)(0xb8 | reg);
+        append_branch(g, b, 1, 4, between + below(g, 3))->fix_absolute = true;
+    }
+    append_use(g, reg, kind);
+    g->known[reg] = false;
+}
+
+/* Jumps to where no code is: borders of the canonical halves, and values that an engine's tables might use
+ * for what is not there. */
+static void append_wild(struct fuzz_gen *g)
+{
+    static const uint64_t v[] = { 0x7ffffffff000,     0x800000000000,     0xffff7fffffffffff,
+                                  0xffff800000000000, 0x8000000000000000, 0x7fffffffffffffff,
+                                  0xfffffffffffff000, 0xffffffff80000000, 0 };
+    unsigned reg = below(g, g->regs);
+
+    if (reg == 4)
+        return;
+    append_mov(g, reg, v[below(g, array_size(v))] + below(g, 3) - 1);
+    append_use(g, reg, below(g, 4));
+}
+
 /* call f; jmp over; f: ...; ret; over: */
 static void append_function(struct fuzz_gen *g)
 {
@@ -808,6 +832,8 @@ static bool gen_branch(struct fuzz_gen *g)
         append_jcc(g);
     } else if (kind < 85) {
         append_indirect(g);
+    } else if (kind < 86) {
+        append_wild(g);
     } else if (kind < 92) {
         append_function(g);
     } else if (kind < 98) { /* call forward: the return address stays on the stack */
@@ -827,8 +853,8 @@ static bool gen_stack(struct fuzz_gen *g)
         return gen_from_class(g, FC_STACK);
     if (g->s->count + 2 > FUZZ_INSNS)
         return false;
-    /* push imm; popf: status flags and DF; IF is on in both worlds */
-    put(b + 1, (rnd(g) & 0xcd5) | 0x202, 4);
+    /* push imm; popf: status flags, DF and AC; IF is on in both worlds */
+    put(b + 1, (rnd(g) & 0xcd5) | 0x202 | (chance(g, 25) ? 0x40000 : 0), 4);
     append_bytes(g, b, 5);
     if (chance(g, 80))
         append_bytes(g, "\x9d", 1);
@@ -942,6 +968,8 @@ static void refresh(struct fuzz_gen *g)
         append_mov(g, 4,
                    FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 +
                        32 * g->s->count); /* upwards: no old return address */
+    else if (chance(g, 1))                /* near an end of the stack's page */
+        append_mov(g, 4, FUZZ_STACK_VA + (chance(g, 50) ? 0 : FUZZ_STACK_SIZE) + below(g, 96) - 48);
     else if (g->bits == 64 && reg != 4 && chance(g, 2))
         append_mov(g, reg, (1ull << 47) - below(g, 48));
     else if (known < (g->bits == 32 ? 4u : 6u) && reg != 4 && chance(g, 60))

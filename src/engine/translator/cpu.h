@@ -54,7 +54,6 @@ struct jc_entry {
 };
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
-#define JC_INVALID 0x8000000000000001ull /* not canonical: never the target of a branch that got this far */
 
 #define ITLB_SIZE 256u
 #define EXEC_BLOOM 1024u

@@ -691,6 +691,14 @@ static bool neighbours(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_s
     return true;
 }
 
+bool mmu_is_misaligned(uint64_t lin, uint32_t desc)
+{
+    uint32_t mxcsr = 0;
+    if (MMU_DESC_ALIGN(desc) == MMU_ALIGN_UNLESS_MM)
+        __asm__("stmxcsr %0" : "=m"(mxcsr));
+    return MMU_DESC_ALIGN(desc) && !(mxcsr & MXCSR_MM) && (lin & mmu_align_mask(MMU_DESC_LEN(desc)));
+}
+
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     unsigned n = MMU_DESC_LEN(desc);
@@ -718,7 +726,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     }
     if (ans == MMU_ANS_FAULT && c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
         c->exc.vector = EXC_SS;
-    if (ans == MMU_ANS_FAULT && MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1)))
+    if (ans == MMU_ANS_FAULT && mmu_is_misaligned(lin, desc))
         cpu_raise_gp(c, 0);
     return ans;
 }

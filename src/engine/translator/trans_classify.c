@@ -1,6 +1,7 @@
 /* Which way an instruction goes: translated, in C, not allowed (translate.c). Decided by mnemonic and
  * category, and for x87, MMX, SSE, AVX and AVX-512 by what CR0, CR4 and XCR0 allow now (Intel SDM volume
  * 1, 9.6.6 and 14.3; volume 3, 2.5). */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -418,12 +419,11 @@ bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *
     return is_offered(in, m) && (bits == 64 || !m->is_amd || !needs_64_bit_mode(in));
 }
 
-/* CS: as override of a store. Volume 3, 5.5. */
-static bool writes_code_segment(const struct trans *t)
+bool insn_is_denied(const struct trans *t)
 {
     const ZydisDecodedOperand *m = insn_mem_operand(t);
     unsigned acc;
-    if (t->bits == 64 || !m || m->mem.segment != ZYDIS_REGISTER_CS)
+    if (t->bits == 64 || (t->mode & MODE_NATIVE) || !m || m->mem.segment != ZYDIS_REGISTER_CS)
         return false;
     generic_access(t, m, &acc);
     return acc != MMU_SLOW_R;
@@ -452,8 +452,8 @@ enum way classify_insn(struct trans *t, unsigned *special)
     /* one-byte INC and DEC of 32-bit code have no 64-bit encoding */
     if (t->bits == 32 && (t->in->opcode & 0xf0) == 0x40 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
         way = WAY_INTERP;
-    if ((way == WAY_GENERIC || way == WAY_VECTOR) && writes_code_segment(t)) {
-        *special = SPECIAL_GP;
+    if ((way == WAY_GENERIC || (way == WAY_VECTOR && !insn_rehearses(t))) && insn_is_denied(t)) {
+        *special = masked_operand(t->in, t->ops) ? SPECIAL_SEGMENT : SPECIAL_GP; /* elements by themselves */
         way = WAY_SPECIAL;
     }
     if ((way == WAY_GENERIC || way == WAY_VECTOR) && !generic_can(t))

@@ -335,6 +335,11 @@ bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
     }
 }
 
+bool insn_rehearses(const struct trans *t)
+{
+    return is_x87(t->in) && insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
+}
+
 /* Of XSAVE's area, for what XCR0 has. */
 static unsigned xsave_size(const struct trans *t)
 {
@@ -368,7 +373,7 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
     }
 }
 
-unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
+enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
 {
     bool legacy = in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     switch (in->mnemonic) {
@@ -379,7 +384,7 @@ unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
-    case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
+    case ZYDIS_MNEMONIC_PCMPISTRM: return MMU_ALIGN_NONE;
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
     case ZYDIS_MNEMONIC_VMOVDQA:
@@ -388,26 +393,34 @@ unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
     case ZYDIS_MNEMONIC_VMOVNTPS:
     case ZYDIS_MNEMONIC_VMOVNTPD:
     case ZYDIS_MNEMONIC_VMOVNTDQ:
-    case ZYDIS_MNEMONIC_VMOVNTDQA: return n == 64 ? 3 : n == 32 ? 2 : 1;
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+    case ZYDIS_MNEMONIC_MOVAPS:
+    case ZYDIS_MNEMONIC_MOVAPD:
+    case ZYDIS_MNEMONIC_MOVDQA:
+    case ZYDIS_MNEMONIC_MOVNTPS:
+    case ZYDIS_MNEMONIC_MOVNTPD:
+    case ZYDIS_MNEMONIC_MOVNTDQ:
+    case ZYDIS_MNEMONIC_MOVNTDQA:
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_CMPXCHG16B: return 1;
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return 3;
+    case ZYDIS_MNEMONIC_XRSTOR64: return MMU_ALIGN;
     case ZYDIS_MNEMONIC_SHA1RNDS4:
     case ZYDIS_MNEMONIC_SHA1NEXTE:
     case ZYDIS_MNEMONIC_SHA1MSG1:
     case ZYDIS_MNEMONIC_SHA1MSG2:
     case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_SHA256MSG1:
-    case ZYDIS_MNEMONIC_SHA256MSG2: return amd ? 0 : 1; /* AMD's look at the page first */
-    default: return legacy && n == 16 ? 1 : 0;
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+        return amd ? MMU_ALIGN_NONE : MMU_ALIGN; /* AMD's look at the page first */
+    default: return legacy && n == 16 ? MMU_ALIGN_UNLESS_MM : MMU_ALIGN_NONE;
     }
 }
 
@@ -488,7 +501,11 @@ void generic_translate(struct trans *t, bool vector)
         flags |= MEM_REHEARSE;
     if (masked_operand(t->in, t->ops))
         flags |= MEM_MASKED;
-    flags |= operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
+    flags |= (unsigned)operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
+    if (insn_is_denied(t)) {
+        mem_denied(t, flags, generic_body, &p);
+        return;
+    }
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);
 }

@@ -174,9 +174,8 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
  * (other than precision, SDM volume 1, 8.5) is over without touching memory. The last run once into a buffer
  * of ours, then what x87 did is taken back. Returns NULL, or the place of a jump for when there is no access.
  * Flags and T1 are free. */
-static uint8_t *before_access(struct trans *t, unsigned flags, body_fn *body, void *arg)
+static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, body_fn *body, void *arg)
 {
-    struct emit *k = &t->k;
     struct hmem env = hm_gs(offsetof(struct tcpu, rehearsal) + 16);
     if (flags & (MEM_FPU_WAIT | MEM_REHEARSE))
         side_note(t, k);
@@ -209,6 +208,15 @@ static uint8_t *before_access(struct trans *t, unsigned flags, body_fn *body, vo
     e_byte(k, 0xdb), e_byte(k, 0xe2); /* FNCLEX: FRSTOR waits */
     e_rm(k, 0, 0xdd, 4, env);
     return over;
+}
+
+void mem_denied(struct trans *t, unsigned flags, body_fn *body, void *arg)
+{
+    fl_clobber(t, &t->h);
+    uint8_t *over = before_access(t, &t->h, flags, body, arg);
+    flow_special(t, SPECIAL_GP);
+    if (over)
+        e_patch(over, t->h.p);
 }
 
 /* The check of n bytes in shared code, if the block is of the small kind and there is one; its description
@@ -262,7 +270,7 @@ static void miss_alone(struct trans *t, const struct access *x, const uint8_t *h
     size_t tag = x->acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
     /* the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    past[0] = before_access(t, x->flags, x->body, x->arg);
+    past[0] = before_access(t, k, x->flags, x->body, x->arg);
     if (x->flags & MEM_MASKED) {
         e_kmovq_store(k, GS(scratch[3]), (unsigned)(t->in->avx.mask.reg - ZYDIS_REGISTER_K0));
         e_store_imm32(k, 1, GS(scratch[4]), masked_operand(t->in, t->ops));
