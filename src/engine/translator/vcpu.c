@@ -367,8 +367,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
 static void after_step(struct tcpu *c, bool tf, enum step st)
 {
     bool step = tf && !c->no_step;
-    if (st == STEP_FAULT || st == STEP_SHUTDOWN || st == STEP_UNKNOWN || c->exc.pending || c->int_shadow == 2 ||
-        (!step && !c->debug_hits))
+    if (st == STEP_FAULT || st == STEP_SHUTDOWN || st == STEP_UNKNOWN || c->exc.pending ||
+        c->int_shadow == 2 || (!step && !c->debug_hits))
         return;
     cpu_raise(c, EXC_DB);
     c->exc.dr6 = c->debug_hits | (step ? 1u << 14 : 0);
