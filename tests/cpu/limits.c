@@ -87,6 +87,7 @@ static const struct limit nested_limits[] = {
     { "sse_exceptions", "it raises no SIMD exceptions" },
     { "xcr0", "AVX stays usable when XCR0 takes it away" },
     { "msr_access", "it lets reserved bits of CR0 be set" },
+    { "prot_pae", "it does not look at reserved bits of page tables" },
     { "prot_limits", "it does not check segment limits" },
     { "prot_fs_gs", "it does not check segment limits" },
     { "debug_io_and_detect", "OUT to a watched port does not trap" },

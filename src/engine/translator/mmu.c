@@ -133,7 +133,7 @@ static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc
         if (!(pte & PTE_P))
             return page_fault(c, lin, err), WALK_FAULT;
         bool pdpte = !ia32e && shift == 30;
-        uint64_t rsvd = vm->gpa_reserved & PTE_ADDR;
+        uint64_t rsvd = vm->gpa_reserved & (ia32e ? PTE_ADDR : ~PTE_NX); /* 4.4.2: bits 62:52 too */
         if (!(c->efer & EFER_NXE))
             rsvd |= PTE_NX;
         if (pdpte)
