@@ -396,6 +396,23 @@ CASE(non_canonical, MODE_LONG)
     FAULTS(13, 0, wrmsr)
     PASS
 
+/* Volume 2, JMP and CALL: #GP(0). The two next to the middle of the range of addresses differ from all others in
+ * nothing but these bits; a table of branch targets may use such addresses for itself. */
+CASE(non_canonical_target, MODE_LONG)
+    mov r12d, 3 /* engines that make code fast when it has run some time have time to */
+1:  mov rbx, 0x8000000000000000
+    mov r13d, 4
+2:  FAULTS(13, 0, jmp rbx)
+    mov [CASE_DATA], rbx
+    FAULTS(13, 0, jmp [CASE_DATA])
+    FAULTS(13, 0, call rbx)
+    inc rbx
+    dec r13d
+    jnz 2b
+    dec r12d
+    jnz 1b
+    PASS
+
 /* ---- page crossing ---- */
 /* Volume 2, 2.2.1.2: REX.B makes no R13 of a SIB byte without a base, whatever the address size. */
 CASE(sib_without_base, MODE_LONG)

@@ -496,6 +496,24 @@ CASE(sse_exceptions, MODE_LONG)
     FAULTS(6, 0, addps xmm0, xmm1)
     PASS
 
+/* What is not aligned is #GP before its page is asked for; but where MXCSR.MM is, and set, not what is no move: AMD APM
+ * volume 1, 4.2.2. */
+CASE(sse_alignment, MODE_LONG)
+    mov esi, PAGES + 1
+    FAULTS(13, 0, movaps xmm0, [rsi])
+    FAULTS(13, 0, addps xmm0, [rsi])
+    PAGE_FAULTS(0, rsi, movups xmm0, [rsi])
+    mov eax, 0x80000001
+    cpuid
+    bt ecx, 7
+    jnc 1f
+    mov dword ptr [CASE_DATA], 0x21f80
+    ldmxcsr [CASE_DATA]
+    FAULTS(13, 0, movaps xmm0, [rsi])
+    PAGE_FAULTS(0, rsi, addps xmm0, [rsi])
+    addps xmm0, [CASE_DATA + 1]
+1:  PASS
+
 CASE(fxsave_xsave, MODE_LONG)
     mov rbx, CASE_DATA
     fninit
@@ -701,6 +719,47 @@ CASE(self_ipi, MODE_LONG)
     EQ(dword ptr irq_count[rip + 16], 1)
     cli
     PASS
+
+    .macro nmi_to_self
+    mov ecx, 0x830
+    xor edx, edx
+    mov eax, 0x4400
+    wrmsr
+    .endm
+
+/* An NMI waits while another is handled: volume 3, 6.7.1. An IRET that faults lets it in on Intel's (volume 2, IRET), before the
+ * fault's handler. */
+CASE(nmi_and_iret, MODE_LONG)
+    x2apic_on
+    xor eax, eax
+    cpuid
+    mov r12d, ebx
+    lea rax, [rip + 5f]
+    mov [0x2000 + 2 * 16], ax
+    shr eax, 16
+    mov [0x2000 + 2 * 16 + 6], ax
+    mov byte ptr [0x2000 + 2 * 16 + 4], 0 /* no IST: they nest */
+    xor ebx, ebx
+    nmi_to_self
+    mov ecx, 10000000 /* how soon is up to the processor */
+1:  cmp ebx, 2
+    loopne 1b
+    EQ(ebx, 2)
+    PASS
+5:  inc ebx
+    cmp ebx, 1
+    jne 6f
+    nmi_to_self
+    nop
+    EQ(ebx, 1)
+    sub rsp, 40
+    mov qword ptr [rsp + 8], 0 /* CS */
+    FAULTS(13, 0, iretq)
+    cmp r12d, 0x756e6547 /* "Genu" */
+    jne 7f
+    EQ(ebx, 2)
+7:  add rsp, 40
+6:  iretq
 
 /* STI; HLT: no interrupt comes between, so that HLT is woken. Volume 2, STI. */
 CASE(timer_one_shot, MODE_LONG)

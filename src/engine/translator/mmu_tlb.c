@@ -39,7 +39,7 @@ void mmu_init(struct tcpu *c)
             tlb_invalidate(c, idx, i);
         c->tlb_log_len[idx] = 0;
         for (unsigned i = 0; i < JC_SIZE; i++)
-            c->jc[idx][i].pc = JC_INVALID;
+            c->jc[idx][i].pc = jc_invalid_pc(i);
         c->jc_log_len[idx] = 0;
     }
     mmu_flush_jump_cache(c);
@@ -131,7 +131,7 @@ void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
 static void flush_jumps_of(struct tcpu *c, unsigned idx)
 {
     for (unsigned k = 0; k < c->jc_log_len[idx]; k++)
-        c->jc[idx][c->jc_log[idx][k]].pc = JC_INVALID;
+        c->jc[idx][c->jc_log[idx][k]].pc = jc_invalid_pc(c->jc_log[idx][k]);
     c->jc_log_len[idx] = 0;
 }
 
@@ -139,7 +139,7 @@ void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host)
 {
     unsigned i = jc_hash(pc);
     struct jc_entry *e = &c->jc[idx][i];
-    if (e->pc == JC_INVALID)
+    if (e->pc == jc_invalid_pc(i))
         c->jc_log[idx][c->jc_log_len[idx]++] = (uint16_t)i;
     *e = (struct jc_entry){ pc, host };
 }
@@ -344,7 +344,7 @@ static void drop_jumps(struct tcpu *c, unsigned idx, uint64_t first, uint64_t co
     for (unsigned k = 0; k < c->jc_log_len[idx];) {
         struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
         if (((e->pc >> 12) & ~(count - 1)) == first || (page_reached(e->pc) & ~(count - 1)) == first) {
-            e->pc = JC_INVALID;
+            e->pc = jc_invalid_pc(c->jc_log[idx][k]);
             c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
         } else {
             k++;
