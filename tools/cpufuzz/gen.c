@@ -15,11 +15,13 @@ struct fuzz_gen {
     uint32_t classes;
     unsigned bits, regs; /* of the code: 64 or 32; general registers: 16 or 8 */
     unsigned weight_sum;
+    struct fuzz_vectors vectors;
 
     /* of the sequence that is being made */
     uint64_t random;
     struct fuzz_seq *s;
     bool known[16];
+    bool wide_disp; /* displacements of four bytes: EVEX scales those of one */
     uint64_t value[16];
 };
 
@@ -29,8 +31,8 @@ static const struct {
 } classes[FC_COUNT] = {
     [FC_INT] = { "int", 40 },    [FC_STRING] = { "string", 4 }, [FC_BRANCH] = { "branch", 10 },
     [FC_STACK] = { "stack", 6 }, [FC_X87] = { "x87", 8 },       [FC_MMX] = { "mmx", 4 },
-    [FC_SSE] = { "sse", 14 },    [FC_AVX] = { "avx", 12 },      [FC_PRIV] = { "priv", 1 },
-    [FC_RAW] = { "raw", 2 },
+    [FC_SSE] = { "sse", 14 },    [FC_AVX] = { "avx", 12 },      [FC_AVX512] = { "avx512", 14 },
+    [FC_PRIV] = { "priv", 1 },   [FC_RAW] = { "raw", 2 },
 };
 
 static uint64_t rnd(struct fuzz_gen *g)
@@ -54,12 +56,15 @@ static bool chance(struct fuzz_gen *g, unsigned percent)
     return below(g, 100) < percent;
 }
 
-struct fuzz_gen *fuzz_gen_new(uint32_t class_bits, unsigned bits)
+struct fuzz_gen *fuzz_gen_new(uint32_t class_bits, unsigned bits, const struct fuzz_vectors *v)
 {
     struct fuzz_gen *g = calloc(1, sizeof(*g));
 
     if (!g)
         return NULL;
+    if (!(v->state & FUZZ_AVX512))
+        class_bits &= ~(1u << FC_AVX512);
+    g->vectors = *v;
     g->classes = class_bits;
     g->bits = bits;
     g->regs = bits / 4;
@@ -207,6 +212,35 @@ static void put(uint8_t *p, uint64_t v, unsigned n)
 }
 
 /* Standard format of XSAVE with x87, SSE and AVX. Intel SDM volume 1 (2023-12), 13.4. */
+static uint64_t mask_value(struct fuzz_gen *g)
+{
+    unsigned kind = below(g, 10);
+
+    if (kind < 2)
+        return 0;
+    if (kind < 4)
+        return ~0ull;
+    if (kind < 7)
+        return rnd(g) & rnd(g) & 0xffffff;
+    return rnd(g) << 8 ^ rnd(g);
+}
+
+/* Some registers hold small numbers in all lanes, for indices of gathers and scatters. */
+static void start_avx512(struct fuzz_gen *g, uint8_t *x)
+{
+    for (unsigned i = 0; i < 8; i++)
+        put(x + g->vectors.at[5] + i * 8, mask_value(g), 8);
+    for (unsigned i = 0; i < 64; i++)
+        put(x + g->vectors.at[6] + i * 8, lane(g), 8);
+    for (unsigned r = 0; r < 16; r++) {
+        bool small = chance(g, 40);
+
+        for (unsigned i = 0; i < 8; i++)
+            put(x + g->vectors.at[7] + r * 64 + i * 8,
+                small ? below(g, 96) | (uint64_t)(chance(g, 50) ? below(g, 96) : 0) << 32 : lane(g), 8);
+    }
+}
+
 static void start_vectors(struct fuzz_gen *g, uint8_t *x)
 {
     memset(x, 0, FUZZ_XSAVE);
@@ -222,7 +256,9 @@ static void start_vectors(struct fuzz_gen *g, uint8_t *x)
         put(x + 160 + i * 8, lane(g), 8);
     for (unsigned i = 0; i < 32; i++)
         put(x + 576 + i * 8, lane(g), 8);
-    put(x + 512, 7, 8);
+    put(x + 512, g->vectors.state, 8);
+    if (g->vectors.state & FUZZ_AVX512)
+        start_avx512(g, x);
 }
 
 void fuzz_gen_memory(struct fuzz_gen *g, uint8_t *mem, unsigned len)
@@ -274,7 +310,8 @@ struct operand {
     uint64_t target;
 };
 
-static void encode_sib(struct operand *o, int base, int index, unsigned scale, int64_t disp)
+static void encode_sib(const struct fuzz_gen *g, struct operand *o, int base, int index, unsigned scale,
+                       int64_t disp)
 {
     unsigned mod = 2;
 
@@ -282,7 +319,7 @@ static void encode_sib(struct operand *o, int base, int index, unsigned scale, i
         mod = 0;
     else if (!disp && (base & 7) != 5)
         mod = 0;
-    else if (disp == (int8_t)disp)
+    else if (disp == (int8_t)disp && !g->wide_disp)
         mod = 1;
     o->rex = (uint8_t)((index >= 8 ? 2 : 0) | (base >= 8 ? 1 : 0));
     if (base >= 0 && index < 0 && (base & 7) != 4) {
@@ -325,7 +362,7 @@ static bool based_operand(struct fuzz_gen *g, struct operand *o, uint64_t target
         disp = (int32_t)disp;
     if (disp != (int32_t)disp || (base < 0 && index < 0 && chance(g, 70)))
         return false;
-    encode_sib(o, base, index, scale, disp);
+    encode_sib(g, o, base, index, scale, disp);
     return true;
 }
 
@@ -346,7 +383,7 @@ static void segment_operand(struct fuzz_gen *g, struct operand *o, unsigned size
             o->prefixes[o->prefix_count++] = 0x67;
         return;
     }
-    encode_sib(o, -1, -1, 0, (int64_t)(target - base));
+    encode_sib(g, o, -1, -1, 0, (int64_t)(target - base));
 }
 
 static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size, bool aligned, bool vsib)
@@ -358,10 +395,10 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
     if (vsib) { /* the index is a vector; its value is what it is */
         int base = known_reg(g, false);
 
-        encode_sib(o, base, (int)(1 + below(g, g->regs - 1)), below(g, 4),
+        encode_sib(g, o, base, (int)(1 + below(g, g->regs - 1)), below(g, 4),
                    base < 0 ? FUZZ_DATA_VA : (int8_t)rnd(g));
         if ((o->bytes[0] & 7) != 4)
-            encode_sib(o, 0, 1, 0, 0);
+            encode_sib(g, o, 0, 1, 0, 0);
         return;
     }
     if (kind < 6) {
@@ -370,7 +407,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
     }
     if (kind < 16) {
         if (g->bits == 32) {
-            encode_sib(o, -1, -1, 0, (int64_t)target);
+            encode_sib(g, o, -1, -1, 0, (int64_t)target);
             return;
         }
         o->rip = true;
@@ -380,12 +417,12 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
         return;
     }
     if (kind < 19) { /* anything */
-        encode_sib(o, (int)below(g, g->regs), chance(g, 50) ? -1 : 5, below(g, 4),
+        encode_sib(g, o, (int)below(g, g->regs), chance(g, 50) ? -1 : 5, below(g, 4),
                    (int32_t)rnd(g) >> below(g, 24));
         return;
     }
     if (kind < 22) { /* stack */
-        encode_sib(o, 4, -1, 0, ((int64_t)below(g, 128) - 64) & (aligned ? -16 : -1));
+        encode_sib(g, o, 4, -1, 0, ((int64_t)below(g, 128) - 64) & (aligned ? -16 : -1));
         return;
     }
     for (unsigned tries = 0; tries < 6; tries++) {
@@ -397,7 +434,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
             o->prefixes[o->prefix_count++] = 0x67;
         return;
     }
-    encode_sib(o, -1, -1, 0, (int64_t)target);
+    encode_sib(g, o, -1, -1, 0, (int64_t)target);
 }
 
 /* What the rest of the instruction is made of, besides the operand. */
@@ -406,7 +443,8 @@ struct shape {
     uint8_t pre[4], pre_count; /* 66, F0 */
     uint8_t rex;               /* W and R, 0x40 if a bare REX is wanted */
     uint8_t vvvv;
-    uint8_t reg; /* 3 bits */
+    uint8_t reg;    /* 3 bits */
+    uint8_t p0, p2; /* EVEX: X and R' (as bits 6 and 4); z, L'L, b, V', mask. Not inverted */
 };
 
 static unsigned encode(const struct shape *s, const struct operand *o, uint8_t *b, unsigned *modrm_at)
@@ -418,7 +456,12 @@ static unsigned encode(const struct shape *s, const struct operand *o, uint8_t *
 
     for (unsigned i = 0; i < o->prefix_count; i++)
         b[n++] = o->prefixes[i];
-    if (t->vex) {
+    if (t->vex == 2) {
+        b[n++] = 0x62;
+        b[n++] = (uint8_t)(((~rex & 7) << 5 & ~(s->p0 & 0x40)) | (~s->p0 & 0x10) | t->map);
+        b[n++] = (uint8_t)(t->w << 7 | (~s->vvvv & 0xf) << 3 | 4 | t->pp);
+        b[n++] = s->p2 ^ 8;
+    } else if (t->vex) {
         b[n++] = 0xc4;
         b[n++] = (uint8_t)((~rex & 7) << 5 | t->map);
         b[n++] = (uint8_t)(t->w << 7 | (~s->vvvv & 0xf) << 3 | t->l << 2 | t->pp);
@@ -470,6 +513,30 @@ static bool track(struct fuzz_gen *g, const ZydisDecodedInstruction *insn, const
     return true;
 }
 
+static void choose_evex(struct fuzz_gen *g, const struct template *t, struct shape *s)
+{
+    s->p2 = (uint8_t)(t->l << 5 | (t->masked ? 1 + below(g, 7) : 0) | (chance(g, 25) ? 0x10 : 0) |
+                      (t->masked && chance(g, 25) ? 0x80 : 0));
+    if (chance(g, 3))
+        s->p2 |= 0x60;
+    if (g->bits == 32)
+        return;
+    s->p0 = chance(g, 50) ? 0x10 : 0;
+    s->p2 |= s->vvvv && chance(g, 50) ? 8 : 0;
+}
+
+/* What of the choices the instruction has not: no broadcast, no rounding, no zeroing. In 64-bit mode VSIB's
+ * index takes V'. */
+static void reduce_evex(struct shape *s, unsigned step)
+{
+    s->p2 &= (uint8_t)(step == 0 ? ~0x10 : step == 1 ? ~0x90 : ~0x80);
+    if (step == 3) {
+        s->vvvv = 0;
+        s->p2 &= (uint8_t)~0x98;
+        s->p0 &= (uint8_t)~0x10;
+    }
+}
+
 static void choose_shape(struct fuzz_gen *g, const struct template *t, struct shape *s)
 {
     *s = (struct shape){ .t = t,
@@ -477,6 +544,8 @@ static void choose_shape(struct fuzz_gen *g, const struct template *t, struct sh
     if (t->vex) {
         s->vvvv = chance(g, 70) ? (uint8_t)below(g, g->regs) : 0;
         s->rex = g->bits == 64 ? (uint8_t)(below(g, 2) << 2) : 0;
+        if (t->vex == 2)
+            choose_evex(g, t, s);
         return;
     }
     if (t->fc == FC_INT && chance(g, 20))
@@ -511,6 +580,23 @@ static void fill_immediates(struct fuzz_gen *g, const ZydisDecodedInstruction *i
         put(b + insn->raw.disp.offset, place(g, 8, false), insn->raw.disp.size / 8u);
 }
 
+/* Whether it decodes, of EVEX if need be with less. */
+static bool try_shape(struct fuzz_gen *g, struct shape *s, const struct operand *o,
+                      ZydisDecodedInstruction *insn, ZydisDecodedOperand *op)
+{
+    for (unsigned step = 0;; step++) {
+        uint8_t b[40] = { 0 };
+        unsigned modrm_at;
+
+        encode(s, o, b, &modrm_at);
+        if (decode(g, b, sizeof(b), insn, op))
+            return true;
+        if (s->t->vex != 2 || step == 4)
+            return false;
+        reduce_evex(s, step);
+    }
+}
+
 /* One instruction from a template; false if this draw made nothing valid. */
 static bool gen_template(struct fuzz_gen *g, const struct template *t)
 {
@@ -528,27 +614,34 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
         o.bytes[0] = t->modrm;
     } else if (mem) {
         o.bytes[0] = 3;
-        encode(&s, &o, b, &modrm_at);
-        if (!decode(g, b, sizeof(b), &insn, op)) {
-            unsigned size = 0;
-
+        if (!try_shape(g, &s, &o, &insn, op)) {
             /* VSIB needs a SIB byte to decode. */
-            memory_operand(g, &o, size, false, true);
+            memory_operand(g, &o, 0, false, true);
+            if (t->vex == 2) {
+                s.vvvv = 0;
+                s.p2 = (uint8_t)((s.p2 & 0x6f) | (g->bits == 64 && chance(g, 70) ? 8 : 0));
+            }
             vsib = true;
         } else {
             unsigned size = memory_size(&insn, op, &vsib);
-            bool aligned = size >= 16 && !t->vex && chance(g, 94);
+            bool aligned = size >= 16 && (!t->vex || (t->vex == 2 && chance(g, 30))) && chance(g, 94);
 
             if ((insn.attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK) && chance(g, 35)) {
                 memmove(s.pre + 1, s.pre, s.pre_count);
                 s.pre[0] = 0xf0;
                 s.pre_count++;
             }
+            g->wide_disp = t->vex == 2 && chance(g, 80);
             memory_operand(g, &o, size, aligned, vsib);
+            g->wide_disp = false;
         }
     } else {
         o.bytes[0] = (uint8_t)(0xc0 | below(g, 8));
         o.rex = g->bits == 64 && (s.rex || t->vex) ? (uint8_t)below(g, 2) : 0;
+        if (t->vex == 2) {
+            s.p0 |= g->bits == 64 && chance(g, 50) ? 0x40 : 0;
+            try_shape(g, &s, &o, &insn, op);
+        }
     }
     memset(b, 0, sizeof(b));
     n = encode(&s, &o, b, &modrm_at);

@@ -2,9 +2,9 @@
  *
  * Two kinds of C code touch it:
  *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the
- * guest's x87/SSE/AVX state is live in the host's registers. It is built with -mgeneral-regs-only and calls
- * no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand in. It
- * may take mutexes only through cpu_heavy_begin().
+ * guest's x87/SSE/AVX/AVX-512 state is live in the host's registers. It is built with -mgeneral-regs-only and
+ * calls no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand
+ * in. It may take mutexes only through cpu_heavy_begin().
  *  - HEAVY code is everything else. A light function that must call heavy code brackets the call with
  * cpu_heavy_begin / cpu_heavy_end, which put the guest's vector state away and back.
  *
@@ -212,6 +212,8 @@ struct tcpu {
     struct tcpu_exception exc;
     uint64_t stage_gva; /* staged access (mmu.c) */
     uint32_t stage_len;
+    uint32_t stage_size; /* 0, or the size of stage_elements' elements, which are all that is written back */
+    uint64_t stage_elements;
     struct x86_table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, xcr0, efer;
     uint64_t dr[8];
@@ -287,8 +289,9 @@ struct tcpu {
 
 /* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
 #define XSAVE_HEADER 512u
-#define XSAVE_LEGACY 576u /* legacy region and header */
+#define XSTATE_SSE 2u
 #define XSTATE_AVX 4u
+#define XSTATE_AVX512 0xe0u /* mask registers, upper halves of zmm0 to 15, zmm16 to 31 */
 
 /* ---- flags ---- */
 static inline uint64_t cpu_rflags(const struct tcpu *c)

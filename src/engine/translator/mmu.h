@@ -99,14 +99,19 @@ enum mmu_align { MMU_ALIGN_NONE, MMU_ALIGN, MMU_ALIGN_UNLESS_MM };
 /* Vectors, FXSAVE's area, XSAVE's. */
 static inline uint64_t mmu_align_mask(unsigned n)
 {
-    return n > 512 ? 63 : n == 32 ? 31 : 15;
+    return n > 512 || n == 64 ? 63 : n == 32 ? 31 : 15;
 }
 bool mmu_is_misaligned(uint64_t lin, uint32_t desc); /* the guest's MXCSR is in the register */
 enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW, MMU_SLOW_R_THEN_W /* of groups only */ };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
-/* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights.
- * Raises nothing. */
+/* The same for a group of accesses, or one under a mask: true if the whole range is plain RAM of one page
+ * with the right rights. Raises nothing. */
 bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
+/* The parts of an access under a mask (masked.h): `n` bytes at `off` of what is at lin. Into the staging
+ * buffer, or looked at for writing. False: an exception is pending. */
+bool mmu_stage_part(struct tcpu *c, uint64_t lin, unsigned off, unsigned n, enum mmu_acc acc);
+/* When all are there: of the buffer only these elements of `size` bytes will be written back. */
+void mmu_stage_elements(struct tcpu *c, uint64_t lin, unsigned size, uint64_t elements, struct mmu_slow *out);
 /* Writes the staging buffer back. True: translated code of the page that now runs may have changed. */
 bool mmu_commit(struct tcpu *c);
 

@@ -1,4 +1,4 @@
-/* x87, MMX, SSE and AVX instructions where translated code does not go. Heavy.
+/* x87, MMX, SSE, AVX and AVX-512 instructions where translated code does not go. Heavy.
  *
  * Theory of operation. The general path knows no vector state, so such an instruction always runs in a block
  * of its own. In 16-bit code, in segments that are not flat, and while accesses are watched (sys_debug.c),
@@ -11,6 +11,7 @@
 #include <Zydis/Zydis.h>
 
 #include "engine/translator/interp.h"
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
@@ -138,7 +139,7 @@ static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigne
     enum mmu_align align = MMU_ALIGN_NONE;
     uint32_t mxcsr;
 
-    if (size == 16 || size == 32)
+    if (size == 16 || size == 32 || size == 64)
         align = operand_align(&d->in, size, c->vm->cpuid.is_amd);
     memcpy(&mxcsr, c->xsave_area + 24, 4);
     if (align == MMU_ALIGN_NONE || (align == MMU_ALIGN_UNLESS_MM && (mxcsr & MXCSR_MM)))
@@ -205,14 +206,50 @@ static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size
            cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
 }
 
+static uint64_t mask_register(const struct tcpu *c, ZydisRegister k)
+{
+    uint64_t v = 0;
+
+    if (c->xsave_area[XSAVE_HEADER] & 0x20)
+        memcpy(&v, c->xsave_area + c->vm->cpuid.host_d[5].ebx + 8u * (unsigned)(k - ZYDIS_REGISTER_K0), 8);
+    return v;
+}
+
+/* Of an operand under a mask only what is accessed; but the alignment that Intel's check, which is that of
+ * operands of up to eight bytes, is the whole operand's. */
+static bool see_to_elements(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op,
+                            uint32_t m)
+{
+    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    uint64_t elements = masked_elements(m, mask_register(c, d->in.avx.mask.reg)), lin;
+    unsigned seg = operand_segment(op), size = MASKED_SIZE(m), whole = op->size / 8u, first = 0;
+    uint64_t off = offset_of(c, d, op);
+
+    for (; masked_stretch(elements, &first) > 0; first++) {
+        if (interp_operand(c, seg, off + first * size, size, write, &lin))
+            continue;
+        if (c->exc.vector != EXC_AC)
+            return false;
+        c->exc.pending = 0;
+    }
+    seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
+    if ((c->watch & WATCH_ALIGN) && elements && whole <= 8 && (c->scratch[2] & (whole - 1)) &&
+        !is_exempt(c, d, whole))
+        return cpu_raise_error(c, EXC_AC, 0);
+    return true;
+}
+
 static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op)
 {
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     unsigned size = op->size / 8u, seg = operand_segment(op);
     uint64_t off = offset_of(c, d, op);
+    uint32_t masked = masked_operand(&d->in, d->ops);
 
+    if (masked)
+        return see_to_elements(c, d, op, masked);
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
-        size = insn_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0 & XSTATE_AVX);
+        size = cpuid_model_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0);
     size = size ? size : 1;
     if (write && stores_nothing(c, d)) {
         seg_check(c, seg, off, size, MMU_WRITE, &c->scratch[2]);

@@ -2,15 +2,17 @@
  *
  * In translated code the guest's registers are in the host registers of the same number, except: guest RSP is
  * in r15; guest r9, r10, r11 and r15 are in their homes in struct tcpu (GS base); r9, r10, r11 are scratch.
- * RSP is the return stack (below). Guest x87/SSE/AVX state is in the registers; the C functions called here
- * are light. DF is always clear.
+ * RSP is the return stack (below). Guest x87/SSE/AVX/AVX-512 state is in the registers; the C functions
+ * called here are light. DF is always clear.
  *
  *   slow          call, an MMU_DESC as data behind it; r9 = linear address XOR the entry's tag, r10 = index
  * into the TLB, as a check leaves them. Flags are saved. Back: r9 = offset in the page, r10 = host page or
  * delta. A store that must be staged leaves (XIT_ONE). slow_group    the same; back: ZF and r10 = delta, or
  * not ZF. mem_staged_h/d call; r9 = linear address, r10d = MMU_DESC. Flags are saved. Back: as slow, and
- * tcpu.staged says whether it is the staging buffer. commit        call; r10d = offset of the next
- * instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset | length
+ * tcpu.staged says whether it is the staging buffer. mem_masked_h/d the same for an operand under a mask:
+ * tcpu.scratch[3] = the mask register, scratch[4] = MASKED_OPERAND. commit        call; r10d = offset of the
+ * next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset |
+ * length
  * << 16. Flags are saved. One instruction in C. save_flags    call; stores EFLAGS' status flags in tcpu.fl
  * and keeps everything. special       call; r10d = offset | enum special << 16. Flags are saved. exit_lookup
  * jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same, and r10d = BRANCH_DESC.
@@ -206,14 +208,14 @@ static void load_answer(struct emit *e, bool delta)
     from_c_stack(e);
 }
 
-static void emit_mem_staged(struct emit *e, bool delta)
+static void emit_mem_staged(struct emit *e, bool delta, void *helper)
 {
     spill_caller(e);
     take_vpage(e);
     e_store(e, 1, GS(dc_home), DC);
     to_c_stack(e, 32);
     e_mov_rr(e, 0, H_DX, H_10);
-    call_helper_mem(e, (void *)(uintptr_t)helper_mem);
+    call_helper_mem(e, helper);
     e_mov_rr(e, 0, H_CX, H_AX);
     e_alu_ri(e, 0, ALU_SUB, H_CX, MMU_ANS_DIRECT); /* 0 direct, 1 staged; below or above: out */
     e_store(e, 0, GS(staged), H_CX);
@@ -444,7 +446,7 @@ static void emit_checks(struct emit *e, struct stubs *s)
 void stubs_emit(struct code_cache *cc)
 {
     struct emit em = { .p = cc->mem.rw,
-                       .end = (uint8_t *)cc->mem.rw + 5 * PAGE_SIZE,
+                       .end = (uint8_t *)cc->mem.rw + 6 * PAGE_SIZE,
                        .rx_off = (uint8_t *)cc->mem.rx - (uint8_t *)cc->mem.rw };
     struct emit *e = &em;
     struct stubs *s = &cc->stubs;
@@ -474,9 +476,13 @@ void stubs_emit(struct code_cache *cc)
     e_pop(e, H_10);
     emit_exit(e, XIT_STALE);
     s->mem_staged_h = start(e);
-    emit_mem_staged(e, false);
+    emit_mem_staged(e, false, (void *)(uintptr_t)helper_mem);
     s->mem_staged_d = start(e);
-    emit_mem_staged(e, true);
+    emit_mem_staged(e, true, (void *)(uintptr_t)helper_mem);
+    s->mem_masked_h = start(e);
+    emit_mem_staged(e, false, (void *)(uintptr_t)helper_masked);
+    s->mem_masked_d = start(e);
+    emit_mem_staged(e, true, (void *)(uintptr_t)helper_masked);
     emit_slow_paths(e, s);
     emit_checks(e, s);
     s->save_flags = start(e);

@@ -251,7 +251,8 @@ bool sys_xsetbv(struct tcpu *c, uint32_t n, uint64_t v)
 {
     if (!(c->cr4 & CR4_OSXSAVE))
         return cpu_raise(c, EXC_UD);
-    if (c->cpl || n != 0 || !(v & 1) || (v & ~tvm_cpuid(c->vm)->xcr0_mask) || (v & 6) == 4)
+    if (c->cpl || n != 0 || !(v & 1) || (v & ~tvm_cpuid(c->vm)->xcr0_mask) || (v & 6) == 4 ||
+        ((v & XSTATE_AVX512) && (v & (XSTATE_AVX512 | XSTATE_AVX)) != (XSTATE_AVX512 | XSTATE_AVX)))
         return cpu_raise_gp(c, 0);
     c->xcr0 = v;
     sys_mode_changed(c);

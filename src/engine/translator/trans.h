@@ -230,9 +230,10 @@ enum {
     MEM_NO_EXIT = 8,
     MEM_SIDE = 16,
     MEM_NO_GROUP = 32,
-    MEM_FPU_WAIT = 64,  /* x87 or MMX: a pending #MF goes before the faults of the operand */
-    MEM_REHEARSE = 128, /* the instruction comes before the faults of its operand (trans_mem.c) */
-    MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */
+    MEM_FPU_WAIT = 64,   /* x87 or MMX: a pending #MF goes before the faults of the operand */
+    MEM_REHEARSE = 128,  /* the instruction comes before the faults of its operand (trans_mem.c) */
+    MEM_ALIGN_SHIFT = 8, /* MMU_DESC_ALIGN, two bits */
+    MEM_MASKED = 1024    /* masked.c */
 };
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
@@ -298,8 +299,6 @@ ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, uns
 bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits);
 /* Whether an operand of n bytes must be aligned (SDM volume 2, 2.4 and table 2-21; APM volume 4, 1.2). */
 enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
-/* Of XSAVE's area; avx: XCR0 has it (SDM volume 1, 13.4). */
-unsigned insn_xsave_size(const struct cpuid_model *m, bool avx);
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */

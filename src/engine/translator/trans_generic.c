@@ -4,6 +4,7 @@
  * behind it; which one is decided when the body is written, because only then it is known what the operand
  * uses. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no REX), so the two low
  * bytes are exchanged around such an instruction. */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -339,9 +340,12 @@ bool insn_rehearses(const struct trans *t)
     return is_x87(t->in) && insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
 }
 
-unsigned insn_xsave_size(const struct cpuid_model *m, bool avx)
+/* Of XSAVE's area, for what XCR0 has. */
+static unsigned xsave_size(const struct trans *t)
 {
-    return avx ? m->xsave_size : XSAVE_LEGACY;
+    uint64_t components =
+        (t->mode & MODE_NO_AVX ? 0 : XSTATE_AVX) | (t->mode & MODE_NO_AVX512 ? 0 : XSTATE_AVX512);
+    return cpuid_model_xsave_size(&t->vm->cpuid, components);
 }
 
 /* Length and kind of the memory access of a generic instruction. */
@@ -354,7 +358,7 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return insn_xsave_size(&t->vm->cpuid, !(t->mode & MODE_NO_AVX));
+    case ZYDIS_MNEMONIC_XRSTOR64: return xsave_size(t);
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */
@@ -362,13 +366,16 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
         /* with an unmasked exception an x87 store stores nothing: a staged one must find the old bytes */
         if (insn_is_x87(t) && *acc == MMU_SLOW_W)
             *acc = MMU_SLOW_RMW;
+        if (*acc == MMU_SLOW_RMW &&
+            masked_operand(t->in, t->ops)) /* what is not stored is not written back */
+            *acc = MMU_SLOW_W;
         return mem->size / 8u;
     }
 }
 
 enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
 {
-    bool vex = in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    bool legacy = in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_MOVUPS:
     case ZYDIS_MNEMONIC_MOVUPD:
@@ -381,6 +388,8 @@ enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
     case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
     case ZYDIS_MNEMONIC_VMOVNTPS:
     case ZYDIS_MNEMONIC_VMOVNTPD:
     case ZYDIS_MNEMONIC_VMOVNTDQ:
@@ -411,7 +420,7 @@ enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool
     case ZYDIS_MNEMONIC_SHA256MSG1:
     case ZYDIS_MNEMONIC_SHA256MSG2:
         return amd ? MMU_ALIGN_NONE : MMU_ALIGN; /* AMD's look at the page first */
-    default: return !vex && n == 16 ? MMU_ALIGN_UNLESS_MM : MMU_ALIGN_NONE;
+    default: return legacy && n == 16 ? MMU_ALIGN_UNLESS_MM : MMU_ALIGN_NONE;
     }
 }
 
@@ -490,6 +499,8 @@ void generic_translate(struct trans *t, bool vector)
         flags |= MEM_FPU_WAIT;
     if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd && (waits || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
         flags |= MEM_REHEARSE;
+    if (masked_operand(t->in, t->ops))
+        flags |= MEM_MASKED;
     flags |= (unsigned)operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
     if (insn_is_denied(t)) {
         mem_denied(t, flags, generic_body, &p);

@@ -4,8 +4,12 @@
  * offset in the page, else something large. One unsigned compare against 4096 - n then answers both whether
  * the page is there and whether the access stays inside it. Behind it, either T1 = delta and the operand
  * keeps its form base + disp + T1, or T1 = host page and the operand is T0 + T1. */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
+
+/* Accesses whose slow path is their own, in cold code. */
+#define MEM_ALONE (MEM_FPU_WAIT | MEM_REHEARSE | MEM_MASKED)
 
 void side_note(struct trans *t, struct emit *e)
 {
@@ -223,8 +227,7 @@ static bool call_check(struct trans *t, unsigned n, unsigned acc, unsigned flags
     unsigned size = 0;
     while (1u << size < n)
         size++;
-    if (!t->small || !t->saved_flags || (flags & (MEM_FPU_WAIT | MEM_REHEARSE)) || size >= CHECK_SIZES ||
-        1u << size != n)
+    if (!t->small || !t->saved_flags || (flags & MEM_ALONE) || size >= CHECK_SIZES || 1u << size != n)
         return false;
     e_call(&t->h, t->cc->stubs.check[size][acc != MMU_SLOW_R][t->idx][delta]);
     e_byte(&t->h, 0xa9); /* TEST EAX, desc */
@@ -268,8 +271,15 @@ static void miss_alone(struct trans *t, const struct access *x, const uint8_t *h
     /* the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     past[0] = before_access(t, k, x->flags, x->body, x->arg);
+    if (x->flags & MEM_MASKED) {
+        e_kmovq_store(k, GS(scratch[3]), (unsigned)(t->in->avx.mask.reg - ZYDIS_REGISTER_K0));
+        e_store_imm32(k, 1, GS(scratch[4]), masked_operand(t->in, t->ops));
+    }
     e_desc(t, k, T1, x->desc);
-    e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
+    if (x->flags & MEM_MASKED)
+        e_call(k, x->delta ? t->cc->stubs.mem_masked_d : t->cc->stubs.mem_masked_h);
+    else
+        e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
     if (x->acc == MMU_SLOW_R || (x->flags & MEM_LOCKED)) {
         e_jmp(k, hit + t->h.rx_off);
     } else {
@@ -294,7 +304,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     uint32_t desc = describe(t, a, n, acc, flags);
     bool poll = t->goes_back && !t->accessed && !t->polled;
-    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
+    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & MEM_ALONE) && fl_carries(t);
     if (!carry)
         fl_lose(t, h);
     if (poll)
@@ -320,7 +330,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     if (carry)
         fl_carried(h);
     uint8_t *past[2] = { NULL, NULL };
-    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+    if (!(t->mode & MODE_ONE) && !(flags & MEM_ALONE)) {
         fl_cold_call(t, k, carry, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
         if (carry)
             fl_carry_back(k);

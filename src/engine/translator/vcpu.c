@@ -20,6 +20,7 @@
 #include "engine/translator/interp.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/light_sys.h"
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
@@ -172,9 +173,10 @@ static bool state_area(struct tcpu *c, uint64_t lin, uint32_t *desc)
     unsigned n = MMU_DESC_LEN(*desc);
     uint64_t mask = cpu_code64(c) ? ~0ull : 0xffffffffu;
     enum mmu_acc acc = MMU_DESC_ACC(*desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
-    if (n > XSAVE_LEGACY && !(c->gpr[R_AX] & c->xcr0 & XSTATE_AVX)) {
-        *desc = MMU_DESC_SHORTER(*desc, n - XSAVE_LEGACY);
-        n = XSAVE_LEGACY;
+    unsigned wanted = cpuid_model_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0);
+    if (n > wanted) {
+        *desc = MMU_DESC_SHORTER(*desc, n - wanted);
+        n = wanted;
     }
     if (!c->vm->cpuid.is_amd || mmu_is_misaligned(lin, *desc))
         return true;
@@ -196,6 +198,55 @@ unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
     c->rip = code_address(c, MMU_DESC_OFF(desc));
     if (a == MMU_ANS_FAULT)
         keep_first_piece(c, lin, desc);
+    return a;
+}
+
+/* When only the second page of what is stored faults, Intel's report the last byte that would be stored. */
+static void blame_last_byte(struct tcpu *c, uint64_t lin, unsigned size, uint64_t elements)
+{
+    unsigned first = 0, last = 63;
+    masked_stretch(elements, &first);
+    while (!(elements >> last & 1))
+        last--;
+    uint64_t from = lin + first * size, to = lin + last * size + size - 1;
+    if (!c->vm->cpuid.is_amd && ((from ^ to) & PAGE_MASK) && !((c->exc.cr2 ^ to) & PAGE_MASK))
+        c->exc.cr2 = to;
+}
+
+/* Element by element what the mask leaves of an access that is not plain RAM in one page. */
+static enum mmu_answer masked_access(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    uint32_t m = (uint32_t)c->scratch[4];
+    uint64_t elements = masked_elements(m, c->scratch[3]);
+    unsigned size = MASKED_SIZE(m), first = 0, n;
+    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    if (mmu_group(c, lin, desc, out))
+        return MMU_ANS_DIRECT;
+    for (; (n = masked_stretch(elements, &first)) > 0; first += n) {
+        uint64_t at = lin + first * size;
+        if (inside_segment(c, cpu_code64(c) ? at : (uint32_t)at,
+                           MMU_DESC_SHORTER(desc, MMU_DESC_LEN(desc) - n * size)) &&
+            mmu_stage_part(c, lin, first * size, n * size, acc))
+            continue;
+        if (acc == MMU_WRITE && c->exc.vector == EXC_PF && MASKED_COUNT(m) > 1)
+            blame_last_byte(c, lin, size, elements);
+        if (mmu_is_misaligned(lin, desc))
+            cpu_raise_gp(c, 0);
+        else if (c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
+            c->exc.vector = EXC_SS;
+        return MMU_ANS_FAULT;
+    }
+    mmu_stage_elements(c, lin, size, elements, out);
+    return MMU_ANS_STAGED;
+}
+
+unsigned helper_masked(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
+{
+    enum mmu_answer a = masked_access(c, lin, desc, out);
+    if (a == MMU_ANS_FAULT) {
+        learn_vpage(c);
+        c->rip = code_address(c, MMU_DESC_OFF(desc));
+    }
     return a;
 }
 
@@ -245,6 +296,12 @@ static bool translatable(const struct tcpu *c)
            flat_data(ss) && (ss->attr & SEG_DB);
 }
 
+/* Whether CR4 and XCR0 have switched all of these on. */
+static bool has_state(const struct tcpu *c, uint64_t components)
+{
+    return (c->cr4 & CR4_OSXSAVE) && (c->xcr0 & components) == components;
+}
+
 uint32_t vcpu_mode(const struct tcpu *c)
 {
     uint32_t m = c->mmu_idx | (c->code_bits == 64   ? 0u
@@ -260,9 +317,11 @@ uint32_t vcpu_mode(const struct tcpu *c)
     if (!(c->cr4 & CR4_OSFXSR))
         m |= MODE_NO_SSE;
     if (!(c->cr4 & CR4_OSXSAVE))
-        m |= MODE_NO_XSAVE | MODE_NO_AVX;
-    else if ((c->xcr0 & 6) != 6)
-        m |= MODE_NO_AVX;
+        m |= MODE_NO_XSAVE | MODE_NO_AVX | MODE_NO_AVX512;
+    else if (!has_state(c, XSTATE_SSE | XSTATE_AVX))
+        m |= MODE_NO_AVX | MODE_NO_AVX512;
+    else if (!has_state(c, XSTATE_AVX512))
+        m |= MODE_NO_AVX512;
     return m;
 }
 
@@ -325,7 +384,7 @@ static unsigned transfer(struct tcpu *c, enum special what)
     return 1 + (unsigned)reason_of(c, st);
 }
 
-/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 for VEX),
+/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 and 2.8),
  * or #UD. */
 unsigned helper_special(struct tcpu *c, uint32_t desc)
 {
@@ -352,7 +411,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
         break;
     case SPECIAL_FPU_MMX: ud = em; break;
     case SPECIAL_FPU_SSE: ud = em || !(c->cr4 & CR4_OSFXSR); break;
-    case SPECIAL_FPU_AVX: ud = !(c->cr4 & CR4_OSXSAVE) || (c->xcr0 & 6) != 6; break;
+    case SPECIAL_FPU_AVX: ud = !has_state(c, XSTATE_SSE | XSTATE_AVX); break;
+    case SPECIAL_FPU_AVX512: ud = !has_state(c, XSTATE_SSE | XSTATE_AVX | XSTATE_AVX512); break;
     case SPECIAL_FPU_XSAVE: ud = !(c->cr4 & CR4_OSXSAVE); break;
     default: ud = true;
     }
