@@ -43,7 +43,9 @@ enum mmu_index {
     MMU_COUNT
 }; /* supervisor; user; supervisor with EFLAGS.AC set (SMAP) */
 
-#define TLB_BITS 13
+/* 64 MiB of addresses: pages of a kernel's image (some 36 MiB) and of its direct map, hot ones among them,
+ * would meet often in half of that. */
+#define TLB_BITS 14
 #define TLB_SIZE (1u << TLB_BITS)
 
 /* Jump cache: linear address of an indirect branch's target to translated code. A compiler's hot code alone

@@ -168,13 +168,38 @@ void mmu_follow_jumps(struct tcpu *c)
     }
 }
 
+/* Takes out what is not global. to: NULL, or the record that it goes to. */
+static void take_entries(struct tcpu *c, unsigned idx, struct space *to)
+{
+    bool all = c->tlb_log_len[idx] == TLB_SIZE; /* the log may have overflowed: look at every entry */
+    for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
+        unsigned i = all ? k : c->tlb_log[idx][k];
+        const struct tlb_entry *e = &c->tlb[idx][i];
+        if (c->tlb_global[idx][i / 64] & (1ull << (i & 63)))
+            continue;
+        if (to && to->tlb_count < SPACE_TLB && e->tag_r != tlb_invalid_tag(i))
+            to->tlb[to->tlb_count++] =
+                (struct space_tlb){ e->tag_r | idx | (e->tag_w == e->tag_r ? SPACE_W : 0), e->hpage };
+        tlb_invalidate(c, idx, i);
+    }
+    c->tlb_log_len[idx] = 0;
+}
+
+/* Takes out what is global: all that take_entries leaves. */
+static void drop_global(struct tcpu *c, unsigned idx)
+{
+    for (unsigned w = 0; w < TLB_SIZE / 64; w++) {
+        for (; c->tlb_global[idx][w]; c->tlb_global[idx][w] &= c->tlb_global[idx][w] - 1)
+            tlb_invalidate(c, idx, w * 64 + (unsigned)__builtin_ctzll(c->tlb_global[idx][w]));
+    }
+}
+
 void mmu_flush_all(struct tcpu *c)
 {
     c->flush_gen++;
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++)
-            tlb_invalidate(c, idx, i);
-        c->tlb_log_len[idx] = 0;
+        take_entries(c, idx, NULL);
+        drop_global(c, idx);
     }
     c->large_bloom = 0;
     c->huge_seen = 0;
@@ -208,23 +233,6 @@ static struct space *space_new(struct tcpu *c, uint64_t pcid)
     s->pcid = (uint16_t)pcid;
     s->tlb_count = s->jc_count = 0;
     return s;
-}
-
-/* Takes out what is not global. to: NULL, or the record that it goes to. */
-static void take_entries(struct tcpu *c, unsigned idx, struct space *to)
-{
-    bool all = c->tlb_log_len[idx] == TLB_SIZE; /* the log may have overflowed: look at every entry */
-    for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
-        unsigned i = all ? k : c->tlb_log[idx][k];
-        const struct tlb_entry *e = &c->tlb[idx][i];
-        if (c->tlb_global[idx][i / 64] & (1ull << (i & 63)))
-            continue;
-        if (to && to->tlb_count < SPACE_TLB && e->tag_r != tlb_invalid_tag(i))
-            to->tlb[to->tlb_count++] =
-                (struct space_tlb){ e->tag_r | idx | (e->tag_w == e->tag_r ? SPACE_W : 0), e->hpage };
-        tlb_invalidate(c, idx, i);
-    }
-    c->tlb_log_len[idx] = 0;
 }
 
 static void take_jumps(struct tcpu *c, struct space *to)
