@@ -324,5 +324,6 @@ bool flow_goes_back(const struct trans *t); /* the current instruction is a dire
 void flow_poll(struct trans *t);            /* at the start of an instruction; EFLAGS are free */
 void flow_interp(struct trans *t);          /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);
+void flow_transfer(struct trans *t, unsigned what, const uint8_t *stub); /* ends the block there */
 
 #endif
