@@ -238,6 +238,61 @@ CASE(syscall_sysret, MODE_LONG)
     and edi, 0x700
     sysretq
 
+/* Calls around system calls, calls and a return without a call inside of them; prefixes; flags go through R11. */
+CASE(syscall_calls, MODE_LONG)
+    setup_syscall 2f
+    xor ebx, ebx
+    RUN_USER(1f)
+    EQ(ebx, 60)
+    PASS
+1:  mov r12d, 20
+3:  call 4f
+    dec r12d
+    jnz 3b
+    int 0x30
+4:  call 5f
+    syscall
+    ret
+5:  mov al, 0x7f
+    add al, 1
+    stc
+    .byte 0x48, 0x0f, 0x05 /* SYSCALL */
+6:  pushfq
+    pop rdx
+    and edx, 0x8d5
+    cmp edx, 0x891 /* OF, SF, AF, CF */
+    jne 8f
+    lea rax, [rip + 6b]
+    cmp rcx, rax
+    jne 8f
+    xor eax, eax
+    syscall
+7:  jnz 8f
+    lea rax, [rip + 7b]
+    cmp rcx, rax
+    jne 8f
+    ret
+8:  ud2
+2:  inc ebx
+    call 9f
+    lea rax, [rip + 10f]
+    push rax
+    ret
+9:  mov rax, cr3
+    mov r9, cr0
+    bt r9d, 31 /* PG */
+    jnc 8b
+    mov eax, -1
+    mov r9, rax
+    mov ax, cs
+    .byte 0x66, 0x41, 0x8c, 0xc9 /* mov r9w, cs */
+    cmp eax, LG_CODE64 | 0xffff0000
+    jne 8b
+    cmp r9, rax
+    jne 8b
+    ret
+10: sysretq
+
 /* SYSRET to a 32-bit program; SYSCALL faults without EFER.SCE. */
 CASE(syscall_rules, MODE_LONG)
     mov ecx, 0xc0000080

@@ -32,6 +32,7 @@ static const struct limit interpreting_limits[] = {
     { "exceptions_traps", "it has no INT3" },
     { "int_and_iret", "it has no INT n" },
     { "syscall_sysret", "after SYSCALL it still fetches as ring 3" },
+    { "syscall_calls", "after SYSCALL it still fetches as ring 3" },
     { "syscall_rules", "it has no INT n" },
     { "fs_gs_base_denied", "it does not obey CR4.FSGSBASE" },
     { "ring3_io_map", "it has no INT n" },

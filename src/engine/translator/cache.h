@@ -114,6 +114,7 @@ struct stubs {
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
+    const uint8_t *cross[MMU_COUNT], *go_on, *exception, *left, *transfer, *syscall, *sysret64;
 };
 
 struct code_cache {
@@ -231,6 +232,8 @@ unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
 unsigned helper_commit(struct tcpu *c, uint32_t desc);
 unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);
+unsigned helper_transfer(struct tcpu *c, uint32_t desc);
+unsigned helper_exception(struct tcpu *c);
 #define COMMIT_HOST_FLAGS 0x2000u
 #define COMMIT_NO_EXIT 0x4000u
 enum special {
@@ -246,7 +249,7 @@ enum special {
     SPECIAL_GP,
     SPECIAL_INTERP, /* the general path raises what is due */
     SPECIAL_SEGMENT,
-    SPECIAL_SYSCALL,
+    SPECIAL_SYSCALL, /* these of the stub `transfer` */
     SPECIAL_SYSRET64,
     SPECIAL_SYSRET32,
     SPECIAL_IRETQ

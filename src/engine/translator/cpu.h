@@ -182,8 +182,9 @@ struct tcpu {
     uint32_t staged;          /* the last slow access was staged */
     uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */
     uint64_t host_rsp;
-    uint64_t return_base;              /* top of the return stack (stubs.c) */
-    uint64_t jit_rsp;                  /* RSP of translated code while C runs */
+    uint64_t return_top;  /* of the return stack (stubs.c) ... */
+    uint64_t return_base; /* ... and of the part of it that the present privilege level may use */
+    uint64_t jit_rsp;     /* RSP of translated code while C runs */
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_mode_changed */
     /* What 32-bit blocks may reach through FS and GS: offsets below this, 0 if the segment is not plain data
      */
@@ -209,6 +210,7 @@ struct tcpu {
     uint8_t delivering; /* an event is being delivered (double-fault logic): 0 none, 1 benign, 2 contributory,
                            3 #PF, 4 #DF */
     uint8_t exc_in_helper;
+    uint8_t one_block; /* translated code runs one instruction and comes back, whatever becomes of it */
     struct tcpu_exception exc;
     uint64_t stage_gva; /* staged access (mmu.c) */
     uint32_t stage_len;

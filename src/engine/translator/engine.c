@@ -144,7 +144,7 @@ static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
         return NULL;
     }
     c->return_stack = stack;
-    c->return_base = (uint64_t)(uintptr_t)stack + RETURN_STACK_SIZE;
+    c->return_top = c->return_base = (uint64_t)(uintptr_t)stack + RETURN_STACK_SIZE;
     mmu_init(c);
     vm->cpus[index] = c;
     vm->cpu_count = index + 1;

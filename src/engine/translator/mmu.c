@@ -141,6 +141,8 @@ static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc
         bool large = !pdpte && shift > 12 && (pte & PTE_PS);
         if (large && shift == 39)
             rsvd |= PTE_PS;
+        if (ia32e && !large && shift >= 30 && vm->cpuid.is_amd)
+            rsvd |= PTE_G; /* APM volume 2, 5.3.3; ignored by Intel's: table 4-15 */
         if (large)
             rsvd |= ((1ull << shift) - 1) & PTE_ADDR & ~0x1000ull; /* bit 12 is PAT */
         if (pte & rsvd)

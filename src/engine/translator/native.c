@@ -163,14 +163,12 @@ static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned si
 }
 
 /* Whether what the operand's check has found is not what this instruction raises: then the block does.
- * Intel's MMX stores have set TOP to 0 when the alignment is checked. */
+ * Intel's MMX stores have set TOP to 0 before anything is checked. */
 static bool is_excused(struct tcpu *c, const struct decoded *d, unsigned size, bool write)
 {
     if (is_pending(c, d))
         return true;
-    if (c->exc.vector != EXC_AC)
-        return false;
-    if (is_exempt(c, d, size))
+    if (c->exc.vector == EXC_AC && is_exempt(c, d, size))
         return true;
     if (is_mmx(d) && write && !c->vm->cpuid.is_amd && (c->xsave_area[512] & 1))
         clear_top(c->xsave_area);

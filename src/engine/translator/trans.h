@@ -282,7 +282,7 @@ bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 bool insn_is_x87(const struct trans *t);
 /* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
 bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
-/* x87 stores that come to nothing before their operand is looked at (trans_mem.c, before_access). */
+/* Whether a store does something before its operand is looked at (trans_mem.c, before_access). */
 bool insn_rehearses(const struct trans *t);
 /* A store through CS outside of 64-bit mode (SDM volume 3, 5.5). Not asked where native.c has seen to it. */
 bool insn_is_denied(const struct trans *t);
@@ -324,5 +324,6 @@ bool flow_goes_back(const struct trans *t); /* the current instruction is a dire
 void flow_poll(struct trans *t);            /* at the start of an instruction; EFLAGS are free */
 void flow_interp(struct trans *t);          /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);
+void flow_transfer(struct trans *t, unsigned what, const uint8_t *stub); /* ends the block there */
 
 #endif

@@ -337,7 +337,7 @@ bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
 
 bool insn_rehearses(const struct trans *t)
 {
-    return is_x87(t->in) && insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
+    return insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
 }
 
 /* Of XSAVE's area, for what XCR0 has. */

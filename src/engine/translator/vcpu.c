@@ -2,9 +2,10 @@
  *
  * Theory of operation. vcpu_loop runs with the guest's vector state in the registers. Each turn: see to
  * requests (exit_request), deliver what is pending, find the block for rip (jump cache, hash table, else
- * translate) and enter it. Translated code comes back with an exit_reason. Instructions that translated code
- * cannot run in place (16-bit code, single-stepped code, the instruction after STI or MOV SS) go through the
- * interpreter one at a time.
+ * translate) and enter it. Translated code comes back with an exit_reason; exceptions and changes of the
+ * privilege level do not bring it back if nothing but entering the next block would follow. Instructions that
+ * translated code cannot run in place (16-bit code, single-stepped code, the instruction after STI or MOV SS)
+ * go through the interpreter one at a time.
  *
  * exit_request is the only thing that other threads set. XR_INTR means that the local APIC may have
  * something; if IF is clear the fact moves to intr_deferred, so that translated code is not made to leave at
@@ -367,11 +368,37 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
     return 1 + (unsigned)reason_of(c, st);
 }
 
-/* Transfers between privilege levels, without decoding again. */
-static unsigned transfer(struct tcpu *c, enum special what)
+/* An NMI that had to wait: its request is gone, and nobody asks again when it may come. */
+static bool nmi_due(const struct tcpu *c)
+{
+    return unlikely(c->nmi_pending) && !c->nmi_masked && !c->int_shadow && !c->wait_sipi && !c->exc.pending;
+}
+
+/* RF keeps code breakpoints from being met again, and means nothing while there are none: the instruction
+ * that an exception's handler returns to need not be run by itself. */
+static void forget_rf(struct tcpu *c)
+{
+    if (!c->watch)
+        c->rflags &= ~FL_RF;
+}
+
+/* What the dispatcher would do for 64-bit code that another such has just passed control to: nothing but to
+ * enter a block. (exit_request is for who looks into the jump cache.) */
+static bool goes_straight_on(struct tcpu *c)
+{
+    forget_rf(c);
+    return c->code_bits == 64 && !c->watch && !(c->rflags & (FL_TF | FL_RF)) && !c->int_shadow &&
+           !c->exc.pending && !c->one_block && !c->shadow && !nmi_due(c) &&
+           !((c->rflags & FL_IF) && atomic_load_explicit(&c->intr_deferred, memory_order_relaxed));
+}
+
+/* Transfers between privilege levels, without decoding again. 0: to rip through the jump cache. */
+unsigned helper_transfer(struct tcpu *c, uint32_t desc)
 {
     enum step st;
-    switch (what) {
+    c->rip = code_address(c, desc & 0xffff);
+    c->counters[TC_SPECIAL]++;
+    switch ((enum special)(desc >> 16)) {
     case SPECIAL_SYSCALL: st = sys_syscall(c, c->rip + 2); break;
     case SPECIAL_IRETQ: st = sys_iret(c, 8); break;
     default:
@@ -379,9 +406,20 @@ static unsigned transfer(struct tcpu *c, enum special what)
             cpu_raise_gp(c, 0);
             return 1 + XIT_EXC;
         }
-        st = sys_sysret(c, what == SPECIAL_SYSRET64 ? 8 : 4);
+        st = sys_sysret(c, desc >> 16 == SPECIAL_SYSRET64 ? 8 : 4);
     }
-    return 1 + (unsigned)reason_of(c, st);
+    return st == STEP_NEXT && goes_straight_on(c) ? 0 : 1 + (unsigned)reason_of(c, st);
+}
+
+/* c->exc is pending. 0: to its handler at rip through the jump cache. */
+unsigned helper_exception(struct tcpu *c)
+{
+    if (c->code_bits != 64 || c->one_block || c->shadow)
+        return 1 + XIT_EXC;
+    c->counters[TC_EXCEPTIONS]++;
+    if (sys_deliver_exception(c) == STEP_SHUTDOWN)
+        return 1 + XIT_SHUTDOWN;
+    return goes_straight_on(c) ? 0 : 1 + XIT_STEP;
 }
 
 /* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 and 2.8),
@@ -392,8 +430,6 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
     c->counters[TC_SPECIAL]++;
-    if (what >= SPECIAL_SYSCALL)
-        return transfer(c, what);
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
         return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
     if (what == SPECIAL_GP) {
@@ -600,6 +636,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         for (unsigned i = 0; i < MMU_COUNT; i++)
             c->jc_mode[i] = key;
     }
+    c->one_block = (mode & MODE_ONE) != 0;
     struct jc_entry *known = &c->jc[c->mmu_idx][jc_hash(c->rip)];
     const void *host = (const void *)(uintptr_t)known->host;
     struct tb *tb;
@@ -644,6 +681,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         if (unlikely(c->shadow != NULL) &&
             !(bits & MODE_NO_GROUP)) /* one at a time; that bit: the rest of one */
             return XIT_LOOKUP;
+        mode = (mode & ~MODE_IDX) | c->mmu_idx; /* translated code changes it */
         tb = find_block(c, mode | (bits & ~FIXED_SAME_PAGE));
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
@@ -682,12 +720,6 @@ static enum step take_interrupt(struct tcpu *c)
     c->counters[TC_INTERRUPTS]++;
     atomic_store(&c->intr_deferred, XR_INTR); /* look for the next one when this one's handler allows it */
     return sys_deliver_interrupt(c, (unsigned)v);
-}
-
-/* An NMI that had to wait: its request is gone, and nobody asks again when it may come. */
-static bool nmi_due(const struct tcpu *c)
-{
-    return unlikely(c->nmi_pending) && !c->nmi_masked && !c->int_shadow && !c->wait_sipi && !c->exc.pending;
 }
 
 /* Sees to exit_request. Returns false if run() must return; *kind says why. */
@@ -871,6 +903,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             continue;
         }
         enum exit_reason why;
+        forget_rf(c);
         if (c->int_shadow || c->watch || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
             why = single_step(c);
         } else {
