@@ -106,6 +106,16 @@ struct flag_recipe {
     int32_t imm;
 };
 
+/* What the scratch registers hold beside their use: a guest register that lives in memory, or a group's
+ * delta. True as long as nothing else has been written behind it, which the place in the hot code tells. */
+struct held {
+    const uint8_t *at;
+    int8_t what[2]; /* of T0 and T1: a guest register's number, HELD_DELTA and a slot's, or HELD_NONE */
+    uint8_t last;   /* which of the two was used last */
+};
+#define HELD_NONE (-1)
+#define HELD_DELTA 32
+
 struct trans {
     struct tvm *vm;
     struct tcpu *c;
@@ -134,6 +144,7 @@ struct trans {
     struct gvalue values[16];
     uint16_t value_count;
     struct group groups[TRANS_GROUPS];
+    struct held held;
     ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
     uint8_t *bytes;
@@ -141,6 +152,31 @@ struct trans {
     unsigned side_count;
     struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
 };
+
+static inline bool held_valid(const struct trans *t, const struct emit *e)
+{
+    return e == &t->h && t->held.at == e->p;
+}
+static inline bool held_is(const struct trans *t, const struct emit *e, unsigned i, int what)
+{
+    return held_valid(t, e) && t->held.what[i] == what;
+}
+/* From here on; valid: what was held before is still. */
+static inline void held_keep(struct trans *t, const struct emit *e, bool valid)
+{
+    if (e != &t->h)
+        return;
+    if (!valid)
+        t->held.what[0] = t->held.what[1] = HELD_NONE;
+    t->held.at = e->p;
+}
+static inline void held_note(struct trans *t, unsigned i, int what)
+{
+    if (t->held.what[!i] == what)
+        t->held.what[!i] = HELD_NONE;
+    t->held.what[i] = (int8_t)what;
+    t->held.last = (uint8_t)i;
+}
 
 static inline bool is_slot(unsigned gpr) /* guest registers that live in memory */
 {
