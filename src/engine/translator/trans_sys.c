@@ -120,8 +120,8 @@ static void read_selector(struct trans *t)
     unsigned seg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value);
     int reg = is_slot(dst) ? T0 : host_reg(dst);
     e_rm0f(h, 0, 0xb7, reg,
-           hm_gs(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
-                 offsetof(struct x86_segment, sel))); /* MOVZX */
+           hm_cpu(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
+                  offsetof(struct x86_segment, sel))); /* MOVZX */
     if (is_slot(dst))
         e_store(h, 1, gs_gpr(dst), T0);
 }
