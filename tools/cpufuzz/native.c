@@ -59,10 +59,7 @@ __attribute__((no_stack_protector)) static void on_fault(int sig, siginfo_t *inf
     }
     /* A single step that a POPF at the very end has left behind traps in whatever comes after. */
     bool left_over = r[REG_TRAPNO] == 1 && rip - FUZZ_CODE_VA >= FUZZ_CODE_SIZE;
-    /* ENTER's order of checks is not the engine's: it looks at the new stack's end first. */
-    const uint8_t *at = (const uint8_t *)rip; /* bytes only: AC is still set */
-    bool enter = r[REG_TRAPNO] == 17 && (at[0] == 0xc8 || (at[0] == 0x66 && at[1] == 0xc8));
-    save->vector = left_over || enter ? FUZZ_SKIP : (uint64_t)r[REG_TRAPNO];
+    save->vector = left_over ? FUZZ_SKIP : (uint64_t)r[REG_TRAPNO];
     save->error = (uint64_t)r[REG_ERR];
     save->cr2 = r[REG_TRAPNO] == 14 ? (uint64_t)r[REG_CR2] : 0;
     save->rip = rip;

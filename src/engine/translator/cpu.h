@@ -2,9 +2,9 @@
  *
  * Two kinds of C code touch it:
  *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the
- * guest's x87/SSE/AVX state is live in the host's registers. It is built with -mgeneral-regs-only and calls
- * no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand in. It
- * may take mutexes only through cpu_heavy_begin().
+ * guest's x87/SSE/AVX/AVX-512 state is live in the host's registers. It is built with -mgeneral-regs-only and
+ * calls no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand
+ * in. It may take mutexes only through cpu_heavy_begin().
  *  - HEAVY code is everything else. A light function that must call heavy code brackets the call with
  * cpu_heavy_begin / cpu_heavy_end, which put the guest's vector state away and back.
  *
@@ -183,8 +183,9 @@ struct tcpu {
     uint32_t staged;          /* the last slow access was staged */
     uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */
     uint64_t host_rsp;
-    uint64_t return_base;              /* top of the return stack (stubs.c) */
-    uint64_t jit_rsp;                  /* RSP of translated code while C runs */
+    uint64_t return_top;  /* of the return stack (stubs.c) ... */
+    uint64_t return_base; /* ... and of the part of it that the present privilege level may use */
+    uint64_t jit_rsp;     /* RSP of translated code while C runs */
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_mode_changed */
     /* What 32-bit blocks may reach through FS and GS: offsets below this, 0 if the segment is not plain data
      */
@@ -210,9 +211,12 @@ struct tcpu {
     uint8_t delivering; /* an event is being delivered (double-fault logic): 0 none, 1 benign, 2 contributory,
                            3 #PF, 4 #DF */
     uint8_t exc_in_helper;
+    uint8_t one_block; /* translated code runs one instruction and comes back, whatever becomes of it */
     struct tcpu_exception exc;
     uint64_t stage_gva; /* staged access (mmu.c) */
     uint32_t stage_len;
+    uint32_t stage_size; /* 0, or the size of stage_elements' elements, which are all that is written back */
+    uint64_t stage_elements;
     struct x86_table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, xcr0, efer;
     uint64_t dr[8];
@@ -292,8 +296,9 @@ struct tcpu {
 
 /* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
 #define XSAVE_HEADER 512u
-#define XSAVE_LEGACY 576u /* legacy region and header */
+#define XSTATE_SSE 2u
 #define XSTATE_AVX 4u
+#define XSTATE_AVX512 0xe0u /* mask registers, upper halves of zmm0 to 15, zmm16 to 31 */
 
 /* ---- flags ---- */
 static inline uint64_t cpu_rflags(const struct tcpu *c)

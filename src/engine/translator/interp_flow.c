@@ -129,17 +129,22 @@ enum step op_pusha(struct tcpu *c, struct insn *i)
     return STEP_NEXT;
 }
 
+/* Intel's have changed the registers that come before a fault (seen on Sapphire Rapids). */
 enum step op_popa(struct tcpu *c, struct insn *i)
 {
     uint64_t v[8];
-    for (unsigned n = 0; n < 8; n++) {
-        if (!stack_read(c, n * i->opsize, i->opsize, &v[n]))
-            return STEP_FAULT;
+    unsigned n = 0;
+    bool ok = true;
+    while (n < 8 && (ok = stack_read(c, n * i->opsize, i->opsize, &v[n])))
+        n++;
+    if (!ok && tvm_cpuid(c->vm)->is_amd)
+        return STEP_FAULT;
+    for (unsigned k = 0; k < n; k++) {
+        if (k != 7 - R_SP)
+            gpr_set(c, 7 - k, i->opsize, v[k]);
     }
-    for (unsigned n = 0; n < 8; n++) {
-        if (n != 7 - R_SP)
-            gpr_set(c, 7 - n, i->opsize, v[n]);
-    }
+    if (!ok)
+        return STEP_FAULT;
     stack_set(c, c->gpr[R_SP] + 8ull * i->opsize);
     return STEP_NEXT;
 }
@@ -199,7 +204,7 @@ enum step op_enter(struct tcpu *c, struct insn *i)
     down += i->imm;
     if (!seg_linear(c, S_SS, stack_at(c, 0 - down), size, MMU_WRITE, &lin))
         return STEP_FAULT;
-    if ((c->watch & WATCH_ALIGN) && (lin & (size - 1)) && tvm_cpuid(c->vm)->is_amd)
+    if ((c->watch & WATCH_ALIGN) && (lin & (size - 1)))
         return step_of(cpu_raise_error(c, EXC_AC, 0));
     if (!mmu_probe(c, lin, size, MMU_WRITE, MMU_AS_CPL))
         return STEP_FAULT;

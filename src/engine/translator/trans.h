@@ -18,7 +18,7 @@
 /* A place in struct tcpu, by its offset. */
 static inline struct hmem hm_cpu(size_t off)
 {
-    return hm_gs((int32_t)off - (int32_t)TCPU_GS);
+    return hm_gs_disp((int32_t)off - (int32_t)TCPU_GS);
 }
 static inline struct hmem gs_gpr(unsigned r)
 {
@@ -226,6 +226,8 @@ int body_tmp(struct emit *e, struct hmem *ref);
 typedef void body_fn(struct trans *t, struct emit *e, struct hmem ref, void *arg);
 void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc, unsigned flags,
                 body_fn *body, void *arg);
+/* For an access that its segment never lets through: what comes before that, then #GP. */
+void mem_denied(struct trans *t, unsigned flags, body_fn *body, void *arg);
 enum {
     MEM_LOCKED = 1,
     MEM_STACK = 2,
@@ -233,9 +235,10 @@ enum {
     MEM_NO_EXIT = 8,
     MEM_SIDE = 16,
     MEM_NO_GROUP = 32,
-    MEM_FPU_WAIT = 64,  /* x87 or MMX: a pending #MF goes before the faults of the operand */
-    MEM_REHEARSE = 128, /* the instruction comes before the faults of its operand (trans_mem.c) */
-    MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */
+    MEM_FPU_WAIT = 64,   /* x87 or MMX: a pending #MF goes before the faults of the operand */
+    MEM_REHEARSE = 128,  /* the instruction comes before the faults of its operand (trans_mem.c) */
+    MEM_ALIGN_SHIFT = 8, /* MMU_DESC_ALIGN, two bits */
+    MEM_MASKED = 1024    /* masked.c */
 };
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
@@ -284,6 +287,10 @@ bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 bool insn_is_x87(const struct trans *t);
 /* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
 bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
+/* Whether a store does something before its operand is looked at (trans_mem.c, before_access). */
+bool insn_rehearses(const struct trans *t);
+/* A store through CS outside of 64-bit mode (SDM volume 3, 5.5). Not asked where native.c has seen to it. */
+bool insn_is_denied(const struct trans *t);
 void insn_flags(const struct trans *t, bool *reads, bool *writes); /* status flags; reads: or leaves one */
 bool insn_signals(const struct trans *t); /* DIV and others for which the host raises a signal */
 const ZydisDecodedOperand *
@@ -295,11 +302,8 @@ ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, uns
                              ZydisDecodedInstruction *in, ZydisDecodedOperand *ops);
 /* Whether the guest has this instruction; else it raises #UD, before anything is asked of its operands. */
 bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits);
-/* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
- * 2-21). */
-unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
-/* Of XSAVE's area; avx: XCR0 has it (SDM volume 1, 13.4). */
-unsigned insn_xsave_size(const struct cpuid_model *m, bool avx);
+/* Whether an operand of n bytes must be aligned (SDM volume 2, 2.4 and table 2-21; APM volume 4, 1.2). */
+enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */
@@ -325,5 +329,6 @@ bool flow_goes_back(const struct trans *t); /* the current instruction is a dire
 void flow_poll(struct trans *t);            /* at the start of an instruction; EFLAGS are free */
 void flow_interp(struct trans *t);          /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);
+void flow_transfer(struct trans *t, unsigned what, const uint8_t *stub); /* ends the block there */
 
 #endif

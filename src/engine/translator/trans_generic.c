@@ -4,6 +4,7 @@
  * behind it; which one is decided when the body is written, because only then it is known what the operand
  * uses. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no REX), so the two low
  * bytes are exchanged around such an instruction. */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -334,9 +335,18 @@ bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
     }
 }
 
-unsigned insn_xsave_size(const struct cpuid_model *m, bool avx)
+bool insn_rehearses(const struct trans *t)
 {
-    return avx ? m->xsave_size : XSAVE_LEGACY;
+    return !t->vm->cpuid.is_amd &&
+           (t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || insn_waits_for_fpu(t->in, t->ops));
+}
+
+/* Of XSAVE's area, for what XCR0 has. */
+static unsigned xsave_size(const struct trans *t)
+{
+    uint64_t components =
+        (t->mode & MODE_NO_AVX ? 0 : XSTATE_AVX) | (t->mode & MODE_NO_AVX512 ? 0 : XSTATE_AVX512);
+    return cpuid_model_xsave_size(&t->vm->cpuid, components);
 }
 
 /* Length and kind of the memory access of a generic instruction. */
@@ -349,7 +359,7 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return insn_xsave_size(&t->vm->cpuid, !(t->mode & MODE_NO_AVX));
+    case ZYDIS_MNEMONIC_XRSTOR64: return xsave_size(t);
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */
@@ -357,13 +367,16 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
         /* with an unmasked exception an x87 store stores nothing: a staged one must find the old bytes */
         if (insn_is_x87(t) && *acc == MMU_SLOW_W)
             *acc = MMU_SLOW_RMW;
+        if (*acc == MMU_SLOW_RMW &&
+            masked_operand(t->in, t->ops)) /* what is not stored is not written back */
+            *acc = MMU_SLOW_W;
         return mem->size / 8u;
     }
 }
 
-unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
+enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
 {
-    bool vex = in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    bool legacy = in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_MOVUPS:
     case ZYDIS_MNEMONIC_MOVUPD:
@@ -372,33 +385,43 @@ unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
-    case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
+    case ZYDIS_MNEMONIC_PCMPISTRM: return MMU_ALIGN_NONE;
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
     case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
     case ZYDIS_MNEMONIC_VMOVNTPS:
     case ZYDIS_MNEMONIC_VMOVNTPD:
     case ZYDIS_MNEMONIC_VMOVNTDQ:
-    case ZYDIS_MNEMONIC_VMOVNTDQA: return n == 32 ? 2 : 1;
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+    case ZYDIS_MNEMONIC_MOVAPS:
+    case ZYDIS_MNEMONIC_MOVAPD:
+    case ZYDIS_MNEMONIC_MOVDQA:
+    case ZYDIS_MNEMONIC_MOVNTPS:
+    case ZYDIS_MNEMONIC_MOVNTPD:
+    case ZYDIS_MNEMONIC_MOVNTDQ:
+    case ZYDIS_MNEMONIC_MOVNTDQA:
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_CMPXCHG16B: return 1;
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return 3;
+    case ZYDIS_MNEMONIC_XRSTOR64: return MMU_ALIGN;
     case ZYDIS_MNEMONIC_SHA1RNDS4:
     case ZYDIS_MNEMONIC_SHA1NEXTE:
     case ZYDIS_MNEMONIC_SHA1MSG1:
     case ZYDIS_MNEMONIC_SHA1MSG2:
     case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_SHA256MSG1:
-    case ZYDIS_MNEMONIC_SHA256MSG2: return amd ? 0 : 1; /* AMD's look at the page first */
-    default: return !vex && n == 16 ? 1 : 0;
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+        return amd ? MMU_ALIGN_NONE : MMU_ALIGN; /* AMD's look at the page first */
+    default: return legacy && n == 16 ? MMU_ALIGN_UNLESS_MM : MMU_ALIGN_NONE;
     }
 }
 
@@ -475,9 +498,15 @@ void generic_translate(struct trans *t, bool vector)
     bool waits = insn_waits_for_fpu(t->in, t->ops);
     if (waits)
         flags |= MEM_FPU_WAIT;
-    if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd && (waits || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
+    if (acc != MMU_SLOW_R && insn_rehearses(t))
         flags |= MEM_REHEARSE;
-    flags |= operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
+    if (masked_operand(t->in, t->ops))
+        flags |= MEM_MASKED;
+    flags |= (unsigned)operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
+    if (insn_is_denied(t)) {
+        mem_denied(t, flags, generic_body, &p);
+        return;
+    }
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);
 }

@@ -4,8 +4,12 @@
  * offset in the page, else something large. One unsigned compare against 4096 - n then answers both whether
  * the page is there and whether the access stays inside it. Behind it, either T1 = delta and the operand
  * keeps its form base + disp + T1, or T1 = host page and the operand is T0 + T1. */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
+
+/* Accesses whose slow path is their own, in cold code. */
+#define MEM_ALONE (MEM_FPU_WAIT | MEM_REHEARSE | MEM_MASKED)
 
 void side_note(struct trans *t, struct emit *e)
 {
@@ -170,9 +174,8 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
  * (other than precision, SDM volume 1, 8.5) is over without touching memory. The last run once into a buffer
  * of ours, then what x87 did is taken back. Returns NULL, or the place of a jump for when there is no access.
  * Flags and T1 are free. */
-static uint8_t *before_access(struct trans *t, unsigned flags, body_fn *body, void *arg)
+static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, body_fn *body, void *arg)
 {
-    struct emit *k = &t->k;
     struct hmem env = hm_cpu(offsetof(struct tcpu, rehearsal) + 16);
     if (flags & (MEM_FPU_WAIT | MEM_REHEARSE))
         side_note(t, k);
@@ -207,6 +210,15 @@ static uint8_t *before_access(struct trans *t, unsigned flags, body_fn *body, vo
     return over;
 }
 
+void mem_denied(struct trans *t, unsigned flags, body_fn *body, void *arg)
+{
+    fl_clobber(t, &t->h);
+    uint8_t *over = before_access(t, &t->h, flags, body, arg);
+    flow_special(t, SPECIAL_GP);
+    if (over)
+        e_patch(over, t->h.p);
+}
+
 /* The check of n bytes in shared code, if the block is of the small kind and there is one; its description
  * stands behind the call in an instruction that does nothing. T0 = linear address. Flags are lost, and
  * saved. */
@@ -215,8 +227,7 @@ static bool call_check(struct trans *t, unsigned n, unsigned acc, unsigned flags
     unsigned size = 0;
     while (1u << size < n)
         size++;
-    if (!t->small || !t->saved_flags || (flags & (MEM_FPU_WAIT | MEM_REHEARSE)) || size >= CHECK_SIZES ||
-        1u << size != n)
+    if (!t->small || !t->saved_flags || (flags & MEM_ALONE) || size >= CHECK_SIZES || 1u << size != n)
         return false;
     e_call(&t->h, t->cc->stubs.check[size][acc != MMU_SLOW_R][t->idx][delta]);
     e_byte(&t->h, 0xa9); /* TEST EAX, desc */
@@ -259,9 +270,16 @@ static void miss_alone(struct trans *t, const struct access *x, const uint8_t *h
     size_t tag = x->acc == MMU_SLOW_R ? offsetof(struct tlb_entry, tag_r) : offsetof(struct tlb_entry, tag_w);
     /* the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
-    past[0] = before_access(t, x->flags, x->body, x->arg);
+    past[0] = before_access(t, k, x->flags, x->body, x->arg);
+    if (x->flags & MEM_MASKED) {
+        e_kmovq_store(k, GS(scratch[3]), (unsigned)(t->in->avx.mask.reg - ZYDIS_REGISTER_K0));
+        e_store_imm32(k, 1, GS(scratch[4]), masked_operand(t->in, t->ops));
+    }
     e_desc(t, k, T1, x->desc);
-    e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
+    if (x->flags & MEM_MASKED)
+        e_call(k, x->delta ? t->cc->stubs.mem_masked_d : t->cc->stubs.mem_masked_h);
+    else
+        e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
     if (x->acc == MMU_SLOW_R || (x->flags & MEM_LOCKED)) {
         e_jmp(k, hit + t->h.rx_off);
     } else {
@@ -286,7 +304,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     uint32_t desc = describe(t, a, n, acc, flags);
     bool poll = t->goes_back && !t->accessed && !t->polled;
-    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
+    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & MEM_ALONE) && fl_carries(t);
     if (!carry)
         fl_lose(t, h);
     if (poll)
@@ -312,7 +330,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     if (carry)
         fl_carried(h);
     uint8_t *past[2] = { NULL, NULL };
-    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+    if (!(t->mode & MODE_ONE) && !(flags & MEM_ALONE)) {
         fl_cold_call(t, k, carry, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
         if (carry)
             fl_carry_back(k);
