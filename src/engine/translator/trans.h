@@ -15,11 +15,16 @@
 #define DC H_11 /* holds the delta of one group of accesses (trans_group.c), else free */
 #define H_GUEST_SP H_15
 
+/* A place in struct tcpu, by its offset. */
+static inline struct hmem hm_cpu(size_t off)
+{
+    return hm_gs_disp((int32_t)off - (int32_t)TCPU_GS);
+}
 static inline struct hmem gs_gpr(unsigned r)
 {
-    return hm_gs(offsetof(struct tcpu, gpr) + r * 8);
+    return hm_cpu(offsetof(struct tcpu, gpr) + r * 8);
 }
-#define GS(field) hm_gs(offsetof(struct tcpu, field))
+#define GS(field) hm_cpu(offsetof(struct tcpu, field))
 
 #define TRANS_MAX_INSNS 64
 #define TRANS_MAX_BRANCHES 4
@@ -198,9 +203,10 @@ static inline void e_desc(const struct trans *t, struct emit *e, int reg, uint32
 /* A field of the TLB entry whose index emit_tlb_index has left in T1. */
 static inline struct hmem hm_tlb(unsigned idx, size_t field)
 {
-    return (struct hmem){ T1, H_NONE, 1, true,
-                          (int32_t)(offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE +
-                                    field) };
+    struct hmem entry =
+        hm_cpu(offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE + field);
+    entry.base = T1;
+    return entry;
 }
 
 /* T0 = linear address. Uses T1, which the answer, the place of the translated code's address, needs. out: the
@@ -208,17 +214,16 @@ static inline struct hmem hm_tlb(unsigned idx, size_t field)
 static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, uint8_t *out[2])
 {
     size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
-    struct hmem entry = { T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) };
+    struct hmem entry = hm_cpu(jc + offsetof(struct jc_entry, pc));
+    entry.base = T1;
     e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
     out[0] = e_jcc_fwd(e, CC_NE);
-    e_mov_rr(e, 0, T1, T0);
-    e_shr_ri(e, 0, T1, 8);
+    e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
-    e_shl_ri(e, 0, T1, 4);
+    e_alu_ri(e, 0, ALU_AND, T1, (JC_SIZE - 1) * sizeof(struct jc_entry));
     e_alu_rm(e, 1, ALU_CMP, T0, entry);
     out[1] = e_jcc_fwd(e, CC_NE);
-    entry.disp = (int32_t)(jc + offsetof(struct jc_entry, host));
+    entry.disp += (int32_t)(offsetof(struct jc_entry, host) - offsetof(struct jc_entry, pc));
     return entry;
 }
 

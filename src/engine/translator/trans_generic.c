@@ -383,7 +383,8 @@ bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
 
 bool insn_rehearses(const struct trans *t)
 {
-    return insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
+    return !t->vm->cpuid.is_amd &&
+           (t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || insn_waits_for_fpu(t->in, t->ops));
 }
 
 /* Of XSAVE's area, for what XCR0 has. */
@@ -543,7 +544,7 @@ void generic_translate(struct trans *t, bool vector)
     bool waits = insn_waits_for_fpu(t->in, t->ops);
     if (waits)
         flags |= MEM_FPU_WAIT;
-    if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd && (waits || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
+    if (acc != MMU_SLOW_R && insn_rehearses(t))
         flags |= MEM_REHEARSE;
     if (masked_operand(t->in, t->ops))
         flags |= MEM_MASKED;
