@@ -456,12 +456,17 @@ CASE(single_step_corners, MODE_LONG)
 1:  TRAP_AT(2b)
     EQ(ebx, 1)
     EQ(dword ptr irq_count[rip + 4], 1)
-    /* behind HLT, which it ends: volume 2, HLT */
+    PASS
+
+/* A debug exception ends HLT: volume 2, HLT. */
+CASE(hlt_step, MODE_LONG)
+    clear_dr6
     arm 1f
     step_on
     hlt
 2:  FAIL
 1:  TRAP_AT(2b)
+    DR6_IS(0x4000)
     PASS
 
 /* 18.4.3: with DEBUGCTL.BTF only branches that are taken are steps; the trap clears it. */

@@ -10,6 +10,7 @@ struct limit {
 /* ---- any KVM ---- */
 
 static const struct limit kvm_limits[] = {
+    { "hlt_step", "some kernels leave a vCPU halted whose HLT was stepped over" },
     { "mmio_sse",
       "the kernel's emulator, which does accesses outside RAM, knows moves of SSE but no arithmetic" },
     { "x2apic_rules", "the kernel's APIC takes any value for an end of interrupt" },

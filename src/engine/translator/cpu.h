@@ -1,4 +1,4 @@
-/* The vCPU of the translator: one struct, at the host's GS base while its thread runs translated code.
+/* The vCPU of the translator: one struct, around the host's GS base while its thread runs translated code.
  *
  * Two kinds of C code touch it:
  *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the
@@ -56,6 +56,7 @@ struct jc_entry {
 };
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
+#define JC_ROTATE 7 /* brings the low bits of an address to where they choose the entry (jc_hash) */
 
 #define ITLB_SIZE 256u
 #define EXEC_BLOOM 1024u
@@ -293,6 +294,10 @@ struct tcpu {
     uint32_t space_next;
     struct space spaces[SPACES];
 };
+
+/* Where in struct tcpu the GS base points while translated code runs: at the TLB that user code looks at all
+ * the time, so that most of its checks get by without a displacement of four bytes. */
+#define TCPU_GS offsetof(struct tcpu, tlb[MMU_U])
 
 /* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
 #define XSAVE_HEADER 512u

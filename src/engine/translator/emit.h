@@ -42,9 +42,9 @@ struct hmem {
     int32_t disp;
 };
 
-static inline struct hmem hm_gs(size_t off)
+static inline struct hmem hm_gs_disp(int32_t disp)
 {
-    return (struct hmem){ H_NONE, H_NONE, 1, true, (int32_t)off };
+    return (struct hmem){ H_NONE, H_NONE, 1, true, disp };
 }
 static inline struct hmem hm_base(int base, int32_t disp)
 {
@@ -237,12 +237,12 @@ static inline void e_shr_ri(struct emit *e, unsigned w, int dst, unsigned n)
     e_rr(e, w, 0xc1, 5, (unsigned)dst);
     e_byte(e, n);
 }
-/* RORX, VEX.LZ.F2.0F3A.W1 F0 /r ib (BMI2): no flags. */
-static inline void e_rorx(struct emit *e, int dst, int src, unsigned n)
+/* RORX, VEX.LZ.F2.0F3A F0 /r ib (BMI2): no flags. */
+static inline void e_rorx(struct emit *e, unsigned w, int dst, int src, unsigned n)
 {
     e_byte(e, 0xc4);
     e_byte(e, (dst > 7 ? 0u : 0x80u) | 0x40u | (src > 7 ? 0u : 0x20u) | 3u);
-    e_byte(e, 0xfb);
+    e_byte(e, w << 7 | 0x7b);
     e_byte(e, 0xf0);
     e_byte(e, 0xc0u | (unsigned)(dst & 7) << 3 | (unsigned)(src & 7));
     e_byte(e, n);

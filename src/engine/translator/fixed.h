@@ -46,6 +46,6 @@ bool fixed_wanted(struct tcpu *c, uint64_t vpage);
 /* Patches the jump at `site` to lead to tb, which stands at linear page vpage. */
 void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool same_page);
 
-#define FIXED_SAME_PAGE 0x8000u /* in exit_bits: the jump stays in its page */
+#define FIXED_SAME_PAGE 0x10000u /* in exit_bits: the jump stays in its page */
 
 #endif

@@ -132,7 +132,8 @@ void mmu_flush_pcids(struct tcpu *c);               /* all that are not loaded *
 void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool keep);
 static inline unsigned jc_hash(uint64_t pc)
 {
-    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
+    uint32_t x = (uint32_t)pc;
+    return ((x ^ (x << JC_ROTATE | x >> (32 - JC_ROTATE))) / sizeof(struct jc_entry)) & (JC_SIZE - 1);
 }
 
 /* What stands in an entry that is empty: an address whose place is another, so that a branch to it, which is

@@ -162,15 +162,14 @@ static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned si
     }
 }
 
-/* Whether what the operand's check has found is not what this instruction raises: then the block does.
- * Intel's MMX stores have set TOP to 0 when the alignment is checked. */
+/* Whether what the operand's check has found is not what this instruction raises: then the block does, which
+ * in 64-bit mode looks at all but the alignment itself. Intel's MMX stores have set TOP to 0 before anything
+ * is checked. */
 static bool is_excused(struct tcpu *c, const struct decoded *d, unsigned size, bool write)
 {
     if (is_pending(c, d))
         return true;
-    if (c->exc.vector != EXC_AC)
-        return false;
-    if (is_exempt(c, d, size))
+    if (c->exc.vector == EXC_AC ? is_exempt(c, d, size) : cpu_code64(c))
         return true;
     if (is_mmx(d) && write && !c->vm->cpuid.is_amd && (c->xsave_area[512] & 1))
         clear_top(c->xsave_area);
@@ -258,7 +257,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
                                         : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
-    if (c->exc.vector == EXC_SS && (c->vm->cpuid.is_amd || cpu_code64(c)) && is_misaligned(c, d, size))
+    if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;
     if (!is_excused(c, d, size, write))
         return false;

@@ -104,8 +104,8 @@ static void from_c_stack(struct emit *e)
 static void leave(struct emit *e)
 {
     static const uint8_t pops[] = { H_15, H_14, H_13, H_12, H_BP, H_BX };
-    e_store(e, 0, hm_gs(offsetof(struct tcpu, exit_reason)), H_AX);
-    e_load(e, 1, H_SP, hm_gs(offsetof(struct tcpu, host_rsp)));
+    e_store(e, 0, hm_cpu(offsetof(struct tcpu, exit_reason)), H_AX);
+    e_load(e, 1, H_SP, hm_cpu(offsetof(struct tcpu, host_rsp)));
     for (unsigned i = 0; i < array_size(pops); i++)
         e_pop(e, pops[i]);
     e_ret(e);
@@ -117,7 +117,7 @@ static void capture_flags(struct emit *e)
     e_lahf(e);
     e_seto_al(e);
     e_byte(e, 0x66);
-    e_store(e, 0, hm_gs(offsetof(struct tcpu, exit_fl)), H_AX);
+    e_store(e, 0, hm_cpu(offsetof(struct tcpu, exit_fl)), H_AX);
 }
 
 /* T0 = linear address to go to; out: the places of two jumps for when that fails. */
@@ -168,7 +168,7 @@ static void emit_enter(struct emit *e, unsigned idx, const uint8_t *exit_branch)
     e_load(e, 1, H_SP, GS(return_top));
     e_store(e, 1, GS(return_base), H_SP);
     e_mov_rr(e, 1, H_9, H_SI);
-    e_rm0f(e, 0, 0xb7, H_AX, hm_gs(offsetof(struct tcpu, fl))); /* movzx */
+    e_rm0f(e, 0, 0xb7, H_AX, hm_cpu(offsetof(struct tcpu, fl))); /* movzx */
     e_add_al_7f(e);
     e_sahf(e);
     fill_caller(e);
@@ -184,17 +184,17 @@ static void emit_exit(struct emit *e, enum exit_reason why)
     if (why == XIT_LINK || why == XIT_FIXED_LINK || why == XIT_STALE || why == XIT_SIGNAL)
         capture_flags(e);
     if (why == XIT_LINK || why == XIT_FIXED_LINK || why == XIT_STALE || why == XIT_BRANCH)
-        e_store(e, 1, hm_gs(offsetof(struct tcpu, exit_arg)), H_10);
+        e_store(e, 1, hm_cpu(offsetof(struct tcpu, exit_arg)), H_10);
     if (why == XIT_FIXED_LINK)
         e_store(e, 0, GS(exit_bits), H_9);
     if (why == XIT_BRANCH || why == XIT_POLL)
         take_vpage(e);
     if (why == XIT_LOOKUP || why == XIT_BRANCH)
-        e_store(e, 1, hm_gs(offsetof(struct tcpu, rip)), H_9);
+        e_store(e, 1, hm_cpu(offsetof(struct tcpu, rip)), H_9);
     if (why == XIT_POLL) {
         e_mov_rr(e, 0, H_10, H_10);
-        e_alu_rm(e, 1, ALU_ADD, H_10, hm_gs(offsetof(struct tcpu, vpage)));
-        e_store(e, 1, hm_gs(offsetof(struct tcpu, rip)), H_10);
+        e_alu_rm(e, 1, ALU_ADD, H_10, hm_cpu(offsetof(struct tcpu, vpage)));
+        e_store(e, 1, hm_cpu(offsetof(struct tcpu, rip)), H_10);
     }
     e_mov_ri32(e, H_AX, why);
     leave(e);
@@ -202,7 +202,7 @@ static void emit_exit(struct emit *e, enum exit_reason why)
 
 static void call_helper_mem(struct emit *e, void *fn)
 {
-    e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
+    e_load(e, 1, H_DI, hm_cpu(offsetof(struct tcpu, self)));
     e_mov_rr(e, 1, H_SI, H_9);
     e_mov_rr(e, 1, H_CX, H_SP);
     call_c(e, fn);
@@ -381,7 +381,7 @@ static void emit_syscall(struct emit *e, const struct stubs *s)
     e_store(e, 1, gs_gpr(R_11), H_11);
     e_load(e, 1, H_CX, GS(scratch));
     store_rflags(e);
-    e_rm0f(e, 0, 0xb7, H_10, hm_gs(offsetof(struct tcpu, star) + 4)); /* MOVZX */
+    e_rm0f(e, 0, 0xb7, H_10, hm_cpu(offsetof(struct tcpu, star) + 4)); /* MOVZX */
     e_alu_ri(e, 0, ALU_AND, H_10, 0xfffc);
     e_lea(e, 0, H_11, hm_base(H_10, 8));
     store_flat(e, 0);
@@ -415,7 +415,7 @@ static void emit_sysret64(struct emit *e, const struct stubs *s)
     e_u32(e, FL_TF | FL_AC);
     e_jcc(e, CC_NE, s->transfer);
     store_rflags(e);
-    e_rm0f(e, 0, 0xb7, H_10, hm_gs(offsetof(struct tcpu, star) + 6)); /* MOVZX */
+    e_rm0f(e, 0, 0xb7, H_10, hm_cpu(offsetof(struct tcpu, star) + 6)); /* MOVZX */
     e_lea(e, 0, H_11, hm_base(H_10, 8));
     e_alu_ri(e, 0, ALU_ADD, H_10, 16);
     e_alu_ri(e, 0, ALU_OR, H_10, 3);
@@ -565,14 +565,14 @@ static void emit_call(struct emit *e, const struct stubs *s, void *fn, bool keep
     take_vpage(e);
     e_store(e, 1, GS(dc_home), DC);
     to_c_stack(e, 0);
-    e_load(e, 1, H_DI, hm_gs(offsetof(struct tcpu, self)));
+    e_load(e, 1, H_DI, hm_cpu(offsetof(struct tcpu, self)));
     e_mov_rr(e, 0, H_SI, H_10);
     call_c(e, fn);
     from_c_stack(e);
     e_rr(e, 0, 0x85, H_AX, H_AX);
     uint8_t *out = e_jcc_fwd(e, CC_NE);
     if (keep_flags) {
-        e_rm0f(e, 0, 0xb7, H_AX, hm_gs(offsetof(struct tcpu, exit_fl)));
+        e_rm0f(e, 0, 0xb7, H_AX, hm_cpu(offsetof(struct tcpu, exit_fl)));
         e_add_al_7f(e);
         e_sahf(e);
     }

@@ -104,7 +104,7 @@ static void lea_effective(struct trans *t, struct emit *e, int dst, const struct
 static void add_segment(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
 {
     if (a->seg_base) {
-        e_load(e, 1, T1, hm_gs(a->seg_base));
+        e_load(e, 1, T1, hm_cpu(a->seg_base));
         e_lea(e, t->bits == 64, dst, hm_index(dst, T1, 1, 0)); /* 32-bit linear addresses wrap */
     }
 }
@@ -121,7 +121,7 @@ static void check_limit(struct trans *t, const struct gaddr *a, unsigned n, bool
 {
     struct emit *h = &t->h, *k = &t->k;
     e_lea(h, 1, T1, hm_base(T0, (int32_t)n));
-    e_alu_rm(h, 1, ALU_CMP, T1, hm_gs(a->seg_room));
+    e_alu_rm(h, 1, ALU_CMP, T1, hm_cpu(a->seg_room));
     e_jcc(h, CC_A, e_rx(k));
     fl_cold_save(t, k, carry);
     e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_SEGMENT << 16);
@@ -131,7 +131,7 @@ static void check_limit(struct trans *t, const struct gaddr *a, unsigned n, bool
 void emit_tlb_index(struct trans *t)
 {
     if (t->vm->host_bmi2) {
-        e_rorx(&t->h, T1, T0, 12 - 5);
+        e_rorx(&t->h, 1, T1, T0, 12 - 5);
     } else {
         e_mov_rr(&t->h, 1, T1, T0);
         e_shr_ri(&t->h, 1, T1, 12 - 5);
@@ -176,7 +176,7 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
  * Flags and T1 are free. */
 static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, body_fn *body, void *arg)
 {
-    struct hmem env = hm_gs(offsetof(struct tcpu, rehearsal) + 16);
+    struct hmem env = hm_cpu(offsetof(struct tcpu, rehearsal) + 16);
     if (flags & (MEM_FPU_WAIT | MEM_REHEARSE))
         side_note(t, k);
     if (!(flags & MEM_REHEARSE)) {
@@ -190,7 +190,7 @@ static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, b
     }
     e_byte(k, 0x9b);
     if (insn_has_class(t, ZYDIS_REGCLASS_MMX)) {
-        struct hmem status = hm_gs((size_t)env.disp + 4);
+        struct hmem status = hm_cpu(offsetof(struct tcpu, rehearsal) + 16 + 4);
         e_rm(k, 0, 0xd9, 6, env); /* FNSTENV */
         e_alu_mi(k, 0, ALU_AND, status, ~0x3800);
         e_rm(k, 0, 0xd9, 4, env); /* FLDENV */

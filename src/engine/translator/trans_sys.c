@@ -130,8 +130,8 @@ static void read_selector(struct trans *t)
     bool narrow = t->in->operand_width == 16;
     int reg = is_slot(dst) || narrow ? T0 : host_reg(dst);
     e_rm0f(h, 0, 0xb7, reg,
-           hm_gs(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
-                 offsetof(struct x86_segment, sel))); /* MOVZX */
+           hm_cpu(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
+                  offsetof(struct x86_segment, sel))); /* MOVZX */
     if (narrow)
         e_byte(h, 0x66);
     if (is_slot(dst))
