@@ -8,8 +8,11 @@
  * so that a CPU of tomorrow offers nothing that was not looked at. Both lists are in the tables below and
  * nowhere else.
  *
- * Left out on purpose: AVX-512, PKU, CET, LA57, TSX, MONITOR, SVM/VMX and performance counters (not
- * implemented); XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME.
+ * AVX-512 comes as a group, and only with all of F, DQ, CD, BW and VL, which the translator's own code uses
+ * too, and if the host's system has switched its state on in XCR0.
+ *
+ * Left out on purpose: AMX, PKU, CET, LA57, TSX, MONITOR, SVM/VMX and performance counters (not implemented);
+ * XSAVEC and XSAVES (the compacted format is not one that the engines exchange); VME.
  *
  * Speculation. The guest's instructions run in one host process, whose isolation from others is the host
  * kernel's business. Guards inside the guest (return thunks, retpolines, page-table isolation, buffer
@@ -54,6 +57,13 @@
 /* Leaf 7 EBX. Of the host: BMI1, AVX2, FDP_EXCPTN_ONLY, BMI2, ERMS, FCS/FDS deprecation, RDSEED, ADX,
  * CLFLUSHOPT, CLWB, SHA */
 #define F7B_AVX2 BIT(5)
+/* AVX-512: what the group needs, F, DQ, CD, BW, VL; and IFMA. ECX: VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ. EDX:
+ * VP2INTERSECT, FP16. Leaf 7.1 EAX: BF16 */
+#define F7B_AVX512_NEEDED (BIT(16) | BIT(17) | BIT(28) | BIT(30) | BIT(31))
+#define F7B_AVX512 (F7B_AVX512_NEEDED | BIT(21))
+#define F7C_AVX512 (BIT(1) | BIT(6) | BIT(11) | BIT(12) | BIT(14))
+#define F7D_AVX512 (BIT(8) | BIT(23))
+#define F71A_AVX512 BIT(5)
 #define F7B_HOST                                                                                             \
     (BIT(3) | F7B_AVX2 | BIT(6) | BIT(8) | BIT(9) | BIT(13) | BIT(18) | BIT(19) | BIT(23) | BIT(24) | BIT(29))
 /* Own: FSGSBASE, TSC_ADJUST, SMEP, INVPCID, SMAP */
@@ -72,10 +82,11 @@
  * heed BHI_NO; told that SPEC_CTRL can keep branch history apart, they need no loop at every system call. */
 #define F72D_INTEL (BIT(4) | BIT(5))
 
-/* Leaf 0x80000001 ECX. Of the host: LAHF in 64-bit mode, LZCNT, PREFETCHW */
+/* Leaf 0x80000001 ECX. Of the host: LAHF in 64-bit mode, LZCNT, misaligned SSE mode (whose bit of MXCSR is the
+ * host's own), PREFETCHW */
 #define FXC_CMP_LEGACY BIT(1)
 #define FXC_TOPOEXT BIT(22)
-#define FXC_HOST (BIT(0) | BIT(5) | BIT(8))
+#define FXC_HOST (BIT(0) | BIT(5) | BIT(7) | BIT(8))
 
 /* Leaf 0x80000001 EDX. Own: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode. Of the host, AMD only: MMXEXT */
 #define FXD_OWN (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
@@ -98,7 +109,8 @@
     (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) |  \
      BIT(24) | BIT(26) | BIT(27) | 1ull << 62)
 
-#define XSAVE_LEGACY 576u /* legacy area and header: SDM volume 1, 13.4 */
+#define XCR0_SSE_AVX 6ull
+#define XCR0_AVX512 0xe0ull
 
 /* The highest leaves that the model answers. */
 #define MAX_BASIC_INTEL 0x1fu
@@ -189,29 +201,49 @@ static void init_xsave(struct cpuid_model *m, void (*host_cpuid)(uint32_t, uint3
     m->host_d1 = (struct cpuid_regs){ .eax = d.eax & 5 }; /* XSAVEOPT and XGETBV with ECX 1 */
     host_cpuid(0xd, 0, &d);
     m->xcr0_mask = d.eax & 7;
-    if (m->xcr0_mask & 4) {
-        host_cpuid(0xd, 2, &m->host_d[2]);
-        m->host_d[2].ecx = m->host_d[2].edx = 0;
+    for (unsigned i = 2; i < 8; i++) {
+        if (!((XCR0_SSE_AVX | XCR0_AVX512) & d.eax & 1u << i))
+            continue;
+        host_cpuid(0xd, i, &m->host_d[i]);
+        m->host_d[i].ecx = m->host_d[i].edx = 0;
     }
+}
+
+/* Needs AVX. */
+static bool host_has_avx512(const struct cpuid_model *m)
+{
+    return (m->host_7.ebx & F7B_AVX512_NEEDED) == F7B_AVX512_NEEDED &&
+           (m->host_xcr0 & XCR0_AVX512) == XCR0_AVX512 && m->host_d[5].eax && m->host_d[6].eax &&
+           m->host_d[7].eax;
 }
 
 void cpuid_model_set_avx(struct cpuid_model *m, bool on)
 {
-    bool host = (m->host_1.ecx & F1C_AVX) && (m->host_1.ecx & F1C_OSXSAVE) && m->host_d[2].eax;
+    bool host = (m->host_1.ecx & F1C_AVX) && (m->host_1.ecx & F1C_OSXSAVE) && m->host_d[2].eax &&
+                (m->host_xcr0 & XCR0_SSE_AVX) == XCR0_SSE_AVX;
 
     m->has_avx = on && host && (m->f1_ecx & F1C_XSAVE);
+    m->has_avx512 = m->has_avx && host_has_avx512(m);
     m->f1_ecx &= ~(F1C_AVX | F1C_FMA | F1C_F16C);
-    m->f7_ebx &= ~F7B_AVX2;
-    m->f7_ecx &= ~F7C_AVX;
-    m->xcr0_mask &= ~4ull;
-    m->xsave_size = XSAVE_LEGACY;
-    if (!m->has_avx)
-        return;
-    m->f1_ecx |= m->host_1.ecx & (F1C_AVX | F1C_FMA | F1C_F16C);
-    m->f7_ebx |= m->host_7.ebx & F7B_AVX2;
-    m->f7_ecx |= m->host_7.ecx & F7C_AVX;
-    m->xcr0_mask |= 4;
-    m->xsave_size = m->host_d[2].ebx + m->host_d[2].eax;
+    m->f7_ebx &= ~(F7B_AVX2 | F7B_AVX512);
+    m->f7_ecx &= ~(F7C_AVX | F7C_AVX512);
+    m->f7_edx &= ~F7D_AVX512;
+    m->f71_eax = 0;
+    m->xcr0_mask &= ~(4 | XCR0_AVX512);
+    if (m->has_avx) {
+        m->f1_ecx |= m->host_1.ecx & (F1C_AVX | F1C_FMA | F1C_F16C);
+        m->f7_ebx |= m->host_7.ebx & F7B_AVX2;
+        m->f7_ecx |= m->host_7.ecx & F7C_AVX;
+        m->xcr0_mask |= 4;
+    }
+    if (m->has_avx512) {
+        m->f7_ebx |= m->host_7.ebx & F7B_AVX512;
+        m->f7_ecx |= m->host_7.ecx & F7C_AVX512;
+        m->f7_edx |= m->host_7.edx & F7D_AVX512;
+        m->f71_eax = m->host_71.eax & F71A_AVX512;
+        m->xcr0_mask |= XCR0_AVX512;
+    }
+    m->xsave_size = cpuid_model_xsave_size(m, m->xcr0_mask);
 }
 
 static void read_host(struct cpuid_model *m, void (*host_cpuid)(uint32_t, uint32_t, struct cpuid_regs *))
@@ -224,6 +256,8 @@ static void read_host(struct cpuid_model *m, void (*host_cpuid)(uint32_t, uint32
         host_cpuid(2, 0, &m->host_2);
     if (m->host_0.eax >= 7)
         host_cpuid(7, 0, &m->host_7);
+    if (m->host_7.eax >= 1)
+        host_cpuid(7, 1, &m->host_71);
     host_cpuid(0x80000000u, 0, &m->host_80000000);
     top = m->host_80000000.eax;
     if (top >= 0x80000001u)
@@ -240,12 +274,12 @@ static void read_host(struct cpuid_model *m, void (*host_cpuid)(uint32_t, uint32
         host_cpuid(0x80000008u, 0, &m->host_80000008);
 }
 
-void cpuid_model_init(struct cpuid_model *m, unsigned vcpu_count, uint64_t tsc_khz,
+void cpuid_model_init(struct cpuid_model *m, unsigned vcpu_count, uint64_t tsc_khz, uint64_t host_xcr0,
                       void (*host_cpuid)(uint32_t leaf, uint32_t sub, struct cpuid_regs *out))
 {
     uint32_t phys;
 
-    *m = (struct cpuid_model){ .vcpu_count = vcpu_count, .tsc_khz = tsc_khz };
+    *m = (struct cpuid_model){ .vcpu_count = vcpu_count, .tsc_khz = tsc_khz, .host_xcr0 = host_xcr0 };
     read_host(m, host_cpuid);
     m->is_amd = vendor_is(&m->host_0, "AuthenticAMD") || vendor_is(&m->host_0, "HygonGenuine");
     init_features(m);
@@ -295,7 +329,7 @@ static void leaf_xsave(const struct cpuid_model *m, uint32_t sub, const struct c
         return;
     if (sub == 0) {
         r->eax = (uint32_t)m->xcr0_mask;
-        r->ebx = dyn->xcr0 & m->xcr0_mask & 4 ? m->xsave_size : XSAVE_LEGACY;
+        r->ebx = cpuid_model_xsave_size(m, dyn->xcr0);
         r->ecx = m->xsave_size;
     } else if (sub == 1) {
         *r = m->host_d1;
@@ -333,7 +367,9 @@ static void leaf_basic(const struct cpuid_model *m, uint32_t leaf, uint32_t sub,
     case 6: r->eax = BIT(2); break; /* the APIC timer never stops */
     case 7:
         if (sub == 0)
-            *r = (struct cpuid_regs){ m->f72_edx ? 2 : 0, m->f7_ebx, m->f7_ecx, m->f7_edx };
+            *r = (struct cpuid_regs){ m->f72_edx ? 2 : m->f71_eax ? 1 : 0, m->f7_ebx, m->f7_ecx, m->f7_edx };
+        else if (sub == 1)
+            r->eax = m->f71_eax;
         else if (sub == 2)
             r->edx = m->f72_edx;
         break;

@@ -558,7 +558,39 @@ CASE(prot_pae, MODE_PROT)
     mov cr0, eax
     mov dword ptr ds:[CASE_DATA + 0x100], 0x7a7a
     SAME(dword ptr ds:[0x40000100], 0x7a7a)
-    PASS32
+    idt32
+    gate32 14, 1f
+    gate32 13, 1f
+    mov dword ptr ds:[CASE_DATA + 0x12008], 0x2000e3 /* 0x40200000: bit 52 is reserved */
+    mov dword ptr ds:[CASE_DATA + 0x1200c], 0x00100000
+    xor edi, edi
+    mov edx, 0x40200000
+    mov ecx, [edx]
+    nop
+    nop
+    nop
+    nop
+    SAME(edi, 9)
+    xor eax, eax
+    cpuid
+    cmp ebx, 0x756e6547 /* "Genu": 4.4.1, those of the pointer table are refused when they are loaded */
+    jne 3f
+    mov dword ptr ds:[CASE_DATA + 0x10010], CASE_DATA + 0x12003
+    mov eax, CASE_DATA + 0x10000
+    mov edi, -1
+    mov cr3, eax
+    nop
+    nop
+    nop
+    SAME(edi, 0)
+    mov dword ptr ds:[CASE_DATA + 0x10010], CASE_DATA + 0x12001
+    mov edi, -1
+    mov cr3, eax
+    SAME(edi, -1)
+3:  PASS32
+1:  pop edi
+    add dword ptr [esp], 6
+    iret
 
 /* From here to long mode and back: volume 3, 9.8.5 */
 CASE(prot_long_prot, MODE_PROT)

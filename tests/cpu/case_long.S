@@ -198,6 +198,21 @@ CASE(fault_reserved_bit, MODE_LONG)
     mov rbx, PAGES + 0x2000
     PAGE_FAULTS(9, rbx, mov rax, [rbx])
     PAGE_FAULTS(0xb, rbx, mov [rbx], rax)
+    /* bit 8 above the page directory: AMD APM volume 2, 5.3.3; ignored by Intel's */
+    set_page 2, FRAME + RW_S
+    mov rsi, rbx
+    mov rax, [LG_TABLES]
+    and rax, -4096
+    or dword ptr [rax + 8], 0x100
+    mov rax, cr3
+    mov cr3, rax
+    xor eax, eax
+    cpuid
+    cmp ebx, 0x68747541 /* "Auth" */
+    jne 1f
+    PAGE_FAULTS(9, rsi, mov rax, [rsi])
+    PASS
+1:  mov rax, [rsi]
     PASS
 
 CASE(fault_no_execute, MODE_LONG)

@@ -352,6 +352,20 @@ CASE(breakpoint_mov_ss, MODE_LONG)
     DR6_IS(1)
     EQ(ecx, 1)
     clear_dr6
+    mov rax, [0x2000 + 16] /* INT1 is one #DB with it */
+    push rax
+    lea rax, [rip + 4f]
+    mov [0x2000 + 16], ax
+    shr eax, 16
+    mov [0x2000 + 16 + 6], ax
+    xor ecx, ecx
+    mov ss, [rbx]
+    .byte 0xf1
+2:  EQ(ecx, 1)
+    DR6_IS(1)
+    pop rax
+    mov [0x2000 + 16], rax
+    clear_dr6
     lea rax, [rip + 3f]
     mov dr0, rax
     set_dr7 0x00000401 /* 0: code */
@@ -371,6 +385,12 @@ CASE(breakpoint_mov_ss, MODE_LONG)
     EQ(ecx, 1)
     DR6_IS(0x4000)
     PASS
+4:  inc ecx
+    lea rax, [rip + 2b]
+    cmp rax, [rsp]
+    je 5f
+    FAIL
+5:  iretq
 
 /* CR4.DE: I/O breakpoints. Without it the kind is undefined, so only with it. General detect; DR4 and DR5. */
 CASE(debug_io_and_detect, MODE_LONG)
@@ -436,6 +456,17 @@ CASE(single_step_corners, MODE_LONG)
 1:  TRAP_AT(2b)
     EQ(ebx, 1)
     EQ(dword ptr irq_count[rip + 4], 1)
+    PASS
+
+/* A debug exception ends HLT: volume 2, HLT. */
+CASE(hlt_step, MODE_LONG)
+    clear_dr6
+    arm 1f
+    step_on
+    hlt
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(0x4000)
     PASS
 
 /* 18.4.3: with DEBUGCTL.BTF only branches that are taken are steps; the trap clears it. */

@@ -238,6 +238,61 @@ CASE(syscall_sysret, MODE_LONG)
     and edi, 0x700
     sysretq
 
+/* Calls around system calls, calls and a return without a call inside of them; prefixes; flags go through R11. */
+CASE(syscall_calls, MODE_LONG)
+    setup_syscall 2f
+    xor ebx, ebx
+    RUN_USER(1f)
+    EQ(ebx, 60)
+    PASS
+1:  mov r12d, 20
+3:  call 4f
+    dec r12d
+    jnz 3b
+    int 0x30
+4:  call 5f
+    syscall
+    ret
+5:  mov al, 0x7f
+    add al, 1
+    stc
+    .byte 0x48, 0x0f, 0x05 /* SYSCALL */
+6:  pushfq
+    pop rdx
+    and edx, 0x8d5
+    cmp edx, 0x891 /* OF, SF, AF, CF */
+    jne 8f
+    lea rax, [rip + 6b]
+    cmp rcx, rax
+    jne 8f
+    xor eax, eax
+    syscall
+7:  jnz 8f
+    lea rax, [rip + 7b]
+    cmp rcx, rax
+    jne 8f
+    ret
+8:  ud2
+2:  inc ebx
+    call 9f
+    lea rax, [rip + 10f]
+    push rax
+    ret
+9:  mov rax, cr3
+    mov r9, cr0
+    bt r9d, 31 /* PG */
+    jnc 8b
+    mov eax, -1
+    mov r9, rax
+    mov ax, cs
+    .byte 0x66, 0x41, 0x8c, 0xc9 /* mov r9w, cs */
+    cmp eax, LG_CODE64 | 0xffff0000
+    jne 8b
+    cmp r9, rax
+    jne 8b
+    ret
+10: sysretq
+
 /* SYSRET to a 32-bit program; SYSCALL faults without EFER.SCE. */
 CASE(syscall_rules, MODE_LONG)
     mov ecx, 0xc0000080
@@ -440,6 +495,24 @@ CASE(sse_exceptions, MODE_LONG)
     mov cr4, rax
     FAULTS(6, 0, addps xmm0, xmm1)
     PASS
+
+/* What is not aligned is #GP before its page is asked for; but where MXCSR.MM is, and set, not what is no move: AMD APM
+ * volume 1, 4.2.2. */
+CASE(sse_alignment, MODE_LONG)
+    mov esi, PAGES + 1
+    FAULTS(13, 0, movaps xmm0, [rsi])
+    FAULTS(13, 0, addps xmm0, [rsi])
+    PAGE_FAULTS(0, rsi, movups xmm0, [rsi])
+    mov eax, 0x80000001
+    cpuid
+    bt ecx, 7
+    jnc 1f
+    mov dword ptr [CASE_DATA], 0x21f80
+    ldmxcsr [CASE_DATA]
+    FAULTS(13, 0, movaps xmm0, [rsi])
+    PAGE_FAULTS(0, rsi, addps xmm0, [rsi])
+    addps xmm0, [CASE_DATA + 1]
+1:  PASS
 
 CASE(fxsave_xsave, MODE_LONG)
     mov rbx, CASE_DATA
@@ -646,6 +719,47 @@ CASE(self_ipi, MODE_LONG)
     EQ(dword ptr irq_count[rip + 16], 1)
     cli
     PASS
+
+    .macro nmi_to_self
+    mov ecx, 0x830
+    xor edx, edx
+    mov eax, 0x4400
+    wrmsr
+    .endm
+
+/* An NMI waits while another is handled: volume 3, 6.7.1. An IRET that faults lets it in on Intel's (volume 2, IRET), before the
+ * fault's handler. */
+CASE(nmi_and_iret, MODE_LONG)
+    x2apic_on
+    xor eax, eax
+    cpuid
+    mov r12d, ebx
+    lea rax, [rip + 5f]
+    mov [0x2000 + 2 * 16], ax
+    shr eax, 16
+    mov [0x2000 + 2 * 16 + 6], ax
+    mov byte ptr [0x2000 + 2 * 16 + 4], 0 /* no IST: they nest */
+    xor ebx, ebx
+    nmi_to_self
+    mov ecx, 10000000 /* how soon is up to the processor */
+1:  cmp ebx, 2
+    loopne 1b
+    EQ(ebx, 2)
+    PASS
+5:  inc ebx
+    cmp ebx, 1
+    jne 6f
+    nmi_to_self
+    nop
+    EQ(ebx, 1)
+    sub rsp, 40
+    mov qword ptr [rsp + 8], 0 /* CS */
+    FAULTS(13, 0, iretq)
+    cmp r12d, 0x756e6547 /* "Genu" */
+    jne 7f
+    EQ(ebx, 2)
+7:  add rsp, 40
+6:  iretq
 
 /* STI; HLT: no interrupt comes between, so that HLT is woken. Volume 2, STI. */
 CASE(timer_one_shot, MODE_LONG)

@@ -14,7 +14,7 @@ uint32_t value;
 
 /* Each is called from 64-bit code, does its work in 32-bit code with EBX as the offset, and goes on behind it
  * when that faults. */
-__asm__(".macro in32 name, insn:vararg\n"
+__asm__(".macro in32 name, insn\n"
         ".globl \\name\n"
         "\\name: push %rbx; mov %edi, %ebx; movq $2f, resume; movl $1f, far32; lcall *far32; pop %rbx\n"
         " movq $0, resume; ret\n"
@@ -24,9 +24,9 @@ __asm__(".macro in32 name, insn:vararg\n"
         "2: mov %eax, value; lret\n"
         ".code64\n"
         ".endm\n"
-        "in32 load32, mov %fs:(%ebx), %eax\n"
-        "in32 store32, mov %eax, %fs:(%ebx)\n"
-        "in32 vector32, movd %fs:(%ebx), %xmm0; movd %xmm0, %eax\n"
+        "in32 load32, \"mov %fs:(%ebx), %eax\"\n"
+        "in32 store32, \"mov %eax, %fs:(%ebx)\"\n"
+        "in32 vector32, \"movd %fs:(%ebx), %xmm0; movd %xmm0, %eax\"\n"
         ".data\nfar32: .long 0\n .word 24\n.text\n");
 
 static uint32_t low(void)

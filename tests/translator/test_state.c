@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <cpuid.h>
 
 #include "engine/engine.h"
 #include "x86/regs.h"
@@ -73,11 +74,39 @@ static void misc_features(void **state)
     assert_non_null(strstr(err.message, "0x140"));
 }
 
+/* Of what this host has: mask registers and zmm16 to 31 among it. XCR0 with more is refused. */
+static void vectors(void **state)
+{
+    struct fixture *f = *state;
+    struct yado_error err = YADO_ERROR_INIT;
+    uint32_t lo, hi, size, at, c, d;
+    uint8_t want[X86_XSAVE_MAX];
+
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    f->s->xcr0 = (lo & 0xe0) == 0xe0 ? 0xe7 : lo & 7;
+    memcpy(f->s->xsave + 512, &f->s->xcr0, 8);
+    for (unsigned i = 2; i < 8; i++) {
+        __cpuid_count(0xd, i, size, at, c, d);
+        if (f->s->xcr0 >> i & 1)
+            memset(f->s->xsave + at, (int)(0xa0 + i), size);
+    }
+    memcpy(want, f->s->xsave, sizeof(want));
+    memset(want + 28, 0, 4); /* MXCSR_MASK is not state */
+    assert_true(engine_translator.set_state(f->cpu, f->s, &err));
+    memset(f->s, 0, sizeof(*f->s));
+    assert_true(engine_translator.get_state(f->cpu, f->s, &err));
+    assert_memory_equal(f->s->xsave, want, sizeof(want));
+    f->s->xcr0 |= 1u << 18; /* AMX's tiles */
+    assert_false(engine_translator.set_state(f->cpu, f->s, &err));
+    assert_non_null(strstr(err.message, "XCR0"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(debugctl, set_up, tear_down),
         cmocka_unit_test_setup_teardown(misc_features, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(vectors, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,9 +21,13 @@ static const struct leaf zen4[] = {
     { 0, 0, { 0x10, 0x68747541, 0x444d4163, 0x69746e65 } },
     { 1, 0, { 0xa10f11, 0x05020800, 0xfffa3203, 0x178bfbff } },
     { 7, 0, { 1, 0xf1bf07ab, 0x00405fc6, 0x00000010 } },
+    { 7, 1, { 0x20, 0, 0, 0 } },
     { 0xd, 0, { 0xe7, 0x980, 0x980, 0 } },
     { 0xd, 1, { 0xf, 0x9a8, 0x1800, 0 } },
     { 0xd, 2, { 0x100, 0x240, 0, 0 } },
+    { 0xd, 5, { 0x40, 0x340, 0, 0 } },
+    { 0xd, 6, { 0x200, 0x380, 0, 0 } },
+    { 0xd, 7, { 0x400, 0x580, 0, 0 } },
     { 0x80000000, 0, { 0x80000021, 0x68747541, 0x444d4163, 0x69746e65 } },
     { 0x80000001, 0, { 0xa10f11, 0x40000000, 0x004003f3, 0x2fd3fbff } },
     { 0x80000002, 0, { 0x20444d41, 0x43595045, 0, 0 } },
@@ -48,6 +52,9 @@ static const struct leaf icelake[] = {
     { 0xd, 0, { 0x2e7, 0xa88, 0xa88, 0 } },
     { 0xd, 1, { 0xf, 0xa08, 0x100, 0 } },
     { 0xd, 2, { 0x100, 0x240, 0, 0 } },
+    { 0xd, 5, { 0x40, 0x440, 0, 0 } },
+    { 0xd, 6, { 0x200, 0x480, 0, 0 } },
+    { 0xd, 7, { 0x400, 0x680, 0, 0 } },
     { 0x80000000, 0, { 0x80000008, 0, 0, 0 } },
     { 0x80000001, 0, { 0, 0, 0x121, 0x2c100800 } },
     { 0x80000008, 0, { 0x3934, 0x200, 0, 0 } },
@@ -82,9 +89,29 @@ static void host_plain(uint32_t leaf, uint32_t sub, struct cpuid_regs *out)
         *out = (struct cpuid_regs){ 0 };
 }
 
+/* As Zen 4, but of AVX-512 F and CD alone, as Xeon Phi. */
+static void host_knights(uint32_t leaf, uint32_t sub, struct cpuid_regs *out)
+{
+    host_zen4(leaf, sub, out);
+    if (leaf == 7 && !sub)
+        out->ebx &= ~0xc0220000u;
+}
+
 static void host_real(uint32_t leaf, uint32_t sub, struct cpuid_regs *out)
 {
     __cpuid_count(leaf, sub, out->eax, out->ebx, out->ecx, out->edx);
+}
+
+static uint64_t host_xcr0(void)
+{
+    struct cpuid_regs r;
+    uint32_t lo, hi;
+
+    host_real(1, 0, &r);
+    if (!(r.ecx & 1u << 27))
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (uint64_t)hi << 32 | lo;
 }
 
 static struct cpuid_regs get_for(const struct cpuid_model *m, uint32_t leaf, uint32_t sub, uint32_t apic_id,
@@ -112,7 +139,7 @@ static void amd_features(void **state)
     struct cpuid_regs r;
 
     (void)state;
-    cpuid_model_init(&m, 2, 2596125, host_zen4);
+    cpuid_model_init(&m, 2, 2596125, 0xe7, host_zen4);
     assert_true(m.is_amd);
     r = get(&m, 0, 0);
     assert_int_equal(r.eax, 0x10);
@@ -127,14 +154,16 @@ static void amd_features(void **state)
     assert_true(r.edx & BIT(28));                                       /* two logical processors */
     assert_true(get_for(&m, 1, 0, 0, 1, 1u << 18).ecx & BIT(27));       /* OSXSAVE follows CR4 */
     r = get(&m, 7, 0);
-    assert_int_equal(r.eax, 0); /* no sub-leaf 1 */
+    assert_int_equal(r.eax, 1);
     assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(18) |
-                                BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29));
-    assert_int_equal(r.ebx & 0xd0230000u, 0); /* AVX-512 F DQ IFMA CD BW VL */
-    assert_int_equal(r.ecx, BIT(2) | BIT(8) | BIT(9) | BIT(10) | BIT(22));
+                                BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29) |
+                                0xd0230000u); /* AVX-512 F DQ IFMA CD BW VL */
+    assert_int_equal(r.ecx, BIT(2) | BIT(8) | BIT(9) | BIT(10) | BIT(22) | BIT(1) | BIT(6) | BIT(11) |
+                                BIT(12) | BIT(14)); /* VBMI VBMI2 VNNI BITALG VPOPCNTDQ */
     assert_int_equal(r.edx, BIT(4));
+    assert_int_equal(get(&m, 7, 1).eax, BIT(5)); /* BF16 */
     r = get(&m, 0x80000001, 0);
-    assert_int_equal(r.ecx, BIT(0) | BIT(1) | BIT(5) | BIT(8) | BIT(22));
+    assert_int_equal(r.ecx, BIT(0) | BIT(1) | BIT(5) | BIT(7) | BIT(8) | BIT(22));
     assert_int_equal(r.edx, BIT(11) | BIT(20) | BIT(22) | BIT(26) | BIT(27) | BIT(29) | 0x0183f3fdu);
     r = get(&m, 0x80000007, 0);
     assert_int_equal(r.edx, BIT(8));
@@ -159,7 +188,7 @@ static void intel_features(void **state)
     struct cpuid_regs r;
 
     (void)state;
-    cpuid_model_init(&m, 4, 2900000, host_icelake);
+    cpuid_model_init(&m, 4, 2900000, 7, host_icelake);
     assert_false(m.is_amd);
     r = get(&m, 7, 0); /* of a host that claims everything, what we know remains */
     assert_int_equal(r.ebx, BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) |
@@ -194,7 +223,7 @@ static void kvm_leaves(void **state)
     char name[13] = "";
 
     (void)state;
-    cpuid_model_init(&m, 1, 2596125, host_zen4);
+    cpuid_model_init(&m, 1, 2596125, 0xe7, host_zen4);
     r = get(&m, 0x40000000, 0);
     memcpy(name, &r.ebx, 4);
     memcpy(name + 4, &r.ecx, 4);
@@ -218,23 +247,50 @@ static void xsave_leaf(void **state)
     struct cpuid_regs r;
 
     (void)state;
-    cpuid_model_init(&m, 1, 2596125, host_zen4);
-    assert_int_equal(m.xcr0_mask, 7);
-    assert_int_equal(m.xsave_size, 832);
+    cpuid_model_init(&m, 1, 2596125, 0xe7, host_zen4);
+    assert_int_equal(m.xcr0_mask, 0xe7);
+    assert_int_equal(m.xsave_size, 0x980);
     assert_true(m.xsave_size <= X86_XSAVE_MAX);
     r = get(&m, 0xd, 0);
-    assert_int_equal(r.eax, 7);
+    assert_int_equal(r.eax, 0xe7);
     assert_int_equal(r.ebx, 576); /* for XCR0 = 1 */
-    assert_int_equal(r.ecx, 832);
+    assert_int_equal(r.ecx, 0x980);
     assert_int_equal(get_for(&m, 0xd, 0, 0, 7, 0).ebx, 832);
+    assert_int_equal(get_for(&m, 0xd, 0, 0, 0xe7, 0).ebx, 0x980);
     r = get(&m, 0xd, 1);
     assert_int_equal(r.eax, 5); /* XSAVEOPT, XGETBV 1; no XSAVEC, XSAVES */
     assert_int_equal(r.ebx | r.ecx | r.edx, 0);
     r = get(&m, 0xd, 2);
     assert_int_equal(r.eax, 256);
     assert_int_equal(r.ebx, 576);
+    assert_int_equal(get(&m, 0xd, 5).ebx, 0x340);
+    assert_int_equal(get(&m, 0xd, 7).ebx + get(&m, 0xd, 7).eax, 0x980);
     for (unsigned i = 3; i < 64; i++)
-        assert_int_equal(get(&m, 0xd, i).eax, 0);
+        assert_true((get(&m, 0xd, i).eax != 0) == (i >= 5 && i <= 7));
+}
+
+/* Only as a whole, and only if the host's system has switched it on. */
+static void avx512_group(void **state)
+{
+    struct cpuid_model m;
+
+    (void)state;
+    cpuid_model_init(&m, 1, 2596125, 0xe7, host_zen4);
+    assert_true(m.has_avx512);
+    cpuid_model_init(&m, 1, 2596125, 7, host_zen4);
+    assert_true(m.has_avx);
+    assert_false(m.has_avx512);
+    assert_int_equal(get(&m, 7, 0).ebx & 0xd0230000u, 0);
+    assert_int_equal(get(&m, 7, 0).ecx & (BIT(1) | BIT(6) | BIT(11) | BIT(12) | BIT(14)), 0);
+    assert_int_equal(get(&m, 7, 1).eax, 0);
+    assert_int_equal(m.xcr0_mask, 7);
+    assert_int_equal(get(&m, 0xd, 0).ecx, 832);
+    assert_int_equal(get(&m, 0xd, 5).eax | get(&m, 0xd, 6).eax | get(&m, 0xd, 7).eax, 0);
+    cpuid_model_init(&m, 1, 2596125, 3, host_zen4);
+    assert_false(m.has_avx);
+    cpuid_model_init(&m, 1, 2596125, 0xe7, host_knights);
+    assert_true(m.has_avx);
+    assert_false(m.has_avx512);
 }
 
 static void avx_switch(void **state)
@@ -242,12 +298,13 @@ static void avx_switch(void **state)
     struct cpuid_model m, before;
 
     (void)state;
-    cpuid_model_init(&m, 1, 2596125, host_zen4);
+    cpuid_model_init(&m, 1, 2596125, 0xe7, host_zen4);
     before = m;
     assert_true(m.has_avx);
     cpuid_model_set_avx(&m, false);
     assert_int_equal(get(&m, 1, 0).ecx & (BIT(12) | BIT(28) | BIT(29)), 0);
-    assert_int_equal(get(&m, 7, 0).ebx & BIT(5), 0);
+    assert_int_equal(get(&m, 7, 0).ebx & (BIT(5) | 0xd0230000u), 0);
+    assert_int_equal(get(&m, 7, 1).eax, 0);
     assert_int_equal(get(&m, 7, 0).ecx & (BIT(9) | BIT(10)), 0);
     assert_true(get(&m, 1, 0).ecx & BIT(26)); /* XSAVE stays */
     assert_int_equal(m.xcr0_mask, 3);
@@ -255,7 +312,7 @@ static void avx_switch(void **state)
     assert_int_equal(get(&m, 0xd, 2).eax, 0);
     cpuid_model_set_avx(&m, true);
     assert_memory_equal(&m, &before, sizeof(m));
-    cpuid_model_init(&m, 1, 2596125, host_plain);
+    cpuid_model_init(&m, 1, 2596125, 0, host_plain);
     assert_false(m.has_avx);
     assert_int_equal(get(&m, 1, 0).ecx & (BIT(12) | BIT(26) | BIT(28)), 0);
     assert_int_equal(get(&m, 0xd, 0).eax, 0);
@@ -275,7 +332,7 @@ static void amd_topology(void **state)
         struct cpuid_model m;
         struct cpuid_regs r;
 
-        cpuid_model_init(&m, n, 2596125, host_zen4);
+        cpuid_model_init(&m, n, 2596125, 0xe7, host_zen4);
         for (uint32_t id = 0; id < n; id++) {
             r = get_for(&m, 1, 0, id, 1, 0);
             assert_int_equal(r.ebx >> 24, id);
@@ -317,7 +374,7 @@ static void intel_topology(void **state)
     struct cpuid_regs r;
 
     (void)state;
-    cpuid_model_init(&m, 6, 2900000, host_icelake);
+    cpuid_model_init(&m, 6, 2900000, 7, host_icelake);
     r = get(&m, 4, 0);
     assert_int_equal(r.eax & 0x3fff, 0x121);
     assert_int_equal(r.eax >> 14 & 0xfff, 0);
@@ -340,7 +397,7 @@ static void real_host(void **state)
     struct cpuid_model m;
 
     (void)state;
-    cpuid_model_init(&m, 2, 2596125, host_real);
+    cpuid_model_init(&m, 2, 2596125, host_xcr0(), host_real);
     host_real(0, 0, &h);
     assert_int_equal(get(&m, 0, 0).ebx, h.ebx);
     host_real(1, 0, &h);
@@ -352,7 +409,8 @@ static void real_host(void **state)
     assert_int_equal(r.ebx & ~own7b & ~h.ebx, 0);
     assert_int_equal(r.ecx & ~own7c & ~h.ecx, 0);
     assert_in_range(m.phys_bits, 36, 48);
-    assert_true(m.xsave_size >= 576 && m.xsave_size <= 832);
+    assert_true(m.xsave_size >= 576 && m.xsave_size <= X86_XSAVE_MAX);
+    assert_true(!m.has_avx512 || (host_xcr0() & 0xe0) == 0xe0);
 }
 
 /* SDM volume 3, table 10-1 */
@@ -384,9 +442,10 @@ static void state_reset(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(amd_features),   cmocka_unit_test(intel_features), cmocka_unit_test(kvm_leaves),
-        cmocka_unit_test(xsave_leaf),     cmocka_unit_test(avx_switch),     cmocka_unit_test(amd_topology),
-        cmocka_unit_test(intel_topology), cmocka_unit_test(real_host),      cmocka_unit_test(state_reset),
+        cmocka_unit_test(amd_features), cmocka_unit_test(intel_features), cmocka_unit_test(kvm_leaves),
+        cmocka_unit_test(xsave_leaf),   cmocka_unit_test(avx_switch),     cmocka_unit_test(avx512_group),
+        cmocka_unit_test(amd_topology), cmocka_unit_test(intel_topology), cmocka_unit_test(real_host),
+        cmocka_unit_test(state_reset),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,10 @@
 /* Whether the two worlds came to the same end. */
+#include <cpuid.h>
 #include <inttypes.h>
 #include <string.h>
 
 #include "fuzz.h"
+#include "x86/cpuid_model.h"
 
 static const char *const reg_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                            "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
@@ -35,8 +37,9 @@ static uint64_t get(const uint8_t *p, unsigned n)
 
 /* Intel SDM volume 1 (2023-12), 13.6: a component whose XSTATE_BV bit is clear has its initial value,
  * whatever the area holds. */
-static void normalise(uint8_t *to, const uint8_t *from)
+static void normalise(uint8_t *to, const uint8_t *from, const struct fuzz_vectors *v)
 {
+    static const unsigned size[8] = { 0, 0, 256, 0, 0, 64, 512, 1024 };
     uint64_t bv = get(from + 512, 8);
 
     memcpy(to, from, FUZZ_XSAVE);
@@ -48,19 +51,40 @@ static void normalise(uint8_t *to, const uint8_t *from)
     }
     if (!(bv & 2))
         memset(to + 160, 0, 256);
-    if (!(bv & 4))
-        memset(to + 576, 0, 256);
+    for (unsigned i = 2; i < 8; i++) {
+        if (v->at[i] && !(bv >> i & 1))
+            memset(to + v->at[i], 0, size[i]);
+    }
     if (!(bv & 6) && !(bv & 1))
         memcpy(to + 24, "\x80\x1f\0", 4);
 }
 
-static void compare_vectors(struct diff *d, const uint8_t *native, const uint8_t *guest)
+static void compare_avx512(struct diff *d, const uint8_t *a, const uint8_t *b, const struct fuzz_vectors *v)
+{
+    char name[16];
+
+    for (unsigned i = 0; i < 8; i++) {
+        snprintf(name, sizeof(name), "k%u", i);
+        check(d, name, get(a + v->at[5] + i * 8, 8), get(b + v->at[5] + i * 8, 8));
+    }
+    for (unsigned i = 0; i < 64; i++) {
+        snprintf(name, sizeof(name), "zmm%u[%u]", i >> 2, 4 + (i & 3));
+        check(d, name, get(a + v->at[6] + i * 8, 8), get(b + v->at[6] + i * 8, 8));
+    }
+    for (unsigned i = 0; i < 128; i++) {
+        snprintf(name, sizeof(name), "zmm%u[%u]", 16 + (i >> 3), i & 7);
+        check(d, name, get(a + v->at[7] + i * 8, 8), get(b + v->at[7] + i * 8, 8));
+    }
+}
+
+static void compare_vectors(struct diff *d, const uint8_t *native, const uint8_t *guest,
+                            const struct fuzz_vectors *v)
 {
     uint8_t a[FUZZ_XSAVE], b[FUZZ_XSAVE];
     char name[16];
 
-    normalise(a, native);
-    normalise(b, guest);
+    normalise(a, native, v);
+    normalise(b, guest, v);
     check(d, "fcw", get(a, 2), get(b, 2));
     check(d, "fsw", get(a + 2, 2), get(b + 2, 2));
     check(d, "ftw", a[4], b[4]);
@@ -77,6 +101,25 @@ static void compare_vectors(struct diff *d, const uint8_t *native, const uint8_t
         snprintf(name, sizeof(name), "ymm%u[%u]", i >> 2, i & 3);
         check(d, name, get(a + off, 8), get(b + off, 8));
     }
+    if (v->state & FUZZ_AVX512)
+        compare_avx512(d, a, b, v);
+}
+
+static void host_cpuid(uint32_t leaf, uint32_t sub, struct cpuid_regs *r)
+{
+    __cpuid_count(leaf, sub, r->eax, r->ebx, r->ecx, r->edx);
+}
+
+void fuzz_vectors_find(struct fuzz_vectors *v)
+{
+    struct cpuid_model m;
+    uint32_t lo, hi;
+
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0)); /* the engine needs XSAVE too */
+    cpuid_model_init(&m, 1, 0, lo, host_cpuid);
+    *v = (struct fuzz_vectors){ .state = 7 | (m.has_avx512 ? FUZZ_AVX512 : 0) };
+    for (unsigned i = 2; i < 8; i++)
+        v->at[i] = v->state >> i & 1 ? m.host_d[i].ebx : 0;
 }
 
 static void compare_fault(struct diff *d, const struct fuzz_regs *a, const struct fuzz_regs *b)
@@ -98,19 +141,30 @@ static void compare_fault(struct diff *d, const struct fuzz_regs *a, const struc
 
 static bool near_end(uint64_t lin, uint64_t base)
 {
-    return (uint32_t)(lin - base) > 0xffffffe0u;
+    return (uint32_t)(lin - base) > 0xffffff80u;
+}
+
+/* Where the host's process has a stack and libraries of its own. */
+static bool is_hosts_own(uint64_t lin)
+{
+    return (1ull << 47) - lin < 1ull << 32;
 }
 
 bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits)
 {
     const struct fuzz_regs *a = &native->r, *b = &guest->r;
 
-    return bits == 32 && a->vector == 13 && b->vector == 14 && !__builtin_cpu_is("amd") &&
-           (near_end(b->cr2, b->fs_base) || near_end(b->cr2, b->gs_base));
+    if (b->vector == 14 && is_hosts_own(b->cr2) &&
+        (a->vector != 14 || a->cr2 != b->cr2 || ((a->error ^ b->error) & ~1ull)))
+        return true;
+    const struct fuzz_regs *pf = a->vector == 14 && b->vector == 13 ? a : b;
+    const struct fuzz_regs *gp = pf == a ? b : a;
+    return bits == 32 && pf->vector == 14 && gp->vector == 13 && !__builtin_cpu_is("amd") &&
+           (near_end(pf->cr2, pf->fs_base) || near_end(pf->cr2, pf->gs_base));
 }
 
-bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits,
-                  bool fault_flags, FILE *f)
+bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest,
+                  const struct fuzz_vectors *v, unsigned bits, bool fault_flags, FILE *f)
 {
     struct diff d = { .f = f };
     const struct fuzz_regs *a = &native->r, *b = &guest->r;
@@ -127,7 +181,7 @@ bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *gu
     check(&d, "gs_base", a->gs_base, b->gs_base);
     check(&d, "es, ds", a->target & 0xffffffff, b->target & 0xffffffff);
     if (memcmp(native->xsave, guest->xsave, FUZZ_XSAVE))
-        compare_vectors(&d, native->xsave, guest->xsave);
+        compare_vectors(&d, native->xsave, guest->xsave, v);
     if (memcmp(native->memory, guest->memory, FUZZ_MEM)) {
         for (unsigned i = 0; i < FUZZ_MEM; i += 8) {
             snprintf(name, sizeof(name), "[%08x]",

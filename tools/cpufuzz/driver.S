@@ -24,7 +24,7 @@ next:
     mov es, ecx
     mov fs, ecx
     mov gs, ecx
-    shl rax, 10
+    imul rax, rax, FUZZ_INPUT_SIZE
     movabs rbp, FUZZ_INPUT_VA
     add rbp, rax
     mov qword ptr [rbx + FUZZ_R_VECTOR], FUZZ_NO_FAULT
@@ -40,7 +40,7 @@ next:
     mov ecx, FUZZ_STACK_SIZE / 8
     rep movsq
     /* registers */
-    mov eax, 7
+    mov eax, [rbx + FUZZ_P_STATE]
     xor edx, edx
     xrstor64 [rbp + FUZZ_XSAVE_OFF]
     mov rax, [rbp + FUZZ_R_FS]
@@ -123,7 +123,7 @@ fuzz_driver_exit:
     xor eax, eax
     mov ecx, 8
     rep stosq
-    mov eax, 7
+    mov eax, [rbx + FUZZ_P_STATE]
     xor edx, edx
     xsave64 [rbp + FUZZ_XSAVE_OFF]
     lea rdi, [rbp + FUZZ_XSAVE_OFF + FUZZ_XSAVE]

@@ -70,14 +70,24 @@ enum fuzz_class {
     FC_MMX,
     FC_SSE,
     FC_AVX,
+    FC_AVX512,
     FC_PRIV,
     FC_RAW,
     FC_COUNT,
 };
 
+/* The vector state that both worlds have: components as in XCR0, and where they are in XSAVE's standard
+ * format. */
+struct fuzz_vectors {
+    uint64_t state;
+    unsigned at[8];
+};
+#define FUZZ_AVX512 0xe0u
+void fuzz_vectors_find(struct fuzz_vectors *v);
+
 struct fuzz_gen;
 /* classes: bit per enum fuzz_class. bits: of the code, 64 or 32. NULL: out of memory, or no class. */
-struct fuzz_gen *fuzz_gen_new(uint32_t classes, unsigned bits);
+struct fuzz_gen *fuzz_gen_new(uint32_t classes, unsigned bits, const struct fuzz_vectors *v);
 void fuzz_gen_free(struct fuzz_gen *g);
 const char *fuzz_class_name(unsigned fc);
 /* Number of templates found per class, for the listing. */
@@ -110,7 +120,7 @@ bool fuzz_native_run(struct fuzz_native *n, unsigned count, struct yado_error *e
 
 struct fuzz_guest;
 /* fast: with blocks of the fast kind from the start; they are small else, until samples say more. */
-struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err);
+struct fuzz_guest *fuzz_guest_new(bool fast, uint64_t state, struct yado_error *err);
 void fuzz_guest_free(struct fuzz_guest *g);
 struct fuzz_world *fuzz_guest_world(struct fuzz_guest *g);
 void fuzz_guest_code_written(struct fuzz_guest *g, uint64_t off, uint64_t len);
@@ -120,13 +130,14 @@ bool fuzz_guest_run(struct fuzz_guest *g, unsigned count, struct yado_error *err
  * says what happened. False: the process died, or something outside of a guest changed. */
 bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct yado_error *err);
 
-/* Known differences, which are counted: 32-bit code's accesses through FS and GS that wrap at the end of 4
- * GiB fault or not as an Intel processor likes (SDM volume 3, 5.3). */
+/* Known differences, which are counted: accesses just below 2^47 meet the host process's own pages; and
+ * 32-bit code's accesses through FS and GS that wrap at the end of 4 GiB fault or not as an Intel processor
+ * likes (SDM volume 3, 5.3). */
 bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits);
 
 /* Whether two outputs agree. With `f`, prints what differs. */
-bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits,
-                  bool fault_flags, FILE *f);
+bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest,
+                  const struct fuzz_vectors *v, unsigned bits, bool fault_flags, FILE *f);
 
 static inline uint64_t fuzz_mix(uint64_t x) /* splitmix64 finalizer */
 {

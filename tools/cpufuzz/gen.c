@@ -7,21 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "templates.h"
-
-struct fuzz_gen {
-    ZydisDecoder decoder;
-    struct template_list lists[FC_COUNT];
-    uint32_t classes;
-    unsigned bits, regs; /* of the code: 64 or 32; general registers: 16 or 8 */
-    unsigned weight_sum;
-
-    /* of the sequence that is being made */
-    uint64_t random;
-    struct fuzz_seq *s;
-    bool known[16];
-    uint64_t value[16];
-};
+#include "gen_priv.h"
 
 static const struct {
     const char *name;
@@ -29,11 +15,11 @@ static const struct {
 } classes[FC_COUNT] = {
     [FC_INT] = { "int", 40 },    [FC_STRING] = { "string", 4 }, [FC_BRANCH] = { "branch", 10 },
     [FC_STACK] = { "stack", 6 }, [FC_X87] = { "x87", 8 },       [FC_MMX] = { "mmx", 4 },
-    [FC_SSE] = { "sse", 14 },    [FC_AVX] = { "avx", 12 },      [FC_PRIV] = { "priv", 1 },
-    [FC_RAW] = { "raw", 2 },
+    [FC_SSE] = { "sse", 14 },    [FC_AVX] = { "avx", 12 },      [FC_AVX512] = { "avx512", 14 },
+    [FC_PRIV] = { "priv", 1 },   [FC_RAW] = { "raw", 2 },
 };
 
-static uint64_t rnd(struct fuzz_gen *g)
+uint64_t gen_rnd(struct fuzz_gen *g)
 {
     uint64_t x = g->random;
 
@@ -44,22 +30,25 @@ static uint64_t rnd(struct fuzz_gen *g)
     return x * 0x2545f4914f6cdd1dull >> 8;
 }
 
-static unsigned below(struct fuzz_gen *g, unsigned n)
+unsigned gen_below(struct fuzz_gen *g, unsigned n)
 {
-    return (unsigned)(rnd(g) % n);
+    return (unsigned)(gen_rnd(g) % n);
 }
 
-static bool chance(struct fuzz_gen *g, unsigned percent)
+bool gen_chance(struct fuzz_gen *g, unsigned percent)
 {
-    return below(g, 100) < percent;
+    return gen_below(g, 100) < percent;
 }
 
-struct fuzz_gen *fuzz_gen_new(uint32_t class_bits, unsigned bits)
+struct fuzz_gen *fuzz_gen_new(uint32_t class_bits, unsigned bits, const struct fuzz_vectors *v)
 {
     struct fuzz_gen *g = calloc(1, sizeof(*g));
 
     if (!g)
         return NULL;
+    if (!(v->state & FUZZ_AVX512))
+        class_bits &= ~(1u << FC_AVX512);
+    g->vectors = *v;
     g->classes = class_bits;
     g->bits = bits;
     g->regs = bits / 4;
@@ -121,47 +110,47 @@ static uint64_t interesting(struct fuzz_gen *g)
         64,
     };
 
-    return v[below(g, array_size(v))];
+    return v[gen_below(g, array_size(v))];
 }
 
 /* A place for an access of `size` bytes: address in or near the window. */
 static uint64_t place(struct fuzz_gen *g, unsigned size, bool aligned)
 {
-    unsigned kind = below(g, 100);
+    unsigned kind = gen_below(g, 100);
     uint64_t a;
 
     if (size == 0 || size > 64)
         size = 8;
     if (kind < 84) {
-        a = FUZZ_DATA_VA + below(g, FUZZ_DATA_SIZE - 64);
-        return aligned || chance(g, 60) ? align_down(a, size >= 16 ? size : 8) : a;
+        a = FUZZ_DATA_VA + gen_below(g, FUZZ_DATA_SIZE - 64);
+        return aligned || gen_chance(g, 60) ? align_down(a, size >= 16 ? size : 8) : a;
     }
     if (aligned) /* at the borders, but not across */
         return FUZZ_DATA_VA + FUZZ_PAGE * (kind & 3) - size * (kind >> 2 & 1);
     if (kind < 92) /* across the border of two good pages */
-        return FUZZ_DATA_VA + FUZZ_PAGE - below(g, size + 1);
+        return FUZZ_DATA_VA + FUZZ_PAGE - gen_below(g, size + 1);
     if (kind < 95) /* into the read-only page */
-        return FUZZ_DATA_VA + FUZZ_DATA_SIZE - below(g, size + 1);
+        return FUZZ_DATA_VA + FUZZ_DATA_SIZE - gen_below(g, size + 1);
     if (kind < 97) /* out at the end */
-        return FUZZ_DATA_VA + FUZZ_DATA_SIZE + FUZZ_PAGE - below(g, size + 1);
+        return FUZZ_DATA_VA + FUZZ_DATA_SIZE + FUZZ_PAGE - gen_below(g, size + 1);
     if (kind < 98) /* in from before the start */
-        return FUZZ_DATA_VA - below(g, size + 1);
-    return FUZZ_DATA_VA + FUZZ_DATA_SIZE + below(g, FUZZ_PAGE - 64); /* read-only page */
+        return FUZZ_DATA_VA - gen_below(g, size + 1);
+    return FUZZ_DATA_VA + FUZZ_DATA_SIZE + gen_below(g, FUZZ_PAGE - 64); /* read-only page */
 }
 
 static uint64_t start_value(struct fuzz_gen *g, unsigned reg)
 {
-    unsigned kind = below(g, 100);
+    unsigned kind = gen_below(g, 100);
 
     if (reg == 4)
-        return FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 + (chance(g, 90) ? 0 : below(g, 16));
+        return FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 + (gen_chance(g, 90) ? 0 : gen_below(g, 16));
     if (kind < 45)
-        return align_down(FUZZ_DATA_VA + below(g, FUZZ_DATA_SIZE), chance(g, 70) ? 64 : 1);
+        return align_down(FUZZ_DATA_VA + gen_below(g, FUZZ_DATA_SIZE), gen_chance(g, 70) ? 64 : 1);
     if (kind < 65)
-        return below(g, 128);
+        return gen_below(g, 128);
     if (kind < 80)
         return interesting(g);
-    return rnd(g) << 8 ^ rnd(g);
+    return gen_rnd(g) << 8 ^ gen_rnd(g);
 }
 
 static uint64_t lane(struct fuzz_gen *g)
@@ -188,17 +177,18 @@ static uint64_t lane(struct fuzz_gen *g)
     static const uint32_t floats[] = { 0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000,
                                        0xff800000, 0x7fc00000, 0x7f800001, 1,          0x007fffff,
                                        0x00800000, 0x7f7fffff, 0x4b000000, 0x4f000000 };
-    unsigned kind = below(g, 10);
+    unsigned kind = gen_below(g, 10);
 
     if (kind < 3)
-        return doubles[below(g, array_size(doubles))];
+        return doubles[gen_below(g, array_size(doubles))];
     if (kind < 6)
-        return (uint64_t)floats[below(g, array_size(floats))] << 32 | floats[below(g, array_size(floats))];
+        return (uint64_t)floats[gen_below(g, array_size(floats))] << 32 |
+               floats[gen_below(g, array_size(floats))];
     if (kind < 7)
         return interesting(g);
     if (kind < 8) /* a number of middling size */
-        return (uint64_t)(0x3f0 + below(g, 0x20)) << 52 | (rnd(g) & 0xfffffffffffff);
-    return rnd(g) << 8 ^ rnd(g);
+        return (uint64_t)(0x3f0 + gen_below(g, 0x20)) << 52 | (gen_rnd(g) & 0xfffffffffffff);
+    return gen_rnd(g) << 8 ^ gen_rnd(g);
 }
 
 static void put(uint8_t *p, uint64_t v, unsigned n)
@@ -207,34 +197,69 @@ static void put(uint8_t *p, uint64_t v, unsigned n)
 }
 
 /* Standard format of XSAVE with x87, SSE and AVX. Intel SDM volume 1 (2023-12), 13.4. */
+static uint64_t mask_value(struct fuzz_gen *g)
+{
+    unsigned kind = gen_below(g, 10);
+
+    if (kind < 2)
+        return 0;
+    if (kind < 4)
+        return ~0ull;
+    if (kind < 7)
+        return gen_rnd(g) & gen_rnd(g) & 0xffffff;
+    return gen_rnd(g) << 8 ^ gen_rnd(g);
+}
+
+/* Some registers hold small numbers in all lanes, for indices of gathers and scatters. */
+static void start_avx512(struct fuzz_gen *g, uint8_t *x)
+{
+    for (unsigned i = 0; i < 8; i++)
+        put(x + g->vectors.at[5] + i * 8, mask_value(g), 8);
+    for (unsigned i = 0; i < 64; i++)
+        put(x + g->vectors.at[6] + i * 8, lane(g), 8);
+    for (unsigned r = 0; r < 16; r++) {
+        bool small = gen_chance(g, 40);
+
+        for (unsigned i = 0; i < 8; i++)
+            put(x + g->vectors.at[7] + r * 64 + i * 8,
+                small ? gen_below(g, 96) | (uint64_t)(gen_chance(g, 50) ? gen_below(g, 96) : 0) << 32
+                      : lane(g),
+                8);
+    }
+}
+
 static void start_vectors(struct fuzz_gen *g, uint8_t *x)
 {
     memset(x, 0, FUZZ_XSAVE);
-    put(x, chance(g, 85) ? 0x37f : 0x040u | (rnd(g) & 0xf3f), 2);
-    put(x + 2, (uint64_t)below(g, 8) << 11, 2);                 /* TOP */
-    put(x + 4, chance(g, 50) ? rnd(g) : below(g, 2) * 0xff, 1); /* tags, a bit each */
-    put(x + 24, chance(g, 85) ? 0x1f80 : 0x1f80 ^ (rnd(g) & 0xffc0 & ~(chance(g, 50) ? 0x1f80u : 0u)), 4);
+    put(x, gen_chance(g, 85) ? 0x37f : 0x040u | (gen_rnd(g) & 0xf3f), 2);
+    put(x + 2, (uint64_t)gen_below(g, 8) << 11, 2);                         /* TOP */
+    put(x + 4, gen_chance(g, 50) ? gen_rnd(g) : gen_below(g, 2) * 0xff, 1); /* tags, a bit each */
+    put(x + 24,
+        gen_chance(g, 85) ? 0x1f80 : 0x1f80 ^ (gen_rnd(g) & 0xffc0 & ~(gen_chance(g, 50) ? 0x1f80u : 0u)), 4);
     for (unsigned i = 0; i < 8; i++) {
-        put(x + 32 + i * 16, chance(g, 80) ? rnd(g) | 1ull << 63 : lane(g), 8);
-        put(x + 40 + i * 16, chance(g, 80) ? (0x3ff0 + below(g, 32)) | (rnd(g) & 0x8000) : rnd(g), 2);
+        put(x + 32 + i * 16, gen_chance(g, 80) ? gen_rnd(g) | 1ull << 63 : lane(g), 8);
+        put(x + 40 + i * 16,
+            gen_chance(g, 80) ? (0x3ff0 + gen_below(g, 32)) | (gen_rnd(g) & 0x8000) : gen_rnd(g), 2);
     }
     for (unsigned i = 0; i < 32; i++)
         put(x + 160 + i * 8, lane(g), 8);
     for (unsigned i = 0; i < 32; i++)
         put(x + 576 + i * 8, lane(g), 8);
-    put(x + 512, 7, 8);
+    put(x + 512, g->vectors.state, 8);
+    if (g->vectors.state & FUZZ_AVX512)
+        start_avx512(g, x);
 }
 
 void fuzz_gen_memory(struct fuzz_gen *g, uint8_t *mem, unsigned len)
 {
     g->random = fuzz_mix(len) | 1;
     for (unsigned i = 0; i + 8 <= len; i += 8)
-        put(mem + i, chance(g, 30) ? place(g, 8, true) : lane(g), 8);
+        put(mem + i, gen_chance(g, 30) ? place(g, 8, true) : lane(g), 8);
 }
 
 /* ---- building instructions ---- */
 
-static struct fuzz_insn *append(struct fuzz_gen *g)
+struct fuzz_insn *gen_append(struct fuzz_gen *g)
 {
     struct fuzz_insn *i = &g->s->insn[g->s->count++];
 
@@ -242,25 +267,25 @@ static struct fuzz_insn *append(struct fuzz_gen *g)
     return i;
 }
 
-static void append_bytes(struct fuzz_gen *g, const void *bytes, unsigned n)
+void gen_append_bytes(struct fuzz_gen *g, const void *bytes, unsigned n)
 {
     struct fuzz_insn *i;
 
     if (g->s->count >= FUZZ_INSNS)
         return;
-    i = append(g);
+    i = gen_append(g);
     memcpy(i->bytes, bytes, n);
     i->len = (uint8_t)n;
 }
 
-static void append_mov(struct fuzz_gen *g, unsigned reg, uint64_t v)
+void gen_append_mov(struct fuzz_gen *g, unsigned reg, uint64_t v)
 {
     uint8_t b[10] = { (uint8_t)(0x48 | reg >> 3), (uint8_t)(0xb8 | (reg & 7)) };
 
     if (g->bits == 32)
         v = (uint32_t)v;
     put(b + 2, v, 8);
-    append_bytes(g, b + (g->bits == 32), g->bits == 32 ? 5 : 10);
+    gen_append_bytes(g, b + (g->bits == 32), g->bits == 32 ? 5 : 10);
     g->known[reg] = true;
     g->value[reg] = v;
 }
@@ -274,7 +299,8 @@ struct operand {
     uint64_t target;
 };
 
-static void encode_sib(struct operand *o, int base, int index, unsigned scale, int64_t disp)
+static void encode_sib(const struct fuzz_gen *g, struct operand *o, int base, int index, unsigned scale,
+                       int64_t disp)
 {
     unsigned mod = 2;
 
@@ -282,7 +308,7 @@ static void encode_sib(struct operand *o, int base, int index, unsigned scale, i
         mod = 0;
     else if (!disp && (base & 7) != 5)
         mod = 0;
-    else if (disp == (int8_t)disp)
+    else if (disp == (int8_t)disp && !g->wide_disp)
         mod = 1;
     o->rex = (uint8_t)((index >= 8 ? 2 : 0) | (base >= 8 ? 1 : 0));
     if (base >= 0 && index < 0 && (base & 7) != 4) {
@@ -305,7 +331,7 @@ static void encode_sib(struct operand *o, int base, int index, unsigned scale, i
 static int known_reg(struct fuzz_gen *g, bool index)
 {
     for (unsigned tries = 0; tries < 8; tries++) {
-        unsigned r = below(g, g->regs);
+        unsigned r = gen_below(g, g->regs);
 
         if (g->known[r] && !(index && r == 4))
             return (int)r;
@@ -316,52 +342,53 @@ static int known_reg(struct fuzz_gen *g, bool index)
 /* base + index * scale + disp = target, from registers whose value is known. */
 static bool based_operand(struct fuzz_gen *g, struct operand *o, uint64_t target, bool addr32)
 {
-    int base = chance(g, 92) ? known_reg(g, false) : -1, index = chance(g, 35) ? known_reg(g, true) : -1;
-    unsigned scale = below(g, 4);
+    int base = gen_chance(g, 92) ? known_reg(g, false) : -1,
+        index = gen_chance(g, 35) ? known_reg(g, true) : -1;
+    unsigned scale = gen_below(g, 4);
     uint64_t sum = (base < 0 ? 0 : g->value[base]) + (index < 0 ? 0 : g->value[index] << scale);
     int64_t disp = (int64_t)(target - sum);
 
     if (addr32 || g->bits == 32)
         disp = (int32_t)disp;
-    if (disp != (int32_t)disp || (base < 0 && index < 0 && chance(g, 70)))
+    if (disp != (int32_t)disp || (base < 0 && index < 0 && gen_chance(g, 70)))
         return false;
-    encode_sib(o, base, index, scale, disp);
+    encode_sib(g, o, base, index, scale, disp);
     return true;
 }
 
 /* Through FS or GS. In 32-bit code now and then across 4 GiB, in the segment or behind its base. */
 static void segment_operand(struct fuzz_gen *g, struct operand *o, unsigned size, uint64_t target)
 {
-    bool gs = chance(g, 50), addr32 = g->bits == 32 || chance(g, 20);
+    bool gs = gen_chance(g, 50), addr32 = g->bits == 32 || gen_chance(g, 20);
     uint64_t base = gs ? g->s->in.r.gs_base : g->s->in.r.fs_base;
 
     o->prefixes[o->prefix_count++] = gs ? 0x65 : 0x64;
-    if (g->bits == 32 && chance(g, 8))
-        target = (chance(g, 60) ? base : 0) - below(g, size + 1);
+    if (g->bits == 32 && gen_chance(g, 8))
+        target = (gen_chance(g, 60) ? base : 0) - gen_below(g, size + 1);
     /* SDM volume 3, 5.3: what wraps at the end of a segment of 4 GiB may fault or not. AMD's always do. */
     if (g->bits == 32 && !__builtin_cpu_is("amd") && (uint32_t)(target - base) > 0xffffff80u)
         target = base;
-    if (!chance(g, 40) && based_operand(g, o, target - base, addr32)) {
+    if (!gen_chance(g, 40) && based_operand(g, o, target - base, addr32)) {
         if (addr32 && g->bits == 64)
             o->prefixes[o->prefix_count++] = 0x67;
         return;
     }
-    encode_sib(o, -1, -1, 0, (int64_t)(target - base));
+    encode_sib(g, o, -1, -1, 0, (int64_t)(target - base));
 }
 
 static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size, bool aligned, bool vsib)
 {
-    unsigned kind = below(g, 100);
+    unsigned kind = gen_below(g, 100);
     uint64_t target = place(g, size, aligned);
 
     *o = (struct operand){ 0 };
     if (vsib) { /* the index is a vector; its value is what it is */
         int base = known_reg(g, false);
 
-        encode_sib(o, base, (int)(1 + below(g, g->regs - 1)), below(g, 4),
-                   base < 0 ? FUZZ_DATA_VA : (int8_t)rnd(g));
+        encode_sib(g, o, base, (int)(1 + gen_below(g, g->regs - 1)), gen_below(g, 4),
+                   base < 0 ? FUZZ_DATA_VA : (int8_t)gen_rnd(g));
         if ((o->bytes[0] & 7) != 4)
-            encode_sib(o, 0, 1, 0, 0);
+            encode_sib(g, o, 0, 1, 0, 0);
         return;
     }
     if (kind < 6) {
@@ -370,7 +397,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
     }
     if (kind < 16) {
         if (g->bits == 32) {
-            encode_sib(o, -1, -1, 0, (int64_t)target);
+            encode_sib(g, o, -1, -1, 0, (int64_t)target);
             return;
         }
         o->rip = true;
@@ -380,12 +407,12 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
         return;
     }
     if (kind < 19) { /* anything */
-        encode_sib(o, (int)below(g, g->regs), chance(g, 50) ? -1 : 5, below(g, 4),
-                   (int32_t)rnd(g) >> below(g, 24));
+        encode_sib(g, o, (int)gen_below(g, g->regs), gen_chance(g, 50) ? -1 : 5, gen_below(g, 4),
+                   (int32_t)gen_rnd(g) >> gen_below(g, 24));
         return;
     }
     if (kind < 22) { /* stack */
-        encode_sib(o, 4, -1, 0, ((int64_t)below(g, 128) - 64) & (aligned ? -16 : -1));
+        encode_sib(g, o, 4, -1, 0, ((int64_t)gen_below(g, 128) - 64) & (aligned ? -16 : -1));
         return;
     }
     for (unsigned tries = 0; tries < 6; tries++) {
@@ -397,7 +424,7 @@ static void memory_operand(struct fuzz_gen *g, struct operand *o, unsigned size,
             o->prefixes[o->prefix_count++] = 0x67;
         return;
     }
-    encode_sib(o, -1, -1, 0, (int64_t)target);
+    encode_sib(g, o, -1, -1, 0, (int64_t)target);
 }
 
 /* What the rest of the instruction is made of, besides the operand. */
@@ -406,7 +433,8 @@ struct shape {
     uint8_t pre[4], pre_count; /* 66, F0 */
     uint8_t rex;               /* W and R, 0x40 if a bare REX is wanted */
     uint8_t vvvv;
-    uint8_t reg; /* 3 bits */
+    uint8_t reg;    /* 3 bits */
+    uint8_t p0, p2; /* EVEX: X and R' (as bits 6 and 4); z, L'L, b, V', mask. Not inverted */
 };
 
 static unsigned encode(const struct shape *s, const struct operand *o, uint8_t *b, unsigned *modrm_at)
@@ -418,7 +446,12 @@ static unsigned encode(const struct shape *s, const struct operand *o, uint8_t *
 
     for (unsigned i = 0; i < o->prefix_count; i++)
         b[n++] = o->prefixes[i];
-    if (t->vex) {
+    if (t->vex == 2) {
+        b[n++] = 0x62;
+        b[n++] = (uint8_t)(((~rex & 7) << 5 & ~(s->p0 & 0x40)) | (~s->p0 & 0x10) | t->map);
+        b[n++] = (uint8_t)(t->w << 7 | (~s->vvvv & 0xf) << 3 | 4 | t->pp);
+        b[n++] = s->p2 ^ 8;
+    } else if (t->vex) {
         b[n++] = 0xc4;
         b[n++] = (uint8_t)((~rex & 7) << 5 | t->map);
         b[n++] = (uint8_t)(t->w << 7 | (~s->vvvv & 0xf) << 3 | t->l << 2 | t->pp);
@@ -463,26 +496,53 @@ static bool track(struct fuzz_gen *g, const ZydisDecodedInstruction *insn, const
         if (big < ZYDIS_REGISTER_RAX || big > ZYDIS_REGISTER_R15)
             continue;
         r = (unsigned)(big - ZYDIS_REGISTER_RAX);
-        if (r == 4 && op[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && chance(g, 95))
+        if (r == 4 && op[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && gen_chance(g, 95))
             return false;
         g->known[r] = false;
     }
     return true;
 }
 
+static void choose_evex(struct fuzz_gen *g, const struct template *t, struct shape *s)
+{
+    s->p2 = (uint8_t)(t->l << 5 | (t->masked ? 1 + gen_below(g, 7) : 0) | (gen_chance(g, 25) ? 0x10 : 0) |
+                      (t->masked && gen_chance(g, 25) ? 0x80 : 0));
+    if (gen_chance(g, 3))
+        s->p2 |= 0x60;
+    if (g->bits == 32)
+        return;
+    s->p0 = gen_chance(g, 50) ? 0x10 : 0;
+    s->p2 |= s->vvvv && gen_chance(g, 50) ? 8 : 0;
+}
+
+/* What of the choices the instruction has not: no broadcast, no rounding, no zeroing. In 64-bit mode VSIB's
+ * index takes V'. */
+static void reduce_evex(struct shape *s, unsigned step)
+{
+    s->p2 &= (uint8_t)(step == 0 ? ~0x10 : step == 1 ? ~0x90 : ~0x80);
+    if (step == 3) {
+        s->vvvv = 0;
+        s->p2 &= (uint8_t)~0x98;
+        s->p0 &= (uint8_t)~0x10;
+    }
+}
+
 static void choose_shape(struct fuzz_gen *g, const struct template *t, struct shape *s)
 {
     *s = (struct shape){ .t = t,
-                         .reg = t->fixed_reg || t->fixed_modrm ? t->modrm >> 3 & 7 : (uint8_t)below(g, 8) };
+                         .reg =
+                             t->fixed_reg || t->fixed_modrm ? t->modrm >> 3 & 7 : (uint8_t)gen_below(g, 8) };
     if (t->vex) {
-        s->vvvv = chance(g, 70) ? (uint8_t)below(g, g->regs) : 0;
-        s->rex = g->bits == 64 ? (uint8_t)(below(g, 2) << 2) : 0;
+        s->vvvv = gen_chance(g, 70) ? (uint8_t)gen_below(g, g->regs) : 0;
+        s->rex = g->bits == 64 ? (uint8_t)(gen_below(g, 2) << 2) : 0;
+        if (t->vex == 2)
+            choose_evex(g, t, s);
         return;
     }
-    if (t->fc == FC_INT && chance(g, 20))
+    if (t->fc == FC_INT && gen_chance(g, 20))
         s->pre[s->pre_count++] = 0x66;
-    if (g->bits == 64 && chance(g, t->fc == FC_INT ? 55 : 25))
-        s->rex = (uint8_t)(0x40 | (below(g, 2) << 3) | (below(g, 2) << 2));
+    if (g->bits == 64 && gen_chance(g, t->fc == FC_INT ? 55 : 25))
+        s->rex = (uint8_t)(0x40 | (gen_below(g, 2) << 3) | (gen_below(g, 2) << 2));
 }
 
 static unsigned memory_size(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *op, bool *vsib)
@@ -505,10 +565,28 @@ static void fill_immediates(struct fuzz_gen *g, const ZydisDecodedInstruction *i
     for (unsigned i = 0; i < 2; i++) {
         if (!insn->raw.imm[i].size)
             continue;
-        put(b + insn->raw.imm[i].offset, chance(g, 40) ? interesting(g) : rnd(g), insn->raw.imm[i].size / 8u);
+        put(b + insn->raw.imm[i].offset, gen_chance(g, 40) ? interesting(g) : gen_rnd(g),
+            insn->raw.imm[i].size / 8u);
     }
     if (insn->raw.disp.size && !(insn->attributes & ZYDIS_ATTRIB_HAS_MODRM))
         put(b + insn->raw.disp.offset, place(g, 8, false), insn->raw.disp.size / 8u);
+}
+
+/* Whether it decodes, of EVEX if need be with less. */
+static bool try_shape(struct fuzz_gen *g, struct shape *s, const struct operand *o,
+                      ZydisDecodedInstruction *insn, ZydisDecodedOperand *op)
+{
+    for (unsigned step = 0;; step++) {
+        uint8_t b[40] = { 0 };
+        unsigned modrm_at;
+
+        encode(s, o, b, &modrm_at);
+        if (decode(g, b, sizeof(b), insn, op))
+            return true;
+        if (s->t->vex != 2 || step == 4)
+            return false;
+        reduce_evex(s, step);
+    }
 }
 
 /* One instruction from a template; false if this draw made nothing valid. */
@@ -520,7 +598,7 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
     struct operand o = { .len = 1 };
     uint8_t b[40] = { 0 };
     unsigned modrm_at, n;
-    bool mem = t->mem_form && (!t->reg_form || chance(g, 50)), vsib = false;
+    bool mem = t->mem_form && (!t->reg_form || gen_chance(g, 50)), vsib = false;
     struct fuzz_insn *out;
 
     choose_shape(g, t, &s);
@@ -528,27 +606,36 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
         o.bytes[0] = t->modrm;
     } else if (mem) {
         o.bytes[0] = 3;
-        encode(&s, &o, b, &modrm_at);
-        if (!decode(g, b, sizeof(b), &insn, op)) {
-            unsigned size = 0;
-
+        if (!try_shape(g, &s, &o, &insn, op)) {
             /* VSIB needs a SIB byte to decode. */
-            memory_operand(g, &o, size, false, true);
+            memory_operand(g, &o, 0, false, true);
+            if (t->vex == 2) {
+                s.vvvv = 0;
+                s.p2 = (uint8_t)((s.p2 & 0x6f) | (g->bits == 64 && gen_chance(g, 70) ? 8 : 0));
+            }
             vsib = true;
         } else {
             unsigned size = memory_size(&insn, op, &vsib);
-            bool aligned = size >= 16 && !t->vex && chance(g, 94);
+            bool aligned = size >= 16 && (!t->vex || (t->vex == 2 && gen_chance(g, 30))) && gen_chance(g, 94);
 
-            if ((insn.attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK) && chance(g, 35)) {
+            if ((insn.attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK) && gen_chance(g, 35)) {
                 memmove(s.pre + 1, s.pre, s.pre_count);
                 s.pre[0] = 0xf0;
                 s.pre_count++;
             }
+            g->wide_disp = t->vex == 2 && gen_chance(g, 80);
             memory_operand(g, &o, size, aligned, vsib);
+            g->wide_disp = false;
+            if (!o.prefix_count && gen_chance(g, 2)) /* ES, CS, SS or DS */
+                o.prefixes[o.prefix_count++] = (uint8_t)(0x26 | gen_below(g, 4) << 3);
         }
     } else {
-        o.bytes[0] = (uint8_t)(0xc0 | below(g, 8));
-        o.rex = g->bits == 64 && (s.rex || t->vex) ? (uint8_t)below(g, 2) : 0;
+        o.bytes[0] = (uint8_t)(0xc0 | gen_below(g, 8));
+        o.rex = g->bits == 64 && (s.rex || t->vex) ? (uint8_t)gen_below(g, 2) : 0;
+        if (t->vex == 2) {
+            s.p0 |= g->bits == 64 && gen_chance(g, 50) ? 0x40 : 0;
+            try_shape(g, &s, &o, &insn, op);
+        }
     }
     memset(b, 0, sizeof(b));
     n = encode(&s, &o, b, &modrm_at);
@@ -557,7 +644,7 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
     fill_immediates(g, &insn, b);
     if (!decode(g, b, insn.length, &insn, op) || insn_class(&insn, op) == FC_COUNT || !track(g, &insn, op))
         return false;
-    out = append(g);
+    out = gen_append(g);
     memcpy(out->bytes, b, insn.length);
     out->len = insn.length;
     if (mem && o.rip) {
@@ -568,11 +655,11 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
     return true;
 }
 
-static bool gen_from_class(struct fuzz_gen *g, unsigned fc)
+bool gen_from_class(struct fuzz_gen *g, unsigned fc)
 {
     const struct template_list *l = &g->lists[fc];
 
-    return l->count && gen_template(g, &l->v[below(g, l->count)]);
+    return l->count && gen_template(g, &l->v[gen_below(g, l->count)]);
 }
 
 /* ---- things that templates do not make ---- */
@@ -582,173 +669,35 @@ static bool gen_string(struct fuzz_gen *g)
     static const uint8_t ops[] = { 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf };
     uint8_t b[4];
     unsigned n = 0;
-    bool down = chance(g, 30);
+    bool down = gen_chance(g, 30);
 
     if (g->s->count + 6 > FUZZ_INSNS)
         return false;
-    if (chance(g, 20))
+    if (gen_chance(g, 20))
         return gen_from_class(g, FC_STRING);
-    append_mov(g, 6, place(g, 8, false));
-    append_mov(g, 7, place(g, 8, false));
-    append_mov(g, 1, chance(g, 80) ? below(g, 40) : chance(g, 50) ? below(g, 3000) : interesting(g));
+    gen_append_mov(g, 6, place(g, 8, false));
+    gen_append_mov(g, 7, place(g, 8, false));
+    gen_append_mov(g, 1,
+                   gen_chance(g, 80)   ? gen_below(g, 40)
+                   : gen_chance(g, 50) ? gen_below(g, 3000)
+                                       : interesting(g));
     if (down)
-        append_bytes(g, "\xfd", 1);
-    if (chance(g, 5))
+        gen_append_bytes(g, "\xfd", 1);
+    if (gen_chance(g, 5))
         b[n++] = 0x67;
-    if (chance(g, 75))
-        b[n++] = chance(g, 70) ? 0xf3 : 0xf2;
-    if (chance(g, 50))
-        b[n++] = chance(g, 60) && g->bits == 64 ? 0x48 : 0x66;
+    if (gen_chance(g, 75))
+        b[n++] = gen_chance(g, 70) ? 0xf3 : 0xf2;
+    if (gen_chance(g, 50))
+        b[n++] = gen_chance(g, 60) && g->bits == 64 ? 0x48 : 0x66;
     if (n >= 2 && b[n - 1] == 0x66) { /* keep the order 66 F3 op legal either way */
         b[n - 1] = b[n - 2];
         b[n - 2] = 0x66;
     }
-    b[n++] = ops[below(g, array_size(ops))];
-    append_bytes(g, b, n);
+    b[n++] = ops[gen_below(g, array_size(ops))];
+    gen_append_bytes(g, b, n);
     g->known[0] = g->known[1] = g->known[6] = g->known[7] = false;
     if (down)
-        append_bytes(g, "\xfc", 1);
-    return true;
-}
-
-static struct fuzz_insn *append_branch(struct fuzz_gen *g, const void *bytes, unsigned n, unsigned size,
-                                       unsigned skip)
-{
-    struct fuzz_insn *i = append(g);
-
-    memcpy(i->bytes, bytes, n);
-    i->len = (uint8_t)(n + size);
-    i->fix_at = (uint8_t)n;
-    i->fix_size = (uint8_t)size;
-    i->to_insn = (int16_t)(g->s->count + skip);
-    return i;
-}
-
-static void append_jcc(struct fuzz_gen *g)
-{
-    uint8_t b[3];
-    unsigned skip = below(g, 4), kind = below(g, 10);
-
-    if (kind < 6) {
-        b[0] = (uint8_t)(0x70 | below(g, 16));
-        append_branch(g, b, 1, 1, skip);
-    } else if (kind < 8) {
-        b[0] = 0x0f;
-        b[1] = (uint8_t)(0x80 | below(g, 16));
-        append_branch(g, b, 2, 4, skip);
-    } else if (kind < 9) { /* LOOPNE, LOOPE, LOOP, JRCXZ; with 67: ECX */
-        unsigned n = 0;
-
-        if (chance(g, 20))
-            b[n++] = 0x67;
-        b[n++] = (uint8_t)(0xe0 | below(g, 4));
-        append_branch(g, b, n, 1, skip);
-        g->known[1] = false;
-    } else {
-        b[0] = 0xe9;
-        append_branch(g, b, 1, 4, skip);
-    }
-}
-
-/* A jump, call or return to what is in `reg`. */
-static void append_use(struct fuzz_gen *g, unsigned reg, unsigned kind)
-{
-    unsigned rex = g->bits == 64;
-    uint8_t b[3] = { (uint8_t)(0x40 | reg >> 3) };
-
-    g->known[4] = false;
-    switch (kind) {
-    case 0:
-    case 1: /* jmp reg, call reg */
-        b[1] = 0xff;
-        b[2] = (uint8_t)((kind ? 0xd0 : 0xe0) | (reg & 7));
-        append_bytes(g, b + !rex, 2 + rex);
-        break;
-    case 2: /* push reg; ret or ret n */
-        b[1] = (uint8_t)(0x50 | (reg & 7));
-        append_bytes(g, b + !rex, 1 + rex);
-        if (chance(g, 70))
-            append_bytes(g, "\xc3", 1);
-        else
-            append_bytes(g, "\xc2\x10\x00", 3);
-        break;
-    case 3: /* push reg; jmp or call [rsp]; pop */
-        b[1] = (uint8_t)(0x50 | (reg & 7));
-        append_bytes(g, b + !rex, 1 + rex);
-        append_bytes(g, chance(g, 50) ? "\xff\x24\x24" : "\xff\x14\x24", 3);
-        append_bytes(g, "\x58", 1);
-        g->known[0] = false;
-        break;
-    default: /* the address itself, for whoever uses the register */ append_bytes(g, "\x90", 1);
-    }
-}
-
-/* lea reg, [rip + label]; then a jump, call or return to it */
-static void append_indirect(struct fuzz_gen *g)
-{
-    unsigned reg = below(g, g->regs), kind = below(g, 5);
-    uint8_t b[3] = { (uint8_t)(0x48 | (reg >> 3) << 2), 0x8d, (uint8_t)(5 | (reg & 7) << 3) };
-    unsigned between = kind == 3 ? 3 : kind == 2 ? 2 : 1;
-
-    if (reg == 4)
-        return;
-    if (g->bits == 64) {
-        append_branch(g, b, 3, 4, between + below(g, 3));
-    } else { /* mov reg, label */
-        b[0] = (uint8_t)(0xb8 | reg);
-        append_branch(g, b, 1, 4, between + below(g, 3))->fix_absolute = true;
-    }
-    append_use(g, reg, kind);
-    g->known[reg] = false;
-}
-
-/* Jumps to where no code is: borders of the canonical halves, and values that an engine's tables might use
- * for what is not there. */
-static void append_wild(struct fuzz_gen *g)
-{
-    static const uint64_t v[] = { 0x7ffffffff000,     0x800000000000,     0xffff7fffffffffff,
-                                  0xffff800000000000, 0x8000000000000000, 0x7fffffffffffffff,
-                                  0xfffffffffffff000, 0xffffffff80000000, 0 };
-    unsigned reg = below(g, g->regs);
-
-    if (reg == 4)
-        return;
-    append_mov(g, reg, v[below(g, array_size(v))] + below(g, 3) - 1);
-    append_use(g, reg, below(g, 4));
-}
-
-/* call f; jmp over; f: ...; ret; over: */
-static void append_function(struct fuzz_gen *g)
-{
-    append_branch(g, "\xe8", 1, 4, 1);
-    append_branch(g, "\xeb", 1, 1, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        if (!gen_from_class(g, FC_INT))
-            append_bytes(g, "\x90", 1);
-    }
-    append_bytes(g, "\xc3", 1);
-}
-
-static bool gen_branch(struct fuzz_gen *g)
-{
-    unsigned kind = below(g, 100);
-
-    if (g->s->count + 8 > FUZZ_INSNS)
-        return false;
-    if (kind < 70) {
-        append_jcc(g);
-    } else if (kind < 85) {
-        append_indirect(g);
-    } else if (kind < 86) {
-        append_wild(g);
-    } else if (kind < 92) {
-        append_function(g);
-    } else if (kind < 98) { /* call forward: the return address stays on the stack */
-        append_branch(g, "\xe8", 1, 4, below(g, 3));
-        g->known[4] = false;
-    } else { /* return to whatever is there */
-        append_bytes(g, "\xc3", 1);
-    }
+        gen_append_bytes(g, "\xfc", 1);
     return true;
 }
 
@@ -756,32 +705,32 @@ static bool gen_stack(struct fuzz_gen *g)
 {
     uint8_t b[6] = { 0x68 };
 
-    if (chance(g, 85))
+    if (gen_chance(g, 85))
         return gen_from_class(g, FC_STACK);
     if (g->s->count + 2 > FUZZ_INSNS)
         return false;
     /* push imm; popf: status flags, DF and AC; IF is on in both worlds */
-    put(b + 1, (rnd(g) & 0xcd5) | 0x202 | (chance(g, 25) ? 0x40000 : 0), 4);
-    append_bytes(g, b, 5);
-    if (chance(g, 80))
-        append_bytes(g, "\x9d", 1);
+    put(b + 1, (gen_rnd(g) & 0xcd5) | 0x202 | (gen_chance(g, 25) ? 0x40000 : 0), 4);
+    gen_append_bytes(g, b, 5);
+    if (gen_chance(g, 80))
+        gen_append_bytes(g, "\x9d", 1);
     else
-        append_bytes(g, "\x66\x9d", 2);
+        gen_append_bytes(g, "\x66\x9d", 2);
     g->known[4] = false;
     return true;
 }
 
 static bool gen_int(struct fuzz_gen *g)
 {
-    unsigned kind = below(g, 100);
+    unsigned kind = gen_below(g, 100);
 
     if (kind < 2 && g->s->count + 2 <= FUZZ_INSNS) { /* a division that can go well */
         static const uint8_t div[][3] = {
             { 0x48, 0xf7, 0xf1 }, { 0x48, 0xf7, 0xf9 }, { 0x40, 0xf7, 0xf1 }, { 0x40, 0xf6, 0xf1 }
         };
 
-        append_bytes(g, "\x31\xd2", 2);
-        append_bytes(g, div[below(g, 4)] + (g->bits == 32), g->bits == 32 ? 2 : 3);
+        gen_append_bytes(g, "\x31\xd2", 2);
+        gen_append_bytes(g, div[gen_below(g, 4)] + (g->bits == 32), g->bits == 32 ? 2 : 3);
         g->known[0] = g->known[2] = false;
         return true;
     }
@@ -816,9 +765,9 @@ static bool gen_priv(struct fuzz_gen *g)
         { 1, { 0x27 } },
         { 1, { 0xcc } },
     };
-    unsigned i = below(g, array_size(v));
+    unsigned i = gen_below(g, array_size(v));
 
-    append_bytes(g, v[i].b, v[i].n);
+    gen_append_bytes(g, v[i].b, v[i].n);
     return true;
 }
 
@@ -829,22 +778,22 @@ static bool gen_raw(struct fuzz_gen *g)
     uint8_t b[16];
     unsigned fc;
 
-    put(b, rnd(g), 8);
-    put(b + 8, rnd(g), 8);
-    if (chance(g, 30))
-        b[0] = "\x66\xf2\xf3\x0f"[below(g, 4)];
+    put(b, gen_rnd(g), 8);
+    put(b + 8, gen_rnd(g), 8);
+    if (gen_chance(g, 30))
+        b[0] = "\x66\xf2\xf3\x0f"[gen_below(g, 4)];
     if (!decode(g, b, 15, &insn, op))
         return false;
     fc = insn_class(&insn, op);
     if (fc == FC_COUNT || !track(g, &insn, op))
         return false;
-    append_bytes(g, b, insn.length);
+    gen_append_bytes(g, b, insn.length);
     return true;
 }
 
 static bool gen_one(struct fuzz_gen *g)
 {
-    unsigned pick = below(g, g->weight_sum), fc = 0;
+    unsigned pick = gen_below(g, g->weight_sum), fc = 0;
 
     for (;; fc++) {
         unsigned w = g->classes & 1u << fc ? classes[fc].weight : 0;
@@ -867,20 +816,21 @@ static bool gen_one(struct fuzz_gen *g)
 /* Keeps some registers good for addresses; now and then one is at the end of the canonical half. */
 static void refresh(struct fuzz_gen *g)
 {
-    unsigned known = 0, reg = below(g, g->regs);
+    unsigned known = 0, reg = gen_below(g, g->regs);
 
     for (unsigned i = 0; i < g->regs; i++)
         known += g->known[i];
-    if (!g->known[4] && chance(g, 20))
-        append_mov(g, 4,
-                   FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 +
-                       32 * g->s->count); /* upwards: no old return address */
-    else if (chance(g, 1))                /* near an end of the stack's page */
-        append_mov(g, 4, FUZZ_STACK_VA + (chance(g, 50) ? 0 : FUZZ_STACK_SIZE) + below(g, 96) - 48);
-    else if (g->bits == 64 && reg != 4 && chance(g, 2))
-        append_mov(g, reg, (1ull << 47) - below(g, 48));
-    else if (known < (g->bits == 32 ? 4u : 6u) && reg != 4 && chance(g, 60))
-        append_mov(g, reg, chance(g, 70) ? place(g, 64, true) : below(g, 64));
+    if (!g->known[4] && gen_chance(g, 20))
+        gen_append_mov(g, 4,
+                       FUZZ_STACK_VA + FUZZ_STACK_SIZE / 2 +
+                           32 * g->s->count); /* upwards: no old return address */
+    else if (gen_chance(g, 1))                /* near an end of the stack's page */
+        gen_append_mov(g, 4,
+                       FUZZ_STACK_VA + (gen_chance(g, 50) ? 0 : FUZZ_STACK_SIZE) + gen_below(g, 96) - 48);
+    else if (g->bits == 64 && reg != 4 && gen_chance(g, 2))
+        gen_append_mov(g, reg, (1ull << 47) - gen_below(g, 48));
+    else if (known < (g->bits == 32 ? 4u : 6u) && reg != 4 && gen_chance(g, 60))
+        gen_append_mov(g, reg, gen_chance(g, 70) ? place(g, 64, true) : gen_below(g, 64));
 }
 
 void fuzz_gen_sequence(struct fuzz_gen *g, struct fuzz_seq *s, uint64_t seed)
@@ -897,11 +847,11 @@ void fuzz_gen_sequence(struct fuzz_gen *g, struct fuzz_seq *s, uint64_t seed)
     }
     s->bits = g->bits;
     s->in.r.error = g->bits == 32 ? 0x23 : 0x33; /* CS: FUZZ_R_CS */
-    s->in.r.rflags = 0x202 | (rnd(g) & 0x8d5);
-    s->in.r.fs_base = FUZZ_DATA_VA + below(g, FUZZ_DATA_SIZE);
-    s->in.r.gs_base = FUZZ_DATA_VA - below(g, FUZZ_DATA_SIZE);
+    s->in.r.rflags = 0x202 | (gen_rnd(g) & 0x8d5);
+    s->in.r.fs_base = FUZZ_DATA_VA + gen_below(g, FUZZ_DATA_SIZE);
+    s->in.r.gs_base = FUZZ_DATA_VA - gen_below(g, FUZZ_DATA_SIZE);
     start_vectors(g, s->in.xsave);
-    length = 1 + below(g, chance(g, 70) ? 14 : FUZZ_INSNS - 12);
+    length = 1 + gen_below(g, gen_chance(g, 70) ? 14 : FUZZ_INSNS - 12);
     while (s->count < length) {
         gen_one(g);
         if (s->count < length)

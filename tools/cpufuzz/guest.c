@@ -92,7 +92,7 @@ static void set_watching(struct fuzz_guest *g, bool on)
     pthread_mutex_unlock(&g->lock);
 }
 
-static void build_memory(struct fuzz_guest *g)
+static void build_memory(struct fuzz_guest *g, bool fast)
 {
     const uint64_t user = PTE_P | PTE_U | PTE_A, rw = user | PTE_W | PTE_D;
     struct long_guest lg;
@@ -102,7 +102,9 @@ static void build_memory(struct fuzz_guest *g)
     long_guest_map(&lg, FUZZ_KERNEL_VA, 0, CODE_AT, PTE_P | PTE_W | PTE_A | PTE_D);
     long_guest_map(&lg, FUZZ_DRIVER_VA, DRIVER_AT, FUZZ_DRIVER_SIZE, user);
     long_guest_map(&lg, FUZZ_CODE_VA, CODE_AT, FUZZ_CODE_SIZE, user);
-    long_guest_map(&lg, FUZZ_DATA_VA, DATA_AT, FUZZ_DATA_SIZE, rw | PTE_NX);
+    /* What crosses a page takes another way when the next one follows in memory too. */
+    long_guest_map(&lg, FUZZ_DATA_VA, DATA_AT + (fast ? 0 : FUZZ_PAGE), FUZZ_PAGE, rw | PTE_NX);
+    long_guest_map(&lg, FUZZ_DATA_VA + FUZZ_PAGE, DATA_AT + (fast ? FUZZ_PAGE : 0), FUZZ_PAGE, rw | PTE_NX);
     long_guest_map(&lg, FUZZ_DATA_VA + FUZZ_DATA_SIZE, DATA_AT + FUZZ_DATA_SIZE, FUZZ_PAGE, user | PTE_NX);
     long_guest_map(&lg, FUZZ_STACK_VA, STACK_AT, FUZZ_STACK_SIZE, rw | PTE_NX);
     long_guest_map(&lg, FUZZ_HIGH_VA, HIGH_AT, align_up(FUZZ_HIGH_SIZE, FUZZ_PAGE), rw | PTE_NX);
@@ -122,7 +124,7 @@ static void build_memory(struct fuzz_guest *g)
     };
 }
 
-static bool load_state(struct fuzz_guest *g, struct yado_error *err)
+static bool load_state(struct fuzz_guest *g, uint64_t state, struct yado_error *err)
 {
     struct long_guest lg = { .ram = g->ram, .ram_size = RAM_SIZE, .kva = FUZZ_KERNEL_VA };
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
@@ -132,13 +134,14 @@ static bool load_state(struct fuzz_guest *g, struct yado_error *err)
         return err_set(err, YADO_ERR_MEMORY, "out of memory");
     ok = engine_translator.get_state(g->cpu, s, err);
     long_guest_state(&lg, s, 3, FUZZ_DRIVER_VA, FUZZ_DATA_PAGE_VA + FUZZ_PAGE);
+    s->xcr0 = state;
     s->rflags |= FL_IF; /* as in a process; nothing here sends interrupts */
     ok = ok && engine_translator.set_state(g->cpu, s, err);
     free(s);
     return ok;
 }
 
-struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err)
+struct fuzz_guest *fuzz_guest_new(bool fast, uint64_t state, struct yado_error *err)
 {
     struct fuzz_guest *g = calloc(1, sizeof(*g));
     struct engine_config cfg = { .vcpu_count = 1,
@@ -158,7 +161,7 @@ struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err)
         free(g);
         return NULL;
     }
-    build_memory(g);
+    build_memory(g, fast);
     slot.hva = g->ram;
     if (!engine_translator.available(err) || !engine_translator.open(&g->vm, &cfg, err) ||
         !engine_translator.map(g->vm, &slot, err))
@@ -169,7 +172,7 @@ struct fuzz_guest *fuzz_guest_new(bool fast, struct yado_error *err)
         goto fail;
     }
     g->loaded = true;
-    if (!load_state(g, err))
+    if (!load_state(g, state, err))
         goto fail;
     return g;
 fail:

@@ -29,10 +29,10 @@
 
 #define FUZZ_KERNEL_VA 0xffffffff80000000 /* guest only */
 
-#define FUZZ_XSAVE 832
+#define FUZZ_XSAVE 2688 /* up to zmm16 to 31, where Intel has them; AMD's end sooner */
 #define FUZZ_XSAVE_OFF 192
-#define FUZZ_INPUT_SIZE 1024
-#define FUZZ_OUTPUT_SIZE (1024 + FUZZ_MEM)
+#define FUZZ_INPUT_SIZE (FUZZ_XSAVE_OFF + FUZZ_XSAVE)
+#define FUZZ_OUTPUT_SIZE (FUZZ_INPUT_SIZE + FUZZ_MEM)
 
 /* struct fuzz_regs */
 #define FUZZ_R_RFLAGS 128
@@ -52,8 +52,9 @@
 #define FUZZ_P_DONE 272 /* where to go when all are done */
 #define FUZZ_P_HOST_RSP 280
 #define FUZZ_P_HOST_FS 288
-#define FUZZ_P_IN 296   /* current input record */
-#define FUZZ_P_TICK 304 /* native: 1 + index that the last tick of its clock saw */
+#define FUZZ_P_IN 296    /* current input record */
+#define FUZZ_P_STATE 312 /* components of the vector state: struct fuzz_vectors */
+#define FUZZ_P_TICK 304  /* native: 1 + index that the last tick of its clock saw */
 
 /* exceptions after which an attack ends */
 #define FUZZ_ATTACK_FAULTS 2000

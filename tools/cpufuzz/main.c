@@ -13,7 +13,7 @@ static const char usage[] =
     "  --seed N         first seed (default: from the clock; always printed)\n"
     "  --count N        stop after N executed instructions (default 1000000)\n"
     "  --time SECONDS   stop after this time\n"
-    "  --classes LIST   of: int,string,branch,stack,x87,mmx,sse,avx,priv,raw (default all)\n"
+    "  --classes LIST   of: int,string,branch,stack,x87,mmx,sse,avx,avx512,priv,raw (default all)\n"
     "  --bits 64|32     of the code: 64-bit (default), or compatibility mode\n"
     "  --fast           blocks are made for speed at once, not for size\n"
     "  --replay N       run only the sequence with this seed\n"
@@ -25,7 +25,8 @@ static const char usage[] =
     "  --attack N       run N guests of hostile bytes instead; nothing may happen to this process (--replay "
     "N: one)\n"
     "  --list           print the number of templates per class\n"
-    "Exit status: 0 no difference, 1 differences or failure, 2 usage.\n";
+    "Exit status: 0 no difference, 1 differences or failure, 2 usage, 77 the host has not what --classes "
+    "names.\n";
 
 struct options {
     uint64_t seed, count, replay, differences, at, attack;
@@ -36,6 +37,7 @@ struct options {
 
 struct run {
     struct options o;
+    struct fuzz_vectors vectors;
     struct fuzz_gen *gen;
     struct fuzz_native *native;
     struct fuzz_guest *guest;
@@ -140,7 +142,8 @@ static bool is_equal(struct run *r, unsigned i, FILE *f)
         r->accepted++;
         return true;
     }
-    return fuzz_compare(output_of(r, false, i), output_of(r, true, i), r->o.bits, r->o.fault_flags, f);
+    return fuzz_compare(output_of(r, false, i), output_of(r, true, i), &r->vectors, r->o.bits,
+                        r->o.fault_flags, f);
 }
 
 static void remove_insn(struct fuzz_seq *s, unsigned at)
@@ -455,7 +458,7 @@ static bool start(struct run *r, struct yado_error *err)
 {
     uint8_t *memory = malloc(FUZZ_MEM + FUZZ_PAGE);
 
-    r->gen = fuzz_gen_new(r->o.classes, r->o.bits);
+    r->gen = fuzz_gen_new(r->o.classes, r->o.bits, &r->vectors);
     r->seq = calloc(FUZZ_BATCH, sizeof(*r->seq));
     r->first = calloc(FUZZ_BATCH, sizeof(*r->first));
     if (!memory || !r->gen || !r->seq || !r->first) {
@@ -465,7 +468,7 @@ static bool start(struct run *r, struct yado_error *err)
     /* The child first: it must not inherit the engine's threads and mappings. */
     r->native = fuzz_native_new(err);
     if (r->native && !r->o.native_only)
-        r->guest = fuzz_guest_new(r->o.fast, err);
+        r->guest = fuzz_guest_new(r->o.fast, r->vectors.state, err);
     if (!r->native || (!r->guest && !r->o.native_only)) {
         free(memory);
         return false;
@@ -474,6 +477,7 @@ static bool start(struct run *r, struct yado_error *err)
     for (unsigned w = 0; w < (r->o.native_only ? 1u : 2u); w++) {
         memcpy(world_of(r, w)->memory_init, memory, FUZZ_MEM);
         memcpy(world_of(r, w)->read_only, memory + FUZZ_MEM, FUZZ_PAGE);
+        memcpy(world_of(r, w)->driver_data + FUZZ_P_STATE, &r->vectors.state, 8);
     }
     free(memory);
     return true;
@@ -514,6 +518,11 @@ int main(int argc, char **argv)
         if (err.code != YADO_OK)
             fprintf(stderr, "cpufuzz: %s\n", err.message);
         return ok ? 0 : 1;
+    }
+    fuzz_vectors_find(&r.vectors);
+    if (r.o.classes == 1u << FC_AVX512 && !(r.vectors.state & FUZZ_AVX512)) {
+        puts("skipped: this host has no AVX-512");
+        return 77;
     }
     ok = start(&r, &err);
     if (ok && r.o.list) {

@@ -4,6 +4,16 @@
 
 #include "templates.h"
 
+/* Not those that only Xeon Phi had. */
+static bool is_avx512(ZydisISASet set)
+{
+    if (set >= ZYDIS_ISA_SET_AVX512ER_512 && set <= ZYDIS_ISA_SET_AVX512ER_SCALAR)
+        return false;
+    if (set >= ZYDIS_ISA_SET_AVX512PF_512 && set <= ZYDIS_ISA_SET_AVX512_4VNNIW_512)
+        return false;
+    return set >= ZYDIS_ISA_SET_AVX512BW_128 && set <= ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_512;
+}
+
 static unsigned isa_class(ZydisISASet set)
 {
     switch (set) {
@@ -54,7 +64,7 @@ static unsigned isa_class(ZydisISASet set)
     case ZYDIS_ISA_SET_AVXAES:
     case ZYDIS_ISA_SET_F16C:
     case ZYDIS_ISA_SET_FMA: return FC_AVX;
-    default: return FC_COUNT;
+    default: return is_avx512(set) ? FC_AVX512 : FC_COUNT;
     }
 }
 
@@ -121,7 +131,12 @@ static bool probe(const ZydisDecoder *decoder, const struct template *t, uint8_t
     uint8_t b[24] = { 0 };
     unsigned n = 0;
 
-    if (t->vex) {
+    if (t->vex == 2) {
+        b[n++] = 0x62;
+        b[n++] = (uint8_t)(0xf0 | t->map);
+        b[n++] = (uint8_t)(t->w << 7 | 0x7c | t->pp);
+        b[n++] = (uint8_t)(t->l << 5 | 0x08 | t->masked);
+    } else if (t->vex) {
         b[n++] = 0xc4;
         b[n++] = (uint8_t)(0xe0 | t->map);
         b[n++] = (uint8_t)(t->w << 7 | 0x78 | t->l << 2 | t->pp);
@@ -187,8 +202,9 @@ static bool find_opcode(const ZydisDecoder *decoder, struct template t, struct t
         ZydisMnemonic mn = r ? p.insn.mnemonic : ZYDIS_MNEMONIC_INVALID;
 
         if (!r || has) {
-            m = probe(decoder, &t, (uint8_t)(0x03 | reg << 3), &p) &&
-                !is_duplicate(decoder, &t, (uint8_t)(0x03 | reg << 3), &p);
+            m = (probe(decoder, &t, (uint8_t)(0x03 | reg << 3), &p) &&
+                 !is_duplicate(decoder, &t, (uint8_t)(0x03 | reg << 3), &p)) ||
+                (t.vex == 2 && probe(decoder, &t, (uint8_t)(0x04 | reg << 3), &p)); /* VSIB */
             if (m) {
                 c = p.fc;
                 has = true;
@@ -284,6 +300,20 @@ bool templates_find(const ZydisDecoder *decoder, struct template_list lists[FC_C
                                   .l = n >> 11 & 1 };
 
             if (!find_opcode(decoder, t, lists))
+                return false;
+        }
+    }
+    for (unsigned map = 1; map < 7; map++) {
+        for (unsigned n = 0; n < 48 * 256; n++) {
+            struct template t = { .vex = 2,
+                                  .map = (uint8_t)map,
+                                  .pp = n >> 8 & 3,
+                                  .opcode = (uint8_t)n,
+                                  .w = n >> 10 & 1,
+                                  .l = (uint8_t)(n / (8 * 256) % 3),
+                                  .masked = n >= 24 * 256 };
+
+            if (map != 4 && !find_opcode(decoder, t, lists))
                 return false;
         }
     }

@@ -9,11 +9,12 @@
 
 struct template
 {
-    uint8_t vex; /* 0: legacy encoding */
-    uint8_t map; /* 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A */
+    uint8_t vex; /* 0: legacy encoding, 1: VEX, 2: EVEX */
+    uint8_t map; /* 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A, 5 and 6 with EVEX */
     uint8_t pp;  /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
     uint8_t opcode;
-    uint8_t w, l;  /* VEX only */
+    uint8_t w, l;  /* VEX and EVEX only */
+    bool masked;   /* EVEX: needs a mask register */
     uint8_t modrm; /* for fixed_modrm; else only the reg field, for fixed_reg */
     bool has_modrm, fixed_modrm, fixed_reg, reg_form, mem_form;
     uint8_t fc; /* enum fuzz_class */

@@ -60,7 +60,6 @@
  */
 #define XCR0_PASS 0x2e7u
 #define XSAVE1_PASS 7u /* XSAVEOPT, XSAVEC, XGETBV with ECX 1 */
-#define XSAVE_LEGACY 576u
 /* More of leaf 0x40000001 than the translator does: PV EOI (6), halted spin locks (7). */
 #define KVM_FEATURES (CPUID_KVM_FEATURES | BIT(6) | BIT(7))
 
@@ -150,7 +149,7 @@ bool kvm_cpuid_init(struct engine_vm *vm, struct yado_error *err)
     } else {
         struct cpuid_regs r;
 
-        cpuid_model_init(&vm->cpuid, vm->cfg.vcpu_count, vm->tsc_khz, host_cpuid);
+        cpuid_model_init(&vm->cpuid, vm->cfg.vcpu_count, vm->tsc_khz, 0, host_cpuid);
         shape(vm, t);
         /* Leaves that the model has no place for. */
         r = supported(t, 7, 0);

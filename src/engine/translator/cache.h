@@ -13,17 +13,18 @@
     2 /* code: 0 64-bit, 1 32-bit with flat segments, 2 what only the interpreter runs                       \
        */
 #define MODE_BITS 0xcu
-#define MODE_HOST_FLAGS 0x10u /* status flags are in EFLAGS at entry; else in tcpu.fl */
-#define MODE_ONE 0x20u        /* one instruction only */
-#define MODE_TS 0x40u         /* CR0.TS */
-#define MODE_EM 0x80u         /* CR0.EM */
-#define MODE_NO_SSE 0x100u    /* CR4.OSFXSR clear */
-#define MODE_NO_AVX 0x200u    /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
-#define MODE_NO_XSAVE 0x400u  /* CR4.OSXSAVE clear */
-#define MODE_SMAP 0x1000u     /* CR4.SMAP */
-#define MODE_FIXED 0x2000u    /* the block knows its linear address (fixed.c) */
-#define MODE_NATIVE 0x4000u   /* the operand's linear address is in tcpu.scratch[2] (native.c) */
-#define MODE_NO_GROUP 0x800u  /* every access is checked by itself: where a group's check failed */
+#define MODE_HOST_FLAGS 0x10u  /* status flags are in EFLAGS at entry; else in tcpu.fl */
+#define MODE_ONE 0x20u         /* one instruction only */
+#define MODE_TS 0x40u          /* CR0.TS */
+#define MODE_EM 0x80u          /* CR0.EM */
+#define MODE_NO_SSE 0x100u     /* CR4.OSFXSR clear */
+#define MODE_NO_AVX 0x200u     /* CR4.OSXSAVE clear or AVX not enabled in XCR0 */
+#define MODE_NO_AVX512 0x8000u /* or AVX-512 not */
+#define MODE_NO_XSAVE 0x400u   /* CR4.OSXSAVE clear */
+#define MODE_SMAP 0x1000u      /* CR4.SMAP */
+#define MODE_FIXED 0x2000u     /* the block knows its linear address (fixed.c) */
+#define MODE_NATIVE 0x4000u    /* the operand's linear address is in tcpu.scratch[2] (native.c) */
+#define MODE_NO_GROUP 0x800u   /* every access is checked by itself: where a group's check failed */
 
 /* Why translated code came back. */
 enum exit_reason {
@@ -95,7 +96,7 @@ static inline bool tb_is_local(const struct tb *tb)
 #define CACHE_HASH_SIZE (1u << CACHE_HASH_BITS)
 #define CACHE_KNOWN_BITS (1u << 20)
 
-#define CHECK_SIZES 6 /* 1 to 32 bytes */
+#define CHECK_SIZES 7 /* 1 to 64 bytes */
 #define CHECK_SPANS 7 /* 8 to 512 bytes: GROUP_SPAN_MAX */
 #define CHECK_SPAN(i) (8u << (i))
 
@@ -108,11 +109,13 @@ struct stubs {
     const uint8_t *slow[2][MMU_COUNT][2], *slow_group[GROUP_KINDS][MMU_COUNT]; /* [write][idx][delta] */
     /* checks of blocks that are small rather than fast: of 1 << i bytes; of groups of up to CHECK_SPAN(i) */
     const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][GROUP_KINDS][MMU_COUNT];
-    const uint8_t *mem_staged_h, *mem_staged_d, *commit, *interp, *special, *save_flags;
+    const uint8_t *mem_staged_h, *mem_staged_d, *mem_masked_h, *mem_masked_d, *commit, *interp, *special,
+        *save_flags;
     const uint8_t *checks_end; /* checks stand from check[0] up to here */
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
+    const uint8_t *cross[MMU_COUNT], *go_on, *exception, *left, *transfer, *syscall, *sysret64;
 };
 
 #define CACHE_SEGMENTS 32u
@@ -277,10 +280,13 @@ size_t translation_size(void); /* of tcpu.translation */
 
 /* Called from stubs (vcpu.c). */
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
+unsigned helper_masked(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
 unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);
 unsigned helper_commit(struct tcpu *c, uint32_t desc);
 unsigned helper_interp(struct tcpu *c, uint32_t desc);
 unsigned helper_special(struct tcpu *c, uint32_t desc);
+unsigned helper_transfer(struct tcpu *c, uint32_t desc);
+unsigned helper_exception(struct tcpu *c);
 #define COMMIT_HOST_FLAGS 0x2000u
 #define COMMIT_NO_EXIT 0x4000u
 enum special {
@@ -288,6 +294,7 @@ enum special {
     SPECIAL_FPU_MMX,
     SPECIAL_FPU_SSE,
     SPECIAL_FPU_AVX,
+    SPECIAL_FPU_AVX512,
     SPECIAL_FPU_XSAVE,
     SPECIAL_UD,
     SPECIAL_VEC_MEM,
@@ -295,7 +302,7 @@ enum special {
     SPECIAL_GP,
     SPECIAL_INTERP, /* the general path raises what is due */
     SPECIAL_SEGMENT,
-    SPECIAL_SYSCALL,
+    SPECIAL_SYSCALL, /* these of the stub `transfer` */
     SPECIAL_SYSRET64,
     SPECIAL_SYSRET32,
     SPECIAL_IRETQ

@@ -1,10 +1,10 @@
-/* The vCPU of the translator: one struct, at the host's GS base while its thread runs translated code.
+/* The vCPU of the translator: one struct, around the host's GS base while its thread runs translated code.
  *
  * Two kinds of C code touch it:
  *  - LIGHT code (mmu.c, interp*.c, sys*.c, lapic.c, vcpu.c) is called straight from translated code while the
- * guest's x87/SSE/AVX state is live in the host's registers. It is built with -mgeneral-regs-only and calls
- * no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand in. It
- * may take mutexes only through cpu_heavy_begin().
+ * guest's x87/SSE/AVX/AVX-512 state is live in the host's registers. It is built with -mgeneral-regs-only and
+ * calls no libc function at all (libc's memcpy uses vector registers); light_copy() and light_zero() stand
+ * in. It may take mutexes only through cpu_heavy_begin().
  *  - HEAVY code is everything else. A light function that must call heavy code brackets the call with
  * cpu_heavy_begin / cpu_heavy_end, which put the guest's vector state away and back.
  *
@@ -43,7 +43,9 @@ enum mmu_index {
     MMU_COUNT
 }; /* supervisor; user; supervisor with EFLAGS.AC set (SMAP) */
 
-#define TLB_BITS 13
+/* 64 MiB of addresses: pages of a kernel's image (some 36 MiB) and of its direct map, hot ones among them,
+ * would meet often in half of that. */
+#define TLB_BITS 14
 #define TLB_SIZE (1u << TLB_BITS)
 
 /* Jump cache: linear address of an indirect branch's target to translated code. A compiler's hot code alone
@@ -54,9 +56,11 @@ struct jc_entry {
 };
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
+#define JC_ROTATE 7 /* brings the low bits of an address to where they choose the entry (jc_hash) */
 
 #define ITLB_SIZE 256u
 #define EXEC_BLOOM 1024u
+#define USER_BLOOM 128u
 
 /* What an address space that is not loaded has in the TLB and the jump cache (mmu_tlb.c). */
 #define SPACES 8
@@ -182,8 +186,9 @@ struct tcpu {
     uint32_t staged;          /* the last slow access was staged */
     uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */
     uint64_t host_rsp;
-    uint64_t return_base;              /* top of the return stack (stubs.c) */
-    uint64_t jit_rsp;                  /* RSP of translated code while C runs */
+    uint64_t return_top;  /* of the return stack (stubs.c) ... */
+    uint64_t return_base; /* ... and of the part of it that the present privilege level may use */
+    uint64_t jit_rsp;     /* RSP of translated code while C runs */
     uint64_t seg_base_fs, seg_base_gs; /* copies of seg[].base, kept by sys_mode_changed */
     /* What 32-bit blocks may reach through FS and GS: offsets below this, 0 if the segment is not plain data
      */
@@ -209,9 +214,12 @@ struct tcpu {
     uint8_t delivering; /* an event is being delivered (double-fault logic): 0 none, 1 benign, 2 contributory,
                            3 #PF, 4 #DF */
     uint8_t exc_in_helper;
+    uint8_t one_block; /* translated code runs one instruction and comes back, whatever becomes of it */
     struct tcpu_exception exc;
     uint64_t stage_gva; /* staged access (mmu.c) */
     uint32_t stage_len;
+    uint32_t stage_size; /* 0, or the size of stage_elements' elements, which are all that is written back */
+    uint64_t stage_elements;
     struct x86_table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, xcr0, efer;
     uint64_t dr[8];
@@ -246,14 +254,16 @@ struct tcpu {
     uint8_t *return_stack;  /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
-    uint8_t user_global_code;        /* user code ran in a global page */
-    uint8_t huge_seen;               /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;            /* which 1 GiB stretches (hashed) have large pages in the TLB */
-    uint64_t exec_bloom[EXEC_BLOOM]; /* pages with jump cache or itlb entries, hashed by page number */
+    uint8_t user_global_code; /* user code ran in a global page */
+    uint8_t huge_seen;        /* a 1 GiB page is in the TLB */
+    uint64_t large_bloom;     /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    /* Pages with jump cache or itlb entries, hashed by page number: of MMU_U, and all others */
+    uint64_t user_bloom[USER_BLOOM], exec_bloom[EXEC_BLOOM];
     struct itlb_entry {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
     } itlb[ITLB_SIZE];
+    uint64_t itlb_nonglobal[ITLB_SIZE / 64]; /* where a CR3 load must look */
     uint32_t jc_log_len[MMU_COUNT];
     uint16_t jc_log[MMU_COUNT][JC_SIZE]; /* entries in use */
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];
@@ -285,10 +295,15 @@ struct tcpu {
     struct space spaces[SPACES];
 };
 
+/* Where in struct tcpu the GS base points while translated code runs: at the TLB that user code looks at all
+ * the time, so that most of its checks get by without a displacement of four bytes. */
+#define TCPU_GS offsetof(struct tcpu, tlb[MMU_U])
+
 /* ---- XSAVE's area: SDM volume 1, 13.4 ---- */
 #define XSAVE_HEADER 512u
-#define XSAVE_LEGACY 576u /* legacy region and header */
+#define XSTATE_SSE 2u
 #define XSTATE_AVX 4u
+#define XSTATE_AVX512 0xe0u /* mask registers, upper halves of zmm0 to 15, zmm16 to 31 */
 
 /* ---- flags ---- */
 static inline uint64_t cpu_rflags(const struct tcpu *c)

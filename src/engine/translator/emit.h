@@ -42,9 +42,9 @@ struct hmem {
     int32_t disp;
 };
 
-static inline struct hmem hm_gs(size_t off)
+static inline struct hmem hm_gs_disp(int32_t disp)
 {
-    return (struct hmem){ H_NONE, H_NONE, 1, true, (int32_t)off };
+    return (struct hmem){ H_NONE, H_NONE, 1, true, disp };
 }
 static inline struct hmem hm_base(int base, int32_t disp)
 {
@@ -81,8 +81,9 @@ static inline uint8_t *e_rx(const struct emit *e)
     return e->p + e->rx_off;
 }
 
-/* ModRM, SIB and displacement for a memory operand. */
-static inline void e_modrm_mem(struct emit *e, unsigned reg, struct hmem m)
+/* ModRM, SIB and displacement for a memory operand. disp8: a displacement of one byte is in bytes (EVEX has
+ * it in units of its operand). */
+static inline void e_modrm_mem_disp(struct emit *e, unsigned reg, struct hmem m, bool disp8)
 {
     unsigned r = (reg & 7) << 3;
     if (m.base == H_NONE && m.index == H_NONE) {
@@ -99,7 +100,7 @@ static inline void e_modrm_mem(struct emit *e, unsigned reg, struct hmem m)
         return;
     }
     unsigned b = (unsigned)m.base & 7;
-    unsigned mod = m.disp == 0 && b != 5 ? 0 : m.disp == (int8_t)m.disp ? 1 : 2;
+    unsigned mod = m.disp == 0 && b != 5 ? 0 : disp8 && m.disp == (int8_t)m.disp ? 1 : 2;
     if (m.index == H_NONE && b != 4) {
         e_byte(e, mod << 6 | r | b);
     } else {
@@ -110,6 +111,10 @@ static inline void e_modrm_mem(struct emit *e, unsigned reg, struct hmem m)
         e_byte(e, (uint8_t)m.disp);
     else if (mod == 2)
         e_u32(e, (uint32_t)m.disp);
+}
+static inline void e_modrm_mem(struct emit *e, unsigned reg, struct hmem m)
+{
+    e_modrm_mem_disp(e, reg, m, true);
 }
 
 static inline unsigned e_rex_mem(unsigned w, unsigned reg, struct hmem m)
@@ -232,15 +237,27 @@ static inline void e_shr_ri(struct emit *e, unsigned w, int dst, unsigned n)
     e_rr(e, w, 0xc1, 5, (unsigned)dst);
     e_byte(e, n);
 }
-/* RORX, VEX.LZ.F2.0F3A.W1 F0 /r ib (BMI2): no flags. */
-static inline void e_rorx(struct emit *e, int dst, int src, unsigned n)
+/* RORX, VEX.LZ.F2.0F3A F0 /r ib (BMI2): no flags. */
+static inline void e_rorx(struct emit *e, unsigned w, int dst, int src, unsigned n)
 {
     e_byte(e, 0xc4);
     e_byte(e, (dst > 7 ? 0u : 0x80u) | 0x40u | (src > 7 ? 0u : 0x20u) | 3u);
-    e_byte(e, 0xfb);
+    e_byte(e, w << 7 | 0x7b);
     e_byte(e, 0xf0);
     e_byte(e, 0xc0u | (unsigned)(dst & 7) << 3 | (unsigned)(src & 7));
     e_byte(e, n);
+}
+/* KMOVQ m64, k: VEX.L0.0F.W1 91 /r (AVX512BW) */
+static inline void e_kmovq_store(struct emit *e, struct hmem m, unsigned k)
+{
+    if (m.gs)
+        e_byte(e, 0x65);
+    e_byte(e, 0xc4);
+    e_byte(e, (m.index != H_NONE && m.index > 7 ? 0u : 0x40u) |
+                  (m.base != H_NONE && m.base > 7 ? 0u : 0x20u) | 0x81u);
+    e_byte(e, 0xf8);
+    e_byte(e, 0x91);
+    e_modrm_mem(e, k, m);
 }
 static inline void e_shl_ri(struct emit *e, unsigned w, int dst, unsigned n)
 {

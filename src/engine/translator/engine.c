@@ -31,6 +31,14 @@ static void host_cpuid(uint32_t leaf, uint32_t sub, struct cpuid_regs *r)
     __cpuid_count(leaf, sub, r->eax, r->ebx, r->ecx, r->edx);
 }
 
+/* What the host's system lets programs use. CR4.OSXSAVE is set (translator_available). */
+static uint64_t host_xcr0(void)
+{
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (uint64_t)hi << 32 | lo;
+}
+
 static bool translator_available(struct yado_error *err)
 {
     struct cpuid_regs r1, r81;
@@ -136,7 +144,7 @@ static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
         return NULL;
     }
     c->return_stack = stack;
-    c->return_base = (uint64_t)(uintptr_t)stack + RETURN_STACK_SIZE;
+    c->return_top = c->return_base = (uint64_t)(uintptr_t)stack + RETURN_STACK_SIZE;
     mmu_init(c);
     vm->cpus[index] = c;
     vm->cpu_count = index + 1;
@@ -179,7 +187,7 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     host_cpuid(7, 0, &r7);
     vm->flags_independent = flags_probe_independent();
     vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
-    cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_cpuid);
+    cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_xcr0(), host_cpuid);
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
     vm->cache =
         cache_new(cfg->options.code_cache_size ? cfg->options.code_cache_size : CODE_CACHE_DEFAULT, err);

@@ -155,7 +155,7 @@ void fault_thread_begin(struct tcpu *c)
     _Static_assert(sizeof(stack_t) <= sizeof c->old_signal_stack, "cpu.h");
     sigaltstack(&alt, (stack_t *)(void *)c->old_signal_stack);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    syscall(SYS_arch_prctl, ARCH_SET_GS, c);
+    syscall(SYS_arch_prctl, ARCH_SET_GS, (uint8_t *)c + TCPU_GS);
     struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = timer_signal() };
     ev._sigev_un._tid = c->tid;
     if (!c->timer_made)

@@ -53,6 +53,6 @@ void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool
  * exclusive section, code_lock held. */
 void fixed_evict(struct tvm *vm, unsigned segment);
 
-#define FIXED_SAME_PAGE 0x8000u /* in exit_bits: the jump stays in its page */
+#define FIXED_SAME_PAGE 0x10000u /* in exit_bits: the jump stays in its page */
 
 #endif

@@ -26,6 +26,7 @@
 #include "engine/translator/cache.h"
 #include "engine/translator/fixed.h"
 #include "engine/translator/lapic.h"
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu_tlb.h"
 #include "engine/translator/tvm.h"
 
@@ -132,7 +133,7 @@ static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc
         if (!(pte & PTE_P))
             return page_fault(c, lin, err), WALK_FAULT;
         bool pdpte = !ia32e && shift == 30;
-        uint64_t rsvd = vm->gpa_reserved & PTE_ADDR;
+        uint64_t rsvd = vm->gpa_reserved & (ia32e ? PTE_ADDR : ~PTE_NX); /* 4.4.2: bits 62:52 too */
         if (!(c->efer & EFER_NXE))
             rsvd |= PTE_NX;
         if (pdpte)
@@ -140,6 +141,8 @@ static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc
         bool large = !pdpte && shift > 12 && (pte & PTE_PS);
         if (large && shift == 39)
             rsvd |= PTE_PS;
+        if (ia32e && !large && shift >= 30 && vm->cpuid.is_amd)
+            rsvd |= PTE_G; /* APM volume 2, 5.3.3; ignored by Intel's: table 4-15 */
         if (large)
             rsvd |= ((1ull << shift) - 1) & PTE_ADDR & ~0x1000ull; /* bit 12 is PAT */
         if (pte & rsvd)
@@ -241,7 +244,10 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
         c->nonglobal_super_code = 1; /* its jump cache entries outlive the itlb entry */
     c->user_global_code |= idx == MMU_U && w.global;
     *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
-    note_exec(c, vpage >> 12);
+    unsigned slot = (unsigned)(e - c->itlb);
+    if (!w.global)
+        c->itlb_nonglobal[slot / 64] |= 1ull << (slot & 63);
+    note_exec(c, idx, vpage >> 12);
     *gpage = w.gpa & PAGE_MASK;
     return true;
 }
@@ -610,24 +616,92 @@ bool mmu_phys_write(struct tcpu *c, uint64_t gpa, const void *buf, unsigned n)
 
 /* ---- slow path of translated code ---- */
 
+static uint8_t *stage_buffer(struct tcpu *c, uint64_t lin)
+{
+    return c->stage + (lin & 63);
+}
+
+static void staged_at(struct tcpu *c, uint64_t lin, struct mmu_slow *out)
+{
+    out->offset = 0;
+    out->hpage = (uint64_t)(uintptr_t)stage_buffer(c, lin);
+    out->delta = out->hpage - lin;
+    c->counters[TC_STAGED]++;
+}
+
 static enum mmu_answer stage(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     unsigned n = MMU_DESC_LEN(desc), acc = MMU_DESC_ACC(desc);
     /* LOCK across pages or in a code page is not atomic when staged: it runs alone. */
     if (MMU_DESC_LOCKED(desc))
         return MMU_ANS_EXCLUSIVE;
-    uint8_t *buf = c->stage + (lin & 63);
+    uint8_t *buf = stage_buffer(c, lin);
     if (acc != MMU_SLOW_R && !mmu_probe(c, lin, n, MMU_WRITE, MMU_AS_CPL))
         return MMU_ANS_FAULT;
     if (acc != MMU_SLOW_W && !mmu_read(c, lin, buf, n, MMU_AS_CPL))
         return MMU_ANS_FAULT;
     c->stage_gva = lin;
     c->stage_len = n;
-    out->offset = 0;
-    out->hpage = (uint64_t)(uintptr_t)buf;
-    out->delta = out->hpage - lin;
-    c->counters[TC_STAGED]++;
+    c->stage_size = 0;
+    staged_at(c, lin, out);
     return MMU_ANS_STAGED;
+}
+
+bool mmu_stage_part(struct tcpu *c, uint64_t lin, unsigned off, unsigned n, enum mmu_acc acc)
+{
+    uint64_t at = behind(c, lin, off, MMU_AS_CPL);
+    return acc == MMU_WRITE ? mmu_probe(c, at, n, acc, MMU_AS_CPL)
+                            : mmu_read(c, at, stage_buffer(c, lin) + off, n, MMU_AS_CPL);
+}
+
+void mmu_stage_elements(struct tcpu *c, uint64_t lin, unsigned size, uint64_t elements, struct mmu_slow *out)
+{
+    c->stage_gva = lin;
+    c->stage_size = size;
+    c->stage_elements = elements;
+    staged_at(c, lin, out);
+}
+
+/* The TLB's entry of a page that is plain RAM and may be accessed so. NULL: it is not; raises nothing. */
+static const struct tlb_entry *plain_page(struct tcpu *c, uint64_t lin, bool write)
+{
+    const struct tlb_entry *e = &c->tlb[c->mmu_idx][tlb_slot(lin)];
+    uint64_t page = lin & PAGE_MASK;
+    struct walk w;
+    if ((write ? e->tag_w : e->tag_r) == page)
+        return e;
+    if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
+        c->exc.pending = 0;
+        return NULL;
+    }
+    struct tvm_slot *s = ram_slot(c, w.gpa);
+    e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
+    return e && (!write || e->tag_w == page) ? e : NULL;
+}
+
+/* Whether what crosses into the next page does so in the host's memory too, as most of what a kernel
+ * allocates: states of XSAVE, half of which lie across two pages, are at stake. LOCK is not, which must not
+ * be split. */
+static bool neighbours(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    bool write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
+    uint64_t last = behind(c, lin, MMU_DESC_LEN(desc) - 1, MMU_AS_CPL);
+    const struct tlb_entry *a, *b;
+    if (MMU_DESC_LOCKED(desc) || !(a = plain_page(c, lin, write)) || !(b = plain_page(c, last, write)) ||
+        a->delta != b->delta)
+        return false;
+    out->offset = lin & ~PAGE_MASK;
+    out->hpage = a->hpage;
+    out->delta = a->delta;
+    return true;
+}
+
+bool mmu_is_misaligned(uint64_t lin, uint32_t desc)
+{
+    uint32_t mxcsr = 0;
+    if (MMU_DESC_ALIGN(desc) == MMU_ALIGN_UNLESS_MM)
+        __asm__("stmxcsr %0" : "=m"(mxcsr));
+    return MMU_DESC_ALIGN(desc) && !(mxcsr & MXCSR_MM) && (lin & mmu_align_mask(MMU_DESC_LEN(desc)));
 }
 
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
@@ -637,7 +711,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     enum mmu_answer ans;
     c->counters[write ? TC_MISS_WRITE : TC_MISS_READ]++;
     if (page_part(lin, n) != n) {
-        ans = stage(c, lin, desc, out);
+        ans = neighbours(c, lin, desc, out) ? MMU_ANS_DIRECT : stage(c, lin, desc, out);
     } else {
         struct walk w;
         if (!walk(c, lin, write ? MMU_WRITE : MMU_READ, c->mmu_idx, &w)) {
@@ -657,7 +731,7 @@ enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu
     }
     if (ans == MMU_ANS_FAULT && c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
         c->exc.vector = EXC_SS;
-    if (ans == MMU_ANS_FAULT && MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1)))
+    if (ans == MMU_ANS_FAULT && mmu_is_misaligned(lin, desc))
         cpu_raise_gp(c, 0);
     return ans;
 }
@@ -678,7 +752,21 @@ bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out
     struct tlb_entry *e = s ? tlb_fill(c, c->mmu_idx, lin, &w, s) : NULL;
     if (!e || (acc != MMU_SLOW_R && e->tag_w != (lin & PAGE_MASK)))
         return false;
+    out->offset = lin & ~PAGE_MASK;
+    out->hpage = e->hpage;
     out->delta = e->delta;
+    return true;
+}
+
+/* False: an exception is pending. */
+static bool commit_elements(struct tcpu *c)
+{
+    unsigned first = 0, n, size = c->stage_size;
+    for (; (n = masked_stretch(c->stage_elements, &first)) > 0; first += n) {
+        if (!mmu_write(c, behind(c, c->stage_gva, first * size, MMU_AS_CPL),
+                       stage_buffer(c, c->stage_gva) + first * size, n * size, MMU_AS_CPL))
+            return false;
+    }
     return true;
 }
 
@@ -688,7 +776,10 @@ bool mmu_commit(struct tcpu *c)
     /* The probe in stage() succeeded and only this vCPU changes its own translation state, so this cannot
      * fault unless another vCPU changed the page tables in between; then the store is to the old page or
      * lost, as on hardware. */
-    if (!mmu_write(c, c->stage_gva, c->stage + (c->stage_gva & 63), c->stage_len, MMU_AS_CPL))
+    bool ok = c->stage_size
+                  ? commit_elements(c)
+                  : mmu_write(c, c->stage_gva, stage_buffer(c, c->stage_gva), c->stage_len, MMU_AS_CPL);
+    if (!ok)
         c->exc.pending = 0;
     return c->counters[TC_INVALIDATED] != before;
 }

@@ -80,8 +80,10 @@ struct mmu_slow {
     uint64_t hpage;  /* host page, or the staging buffer */
     uint64_t delta;
 };
-/* align: log2 of the alignment that an SSE operand must have, coded 0 none, 1 16 bytes, 2 32, 3 64: then #GP
- * goes before #PF */
+/* Whether an operand must be aligned, by its size (mmu_align_mask): then #GP goes before #PF. Not at all;
+ * always; or unless MXCSR.MM, which Intel's do not have, says that legacy SSE's loads need not (APM volume 1,
+ * 4.2.2; volume 4, 1.2: not moves that are called aligned). */
+enum mmu_align { MMU_ALIGN_NONE, MMU_ALIGN, MMU_ALIGN_UNLESS_MM };
 #define MMU_DESC_ALIGN(d) ((d) >> 30)
 #define MMU_DESC(off, n, acc, locked, stack)                                                                 \
     ((uint32_t)(off) | (uint32_t)(n) << 13 | (uint32_t)(acc) << 26 | (uint32_t)(locked) << 28 |              \
@@ -93,11 +95,23 @@ struct mmu_slow {
 #define MMU_DESC_ACC(d) (((d) >> 26) & 3u)
 #define MMU_DESC_LOCKED(d) (((d) >> 28) & 1u)
 #define MMU_DESC_STACK(d) (((d) >> 29) & 1u)
+#define MXCSR_MM (1u << 17)
+/* Vectors, FXSAVE's area, XSAVE's. */
+static inline uint64_t mmu_align_mask(unsigned n)
+{
+    return n > 512 || n == 64 ? 63 : n == 32 ? 31 : 15;
+}
+bool mmu_is_misaligned(uint64_t lin, uint32_t desc); /* the guest's MXCSR is in the register */
 enum { MMU_SLOW_R, MMU_SLOW_W, MMU_SLOW_RMW, MMU_SLOW_R_THEN_W /* of groups only */ };
 enum mmu_answer mmu_slow(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
-/* The same for a group of accesses: true if the whole range is plain RAM of one page with the right rights.
- * Raises nothing. */
+/* The same for a group of accesses, or one under a mask: true if the whole range is plain RAM of one page
+ * with the right rights. Raises nothing. */
 bool mmu_group(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out);
+/* The parts of an access under a mask (masked.h): `n` bytes at `off` of what is at lin. Into the staging
+ * buffer, or looked at for writing. False: an exception is pending. */
+bool mmu_stage_part(struct tcpu *c, uint64_t lin, unsigned off, unsigned n, enum mmu_acc acc);
+/* When all are there: of the buffer only these elements of `size` bytes will be written back. */
+void mmu_stage_elements(struct tcpu *c, uint64_t lin, unsigned size, uint64_t elements, struct mmu_slow *out);
 /* Writes the staging buffer back. True: translated code of the page that now runs may have changed. */
 bool mmu_commit(struct tcpu *c);
 
@@ -120,7 +134,8 @@ void mmu_flush_pcids(struct tcpu *c);               /* all that are not loaded *
 void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool keep);
 static inline unsigned jc_hash(uint64_t pc)
 {
-    return ((uint32_t)pc ^ ((uint32_t)pc >> 8)) & (JC_SIZE - 1);
+    uint32_t x = (uint32_t)pc;
+    return ((x ^ (x << JC_ROTATE | x >> (32 - JC_ROTATE))) / sizeof(struct jc_entry)) & (JC_SIZE - 1);
 }
 
 /* What stands in an entry that is empty: an address whose place is another, so that a branch to it, which is

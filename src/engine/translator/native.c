@@ -1,4 +1,4 @@
-/* x87, MMX, SSE and AVX instructions where translated code does not go. Heavy.
+/* x87, MMX, SSE, AVX and AVX-512 instructions where translated code does not go. Heavy.
  *
  * Theory of operation. The general path knows no vector state, so such an instruction always runs in a block
  * of its own. In 16-bit code, in segments that are not flat, and while accesses are watched (sys_debug.c),
@@ -11,6 +11,7 @@
 #include <Zydis/Zydis.h>
 
 #include "engine/translator/interp.h"
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
@@ -135,13 +136,19 @@ static bool stores_nothing(const struct tcpu *c, const struct decoded *d)
 /* A vector whose alignment is not optional, and is not there: that is #GP. */
 static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
-    unsigned align = size == 16 || size == 32 ? operand_align(&d->in, size, c->vm->cpuid.is_amd) : 0;
+    enum mmu_align align = MMU_ALIGN_NONE;
+    uint32_t mxcsr;
 
-    return align && (c->scratch[2] & ((8u << align) - 1));
+    if (size == 16 || size == 32 || size == 64)
+        align = operand_align(&d->in, size, c->vm->cpuid.is_amd);
+    memcpy(&mxcsr, c->xsave_area + 24, 4);
+    if (align == MMU_ALIGN_NONE || (align == MMU_ALIGN_UNLESS_MM && (mxcsr & MXCSR_MM)))
+        return false;
+    return (c->scratch[2] & mmu_align_mask(size)) != 0;
 }
 
 /* Whether #AC is not for this vector: it raises #GP, or it is looked at by element (seen on both vendors'
- * processors), or it is Intel's VCVTPS2PH. */
+ * processors), or Intel's never look (SDM volume 2, 2.4: exception type 11). */
 static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
     switch (d->in.mnemonic) {
@@ -149,20 +156,20 @@ static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned si
     case ZYDIS_MNEMONIC_VMASKMOVPD:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
     case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
+    case ZYDIS_MNEMONIC_VCVTPH2PS:
     case ZYDIS_MNEMONIC_VCVTPS2PH: return !c->vm->cpuid.is_amd;
     default: return is_misaligned(c, d, size);
     }
 }
 
-/* Whether what the operand's check has found is not what this instruction raises: then the block does.
- * Intel's MMX stores have set TOP to 0 when the alignment is checked. */
+/* Whether what the operand's check has found is not what this instruction raises: then the block does, which
+ * in 64-bit mode looks at all but the alignment itself. Intel's MMX stores have set TOP to 0 before anything
+ * is checked. */
 static bool is_excused(struct tcpu *c, const struct decoded *d, unsigned size, bool write)
 {
     if (is_pending(c, d))
         return true;
-    if (c->exc.vector != EXC_AC)
-        return false;
-    if (is_exempt(c, d, size))
+    if (c->exc.vector == EXC_AC ? is_exempt(c, d, size) : cpu_code64(c))
         return true;
     if (is_mmx(d) && write && !c->vm->cpuid.is_amd && (c->xsave_area[512] & 1))
         clear_top(c->xsave_area);
@@ -198,14 +205,50 @@ static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size
            cpu_raise_error(c, seg == S_SS ? EXC_SS : EXC_GP, 0);
 }
 
+static uint64_t mask_register(const struct tcpu *c, ZydisRegister k)
+{
+    uint64_t v = 0;
+
+    if (c->xsave_area[XSAVE_HEADER] & 0x20)
+        memcpy(&v, c->xsave_area + c->vm->cpuid.host_d[5].ebx + 8u * (unsigned)(k - ZYDIS_REGISTER_K0), 8);
+    return v;
+}
+
+/* Of an operand under a mask only what is accessed; but the alignment that Intel's check, which is that of
+ * operands of up to eight bytes, is the whole operand's. */
+static bool see_to_elements(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op,
+                            uint32_t m)
+{
+    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    uint64_t elements = masked_elements(m, mask_register(c, d->in.avx.mask.reg)), lin;
+    unsigned seg = operand_segment(op), size = MASKED_SIZE(m), whole = op->size / 8u, first = 0;
+    uint64_t off = offset_of(c, d, op);
+
+    for (; masked_stretch(elements, &first) > 0; first++) {
+        if (interp_operand(c, seg, off + first * size, size, write, &lin))
+            continue;
+        if (c->exc.vector != EXC_AC)
+            return false;
+        c->exc.pending = 0;
+    }
+    seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
+    if ((c->watch & WATCH_ALIGN) && elements && whole <= 8 && (c->scratch[2] & (whole - 1)) &&
+        !is_exempt(c, d, whole))
+        return cpu_raise_error(c, EXC_AC, 0);
+    return true;
+}
+
 static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op)
 {
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     unsigned size = op->size / 8u, seg = operand_segment(op);
     uint64_t off = offset_of(c, d, op);
+    uint32_t masked = masked_operand(&d->in, d->ops);
 
+    if (masked)
+        return see_to_elements(c, d, op, masked);
     if (d->in.meta.category == ZYDIS_CATEGORY_XSAVE || d->in.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
-        size = insn_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0 & XSTATE_AVX);
+        size = cpuid_model_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0);
     size = size ? size : 1;
     if (write && stores_nothing(c, d)) {
         seg_check(c, seg, off, size, MMU_WRITE, &c->scratch[2]);
@@ -214,7 +257,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
                                         : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
-    if (c->exc.vector == EXC_SS && (c->vm->cpuid.is_amd || cpu_code64(c)) && is_misaligned(c, d, size))
+    if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;
     if (!is_excused(c, d, size, write))
         return false;

@@ -7,6 +7,14 @@
 
 #include "engine/translator/cpu.h"
 
+/* Attributes of the flat segments that SYSCALL and its kin load; size: SEG_L or SEG_DB. */
+#define SYS_FLAT_CODE(cpl, size)                                                                             \
+    (SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_ACCESSED | SEG_G | (size) | (unsigned)(cpl) << SEG_DPL_SHIFT)
+#define SYS_FLAT_DATA(cpl)                                                                                   \
+    (SEG_P | SEG_S | SEG_RW | SEG_ACCESSED | SEG_G | SEG_DB | (unsigned)(cpl) << SEG_DPL_SHIFT)
+/* What SYSRET loads from R11: volume 2, SYSRET: RF, VM and reserved bits are clear */
+#define SYS_SYSRET_FLAGS 0x3c7fd7
+
 /* MSR 0x1d9 */
 #define DEBUGCTL_LBR 1ull
 #define DEBUGCTL_BTF 2ull

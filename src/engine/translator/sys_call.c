@@ -8,17 +8,13 @@
  * mode. */
 #include "engine/translator/sys_priv.h"
 
-#define ATTR_CODE (SEG_P | SEG_S | SEG_CODE | SEG_RW | SEG_ACCESSED | SEG_G)
-#define ATTR_DATA (SEG_P | SEG_S | SEG_RW | SEG_ACCESSED | SEG_G | SEG_DB)
-
 /* These instructions load fixed descriptors without reading a table. */
 static void set_flat(struct tcpu *c, uint16_t cs, uint16_t ss, unsigned cpl, bool is64)
 {
-    unsigned dpl = cpl << SEG_DPL_SHIFT;
-    unsigned code = ATTR_CODE | dpl | (is64 ? SEG_L : SEG_DB);
+    unsigned code = SYS_FLAT_CODE(cpl, is64 ? SEG_L : SEG_DB), data = SYS_FLAT_DATA(cpl);
 
     c->seg[S_CS] = (struct x86_segment){ .limit = ~0u, .sel = cs, .attr = (uint16_t)code };
-    c->seg[S_SS] = (struct x86_segment){ .limit = ~0u, .sel = ss, .attr = (uint16_t)(ATTR_DATA | dpl) };
+    c->seg[S_SS] = (struct x86_segment){ .limit = ~0u, .sel = ss, .attr = (uint16_t)data };
     sys_mode_changed(c);
 }
 
@@ -77,8 +73,7 @@ enum step sys_sysret(struct tcpu *c, unsigned opsize)
     if (to64 && !amd && !cpu_canonical(c->gpr[R_CX]))
         return fault(cpu_raise_gp(c, 0));
     if (cpu_long_mode(c)) {
-        /* volume 2, SYSRET: RF, VM and reserved bits are clear */
-        cpu_set_rflags(c, c->gpr[R_11] & 0x3c7fd7u);
+        cpu_set_rflags(c, c->gpr[R_11] & SYS_SYSRET_FLAGS);
     } else {
         c->rflags |= FL_IF;
         to64 = false;

@@ -426,7 +426,13 @@ enum step sys_soft_interrupt(struct tcpu *c, unsigned vector, unsigned insn_len,
     if (cpu_v86(c) && is_int_n && cpu_iopl(c) < 3) /* 21.3.3, method 1 and 4 */
         return cpu_raise_gp(c, 0), STEP_FAULT;
     c->no_step = 1; /* 18.3.1.4: INT n, INT3 and INTO clear TF, and none is stepped over */
-    return event_try(c, &ev) ? STEP_NEXT : STEP_FAULT;
+    if (!event_try(c, &ev))
+        return STEP_FAULT;
+    if (icebp && c->debug_hits) { /* breakpoints that MOV SS has put off are part of this #DB */
+        c->dr[6] = (c->dr[6] & ~DR6_B_MASK) | c->debug_hits;
+        c->debug_hits = 0;
+    }
+    return STEP_NEXT;
 }
 
 /* ---- IRET: volume 2, IRET/IRETD/IRETQ ---- */
@@ -609,6 +615,8 @@ static enum step iret_task(struct tcpu *c)
 
 enum step sys_iret(struct tcpu *c, unsigned opsize)
 {
+    if (!sys_is_amd(c)) /* volume 2, IRET: unblocks NMIs also when it faults */
+        c->nmi_masked = 0;
     if (cpu_real_mode(c))
         return iret_real(c, opsize);
     if (cpu_v86(c)) {

@@ -65,11 +65,30 @@ static bool cr0_legal(const struct tcpu *c, uint64_t old, uint64_t v)
     return true;
 }
 
+/* 4.4.1: Intel's load the four page-directory-pointer-table entries with the register, and refuse reserved
+ * bits then; AMD's find them in a walk (APM volume 2, 5.2.3). */
+#define PDPTE_RESERVED 0x1e6ull
+
+static bool pdptes_legal(struct tcpu *c, uint64_t cr0, uint64_t cr3, uint64_t cr4)
+{
+    uint64_t reserved = PDPTE_RESERVED | ~((1ull << tvm_cpuid(c->vm)->phys_bits) - 1), entry;
+
+    if (sys_is_amd(c) || !(cr0 & CR0_PG) || !(cr4 & CR4_PAE) || (c->efer & EFER_LME))
+        return true;
+    for (unsigned i = 0; i < 4; i++) {
+        if (mmu_phys_read(c, (cr3 & 0xffffffe0u) + 8 * i, &entry, 8) && (entry & 1) && (entry & reserved))
+            return false;
+    }
+    return true;
+}
+
 static bool write_cr0(struct tcpu *c, uint64_t v)
 {
     uint64_t old = c->cr0, changed;
 
     if (!cr0_legal(c, old, v))
+        return cpu_raise_gp(c, 0);
+    if (((old ^ v) & (CR0_PG | CR0_CD | CR0_NW)) && !pdptes_legal(c, v, c->cr3, c->cr4))
         return cpu_raise_gp(c, 0);
     c->cr0 = (v & CR0_BITS) | CR0_ET;
     changed = old ^ c->cr0;
@@ -93,6 +112,8 @@ static bool write_cr3(struct tcpu *c, uint64_t v)
     if (pcide)
         v &= ~(1ull << 63);
     if (cpu_long_mode(c) && v >> tvm_cpuid(c->vm)->phys_bits)
+        return cpu_raise_gp(c, 0);
+    if (!pdptes_legal(c, c->cr0, v, c->cr4))
         return cpu_raise_gp(c, 0);
     c->cr3 = cpu_long_mode(c) ? v : v & 0xffffffffu;
     if (pcide)
@@ -130,6 +151,8 @@ static bool write_cr4(struct tcpu *c, uint64_t v)
     if (cpu_long_mode(c) && !(v & CR4_PAE))
         return cpu_raise_gp(c, 0);
     if ((changed & v & CR4_PCIDE) && (!cpu_long_mode(c) || (c->cr3 & 0xfff))) /* 4.10.1 */
+        return cpu_raise_gp(c, 0);
+    if ((changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP)) && !pdptes_legal(c, c->cr0, c->cr3, v))
         return cpu_raise_gp(c, 0);
     c->cr4 = v;
     if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) /* 4.10.4.1 */
@@ -228,7 +251,8 @@ bool sys_xsetbv(struct tcpu *c, uint32_t n, uint64_t v)
 {
     if (!(c->cr4 & CR4_OSXSAVE))
         return cpu_raise(c, EXC_UD);
-    if (c->cpl || n != 0 || !(v & 1) || (v & ~tvm_cpuid(c->vm)->xcr0_mask) || (v & 6) == 4)
+    if (c->cpl || n != 0 || !(v & 1) || (v & ~tvm_cpuid(c->vm)->xcr0_mask) || (v & 6) == 4 ||
+        ((v & XSTATE_AVX512) && (v & (XSTATE_AVX512 | XSTATE_AVX)) != (XSTATE_AVX512 | XSTATE_AVX)))
         return cpu_raise_gp(c, 0);
     c->xcr0 = v;
     sys_mode_changed(c);

@@ -15,11 +15,16 @@
 #define DC H_11 /* holds the delta of one group of accesses (trans_group.c), else free */
 #define H_GUEST_SP H_15
 
+/* A place in struct tcpu, by its offset. */
+static inline struct hmem hm_cpu(size_t off)
+{
+    return hm_gs_disp((int32_t)off - (int32_t)TCPU_GS);
+}
 static inline struct hmem gs_gpr(unsigned r)
 {
-    return hm_gs(offsetof(struct tcpu, gpr) + r * 8);
+    return hm_cpu(offsetof(struct tcpu, gpr) + r * 8);
 }
-#define GS(field) hm_gs(offsetof(struct tcpu, field))
+#define GS(field) hm_cpu(offsetof(struct tcpu, field))
 
 #define TRANS_MAX_INSNS 64
 #define TRANS_MAX_BRANCHES 4
@@ -106,6 +111,16 @@ struct flag_recipe {
     int32_t imm;
 };
 
+/* What the scratch registers hold beside their use: a guest register that lives in memory, or a group's
+ * delta. True as long as nothing else has been written behind it, which the place in the hot code tells. */
+struct held {
+    const uint8_t *at;
+    int8_t what[2]; /* of T0 and T1: a guest register's number, HELD_DELTA and a slot's, or HELD_NONE */
+    uint8_t last;   /* which of the two was used last */
+};
+#define HELD_NONE (-1)
+#define HELD_DELTA 32
+
 struct trans {
     struct tvm *vm;
     struct tcpu *c;
@@ -134,6 +149,7 @@ struct trans {
     struct gvalue values[16];
     uint16_t value_count;
     struct group groups[TRANS_GROUPS];
+    struct held held;
     ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
     uint8_t *bytes;
@@ -141,6 +157,31 @@ struct trans {
     unsigned side_count;
     struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
 };
+
+static inline bool held_valid(const struct trans *t, const struct emit *e)
+{
+    return e == &t->h && t->held.at == e->p;
+}
+static inline bool held_is(const struct trans *t, const struct emit *e, unsigned i, int what)
+{
+    return held_valid(t, e) && t->held.what[i] == what;
+}
+/* From here on; valid: what was held before is still. */
+static inline void held_keep(struct trans *t, const struct emit *e, bool valid)
+{
+    if (e != &t->h)
+        return;
+    if (!valid)
+        t->held.what[0] = t->held.what[1] = HELD_NONE;
+    t->held.at = e->p;
+}
+static inline void held_note(struct trans *t, unsigned i, int what)
+{
+    if (t->held.what[!i] == what)
+        t->held.what[!i] = HELD_NONE;
+    t->held.what[i] = (int8_t)what;
+    t->held.last = (uint8_t)i;
+}
 
 static inline bool is_slot(unsigned gpr) /* guest registers that live in memory */
 {
@@ -162,9 +203,10 @@ static inline void e_desc(const struct trans *t, struct emit *e, int reg, uint32
 /* A field of the TLB entry whose index emit_tlb_index has left in T1. */
 static inline struct hmem hm_tlb(unsigned idx, size_t field)
 {
-    return (struct hmem){ T1, H_NONE, 1, true,
-                          (int32_t)(offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE +
-                                    field) };
+    struct hmem entry =
+        hm_cpu(offsetof(struct tcpu, tlb) + idx * sizeof(struct tlb_entry) * TLB_SIZE + field);
+    entry.base = T1;
+    return entry;
 }
 
 /* T0 = linear address. Uses T1, which the answer, the place of the translated code's address, needs. out: the
@@ -172,17 +214,16 @@ static inline struct hmem hm_tlb(unsigned idx, size_t field)
 static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, uint8_t *out[2])
 {
     size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
-    struct hmem entry = { T1, H_NONE, 1, true, (int32_t)(jc + offsetof(struct jc_entry, pc)) };
+    struct hmem entry = hm_cpu(jc + offsetof(struct jc_entry, pc));
+    entry.base = T1;
     e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
     out[0] = e_jcc_fwd(e, CC_NE);
-    e_mov_rr(e, 0, T1, T0);
-    e_shr_ri(e, 0, T1, 8);
+    e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, JC_SIZE - 1);
-    e_shl_ri(e, 0, T1, 4);
+    e_alu_ri(e, 0, ALU_AND, T1, (JC_SIZE - 1) * sizeof(struct jc_entry));
     e_alu_rm(e, 1, ALU_CMP, T0, entry);
     out[1] = e_jcc_fwd(e, CC_NE);
-    entry.disp = (int32_t)(jc + offsetof(struct jc_entry, host));
+    entry.disp += (int32_t)(offsetof(struct jc_entry, host) - offsetof(struct jc_entry, pc));
     return entry;
 }
 
@@ -230,9 +271,10 @@ enum {
     MEM_NO_EXIT = 8,
     MEM_SIDE = 16,
     MEM_NO_GROUP = 32,
-    MEM_FPU_WAIT = 64,  /* x87 or MMX: a pending #MF goes before the faults of the operand */
-    MEM_REHEARSE = 128, /* the instruction comes before the faults of its operand (trans_mem.c) */
-    MEM_ALIGN_SHIFT = 8 /* MMU_DESC_ALIGN */
+    MEM_FPU_WAIT = 64,   /* x87 or MMX: a pending #MF goes before the faults of the operand */
+    MEM_REHEARSE = 128,  /* the instruction comes before the faults of its operand (trans_mem.c) */
+    MEM_ALIGN_SHIFT = 8, /* MMU_DESC_ALIGN, two bits */
+    MEM_MASKED = 1024    /* masked.c */
 };
 
 void side_note(struct trans *t, struct emit *e); /* the next host instruction may raise a host signal */
@@ -281,7 +323,7 @@ bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
 bool insn_is_x87(const struct trans *t);
 /* x87 and MMX instructions that report a pending x87 exception first (SDM volume 1, 8.6). */
 bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
-/* x87 stores that come to nothing before their operand is looked at (trans_mem.c, before_access). */
+/* Whether a store does something before its operand is looked at (trans_mem.c, before_access). */
 bool insn_rehearses(const struct trans *t);
 /* A store through CS outside of 64-bit mode (SDM volume 3, 5.5). Not asked where native.c has seen to it. */
 bool insn_is_denied(const struct trans *t);
@@ -296,11 +338,8 @@ ZyanStatus insn_decode_zydis(const ZydisDecoder *decoder, const void *bytes, uns
                              ZydisDecodedInstruction *in, ZydisDecodedOperand *ops);
 /* Whether the guest has this instruction; else it raises #UD, before anything is asked of its operands. */
 bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *m, unsigned bits);
-/* The alignment that an operand of n bytes must have, as MMU_DESC_ALIGN wants it (SDM volume 2, 2.4 and table
- * 2-21). */
-unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
-/* Of XSAVE's area; avx: XCR0 has it (SDM volume 1, 13.4). */
-unsigned insn_xsave_size(const struct cpuid_model *m, bool avx);
+/* Whether an operand of n bytes must be aligned (SDM volume 2, 2.4 and table 2-21; APM volume 4, 1.2). */
+enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd);
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */
@@ -326,5 +365,6 @@ bool flow_goes_back(const struct trans *t); /* the current instruction is a dire
 void flow_poll(struct trans *t);            /* at the start of an instruction; EFLAGS are free */
 void flow_interp(struct trans *t);          /* the current instruction in C */
 void flow_special(struct trans *t, unsigned what);
+void flow_transfer(struct trans *t, unsigned what, const uint8_t *stub); /* ends the block there */
 
 #endif

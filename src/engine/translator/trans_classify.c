@@ -1,6 +1,7 @@
 /* Which way an instruction goes: translated, in C, not allowed (translate.c). Decided by mnemonic and
- * category, and for x87, MMX, SSE and AVX by what CR0, CR4 and XCR0 allow now (Intel SDM volume 1, 9.6.6
- * and 14.3; volume 3, 2.5). */
+ * category, and for x87, MMX, SSE, AVX and AVX-512 by what CR0, CR4 and XCR0 allow now (Intel SDM volume
+ * 1, 9.6.6 and 14.3; volume 3, 2.5). */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -18,6 +19,13 @@ static bool converts_from_memory(const struct trans *t)
     case ZYDIS_MNEMONIC_VCVTTSD2SI: return true;
     default: return false;
     }
+}
+
+/* EVEX, and what works on mask registers, whose encoding is VEX. */
+static bool uses_avx512(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
+{
+    return in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+           (in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && insn_uses_class(in, ops, ZYDIS_REGCLASS_MASK));
 }
 
 /* x87, MMX, SSE, AVX: whether the mode lets it run. */
@@ -44,6 +52,10 @@ static enum way fpu_way(const struct trans *t, unsigned *special)
         *special = SPECIAL_FPU_SSE;
         return m & (MODE_TS | MODE_EM | MODE_NO_SSE) ? WAY_SPECIAL : WAY_VECTOR;
     default: break;
+    }
+    if (uses_avx512(t->in, t->ops)) {
+        *special = SPECIAL_FPU_AVX512;
+        return m & (MODE_TS | MODE_NO_AVX512) ? WAY_SPECIAL : WAY_VECTOR;
     }
     bool vec = insn_has_class(t, ZYDIS_REGCLASS_XMM) || insn_has_class(t, ZYDIS_REGCLASS_YMM) ||
                converts_from_memory(t);
@@ -184,6 +196,75 @@ static enum way system_way(const struct trans *t)
 
 #define BIT(n) (1u << (n))
 
+/* ER, PF, 4FMAPS and 4VNNIW were Xeon Phi's. */
+static bool avx512_offered(const struct cpuid_model *m, ZydisISASet set)
+{
+    uint32_t b7 = m->f7_ebx, c7 = m->f7_ecx, d7 = m->f7_edx;
+    if (!m->has_avx512)
+        return false;
+    switch (set) {
+    case ZYDIS_ISA_SET_AVX512F_128: /* VL, and CD, DQ, BW, are there wherever F is offered */
+    case ZYDIS_ISA_SET_AVX512F_128N:
+    case ZYDIS_ISA_SET_AVX512F_256:
+    case ZYDIS_ISA_SET_AVX512F_512:
+    case ZYDIS_ISA_SET_AVX512F_KOP:
+    case ZYDIS_ISA_SET_AVX512F_SCALAR:
+    case ZYDIS_ISA_SET_AVX512BW_128:
+    case ZYDIS_ISA_SET_AVX512BW_128N:
+    case ZYDIS_ISA_SET_AVX512BW_256:
+    case ZYDIS_ISA_SET_AVX512BW_512:
+    case ZYDIS_ISA_SET_AVX512BW_KOP:
+    case ZYDIS_ISA_SET_AVX512CD_128:
+    case ZYDIS_ISA_SET_AVX512CD_256:
+    case ZYDIS_ISA_SET_AVX512CD_512:
+    case ZYDIS_ISA_SET_AVX512DQ_128:
+    case ZYDIS_ISA_SET_AVX512DQ_128N:
+    case ZYDIS_ISA_SET_AVX512DQ_256:
+    case ZYDIS_ISA_SET_AVX512DQ_512:
+    case ZYDIS_ISA_SET_AVX512DQ_KOP:
+    case ZYDIS_ISA_SET_AVX512DQ_SCALAR: return true;
+    case ZYDIS_ISA_SET_AVX512_IFMA_128:
+    case ZYDIS_ISA_SET_AVX512_IFMA_256:
+    case ZYDIS_ISA_SET_AVX512_IFMA_512: return b7 & BIT(21);
+    case ZYDIS_ISA_SET_AVX512_VBMI_128:
+    case ZYDIS_ISA_SET_AVX512_VBMI_256:
+    case ZYDIS_ISA_SET_AVX512_VBMI_512: return c7 & BIT(1);
+    case ZYDIS_ISA_SET_AVX512_VBMI2_128:
+    case ZYDIS_ISA_SET_AVX512_VBMI2_256:
+    case ZYDIS_ISA_SET_AVX512_VBMI2_512: return c7 & BIT(6);
+    case ZYDIS_ISA_SET_AVX512_GFNI_128:
+    case ZYDIS_ISA_SET_AVX512_GFNI_256:
+    case ZYDIS_ISA_SET_AVX512_GFNI_512: return c7 & BIT(8);
+    case ZYDIS_ISA_SET_AVX512_VAES_128:
+    case ZYDIS_ISA_SET_AVX512_VAES_256:
+    case ZYDIS_ISA_SET_AVX512_VAES_512: return c7 & BIT(9);
+    case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_128:
+    case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_256:
+    case ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_512: return c7 & BIT(10);
+    case ZYDIS_ISA_SET_AVX512_VNNI_128:
+    case ZYDIS_ISA_SET_AVX512_VNNI_256:
+    case ZYDIS_ISA_SET_AVX512_VNNI_512: return c7 & BIT(11);
+    case ZYDIS_ISA_SET_AVX512_BITALG_128:
+    case ZYDIS_ISA_SET_AVX512_BITALG_256:
+    case ZYDIS_ISA_SET_AVX512_BITALG_512: return c7 & BIT(12);
+    case ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_128:
+    case ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_256:
+    case ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_512: return c7 & BIT(14);
+    case ZYDIS_ISA_SET_AVX512_VP2INTERSECT_128:
+    case ZYDIS_ISA_SET_AVX512_VP2INTERSECT_256:
+    case ZYDIS_ISA_SET_AVX512_VP2INTERSECT_512: return d7 & BIT(8);
+    case ZYDIS_ISA_SET_AVX512_FP16_128:
+    case ZYDIS_ISA_SET_AVX512_FP16_128N:
+    case ZYDIS_ISA_SET_AVX512_FP16_256:
+    case ZYDIS_ISA_SET_AVX512_FP16_512:
+    case ZYDIS_ISA_SET_AVX512_FP16_SCALAR: return d7 & BIT(23);
+    case ZYDIS_ISA_SET_AVX512_BF16_128:
+    case ZYDIS_ISA_SET_AVX512_BF16_256:
+    case ZYDIS_ISA_SET_AVX512_BF16_512: return m->f71_eax & BIT(5);
+    default: return false;
+    }
+}
+
 /* Instruction sets beyond the basic ones, and the CPUID bits that offer them. */
 static bool extension_offered(const struct cpuid_model *m, ZydisISASet set)
 {
@@ -221,7 +302,7 @@ static bool extension_offered(const struct cpuid_model *m, ZydisISASet set)
     case ZYDIS_ISA_SET_AVX_GFNI: return avx && (c7 & BIT(8));
     case ZYDIS_ISA_SET_VAES: return avx && (c7 & BIT(9));
     case ZYDIS_ISA_SET_VPCLMULQDQ: return avx && (c7 & BIT(10));
-    default: return false;
+    default: return avx512_offered(m, set);
     }
 }
 
@@ -232,7 +313,8 @@ static bool is_offered(const ZydisDecodedInstruction *in, const struct cpuid_mod
 {
     switch (in->encoding) {
     case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
-    case ZYDIS_INSTRUCTION_ENCODING_VEX: break;
+    case ZYDIS_INSTRUCTION_ENCODING_VEX:
+    case ZYDIS_INSTRUCTION_ENCODING_EVEX: break;
     default: return false;
     }
     switch (in->meta.isa_set) {
@@ -371,7 +453,7 @@ enum way classify_insn(struct trans *t, unsigned *special)
     if (t->bits == 32 && (t->in->opcode & 0xf0) == 0x40 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
         way = WAY_INTERP;
     if ((way == WAY_GENERIC || (way == WAY_VECTOR && !insn_rehearses(t))) && insn_is_denied(t)) {
-        *special = SPECIAL_GP;
+        *special = masked_operand(t->in, t->ops) ? SPECIAL_SEGMENT : SPECIAL_GP; /* elements by themselves */
         way = WAY_SPECIAL;
     }
     if ((way == WAY_GENERIC || way == WAY_VECTOR) && !generic_can(t))

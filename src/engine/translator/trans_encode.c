@@ -14,7 +14,7 @@ static bool names_by_imm(const struct trans *t)
 static void tail(struct trans *t, struct emit *e, const struct recode *r, unsigned reg, unsigned rm)
 {
     if (r->has_mem)
-        e_modrm_mem(e, reg, r->mem);
+        e_modrm_mem_disp(e, reg, r->mem, t->in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX);
     else if (t->in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
         e_byte(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
     for (unsigned i = 0; i < 2; i++) {
@@ -39,7 +39,11 @@ static bool names_gpr(const struct trans *t)
     case ZYDIS_MNEMONIC_VPINSRD:
     case ZYDIS_MNEMONIC_VPEXTRD:
     case ZYDIS_MNEMONIC_VCVTSI2SS:
-    case ZYDIS_MNEMONIC_VCVTSI2SD: return true;
+    case ZYDIS_MNEMONIC_VCVTSI2SD:
+    case ZYDIS_MNEMONIC_VCVTSI2SH:
+    case ZYDIS_MNEMONIC_VCVTUSI2SS:
+    case ZYDIS_MNEMONIC_VCVTUSI2SD:
+    case ZYDIS_MNEMONIC_VCVTUSI2SH: return true;
     default: break;
     }
     for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
@@ -92,6 +96,41 @@ static void recode_vex(struct trans *t, struct emit *e, const struct recode *r)
     tail(t, e, r, reg, rm);
 }
 
+/* SDM volume 2, 2.7.1: 62 P0 P1 P2. P0: R X B R' 0 map, P1: W vvvv 1 pp, P2: z L'L b V' mask; R X B R' vvvv
+ * V' inverted. Of a vector register in ModRM.rm bit 4 is X. Outside 64-bit mode there are eight registers, so
+ * what would name others must not mean anything here. */
+static void recode_evex(struct trans *t, struct emit *e, const struct recode *r)
+{
+    const uint8_t *v = t->bytes + t->in->raw.evex.offset;
+    unsigned p0 = v[1], p1 = v[2], p2 = v[3];
+    unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u;
+    if (t->bits == 32) {
+        p0 |= 0xf0;
+        p1 |= 0x40;
+        p2 |= 0x08;
+        if (names_gpr(t))
+            p1 &= ~0x80u; /* as VEX.W */
+    }
+    if (r->reg >= 0) {
+        reg = (unsigned)r->reg & 7;
+        p0 = (p0 & ~0x80u) | 0x10 | (r->reg > 7 ? 0 : 0x80u);
+    }
+    if (r->has_mem) {
+        p0 = (p0 & ~0x60u) | (mem_xb(r) ^ 3) << 5;
+    } else if (r->rm >= 0) {
+        rm = (unsigned)r->rm & 7;
+        p0 = (p0 & ~0x20u) | 0x40 | (r->rm > 7 ? 0 : 0x20u);
+    }
+    if (r->has_mem && r->mem.gs)
+        e_byte(e, 0x65);
+    e_byte(e, 0x62);
+    e_byte(e, p0);
+    e_byte(e, p1);
+    e_byte(e, p2);
+    e_byte(e, t->in->opcode);
+    tail(t, e, r, reg, rm);
+}
+
 /* x87 environments have a form for 16-bit operands, which 16-bit code takes without a prefix. */
 static bool has_small_form(const struct trans *t)
 {
@@ -113,6 +152,10 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
     }
     if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         recode_vex(t, e, r);
+        return;
+    }
+    if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
+        recode_evex(t, e, r);
         return;
     }
     bool has_rex = (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;

@@ -224,6 +224,15 @@ void flow_special(struct trans *t, unsigned what)
     e_call(&t->h, t->cc->stubs.special);
 }
 
+void flow_transfer(struct trans *t, unsigned what, const uint8_t *stub)
+{
+    fl_clobber(t, &t->h);
+    e_desc(t, &t->h, H_10, t->off | (uint32_t)what << 16);
+    load_target(t, &t->h, next_off(t));
+    e_jmp(&t->h, stub);
+    t->done = true;
+}
+
 /* The way to the target, behind a test for a branch not taken; what follows has the flags of before. Going
  * back, if nothing earlier in the block did it, exit_request is looked at here, where nobody needs EFLAGS any
  * more: code behind a backward branch hardly ever uses the flags that the branch did. */

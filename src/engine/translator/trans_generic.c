@@ -2,8 +2,11 @@
  *
  * An instruction that names r9, r10, r11 or r15 gets a scratch register that is loaded before and stored
  * behind it; which one is decided when the body is written, because only then it is known what the operand
- * uses. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no REX), so the two low
+ * uses. Behind the instruction it holds that register still, and the next one need not load it again, as long as no
+ * other code has been written in between (struct held): chains of arithmetic in r9 to r11 would wait for each of
+ * their stores else. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no REX), so the two low
  * bytes are exchanged around such an instruction. */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -152,6 +155,48 @@ static int resolve(const struct plan *p, int reg)
     return reg <= SLOT_REF(0) ? p->slots[SLOT_REF(0) - reg].tmp : reg;
 }
 
+/* Which of two scratch registers the first slot gets: the one that holds it, or that does not hold the
+ * second, or that was not used last. */
+static bool wants_t1_first(const struct trans *t, const struct emit *e, const struct plan *p)
+{
+    const struct slot *s = p->slots;
+    if (!p->slot_count || !held_valid(t, e))
+        return false;
+    for (unsigned i = 0; i < 2; i++) {
+        if (t->held.what[i] == (int)s[0].gpr)
+            return i == 1;
+        if (p->slot_count > 1 && t->held.what[i] == (int)s[1].gpr)
+            return i == 0;
+    }
+    return t->held.last == 0;
+}
+
+/* Loads the slots into their scratch registers, but for those that hold them already. */
+static void load_slots(struct trans *t, struct emit *e, const struct plan *p)
+{
+    bool has[4];
+    for (unsigned i = 0; i < p->slot_count; i++) {
+        unsigned tmp = (unsigned)p->slots[i].tmp;
+        has[i] = (tmp == T0 || tmp == T1) && held_is(t, e, tmp == T1, (int)p->slots[i].gpr);
+    }
+    for (unsigned i = 0; i < p->slot_count; i++) {
+        if (p->slots[i].load && !has[i])
+            e_load(e, 1, p->slots[i].tmp, gs_gpr(p->slots[i].gpr));
+    }
+}
+
+/* What the scratch registers hold behind the instruction. kept: before it, when they had it still. */
+static void hold_slots(struct trans *t, const struct emit *e, const struct plan *p, bool kept)
+{
+    if (e != &t->h)
+        return;
+    held_keep(t, e, kept && (!p->r.has_mem || !p->slot_count));
+    for (unsigned i = 0; i < p->slot_count && !p->r.has_mem; i++) {
+        if (p->slots[i].tmp == T0 || p->slots[i].tmp == T1)
+            held_note(t, p->slots[i].tmp == T1, (int)p->slots[i].gpr);
+    }
+}
+
 /* Gives each slot a scratch register that the memory operand does not use. */
 static void assign_slots(struct trans *t, struct emit *e, struct plan *p)
 {
@@ -159,8 +204,9 @@ static void assign_slots(struct trans *t, struct emit *e, struct plan *p)
     unsigned n = 0, need = p->slot_count;
     bool flags = p->reads_flags && !t->host_flags;
     if (!p->r.has_mem) {
-        free[n++] = T0;
-        free[n++] = T1;
+        bool other = wants_t1_first(t, e, p);
+        free[n++] = other ? T1 : T0;
+        free[n++] = other ? T0 : T1;
     } else if (need || flags) {
         free[n++] = body_tmp(e, &p->r.mem);
         if (p->r.mem.base != T0 && p->r.mem.index != T0 && free[0] != T0)
@@ -208,15 +254,15 @@ static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void 
 {
     struct plan p = *(struct plan *)arg;
     p.r.mem = ref;
+    const uint8_t *start = e->p;
+    bool kept = held_valid(t, e);
     assign_slots(t, e, &p);
+    kept = kept && e->p == start;
     p.r.reg = resolve(&p, p.r.reg);
     p.r.rm = resolve(&p, p.r.rm);
     p.r.vvvv = resolve(&p, p.r.vvvv);
     p.r.opreg = resolve(&p, p.r.opreg);
-    for (unsigned i = 0; i < p.slot_count; i++) {
-        if (p.slots[i].load)
-            e_load(e, 1, p.slots[i].tmp, gs_gpr(p.slots[i].gpr));
-    }
+    load_slots(t, e, &p);
     if (p.mask)
         mask_begin(t, e);
     if (p.restore) {
@@ -236,6 +282,7 @@ static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void 
         if (p.slots[i].store)
             e_store(e, 1, gs_gpr(p.slots[i].gpr), p.slots[i].tmp);
     }
+    hold_slots(t, e, &p, kept);
     if (p.writes_flags)
         fl_written(t);
 }
@@ -336,12 +383,16 @@ bool insn_waits_for_fpu(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
 
 bool insn_rehearses(const struct trans *t)
 {
-    return is_x87(t->in) && insn_waits_for_fpu(t->in, t->ops) && !t->vm->cpuid.is_amd;
+    return !t->vm->cpuid.is_amd &&
+           (t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || insn_waits_for_fpu(t->in, t->ops));
 }
 
-unsigned insn_xsave_size(const struct cpuid_model *m, bool avx)
+/* Of XSAVE's area, for what XCR0 has. */
+static unsigned xsave_size(const struct trans *t)
 {
-    return avx ? m->xsave_size : XSAVE_LEGACY;
+    uint64_t components =
+        (t->mode & MODE_NO_AVX ? 0 : XSTATE_AVX) | (t->mode & MODE_NO_AVX512 ? 0 : XSTATE_AVX512);
+    return cpuid_model_xsave_size(&t->vm->cpuid, components);
 }
 
 /* Length and kind of the memory access of a generic instruction. */
@@ -354,7 +405,7 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: *acc = MMU_SLOW_RMW; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return insn_xsave_size(&t->vm->cpuid, !(t->mode & MODE_NO_AVX));
+    case ZYDIS_MNEMONIC_XRSTOR64: return xsave_size(t);
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: *acc = MMU_SLOW_R; return 1; /* faults as a load of the one byte does */
@@ -362,13 +413,16 @@ unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, u
         /* with an unmasked exception an x87 store stores nothing: a staged one must find the old bytes */
         if (insn_is_x87(t) && *acc == MMU_SLOW_W)
             *acc = MMU_SLOW_RMW;
+        if (*acc == MMU_SLOW_RMW &&
+            masked_operand(t->in, t->ops)) /* what is not stored is not written back */
+            *acc = MMU_SLOW_W;
         return mem->size / 8u;
     }
 }
 
-unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
+enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
 {
-    bool vex = in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    bool legacy = in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_MOVUPS:
     case ZYDIS_MNEMONIC_MOVUPD:
@@ -377,33 +431,43 @@ unsigned operand_align(const ZydisDecodedInstruction *in, unsigned n, bool amd)
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
-    case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
+    case ZYDIS_MNEMONIC_PCMPISTRM: return MMU_ALIGN_NONE;
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
     case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
     case ZYDIS_MNEMONIC_VMOVNTPS:
     case ZYDIS_MNEMONIC_VMOVNTPD:
     case ZYDIS_MNEMONIC_VMOVNTDQ:
-    case ZYDIS_MNEMONIC_VMOVNTDQA: return n == 32 ? 2 : 1;
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+    case ZYDIS_MNEMONIC_MOVAPS:
+    case ZYDIS_MNEMONIC_MOVAPD:
+    case ZYDIS_MNEMONIC_MOVDQA:
+    case ZYDIS_MNEMONIC_MOVNTPS:
+    case ZYDIS_MNEMONIC_MOVNTPD:
+    case ZYDIS_MNEMONIC_MOVNTDQ:
+    case ZYDIS_MNEMONIC_MOVNTDQA:
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_CMPXCHG16B: return 1;
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
     case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64: return 3;
+    case ZYDIS_MNEMONIC_XRSTOR64: return MMU_ALIGN;
     case ZYDIS_MNEMONIC_SHA1RNDS4:
     case ZYDIS_MNEMONIC_SHA1NEXTE:
     case ZYDIS_MNEMONIC_SHA1MSG1:
     case ZYDIS_MNEMONIC_SHA1MSG2:
     case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_SHA256MSG1:
-    case ZYDIS_MNEMONIC_SHA256MSG2: return amd ? 0 : 1; /* AMD's look at the page first */
-    default: return !vex && n == 16 ? 1 : 0;
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+        return amd ? MMU_ALIGN_NONE : MMU_ALIGN; /* AMD's look at the page first */
+    default: return legacy && n == 16 ? MMU_ALIGN_UNLESS_MM : MMU_ALIGN_NONE;
     }
 }
 
@@ -480,9 +544,11 @@ void generic_translate(struct trans *t, bool vector)
     bool waits = insn_waits_for_fpu(t->in, t->ops);
     if (waits)
         flags |= MEM_FPU_WAIT;
-    if (acc != MMU_SLOW_R && !t->vm->cpuid.is_amd && (waits || t->in->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
+    if (acc != MMU_SLOW_R && insn_rehearses(t))
         flags |= MEM_REHEARSE;
-    flags |= operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
+    if (masked_operand(t->in, t->ops))
+        flags |= MEM_MASKED;
+    flags |= (unsigned)operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
     if (insn_is_denied(t)) {
         mem_denied(t, flags, generic_body, &p);
         return;

@@ -208,7 +208,7 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
             (!write || x->write))
             g = x;
     }
-    bool begun = !g;
+    bool begun = !g, valid;
     if (!g)
         g = begin(t, a, n, write);
     if (!g)
@@ -218,15 +218,22 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
     bool plain = plain_base(a);
     if (!plain)
         lea_guest(t, h, T0, a);
+    valid = held_valid(t, h);
+    bool has_base = valid && plain && t->held.what[0] == a->base;
     if (g->slot >= 0) {
-        if (!begun || !plain) /* T1 holds it still */
+        if ((!begun || !plain) && !held_is(t, h, 1, HELD_DELTA + g->slot)) /* else T1 holds it still */
             e_load(h, 1, T1, GS(group_delta[g->slot]));
         delta = T1;
+        held_keep(t, h, valid);
+        held_note(t, 1, HELD_DELTA + g->slot);
     }
     if (!plain) {
         *ref = hm_index(T0, delta, 1, 0);
     } else if (is_slot((unsigned)a->base)) {
-        e_load(h, 1, T0, gs_gpr((unsigned)a->base));
+        if (!has_base)
+            e_load(h, 1, T0, gs_gpr((unsigned)a->base));
+        held_keep(t, h, valid || g->slot >= 0);
+        held_note(t, 0, a->base);
         *ref = hm_index(T0, delta, 1, (int32_t)a->disp);
     } else {
         *ref = hm_index(host_reg((unsigned)a->base), delta, 1, (int32_t)a->disp);

@@ -4,8 +4,12 @@
  * offset in the page, else something large. One unsigned compare against 4096 - n then answers both whether
  * the page is there and whether the access stays inside it. Behind it, either T1 = delta and the operand
  * keeps its form base + disp + T1, or T1 = host page and the operand is T0 + T1. */
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
+
+/* Accesses whose slow path is their own, in cold code. */
+#define MEM_ALONE (MEM_FPU_WAIT | MEM_REHEARSE | MEM_MASKED)
 
 void side_note(struct trans *t, struct emit *e)
 {
@@ -100,7 +104,7 @@ static void lea_effective(struct trans *t, struct emit *e, int dst, const struct
 static void add_segment(struct trans *t, struct emit *e, int dst, const struct gaddr *a)
 {
     if (a->seg_base) {
-        e_load(e, 1, T1, hm_gs(a->seg_base));
+        e_load(e, 1, T1, hm_cpu(a->seg_base));
         e_lea(e, t->bits == 64, dst, hm_index(dst, T1, 1, 0)); /* 32-bit linear addresses wrap */
     }
 }
@@ -117,7 +121,7 @@ static void check_limit(struct trans *t, const struct gaddr *a, unsigned n, bool
 {
     struct emit *h = &t->h, *k = &t->k;
     e_lea(h, 1, T1, hm_base(T0, (int32_t)n));
-    e_alu_rm(h, 1, ALU_CMP, T1, hm_gs(a->seg_room));
+    e_alu_rm(h, 1, ALU_CMP, T1, hm_cpu(a->seg_room));
     e_jcc(h, CC_A, e_rx(k));
     fl_cold_save(t, k, carry);
     e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_SEGMENT << 16);
@@ -127,7 +131,7 @@ static void check_limit(struct trans *t, const struct gaddr *a, unsigned n, bool
 void emit_tlb_index(struct trans *t)
 {
     if (t->vm->host_bmi2) {
-        e_rorx(&t->h, T1, T0, 12 - 5);
+        e_rorx(&t->h, 1, T1, T0, 12 - 5);
     } else {
         e_mov_rr(&t->h, 1, T1, T0);
         e_shr_ri(&t->h, 1, T1, 12 - 5);
@@ -172,7 +176,7 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
  * Flags and T1 are free. */
 static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, body_fn *body, void *arg)
 {
-    struct hmem env = hm_gs(offsetof(struct tcpu, rehearsal) + 16);
+    struct hmem env = hm_cpu(offsetof(struct tcpu, rehearsal) + 16);
     if (flags & (MEM_FPU_WAIT | MEM_REHEARSE))
         side_note(t, k);
     if (!(flags & MEM_REHEARSE)) {
@@ -186,7 +190,7 @@ static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, b
     }
     e_byte(k, 0x9b);
     if (insn_has_class(t, ZYDIS_REGCLASS_MMX)) {
-        struct hmem status = hm_gs((size_t)env.disp + 4);
+        struct hmem status = hm_cpu(offsetof(struct tcpu, rehearsal) + 16 + 4);
         e_rm(k, 0, 0xd9, 6, env); /* FNSTENV */
         e_alu_mi(k, 0, ALU_AND, status, ~0x3800);
         e_rm(k, 0, 0xd9, 4, env); /* FLDENV */
@@ -223,8 +227,7 @@ static bool call_check(struct trans *t, unsigned n, unsigned acc, unsigned flags
     unsigned size = 0;
     while (1u << size < n)
         size++;
-    if (!t->small || !t->saved_flags || (flags & (MEM_FPU_WAIT | MEM_REHEARSE)) || size >= CHECK_SIZES ||
-        1u << size != n)
+    if (!t->small || !t->saved_flags || (flags & MEM_ALONE) || size >= CHECK_SIZES || 1u << size != n)
         return false;
     e_call(&t->h, t->cc->stubs.check[size][acc != MMU_SLOW_R][t->idx][delta]);
     e_byte(&t->h, 0xa9); /* TEST EAX, desc */
@@ -268,8 +271,15 @@ static void miss_alone(struct trans *t, const struct access *x, const uint8_t *h
     /* the tag is still where it was, so the same XOR gives the address back */
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     past[0] = before_access(t, k, x->flags, x->body, x->arg);
+    if (x->flags & MEM_MASKED) {
+        e_kmovq_store(k, GS(scratch[3]), (unsigned)(t->in->avx.mask.reg - ZYDIS_REGISTER_K0));
+        e_store_imm32(k, 1, GS(scratch[4]), masked_operand(t->in, t->ops));
+    }
     e_desc(t, k, T1, x->desc);
-    e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
+    if (x->flags & MEM_MASKED)
+        e_call(k, x->delta ? t->cc->stubs.mem_masked_d : t->cc->stubs.mem_masked_h);
+    else
+        e_call(k, x->delta ? t->cc->stubs.mem_staged_d : t->cc->stubs.mem_staged_h);
     if (x->acc == MMU_SLOW_R || (x->flags & MEM_LOCKED)) {
         e_jmp(k, hit + t->h.rx_off);
     } else {
@@ -294,7 +304,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
                  a->width == 64 && a->base != BASE_SCRATCH && !is_slot((unsigned)a->base);
     uint32_t desc = describe(t, a, n, acc, flags);
     bool poll = t->goes_back && !t->accessed && !t->polled;
-    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE)) && fl_carries(t);
+    bool carry = !poll && !(t->mode & MODE_ONE) && !(flags & MEM_ALONE) && fl_carries(t);
     if (!carry)
         fl_lose(t, h);
     if (poll)
@@ -320,7 +330,7 @@ void mem_access(struct trans *t, const struct gaddr *a, unsigned n, unsigned acc
     if (carry)
         fl_carried(h);
     uint8_t *past[2] = { NULL, NULL };
-    if (!(t->mode & MODE_ONE) && !(flags & (MEM_FPU_WAIT | MEM_REHEARSE))) {
+    if (!(t->mode & MODE_ONE) && !(flags & MEM_ALONE)) {
         fl_cold_call(t, k, carry, t->cc->stubs.slow[acc != MMU_SLOW_R][t->idx][delta], desc);
         if (carry)
             fl_carry_back(k);

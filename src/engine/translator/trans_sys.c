@@ -46,7 +46,16 @@ static unsigned string_size(const struct trans *t)
 static bool is_selector_read(const struct trans *t)
 {
     return t->in->mnemonic == ZYDIS_MNEMONIC_MOV && t->in->opcode == 0x8c &&
-           t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && t->in->operand_width >= 32;
+           t->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+}
+
+/* MOV from a control register that is a plain value. */
+static bool is_control_read(const struct trans *t)
+{
+    return t->in->mnemonic == ZYDIS_MNEMONIC_MOV && t->in->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+           t->in->opcode == 0x20 && t->ops[1].reg.value >= ZYDIS_REGISTER_CR0 &&
+           t->ops[1].reg.value <= ZYDIS_REGISTER_CR4 && t->ops[1].reg.value != ZYDIS_REGISTER_CR1 &&
+           !(t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK) && !is_user(t) && !(t->mode & MODE_ONE);
 }
 
 bool sysinsn_can(const struct trans *t)
@@ -61,15 +70,15 @@ bool sysinsn_can(const struct trans *t)
     case ZYDIS_MNEMONIC_STAC: return !is_user(t) && !(t->mode & MODE_ONE);
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDTSCP:
-    case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ: return !(t->mode & MODE_ONE);
+    case ZYDIS_MNEMONIC_SYSCALL: return !(t->mode & MODE_ONE) && t->in->length == 2;
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
     case ZYDIS_MNEMONIC_WRFSBASE:
     case ZYDIS_MNEMONIC_WRGSBASE: return has_rex_w(t) && !(t->mode & MODE_ONE);
     case ZYDIS_MNEMONIC_CLD: return true;
-    case ZYDIS_MNEMONIC_MOV: return is_selector_read(t);
+    case ZYDIS_MNEMONIC_MOV: return is_selector_read(t) || is_control_read(t);
     case ZYDIS_MNEMONIC_PUSHFQ: return t->in->operand_width == 64;
     default: return is_bit_test(t) || (string_size(t) && !(t->mode & MODE_ONE));
     }
@@ -118,10 +127,33 @@ static void read_selector(struct trans *t)
     struct emit *h = &t->h;
     unsigned dst = (unsigned)ZydisRegisterGetId(t->ops[0].reg.value);
     unsigned seg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value);
-    int reg = is_slot(dst) ? T0 : host_reg(dst);
+    bool narrow = t->in->operand_width == 16;
+    int reg = is_slot(dst) || narrow ? T0 : host_reg(dst);
     e_rm0f(h, 0, 0xb7, reg,
-           hm_gs(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
-                 offsetof(struct x86_segment, sel))); /* MOVZX */
+           hm_cpu(offsetof(struct tcpu, seg) + seg * sizeof(struct x86_segment) +
+                  offsetof(struct x86_segment, sel))); /* MOVZX */
+    if (narrow)
+        e_byte(h, 0x66);
+    if (is_slot(dst))
+        e_store(h, !narrow, gs_gpr(dst), T0);
+    else if (narrow)
+        e_mov_rr(h, 0, host_reg(dst), T0);
+}
+
+/* #GP for code at CPL 1 and 2, which has the index of the kernel's, is the interpreter's. */
+static void read_control(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    unsigned dst = (unsigned)ZydisRegisterGetId(t->ops[0].reg.value);
+    unsigned cr = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value);
+    int reg = is_slot(dst) ? T0 : host_reg(dst);
+    fl_clobber(t, h);
+    e_rm(h, 0, 0x80, ALU_CMP, GS(cpl));
+    e_byte(h, 0);
+    e_jcc(h, CC_NE, e_rx(k));
+    e_desc(t, k, H_10, t->off | (uint32_t)t->in->length << 16);
+    e_call(k, t->cc->stubs.interp); /* does not come back */
+    e_load(h, 1, reg, cr == 0 ? GS(cr0) : cr == 2 ? GS(cr2) : cr == 3 ? GS(cr3) : GS(cr4));
     if (is_slot(dst))
         e_store(h, 1, gs_gpr(dst), T0);
 }
@@ -348,7 +380,7 @@ void sysinsn_translate(struct trans *t)
         fl_clobber(t, h);
         e_alu_mi(h, 0, ALU_AND, GS(rflags), ~(int32_t)FL_DF);
         break;
-    case ZYDIS_MNEMONIC_MOV: read_selector(t); break;
+    case ZYDIS_MNEMONIC_MOV: is_selector_read(t) ? read_selector(t) : read_control(t); break;
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
     case ZYDIS_MNEMONIC_WRFSBASE:
@@ -362,17 +394,15 @@ void sysinsn_translate(struct trans *t)
     case ZYDIS_MNEMONIC_RDTSCP: read_tsc(t, true); break;
     case ZYDIS_MNEMONIC_PUSHFQ: push_flags(t); break;
     case ZYDIS_MNEMONIC_SYSCALL:
-        flow_special(t, SPECIAL_SYSCALL);
-        flow_exit_direct(t, next_off(t));
+        flow_transfer(t, SPECIAL_SYSCALL, is_user(t) ? t->cc->stubs.syscall : t->cc->stubs.transfer);
         break;
     case ZYDIS_MNEMONIC_SYSRET:
-        flow_special(t, has_rex_w(t) ? SPECIAL_SYSRET64 : SPECIAL_SYSRET32);
-        flow_exit_direct(t, next_off(t));
+        if (has_rex_w(t))
+            flow_transfer(t, SPECIAL_SYSRET64, t->cc->stubs.sysret64);
+        else
+            flow_transfer(t, SPECIAL_SYSRET32, t->cc->stubs.transfer);
         break;
-    case ZYDIS_MNEMONIC_IRETQ:
-        flow_special(t, SPECIAL_IRETQ);
-        flow_exit_direct(t, next_off(t));
-        break;
+    case ZYDIS_MNEMONIC_IRETQ: flow_transfer(t, SPECIAL_IRETQ, t->cc->stubs.transfer); break;
     default:
         if (string_size(t))
             rep_string(t);

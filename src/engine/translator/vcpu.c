@@ -2,9 +2,10 @@
  *
  * Theory of operation. vcpu_loop runs with the guest's vector state in the registers. Each turn: see to
  * requests (exit_request), deliver what is pending, find the block for rip (jump cache, hash table, else
- * translate) and enter it. Translated code comes back with an exit_reason. Instructions that translated code
- * cannot run in place (16-bit code, single-stepped code, the instruction after STI or MOV SS) go through the
- * interpreter one at a time.
+ * translate) and enter it. Translated code comes back with an exit_reason; exceptions and changes of the
+ * privilege level do not bring it back if nothing but entering the next block would follow. Instructions that
+ * translated code cannot run in place (16-bit code, single-stepped code, the instruction after STI or MOV SS)
+ * go through the interpreter one at a time.
  *
  * exit_request is the only thing that other threads set. XR_INTR means that the local APIC may have
  * something; if IF is clear the fact moves to intr_deferred, so that translated code is not made to leave at
@@ -20,6 +21,7 @@
 #include "engine/translator/interp.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/light_sys.h"
+#include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
@@ -156,28 +158,28 @@ static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
     bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
-    bool misaligned = MMU_DESC_ALIGN(desc) && (lin & ((8u << MMU_DESC_ALIGN(desc)) - 1));
     if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
                : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
         fit = amd ? whole_pieces(code64, lin, n) : 0;
     if (fit == n)
         return true;
     return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
-           cpu_raise_error(c, MMU_DESC_STACK(desc) && !misaligned ? EXC_SS : EXC_GP, 0);
+           cpu_raise_error(c, MMU_DESC_STACK(desc) && !mmu_is_misaligned(lin, desc) ? EXC_SS : EXC_GP, 0);
 }
 
 /* XSAVE's area ends behind the last component that is asked for (SDM volume 1, 13.4). AMD's look at an area's
  * last byte first, and XRSTOR at the header before (seen on Zen 4). False: an exception is pending. */
 static bool state_area(struct tcpu *c, uint64_t lin, uint32_t *desc)
 {
-    unsigned n = MMU_DESC_LEN(*desc), align = MMU_DESC_ALIGN(*desc);
+    unsigned n = MMU_DESC_LEN(*desc);
     uint64_t mask = cpu_code64(c) ? ~0ull : 0xffffffffu;
     enum mmu_acc acc = MMU_DESC_ACC(*desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
-    if (n > XSAVE_LEGACY && !(c->gpr[R_AX] & c->xcr0 & XSTATE_AVX)) {
-        *desc = MMU_DESC_SHORTER(*desc, n - XSAVE_LEGACY);
-        n = XSAVE_LEGACY;
+    unsigned wanted = cpuid_model_xsave_size(&c->vm->cpuid, c->gpr[R_AX] & c->xcr0);
+    if (n > wanted) {
+        *desc = MMU_DESC_SHORTER(*desc, n - wanted);
+        n = wanted;
     }
-    if (!c->vm->cpuid.is_amd || (lin & ((8u << align) - 1)))
+    if (!c->vm->cpuid.is_amd || mmu_is_misaligned(lin, *desc))
         return true;
     if (n > XSAVE_HEADER && acc == MMU_READ &&
         !mmu_probe(c, (lin + XSAVE_HEADER) & mask, 8, MMU_READ, MMU_AS_CPL))
@@ -200,15 +202,71 @@ unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
     return a;
 }
 
+/* When only the second page of what is stored faults, Intel's report the last byte that would be stored. */
+static void blame_last_byte(struct tcpu *c, uint64_t lin, unsigned size, uint64_t elements)
+{
+    unsigned first = 0, last = 63;
+    masked_stretch(elements, &first);
+    while (!(elements >> last & 1))
+        last--;
+    uint64_t from = lin + first * size, to = lin + last * size + size - 1;
+    if (!c->vm->cpuid.is_amd && ((from ^ to) & PAGE_MASK) && !((c->exc.cr2 ^ to) & PAGE_MASK))
+        c->exc.cr2 = to;
+}
+
+/* Element by element what the mask leaves of an access that is not plain RAM in one page. */
+static enum mmu_answer masked_access(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
+{
+    uint32_t m = (uint32_t)c->scratch[4];
+    uint64_t elements = masked_elements(m, c->scratch[3]);
+    unsigned size = MASKED_SIZE(m), first = 0, n;
+    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
+    if (mmu_group(c, lin, desc, out))
+        return MMU_ANS_DIRECT;
+    for (; (n = masked_stretch(elements, &first)) > 0; first += n) {
+        uint64_t at = lin + first * size;
+        if (inside_segment(c, cpu_code64(c) ? at : (uint32_t)at,
+                           MMU_DESC_SHORTER(desc, MMU_DESC_LEN(desc) - n * size)) &&
+            mmu_stage_part(c, lin, first * size, n * size, acc))
+            continue;
+        if (acc == MMU_WRITE && c->exc.vector == EXC_PF && MASKED_COUNT(m) > 1)
+            blame_last_byte(c, lin, size, elements);
+        if (mmu_is_misaligned(lin, desc))
+            cpu_raise_gp(c, 0);
+        else if (c->exc.vector == EXC_GP && MMU_DESC_STACK(desc))
+            c->exc.vector = EXC_SS;
+        return MMU_ANS_FAULT;
+    }
+    mmu_stage_elements(c, lin, size, elements, out);
+    return MMU_ANS_STAGED;
+}
+
+unsigned helper_masked(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
+{
+    enum mmu_answer a = masked_access(c, lin, desc, out);
+    if (a == MMU_ANS_FAULT) {
+        learn_vpage(c);
+        c->rip = code_address(c, MMU_DESC_OFF(desc));
+    }
+    return a;
+}
+
 /* One check for a group of accesses: all or nothing, and never an exception. */
 unsigned helper_group(struct tcpu *c, uint64_t lin, uint32_t desc, void *out)
 {
     return !mmu_group(c, lin, desc, out);
 }
 
+/* What an instruction in C asked of its own vCPU, as an IPI to itself, is seen to at once. */
+static bool is_asked(const struct tcpu *c)
+{
+    return unlikely(atomic_load_explicit(&c->exit_request, memory_order_relaxed));
+}
+
 unsigned helper_commit(struct tcpu *c, uint32_t desc)
 {
-    if (!mmu_commit(c) || (desc & COMMIT_NO_EXIT))
+    bool changed = mmu_commit(c);
+    if ((!changed && !is_asked(c)) || (desc & COMMIT_NO_EXIT))
         return 0;
     if (desc & COMMIT_HOST_FLAGS)
         c->fl = c->exit_fl;
@@ -239,6 +297,12 @@ static bool translatable(const struct tcpu *c)
            flat_data(ss) && (ss->attr & SEG_DB);
 }
 
+/* Whether CR4 and XCR0 have switched all of these on. */
+static bool has_state(const struct tcpu *c, uint64_t components)
+{
+    return (c->cr4 & CR4_OSXSAVE) && (c->xcr0 & components) == components;
+}
+
 uint32_t vcpu_mode(const struct tcpu *c)
 {
     uint32_t m = c->mmu_idx | (c->code_bits == 64   ? 0u
@@ -254,9 +318,11 @@ uint32_t vcpu_mode(const struct tcpu *c)
     if (!(c->cr4 & CR4_OSFXSR))
         m |= MODE_NO_SSE;
     if (!(c->cr4 & CR4_OSXSAVE))
-        m |= MODE_NO_XSAVE | MODE_NO_AVX;
-    else if ((c->xcr0 & 6) != 6)
-        m |= MODE_NO_AVX;
+        m |= MODE_NO_XSAVE | MODE_NO_AVX | MODE_NO_AVX512;
+    else if (!has_state(c, XSTATE_SSE | XSTATE_AVX))
+        m |= MODE_NO_AVX | MODE_NO_AVX512;
+    else if (!has_state(c, XSTATE_AVX512))
+        m |= MODE_NO_AVX512;
     return m;
 }
 
@@ -264,7 +330,7 @@ static enum exit_reason reason_of(struct tcpu *c, enum step st)
 {
     switch (st) {
     case STEP_FAULT: return c->need_exclusive ? XIT_EXCLUSIVE : XIT_EXC;
-    case STEP_HALT: c->halted = 1; return XIT_STEP;
+    case STEP_HALT: c->halted = !c->exc.pending; return XIT_STEP;
     case STEP_SHUTDOWN: return XIT_SHUTDOWN;
     case STEP_UNKNOWN: cpu_raise(c, EXC_UD); return XIT_EXC;
     default: return XIT_STEP;
@@ -296,16 +362,43 @@ unsigned helper_interp(struct tcpu *c, uint32_t desc)
         return 1 + (unsigned)second_page(c);
     if (st == STEP_NEXT && c->rip == code_address(c, off + len) && mode == vcpu_mode(c) &&
         gen == c->flush_gen && !c->int_shadow && !c->watch && !(c->rflags & FL_TF) &&
-        invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)))
+        invalidated == c->counters[TC_INVALIDATED] && !(c->intr_deferred && (c->rflags & FL_IF)) &&
+        !is_asked(c))
         return 0;
     return 1 + (unsigned)reason_of(c, st);
 }
 
-/* Transfers between privilege levels, without decoding again. */
-static unsigned transfer(struct tcpu *c, enum special what)
+/* An NMI that had to wait: its request is gone, and nobody asks again when it may come. */
+static bool nmi_due(const struct tcpu *c)
+{
+    return unlikely(c->nmi_pending) && !c->nmi_masked && !c->int_shadow && !c->wait_sipi && !c->exc.pending;
+}
+
+/* RF keeps code breakpoints from being met again, and means nothing while there are none: the instruction
+ * that an exception's handler returns to need not be run by itself. */
+static void forget_rf(struct tcpu *c)
+{
+    if (!c->watch)
+        c->rflags &= ~FL_RF;
+}
+
+/* What the dispatcher would do for 64-bit code that another such has just passed control to: nothing but to
+ * enter a block. (exit_request is for who looks into the jump cache.) */
+static bool goes_straight_on(struct tcpu *c)
+{
+    forget_rf(c);
+    return c->code_bits == 64 && !c->watch && !(c->rflags & (FL_TF | FL_RF)) && !c->int_shadow &&
+           !c->exc.pending && !c->one_block && !c->shadow && !nmi_due(c) &&
+           !((c->rflags & FL_IF) && atomic_load_explicit(&c->intr_deferred, memory_order_relaxed));
+}
+
+/* Transfers between privilege levels, without decoding again. 0: to rip through the jump cache. */
+unsigned helper_transfer(struct tcpu *c, uint32_t desc)
 {
     enum step st;
-    switch (what) {
+    c->rip = code_address(c, desc & 0xffff);
+    c->counters[TC_SPECIAL]++;
+    switch ((enum special)(desc >> 16)) {
     case SPECIAL_SYSCALL: st = sys_syscall(c, c->rip + 2); break;
     case SPECIAL_IRETQ: st = sys_iret(c, 8); break;
     default:
@@ -313,12 +406,23 @@ static unsigned transfer(struct tcpu *c, enum special what)
             cpu_raise_gp(c, 0);
             return 1 + XIT_EXC;
         }
-        st = sys_sysret(c, what == SPECIAL_SYSRET64 ? 8 : 4);
+        st = sys_sysret(c, desc >> 16 == SPECIAL_SYSRET64 ? 8 : 4);
     }
-    return 1 + (unsigned)reason_of(c, st);
+    return st == STEP_NEXT && goes_straight_on(c) ? 0 : 1 + (unsigned)reason_of(c, st);
 }
 
-/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 for VEX),
+/* c->exc is pending. 0: to its handler at rip through the jump cache. */
+unsigned helper_exception(struct tcpu *c)
+{
+    if (c->code_bits != 64 || c->one_block || c->shadow)
+        return 1 + XIT_EXC;
+    c->counters[TC_EXCEPTIONS]++;
+    if (sys_deliver_exception(c) == STEP_SHUTDOWN)
+        return 1 + XIT_SHUTDOWN;
+    return goes_straight_on(c) ? 0 : 1 + XIT_STEP;
+}
+
+/* x87, SSE or AVX that the present mode does not allow (SDM volume 3, 2.5 and 13.1; volume 2, 2.4 and 2.8),
  * or #UD. */
 unsigned helper_special(struct tcpu *c, uint32_t desc)
 {
@@ -326,8 +430,6 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     bool ts = c->cr0 & CR0_TS, em = c->cr0 & CR0_EM, ud;
     c->rip = code_address(c, desc & 0xffff);
     c->counters[TC_SPECIAL]++;
-    if (what >= SPECIAL_SYSCALL)
-        return transfer(c, what);
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
         return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
     if (what == SPECIAL_GP) {
@@ -345,7 +447,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
         break;
     case SPECIAL_FPU_MMX: ud = em; break;
     case SPECIAL_FPU_SSE: ud = em || !(c->cr4 & CR4_OSFXSR); break;
-    case SPECIAL_FPU_AVX: ud = !(c->cr4 & CR4_OSXSAVE) || (c->xcr0 & 6) != 6; break;
+    case SPECIAL_FPU_AVX: ud = !has_state(c, XSTATE_SSE | XSTATE_AVX); break;
+    case SPECIAL_FPU_AVX512: ud = !has_state(c, XSTATE_SSE | XSTATE_AVX | XSTATE_AVX512); break;
     case SPECIAL_FPU_XSAVE: ud = !(c->cr4 & CR4_OSXSAVE); break;
     default: ud = true;
     }
@@ -356,12 +459,12 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
 /* ---- one instruction at a time ---- */
 
 /* The traps behind an instruction: a single step's if TF was set before it, and what breakpoints it met (SDM
- * volume 3, 18.3.1). Behind MOV SS they wait. */
+ * volume 3, 18.3.1). Behind MOV SS they wait. One behind HLT ends it (volume 2, HLT). */
 static void after_step(struct tcpu *c, bool tf, enum step st)
 {
     bool step = tf && !c->no_step;
-    if ((st != STEP_NEXT && st != STEP_AGAIN) || c->exc.pending || c->int_shadow == 2 ||
-        (!step && !c->debug_hits))
+    if (st == STEP_FAULT || st == STEP_SHUTDOWN || st == STEP_UNKNOWN || c->exc.pending ||
+        c->int_shadow == 2 || (!step && !c->debug_hits))
         return;
     cpu_raise(c, EXC_DB);
     c->exc.dr6 = c->debug_hits | (step ? 1u << 14 : 0);
@@ -534,6 +637,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         for (unsigned i = 0; i < MMU_COUNT; i++)
             c->jc_mode[i] = key;
     }
+    c->one_block = (mode & MODE_ONE) != 0;
     struct jc_entry *known = &c->jc[c->mmu_idx][jc_hash(c->rip)];
     const void *host = (const void *)(uintptr_t)known->host;
     struct tb *tb;
@@ -578,6 +682,7 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
         if (unlikely(c->shadow != NULL) &&
             !(bits & MODE_NO_GROUP)) /* one at a time; that bit: the rest of one */
             return XIT_LOOKUP;
+        mode = (mode & ~MODE_IDX) | c->mmu_idx; /* translated code changes it */
         tb = find_block(c, mode | (bits & ~FIXED_SAME_PAGE));
         if (!tb)
             return c->exc.pending ? XIT_EXC : XIT_NOCODE;
@@ -616,12 +721,6 @@ static enum step take_interrupt(struct tcpu *c)
     c->counters[TC_INTERRUPTS]++;
     atomic_store(&c->intr_deferred, XR_INTR); /* look for the next one when this one's handler allows it */
     return sys_deliver_interrupt(c, (unsigned)v);
-}
-
-/* An NMI that had to wait: its request is gone, and nobody asks again when it may come. */
-static bool nmi_due(const struct tcpu *c)
-{
-    return unlikely(c->nmi_pending) && !c->nmi_masked && !c->int_shadow && !c->wait_sipi && !c->exc.pending;
 }
 
 /* Sees to exit_request. Returns false if run() must return; *kind says why. */
@@ -805,6 +904,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
             continue;
         }
         enum exit_reason why;
+        forget_rf(c);
         if (c->int_shadow || c->watch || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
             why = single_step(c);
         } else {

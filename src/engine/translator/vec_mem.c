@@ -1,9 +1,10 @@
-/* Vector instructions whose memory operand is not one stretch of bytes: gathers, masked moves. Heavy.
+/* Vector instructions whose memory operand is not one stretch of bytes: gathers, scatters, masked moves of
+ * AVX and SSE. Heavy.
  *
- * They touch each element by itself: an element that the mask leaves out must not fault, and a gather that
- * faults keeps what it has loaded and the mask bits still to do (Intel SDM volume 2, VGATHERDPS: elements go
- * in order from the lowest). The guest's vector registers are in xsave_area in the standard format while this
- * runs. */
+ * They touch each element by itself: an element that the mask leaves out must not fault, and a gather or
+ * scatter that faults keeps what it has done and the mask bits still to do (Intel SDM volume 2, VGATHERDPS,
+ * VPSCATTERDD: elements go in order from the lowest). The guest's vector registers are in xsave_area in the
+ * standard format while this runs. Moves under AVX-512's masks are not here (masked.c). */
 #include <string.h>
 
 #include <Zydis/Zydis.h>
@@ -15,11 +16,14 @@
 
 #define XSAVE_XMM 160
 #define XSAVE_ST 32
-#define XSAVE_BV_SSE 2ull
-#define XSAVE_BV_AVX 4ull
+#define XSAVE_SSE 1 /* numbers of components */
+#define XSAVE_YMM 2
+#define XSAVE_MASKS 5
+#define XSAVE_ZMM 6
+#define XSAVE_HI16 7
 
 struct vec {
-    uint8_t b[32];
+    uint8_t b[64];
 };
 
 struct vec_insn {
@@ -31,32 +35,66 @@ static uint64_t *xstate_bv(struct tcpu *c)
 {
     return (uint64_t *)(void *)(c->xsave_area + XSAVE_HEADER);
 }
-static uint8_t *ymm_high(struct tcpu *c, unsigned n)
+static bool in_use(struct tcpu *c, unsigned component)
 {
-    return c->xsave_area + c->vm->cpuid.host_d[2].ebx + n * 16;
+    return (*xstate_bv(c) & c->vm->cpuid.xcr0_mask) >> component & 1;
+}
+static uint8_t *component_at(struct tcpu *c, unsigned component)
+{
+    return c->xsave_area + (component == XSAVE_SSE ? XSAVE_XMM : c->vm->cpuid.host_d[component].ebx);
+}
+/* The same for writing: what is not in use is not what the area holds. */
+static uint8_t *use_component(struct tcpu *c, unsigned component)
+{
+    if (!in_use(c, component))
+        memset(component_at(c, component), 0,
+               component == XSAVE_SSE ? 16 * 16 : c->vm->cpuid.host_d[component].eax);
+    *xstate_bv(c) |= 1ull << component;
+    return component_at(c, component);
 }
 
 static struct vec read_vec(struct tcpu *c, unsigned n)
 {
     struct vec v = { { 0 } };
-    if (*xstate_bv(c) & XSAVE_BV_SSE)
-        memcpy(v.b, c->xsave_area + XSAVE_XMM + n * 16, 16);
-    if ((*xstate_bv(c) & XSAVE_BV_AVX) && (c->vm->cpuid.xcr0_mask & XSAVE_BV_AVX))
-        memcpy(v.b + 16, ymm_high(c, n), 16);
+    if (n >= 16) {
+        if (in_use(c, XSAVE_HI16))
+            memcpy(v.b, component_at(c, XSAVE_HI16) + (n - 16) * 64, 64);
+        return v;
+    }
+    if (in_use(c, XSAVE_SSE))
+        memcpy(v.b, component_at(c, XSAVE_SSE) + n * 16, 16);
+    if (in_use(c, XSAVE_YMM))
+        memcpy(v.b + 16, component_at(c, XSAVE_YMM) + n * 16, 16);
+    if (in_use(c, XSAVE_ZMM))
+        memcpy(v.b + 32, component_at(c, XSAVE_ZMM) + n * 32, 32);
     return v;
 }
 
-/* Writes the whole register (VEX semantics: what v does not name is zero). */
+/* Writes the whole register (VEX and EVEX semantics: what v does not name is zero). */
 static void write_vec(struct tcpu *c, unsigned n, const struct vec *v)
 {
-    uint64_t *bv = xstate_bv(c);
-    if (!(*bv & XSAVE_BV_SSE))
-        memset(c->xsave_area + XSAVE_XMM, 0, 16 * 16);
-    memcpy(c->xsave_area + XSAVE_XMM + n * 16, v->b, 16);
-    if (!(*bv & XSAVE_BV_AVX))
-        memset(ymm_high(c, 0), 0, 16 * 16);
-    memcpy(ymm_high(c, n), v->b + 16, 16);
-    *bv |= XSAVE_BV_SSE | XSAVE_BV_AVX;
+    static const uint8_t zero[32];
+    if (n >= 16) {
+        memcpy(use_component(c, XSAVE_HI16) + (n - 16) * 64, v->b, 64);
+        return;
+    }
+    memcpy(use_component(c, XSAVE_SSE) + n * 16, v->b, 16);
+    memcpy(use_component(c, XSAVE_YMM) + n * 16, v->b + 16, 16);
+    if (in_use(c, XSAVE_ZMM) || memcmp(v->b + 32, zero, 32) != 0)
+        memcpy(use_component(c, XSAVE_ZMM) + n * 32, v->b + 32, 32);
+}
+
+static uint64_t read_mask(struct tcpu *c, unsigned n)
+{
+    uint64_t v = 0;
+    if (in_use(c, XSAVE_MASKS))
+        memcpy(&v, component_at(c, XSAVE_MASKS) + n * 8, 8);
+    return v;
+}
+
+static void write_mask(struct tcpu *c, unsigned n, uint64_t v)
+{
+    memcpy(use_component(c, XSAVE_MASKS) + n * 8, &v, 8);
 }
 
 static uint64_t gpr_value(const struct tcpu *c, ZydisRegister r)
@@ -101,6 +139,21 @@ static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
     return m->b[(i + 1) * size - 1] & 0x80;
 }
 
+/* What element i's index adds to the base. */
+static int64_t index_part(const ZydisDecodedOperand *mem, const struct vec *idx, unsigned i,
+                          unsigned idx_size)
+{
+    int32_t narrow;
+    int64_t x;
+    if (idx_size == 4) {
+        memcpy(&narrow, idx->b + i * 4, 4);
+        x = narrow;
+    } else {
+        memcpy(&x, idx->b + i * 8, 8);
+    }
+    return (int64_t)((uint64_t)x * (mem->mem.scale ? mem->mem.scale : 1u));
+}
+
 static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
 {
     unsigned rd = (unsigned)ZydisRegisterGetId(v->ops[0].reg.value),
@@ -115,15 +168,9 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
     memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
     for (unsigned i = 0; i < n && ok; i++) {
         if (mask_bit(&mask, i, elem)) {
-            int64_t x = 0;
-            if (idx_size == 4)
-                x = (int32_t)((uint32_t)idx.b[i * 4] | (uint32_t)idx.b[i * 4 + 1] << 8 |
-                              (uint32_t)idx.b[i * 4 + 2] << 16 | (uint32_t)idx.b[i * 4 + 3] << 24);
-            else
-                memcpy(&x, idx.b + i * 8, 8);
-            unsigned scale = v->ops[1].mem.scale ? v->ops[1].mem.scale : 1;
             uint64_t at;
-            ok = element_address(c, v, &v->ops[1], x * (int64_t)scale, elem, MMU_READ, &at) &&
+            ok = element_address(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), elem, MMU_READ,
+                                 &at) &&
                  mmu_read(c, at, dst.b + i * elem, elem, MMU_AS_CPL);
         }
         if (ok)
@@ -135,6 +182,47 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
     write_vec(c, rd, &dst);
     write_vec(c, rm, &mask);
     return ok;
+}
+
+/* Both ways, under a mask register that loses the bits of elements that are done. */
+static bool move_by_index(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
+{
+    bool store = v->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
+    const ZydisDecodedOperand *mem = &v->ops[store ? 0 : 2], *reg = &v->ops[store ? 2 : 0];
+    unsigned rv = (unsigned)ZydisRegisterGetId(reg->reg.value), k = v->in.avx.mask.reg - ZYDIS_REGISTER_K0,
+             ri = (unsigned)ZydisRegisterGetId(mem->mem.index), vl = v->in.avx.vector_length / 8u;
+    unsigned n = vl / (elem > idx_size ? elem : idx_size);
+    if (k == 0 || (!store && rv == ri))
+        return cpu_raise(c, EXC_UD);
+    struct vec data = read_vec(c, rv), idx = read_vec(c, ri);
+    uint64_t mask = read_mask(c, k);
+    bool ok = true, any = false;
+    for (unsigned i = 0; i < n && ok; i++) {
+        uint64_t at;
+        if (!(mask >> i & 1))
+            continue;
+        ok = element_address(c, v, mem, index_part(mem, &idx, i, idx_size), elem,
+                             store ? MMU_WRITE : MMU_READ, &at) &&
+             (store ? mmu_write(c, at, data.b + i * elem, elem, MMU_AS_CPL)
+                    : mmu_read(c, at, data.b + i * elem, elem, MMU_AS_CPL));
+        if (ok)
+            mask &= ~(1ull << i);
+        any |= ok;
+    }
+    /* What is above the vector goes with the first element that is loaded, the upper half of one that the
+     * elements do not fill with the last. */
+    unsigned end = ok ? n * elem : any ? vl : (unsigned)sizeof data.b;
+    memset(data.b + end, 0, sizeof data.b - end);
+    if (!store)
+        write_vec(c, rv, &data);
+    write_mask(c, k, ok ? 0 : mask);
+    return ok;
+}
+
+static bool by_index(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
+{
+    return v->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ? move_by_index(c, v, elem, idx_size)
+                                                             : gather(c, v, elem, idx_size);
 }
 
 static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
@@ -240,13 +328,21 @@ static bool execute(struct tcpu *c, const struct vec_insn *v)
     bool store = v->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
     switch (v->in.mnemonic) {
     case ZYDIS_MNEMONIC_VGATHERDPS:
-    case ZYDIS_MNEMONIC_VPGATHERDD: return gather(c, v, 4, 4);
+    case ZYDIS_MNEMONIC_VPGATHERDD:
+    case ZYDIS_MNEMONIC_VSCATTERDPS:
+    case ZYDIS_MNEMONIC_VPSCATTERDD: return by_index(c, v, 4, 4);
     case ZYDIS_MNEMONIC_VGATHERDPD:
-    case ZYDIS_MNEMONIC_VPGATHERDQ: return gather(c, v, 8, 4);
+    case ZYDIS_MNEMONIC_VPGATHERDQ:
+    case ZYDIS_MNEMONIC_VSCATTERDPD:
+    case ZYDIS_MNEMONIC_VPSCATTERDQ: return by_index(c, v, 8, 4);
     case ZYDIS_MNEMONIC_VGATHERQPS:
-    case ZYDIS_MNEMONIC_VPGATHERQD: return gather(c, v, 4, 8);
+    case ZYDIS_MNEMONIC_VPGATHERQD:
+    case ZYDIS_MNEMONIC_VSCATTERQPS:
+    case ZYDIS_MNEMONIC_VPSCATTERQD: return by_index(c, v, 4, 8);
     case ZYDIS_MNEMONIC_VGATHERQPD:
-    case ZYDIS_MNEMONIC_VPGATHERQQ: return gather(c, v, 8, 8);
+    case ZYDIS_MNEMONIC_VPGATHERQQ:
+    case ZYDIS_MNEMONIC_VSCATTERQPD:
+    case ZYDIS_MNEMONIC_VPSCATTERQQ: return by_index(c, v, 8, 8);
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VPMASKMOVD: return store ? mask_store_vex(c, v, 4) : mask_load(c, v, 4);
     case ZYDIS_MNEMONIC_VMASKMOVPD:
