@@ -274,7 +274,7 @@ void translate_look(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage
                     uint64_t vpage, bool small);
 /* Whether the guest's bytes are as they were at that look. code_lock held; the pages are marked. */
 bool translate_is_current(const struct tcpu *c);
-/* Then, with the lock not given away in between: the block. NULL: cache full. */
+/* Then, with the lock not given away in between: the block. NULL: the segment is full. */
 struct tb *translate_finish(struct tcpu *c);
 size_t translation_size(void); /* of tcpu.translation */
 
