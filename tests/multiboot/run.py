@@ -36,7 +36,9 @@ KERNELS = {
     'compat': (1, False),
     'litmus': (4, False),
     'spin': (2, False),
+    'room': (1, False),
 }
+YADO_OPTIONS = {'room': ['--code-cache', '2M']}
 
 
 def options(kernel):
@@ -52,7 +54,8 @@ def on_yado(kernel, module, more=()):
     cpus, wants = options(kernel)
     yado = os.path.join(os.environ.get('BUILD', 'build'), 'yado')
     command = [yado, 'run', '--engine', 'translator', '--cpus', str(cpus), '--memory', '64M', '--net', 'none',
-               '--serial', 'stdio', '--debug-exit', '--timeout', str(LIMIT - 10), '--kernel', kernel, *more]
+               '--serial', 'stdio', '--debug-exit', '--timeout', str(LIMIT - 10), '--kernel', kernel,
+               *YADO_OPTIONS.get(os.path.splitext(os.path.basename(kernel))[0], []), *more]
     return run(command + (['--initrd', module, '--cmdline', CMDLINE] if wants else []))
 
 

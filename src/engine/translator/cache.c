@@ -7,12 +7,13 @@
  * found by physical page, offset and mode in a hash table that is read without lock; the jump cache of each
  * vCPU answers indirect branches by linear address before that.
  *
- * Blocks never move and their memory is reused only when everything is thrown away (cache_flush) inside an
- * exclusive section, when no vCPU is in translated code. A block dies when its guest bytes change: it leaves
- * the hash table, its pages' lists are swept of the dead, and the five-byte NOP at its entry is overwritten,
- * with one aligned store, by a call of the stale stub. So nobody has to find the jumps and jump-cache entries
- * that lead to it: who follows one ends in the dispatcher, which patches the entry once more into a jump to
- * the new translation.
+ * Blocks never move. Their memory is reused when the segment that they are in is emptied to make room
+ * (cache_evict.c), inside an exclusive section, when no vCPU is in translated code. A block dies when its
+ * guest bytes change: it leaves the hash table, its pages' lists are swept of the dead, and the five-byte NOP
+ * at its entry is overwritten, with one aligned store, by a call of the stale stub. So nobody has to find the
+ * jumps and jump-cache entries that lead to it: who follows one ends in the dispatcher, which patches the
+ * entry once more into a jump to the new translation. Only where code itself goes must jumps be found, so
+ * those from one segment into another are noted.
  *
  * code_lock covers everything that changes: hash, lists, side table, positions, patching. Stores to code
  * pages are made under it, and so is what is made of guest bytes: they are decoded before, but compared with
@@ -33,6 +34,31 @@ static void *reserve(size_t len)
     return p == MAP_FAILED ? NULL : p;
 }
 
+#define SEGMENT_MIN (256u << 10)
+
+/* The memory behind the stubs, and the tables, into segments. */
+static bool divide(struct code_cache *cc)
+{
+    size_t size = cc->mem.size;
+    cc->hot_end = align_down(size * 3 / 4, PAGE_SIZE);
+    cc->segment_count = (unsigned)min_u64(size / SEGMENT_MIN, CACHE_SEGMENTS);
+    cc->segment_hot = (uint32_t)align_down((cc->hot_end - cc->stub_len) / cc->segment_count, 64);
+    cc->segment_cold = (uint32_t)align_down((size - cc->hot_end) / cc->segment_count, 64);
+    cc->segment_tbs = (uint32_t)(size / 160 / cc->segment_count);
+    cc->segment_sides = (uint32_t)(size / 64 / cc->segment_count);
+    cc->jump_max = (uint32_t)(size / 128);
+    for (unsigned i = 0; i < cc->segment_count; i++) {
+        struct cache_segment *s = &cc->segments[i];
+        s->hot = s->hot_pos = (uint32_t)cc->stub_len + i * cc->segment_hot;
+        s->cold = s->cold_pos = (uint32_t)cc->hot_end + i * cc->segment_cold;
+    }
+    cc->tbs = reserve((size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->tbs);
+    cc->side = reserve((size_t)cc->segment_count * cc->segment_sides * sizeof *cc->side);
+    cc->jumps = reserve(cc->jump_max * sizeof *cc->jumps);
+    cc->fixed = reserve(sizeof *cc->fixed);
+    return cc->tbs && cc->side && cc->jumps && cc->fixed;
+}
+
 struct code_cache *cache_new(size_t size, struct yado_error *err)
 {
     struct code_cache *cc = reserve(sizeof *cc);
@@ -44,20 +70,12 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
         munmap(cc, sizeof *cc);
         return NULL;
     }
-    cc->tb_max = (uint32_t)(size / 160);
-    cc->side_max = (uint32_t)(size / 64);
-    cc->tbs = reserve(cc->tb_max * sizeof *cc->tbs);
-    cc->side = reserve(cc->side_max * sizeof *cc->side);
-    cc->fixed = reserve(sizeof *cc->fixed);
-    if (!cc->tbs || !cc->side || !cc->fixed) {
+    stubs_emit(cc);
+    if (!divide(cc)) {
         err_set(err, YADO_ERR_MEMORY, "translator: no memory for the code cache's tables");
         cache_free(cc);
         return NULL;
     }
-    stubs_emit(cc);
-    cc->hot_end = align_down(cc->mem.size * 3 / 4, PAGE_SIZE);
-    cc->hot_pos = cc->stub_len;
-    cc->cold_pos = cc->hot_end;
     return cc;
 }
 
@@ -66,9 +84,11 @@ void cache_free(struct code_cache *cc)
     if (!cc)
         return;
     if (cc->tbs)
-        munmap(cc->tbs, cc->tb_max * sizeof *cc->tbs);
+        munmap(cc->tbs, (size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->tbs);
     if (cc->side)
-        munmap(cc->side, cc->side_max * sizeof *cc->side);
+        munmap(cc->side, (size_t)cc->segment_count * cc->segment_sides * sizeof *cc->side);
+    if (cc->jumps)
+        munmap(cc->jumps, cc->jump_max * sizeof *cc->jumps);
     if (cc->fixed)
         munmap(cc->fixed, sizeof *cc->fixed);
     jitmem_close(&cc->mem);
@@ -77,7 +97,8 @@ void cache_free(struct code_cache *cc)
 
 struct tb *cache_alloc(struct code_cache *cc)
 {
-    return cc->tb_count < cc->tb_max ? &cc->tbs[cc->tb_count] : NULL;
+    const struct cache_segment *s = cache_now(cc);
+    return s->tb_count < cc->segment_tbs ? &cc->tbs[cc->now * cc->segment_tbs + s->tb_count] : NULL;
 }
 
 void cache_insert(struct tvm *vm, struct tb *tb)
@@ -93,8 +114,8 @@ void cache_insert(struct tvm *vm, struct tb *tb)
     _Atomic uint32_t *h = &cc->hash[cache_hash(key)];
     atomic_store_explicit(&tb->hash_next, atomic_load(h), memory_order_relaxed);
     atomic_store_explicit(h, cache_link(cc, tb), memory_order_release);
-    atomic_fetch_or(&cc->known[cache_known_bit(key) / 64], 1ull << cache_known_bit(key) % 64);
-    cc->tb_count++;
+    cache_know(cc, key);
+    cache_now(cc)->tb_count++;
 }
 
 static void drop_alias(struct code_cache *cc, size_t from, size_t to)
@@ -109,15 +130,15 @@ static void drop_alias(struct code_cache *cc, size_t from, size_t to)
 
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos)
 {
+    struct cache_segment *s = cache_now(cc);
     if (cc->patches > PATCHES_MAX) {
-        drop_alias(cc, 0, hot_pos);
-        drop_alias(cc, cc->hot_end, cold_pos);
+        drop_alias(cc, 0, cc->mem.size);
         cc->patches = 0;
     }
-    drop_alias(cc, cc->hot_pos, hot_pos);
-    drop_alias(cc, cc->cold_pos, cold_pos);
-    cc->hot_pos = hot_pos;
-    cc->cold_pos = cold_pos;
+    drop_alias(cc, s->hot_pos, hot_pos);
+    drop_alias(cc, s->cold_pos, cold_pos);
+    s->hot_pos = (uint32_t)hot_pos;
+    s->cold_pos = (uint32_t)cold_pos;
 }
 
 void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)
@@ -140,31 +161,4 @@ void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)
     }
     atomic_store(&p->w_owner, 0);
     atomic_store(&p->code, PAGE_IS_CODE);
-}
-
-void cache_flush(struct tvm *vm)
-{
-    struct code_cache *cc = vm->cache;
-    for (uint32_t i = 0; i < cc->tb_count; i++) {
-        struct tb *tb = &cc->tbs[i];
-        uint64_t pages[2] = { tb->gpage, tb->gpage2 };
-        for (unsigned k = 0; k < 2 && pages[k] != ~0ull && !atomic_load(&tb->dead); k++) {
-            struct page_info *p = tvm_page(vm, pages[k]);
-            atomic_store(&p->tbs, NULL);
-            atomic_store(&p->code, 0);
-        }
-    }
-    memset(cc->hash, 0, sizeof cc->hash);
-    memset(cc->known, 0, sizeof cc->known);
-    madvise(cc->tbs, cc->tb_count * sizeof *cc->tbs, MADV_DONTNEED);
-    atomic_fetch_add(&cc->flush_gen, 1);
-    cc->tb_count = 0;
-    cc->side_count = 0;
-    cc->hot_pos = cc->stub_len;
-    cc->cold_pos = cc->hot_end;
-    madvise(cc->fixed, sizeof *cc->fixed, MADV_DONTNEED);
-    for (unsigned i = 0; i < vm->cpu_count; i++) {
-        vm->cpus[i]->fixed_ok = 0;
-        mmu_flush_jump_cache(vm->cpus[i]);
-    }
 }

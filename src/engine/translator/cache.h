@@ -73,6 +73,7 @@ struct tb {
     _Atomic uint8_t dead; /* TB_* */
     bool small;           /* made to be small, not fast (translate.c) */
     bool plain;           /* nothing in it that the general path could not run first (shadow.c) */
+    bool leaving;         /* dead, and still in the list of its page (cache_evict.c) */
 };
 _Static_assert(sizeof(struct tb) == 64, "a cache line");
 
@@ -117,16 +118,38 @@ struct stubs {
     const uint8_t *cross[MMU_COUNT], *go_on, *exception, *left, *transfer, *syscall, *sysret64;
 };
 
+#define CACHE_SEGMENTS 32u
+
+/* A part of the cache that is emptied as one: a stretch of the hot part and one of the cold part, and slices
+ * of the tables (cache_evict.c). Offsets in the cache; places in the tables count from the slices' starts. */
+struct cache_segment {
+    uint32_t hot, hot_pos, cold, cold_pos;
+    uint32_t tb_count, side_count;
+    uint32_t filled; /* number of the filling, of all segments */
+};
+
+/* A jump from one segment into another, to be taken back when the latter is emptied. */
+struct cache_jump {
+    uint32_t site;    /* offset of the displacement, or of the entry of a dead block */
+    int32_t unlinked; /* the displacement before; JUMP_OF_DEAD: it was the entry of a dead block */
+    uint32_t target;  /* offset of the block's entry */
+};
+#define JUMP_OF_DEAD INT32_MIN
+
 struct code_cache {
     struct jitmem mem;
-    size_t stub_len, hot_end, hot_pos, cold_pos;
+    size_t stub_len, hot_end;
     struct stubs stubs;
+    struct cache_segment segments[CACHE_SEGMENTS];
+    unsigned segment_count, now;                                    /* in use; the one that is being filled */
+    uint32_t segment_hot, segment_cold, segment_tbs, segment_sides; /* sizes of each one's parts */
+    uint32_t fillings;
     struct tb *tbs;
-    uint32_t tb_count, tb_max;
     struct tb_side *side;
-    uint32_t side_count, side_max;
-    uint32_t patches; /* since the writable alias was last given back */
-    _Atomic uint32_t flush_gen;
+    struct cache_jump *jumps;
+    uint32_t jump_count, jump_max;
+    uint32_t patches;           /* since the writable alias was last given back */
+    _Atomic uint32_t flush_gen; /* counts segments emptied */
     struct fixed *fixed;
     _Atomic uint32_t hash[CACHE_HASH_SIZE];
     /* A bit for what was ever put into the hash table. It stays in the host's cache, which the table does
@@ -141,6 +164,16 @@ static inline struct tb *cache_tb(const struct code_cache *cc, uint32_t link)
 static inline uint32_t cache_link(const struct code_cache *cc, const struct tb *tb)
 {
     return tb ? (uint32_t)(tb - cc->tbs) + 1 : 0;
+}
+static inline struct cache_segment *cache_now(struct code_cache *cc)
+{
+    return &cc->segments[cc->now];
+}
+/* The segment of a place in the cache behind the stubs; may be past the last one: a rest that is not used. */
+static inline unsigned cache_segment_of(const struct code_cache *cc, uint32_t off)
+{
+    return off >= cc->hot_end ? (off - (uint32_t)cc->hot_end) / cc->segment_cold
+                              : (off - (uint32_t)cc->stub_len) / cc->segment_hot;
 }
 /* The next block in the list of a page. */
 static inline struct tb *cache_next_in(const struct code_cache *cc, const struct tb *tb, uint64_t gpage)
@@ -176,10 +209,10 @@ static inline bool cache_contains(const struct code_cache *cc, uint64_t rip)
 }
 
 /* code_lock held. */
-struct tb *cache_alloc(struct code_cache *cc); /* NULL: full */
+struct tb *cache_alloc(struct code_cache *cc); /* NULL: the segment is full */
 void cache_insert(struct tvm *vm, struct tb *tb);
-/* Moves the positions up. Pages of the writable alias that are full are given back (the code stays: it is one
- * file), so that translated code counts once in the process's resident memory. */
+/* Moves the segment's positions up. Pages of the writable alias that are full are given back (the code stays:
+ * it is one file), so that translated code counts once in the process's resident memory. */
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos);
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
 
@@ -194,6 +227,16 @@ void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp);
 void cache_patch_entry(struct code_cache *cc, uint32_t off, uint64_t word);
 /* The eight bytes at the entry of the block at `from`, with a jump to `to` in them. */
 uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to);
+/* Makes the jump whose displacement is at `site` lead to tb, unless it does to a block already or there is no
+ * room to note it. code_lock held. Light. */
+bool cache_link_jump(struct code_cache *cc, uint32_t site, const struct tb *tb);
+/* Notes a jump that leads, or is about to, to tb; not needed inside of one segment. False: no room. The same.
+ */
+bool cache_note_jump(struct code_cache *cc, uint32_t site, int32_t unlinked, const struct tb *tb);
+/* Makes the entry of a dead block lead to tb: on, as far as there is room to note it. The same. */
+void cache_lead_on(struct code_cache *cc, const struct tb *dead, const struct tb *tb);
+/* The entry of a dead block calls the stale stub. The same. */
+void cache_make_stale(struct code_cache *cc, uint32_t entry);
 /* Where the block at this entry leads, if cache_jump_word was put there. */
 static inline const uint8_t *cache_successor(const uint8_t *entry)
 {
@@ -202,14 +245,24 @@ static inline const uint8_t *cache_successor(const uint8_t *entry)
 }
 /* Kills one block. code_lock held. */
 void cache_kill(struct tvm *vm, struct tb *tb);
+/* Takes it out of the hash table. code_lock held. */
+void cache_unhash(struct code_cache *cc, struct tb *tb);
 /* The same, but it stays in the lists of its pages until they are swept. code_lock held. */
 void cache_retire(struct tvm *vm, struct tb *tb);
 /* Takes dead blocks out of a page's list; a page without blocks holds no code. code_lock held. */
 void cache_sweep(struct tvm *vm, uint64_t gpage);
 /* Kills blocks in a range that was written already. Any thread. */
 void cache_invalidate(struct tvm *vm, struct tcpu *c, uint64_t gpa, uint64_t len);
-/* Throws everything away. Inside an exclusive section. */
-void cache_flush(struct tvm *vm);
+
+static inline void cache_know(struct code_cache *cc, uint64_t key)
+{
+    atomic_fetch_or(&cc->known[cache_known_bit(key) / 64], 1ull << cache_known_bit(key) % 64);
+}
+
+/* cache_evict.c. Goes on with a segment that is empty, if there is one. code_lock held. */
+bool cache_next_segment(struct code_cache *cc);
+/* Empties a segment and goes on with it. Inside an exclusive section. Heavy. */
+void cache_evict(struct tvm *vm);
 
 /* stubs.c: writes the stubs at the start of the cache. */
 void stubs_emit(struct code_cache *cc);

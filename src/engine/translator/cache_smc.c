@@ -18,12 +18,15 @@ struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint3
     return NULL;
 }
 
-/* Blocks stand in the table in order of their places, hot and cold alike, so both can be searched by halving.
- */
+/* Blocks stand in their segment's slice in order of their places, hot and cold alike, so both can be searched
+ * by halving. */
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side)
 {
     bool cold = off >= cc->hot_end;
-    uint32_t lo = 0, hi = cc->tb_count;
+    unsigned seg = cache_segment_of(cc, off);
+    if (off < cc->stub_len || seg >= cc->segment_count)
+        return NULL;
+    uint32_t first = seg * cc->segment_tbs, lo = first, hi = first + cc->segments[seg].tb_count;
     while (lo < hi) {
         uint32_t mid = (lo + hi) / 2;
         uint32_t start = cold ? cc->tbs[mid].cold : cc->tbs[mid].hot;
@@ -32,7 +35,7 @@ struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_si
         else
             hi = mid;
     }
-    if (lo == 0)
+    if (lo == first)
         return NULL;
     struct tb *tb = &cc->tbs[lo - 1];
     *side = NULL;
@@ -62,6 +65,44 @@ uint64_t cache_jump_word(struct code_cache *cc, uint32_t from, uint32_t to)
     return (now & ~0xffffffffffull) | 0xe9 | (uint64_t)(uint32_t)(to - (from + 5)) << 8;
 }
 
+static int32_t disp_at(const struct code_cache *cc, uint32_t site)
+{
+    return __atomic_load_n((const int32_t *)(const void *)(cc->mem.rw + site), __ATOMIC_RELAXED);
+}
+
+bool cache_note_jump(struct code_cache *cc, uint32_t site, int32_t unlinked, const struct tb *tb)
+{
+    if (cache_segment_of(cc, site) == cache_segment_of(cc, tb->hot))
+        return true;
+    if (cc->jump_count == cc->jump_max)
+        return false;
+    cc->jumps[cc->jump_count++] = (struct cache_jump){ site, unlinked, tb->hot };
+    return true;
+}
+
+bool cache_link_jump(struct code_cache *cc, uint32_t site, const struct tb *tb)
+{
+    int32_t disp = disp_at(cc, site);
+    if (site + 4 + (uint32_t)disp < cc->hot_end || !cache_note_jump(cc, site, disp, tb))
+        return false; /* as long as it leads to no block, it does to cold code */
+    cache_patch_disp(cc, site, (int32_t)(tb->hot - (site + 4)));
+    return true;
+}
+
+void cache_lead_on(struct code_cache *cc, const struct tb *dead, const struct tb *tb)
+{
+    if (cache_note_jump(cc, dead->hot, JUMP_OF_DEAD, tb))
+        cache_patch_entry(cc, dead->hot, cache_jump_word(cc, dead->hot, tb->hot));
+}
+
+void cache_make_stale(struct code_cache *cc, uint32_t entry)
+{
+    /* One aligned store turns the NOP at the entry into a call. */
+    uint64_t now = *(const uint64_t *)(const void *)(cc->mem.rw + entry);
+    int32_t rel = (int32_t)(cc->stubs.stale - (cache_rx(cc, entry) + 5));
+    cache_patch_entry(cc, entry, (now & ~0xffffffffffull) | 0xe8 | (uint64_t)(uint32_t)rel << 8);
+}
+
 void cache_sweep(struct tvm *vm, uint64_t gpage)
 {
     struct code_cache *cc = vm->cache;
@@ -69,23 +110,25 @@ void cache_sweep(struct tvm *vm, uint64_t gpage)
     struct tb *cur = atomic_load(&p->tbs), *last = NULL;
     for (struct tb *next; cur; cur = next) {
         next = cache_next_in(cc, cur, gpage);
-        if (atomic_load(&cur->dead) != TB_DEAD)
+        if (atomic_load(&cur->dead) != TB_DEAD) {
             last = cur;
-        else if (last)
+            continue;
+        }
+        if (cur->gpage == gpage)
+            cur->leaving = false;
+        if (last)
             last->page_next[last->gpage == gpage ? 0 : 1] = cache_link(cc, next);
         else
             atomic_store(&p->tbs, next);
     }
     if (!last) {
         atomic_store(&p->code, 0);
-        p->fast = 0;
+        p->samples = 0;
     }
 }
 
-void cache_retire(struct tvm *vm, struct tb *tb)
+void cache_unhash(struct code_cache *cc, struct tb *tb)
 {
-    struct code_cache *cc = vm->cache;
-    atomic_store(&tb->dead, TB_DEAD);
     uint32_t own = cache_link(cc, tb);
     _Atomic uint32_t *link = &cc->hash[cache_hash(cache_key(tb->gpage, tb->off, tb->mode))];
     while (atomic_load(link) && atomic_load(link) != own)
@@ -93,11 +136,13 @@ void cache_retire(struct tvm *vm, struct tb *tb)
     if (atomic_load(link) == own)
         atomic_store(link,
                      atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
-    /* One aligned store turns the NOP at the entry into a call. */
-    uint64_t *entry = (uint64_t *)(void *)((uint8_t *)cc->mem.rw + tb->hot);
-    int32_t rel = (int32_t)(cc->stubs.stale - (cache_rx(cc, tb->hot) + 5));
-    uint64_t word = (*entry & ~0xffffffffffull) | 0xe8 | (uint64_t)(uint32_t)rel << 8;
-    cache_patch_entry(cc, tb->hot, word);
+}
+
+void cache_retire(struct tvm *vm, struct tb *tb)
+{
+    atomic_store(&tb->dead, TB_DEAD);
+    cache_unhash(vm->cache, tb);
+    cache_make_stale(vm->cache, tb->hot);
 }
 
 void cache_kill(struct tvm *vm, struct tb *tb)

@@ -43,7 +43,9 @@ enum mmu_index {
     MMU_COUNT
 }; /* supervisor; user; supervisor with EFLAGS.AC set (SMAP) */
 
-#define TLB_BITS 13
+/* 64 MiB of addresses: pages of a kernel's image (some 36 MiB) and of its direct map, hot ones among them,
+ * would meet often in half of that. */
+#define TLB_BITS 14
 #define TLB_SIZE (1u << TLB_BITS)
 
 /* Jump cache: linear address of an indirect branch's target to translated code. A compiler's hot code alone
@@ -58,6 +60,7 @@ struct jc_entry {
 
 #define ITLB_SIZE 256u
 #define EXEC_BLOOM 1024u
+#define USER_BLOOM 128u
 
 /* What an address space that is not loaded has in the TLB and the jump cache (mmu_tlb.c). */
 #define SPACES 8
@@ -96,7 +99,7 @@ enum tcounter {
     TC_MMIO,
     TC_CODE_WRITES,
     TC_INVALIDATED,
-    TC_FLUSH_CACHE,
+    TC_EVICTIONS,
     TC_FLUSH_ALL,
     TC_FLUSH_NONGLOBAL,
     TC_FLUSH_PAGE,
@@ -251,14 +254,16 @@ struct tcpu {
     uint8_t *return_stack;  /* its lowest page cannot be touched; the signal stack follows it */
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
-    uint8_t user_global_code;        /* user code ran in a global page */
-    uint8_t huge_seen;               /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;            /* which 1 GiB stretches (hashed) have large pages in the TLB */
-    uint64_t exec_bloom[EXEC_BLOOM]; /* pages with jump cache or itlb entries, hashed by page number */
+    uint8_t user_global_code; /* user code ran in a global page */
+    uint8_t huge_seen;        /* a 1 GiB page is in the TLB */
+    uint64_t large_bloom;     /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    /* Pages with jump cache or itlb entries, hashed by page number: of MMU_U, and all others */
+    uint64_t user_bloom[USER_BLOOM], exec_bloom[EXEC_BLOOM];
     struct itlb_entry {
         uint64_t vpage, gpage;
         uint32_t idx_plus1, pad; /* pad bit 0: global */
     } itlb[ITLB_SIZE];
+    uint64_t itlb_nonglobal[ITLB_SIZE / 64]; /* where a CR3 load must look */
     uint32_t jc_log_len[MMU_COUNT];
     uint16_t jc_log[MMU_COUNT][JC_SIZE]; /* entries in use */
     uint64_t tlb_global[MMU_COUNT][TLB_SIZE / 64];

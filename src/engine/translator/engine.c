@@ -414,7 +414,7 @@ static void translator_counters(struct engine_vm *evm,
         "blocks",          "block_insns",    "lookups",
         "links",           "interp",         "tlb_fill",
         "staged",          "mmio",           "code_writes",
-        "invalidated",     "flush_cache",    "flush_all",
+        "invalidated",     "evictions",      "flush_all",
         "flush_nonglobal", "flush_page",     "exceptions",
         "interrupts",      "halts",          "signals",
         "exclusive",       "poll_exits",     "tlb_miss_read",
@@ -431,7 +431,12 @@ static void translator_counters(struct engine_vm *evm,
             sum += vm->cpus[i]->counters[k];
         fn(ctx, names[k], sum);
     }
-    fn(ctx, "code_bytes", vm->cache->hot_pos + (vm->cache->cold_pos - vm->cache->hot_end));
+    uint64_t code = vm->cache->stub_len;
+    for (unsigned i = 0; i < vm->cache->segment_count; i++) {
+        const struct cache_segment *s = &vm->cache->segments[i];
+        code += s->hot_pos - s->hot + (s->cold_pos - s->cold);
+    }
+    fn(ctx, "code_bytes", code);
 }
 
 const struct engine_ops engine_translator = {

@@ -19,7 +19,9 @@
  * were made. Each page that is jumped into has a list of the places to put back. Jumps inside one page need
  * no assertion of their own: their page was reached by one.
  *
- * The tables are of limited size: when they are full no more jumps are made until the code cache is emptied.
+ * The tables are of limited size: when they are full no more jumps are made. What is in a segment of the
+ * cache that is emptied leaves them. A root that no vCPU has used while the whole cache was filled is given
+ * up, for that kernel is no more: then all jumps are undone.
  */
 #include "engine/translator/fixed.h"
 #include "engine/translator/mmu.h"
@@ -48,6 +50,8 @@ void fixed_check_space(struct tcpu *c)
     uint64_t none = 0;
     atomic_compare_exchange_strong(&f->root, &none, entry);
     c->fixed_ok = atomic_load(&f->root) == entry;
+    if (c->fixed_ok && !atomic_load_explicit(&f->root_used, memory_order_relaxed))
+        atomic_store(&f->root_used, 1);
 }
 
 bool fixed_wanted(struct tcpu *c, uint64_t vpage)
@@ -65,13 +69,65 @@ static struct fixed_page *find_page(struct fixed *f, uint64_t vpage)
     return NULL;
 }
 
-static void unlink_page(struct code_cache *cc, struct fixed_page *p)
+/* Takes the page's jumps back: all of them, or (segment) those into that segment; jumps that stand in it are
+ * forgotten. */
+#define ALL_SEGMENTS CACHE_SEGMENTS
+static void unlink_jumps(struct code_cache *cc, struct fixed_page *p, unsigned segment)
 {
     struct fixed *f = cc->fixed;
-    for (uint32_t i = p->links; i; i = f->links[i - 1].next)
-        cache_patch_disp(cc, f->links[i - 1].site, f->links[i - 1].unlinked);
-    p->links = 0;
+    for (uint32_t *at = &p->links; *at;) {
+        uint32_t i = *at;
+        struct fixed_link *l = &f->links[i - 1];
+        bool gone = cache_segment_of(cc, l->site) == segment;
+        bool wanted = segment == ALL_SEGMENTS || cache_segment_of(cc, l->target) == segment;
+        if (!gone && !wanted) {
+            at = &l->next;
+            continue;
+        }
+        if (!gone)
+            cache_patch_disp(cc, l->site, l->unlinked);
+        *at = l->next;
+        l->next = f->free_links;
+        f->free_links = i;
+    }
+}
+
+static void unlink_page(struct code_cache *cc, struct fixed_page *p)
+{
+    unlink_jumps(cc, p, ALL_SEGMENTS);
     p->gpage = ~0ull;
+}
+
+void fixed_evict(struct tvm *vm, unsigned segment)
+{
+    struct code_cache *cc = vm->cache;
+    struct fixed *f = cc->fixed;
+    bool round = cc->fillings % cc->segment_count == 0, forget = round && !atomic_load(&f->root_used);
+    for (unsigned r = 0; r < FIXED_REGIONS; r++) {
+        for (uint32_t *at = &f->regions[r]; *at;) {
+            uint32_t i = *at;
+            struct fixed_page *p = &f->pages[i - 1];
+            unlink_jumps(cc, p, segment);
+            if (forget)
+                unlink_page(cc, p);
+            if (p->links) {
+                at = &p->next;
+                continue;
+            }
+            *at = p->next;
+            p->next = f->free_pages;
+            f->free_pages = i;
+        }
+    }
+    if (round)
+        atomic_store(&f->root_used, 0);
+    if (!forget)
+        return;
+    atomic_store(&f->root, 0);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        vm->cpus[i]->fixed_ok = 0;
+        mmu_flush_jump_cache(vm->cpus[i]);
+    }
 }
 
 /* code_lock held. */
@@ -128,16 +184,31 @@ static struct fixed_page *take_page(struct fixed *f, uint64_t vpage, uint64_t gp
 {
     struct fixed_page *p = find_page(f, vpage);
     if (!p) {
-        if (f->page_count == FIXED_PAGES)
+        uint32_t i = f->free_pages, *head = &f->regions[region_of(vpage)];
+        if (i)
+            f->free_pages = f->pages[i - 1].next;
+        else if (f->page_count < FIXED_PAGES)
+            i = ++f->page_count;
+        else
             return NULL;
-        uint32_t *head = &f->regions[region_of(vpage)];
-        p = &f->pages[f->page_count++];
+        p = &f->pages[i - 1];
         *p = (struct fixed_page){ .vpage = (int32_t)vpage, .next = *head, .gpage = gpage };
-        *head = f->page_count;
+        *head = i;
     }
     if (!p->links)
         p->gpage = gpage;
     return p->gpage == gpage ? p : NULL;
+}
+
+/* 0: none is left. */
+static uint32_t take_link(struct fixed *f)
+{
+    uint32_t i = f->free_links;
+    if (i)
+        f->free_links = f->links[i - 1].next;
+    else if (f->link_count < FIXED_LINKS)
+        i = ++f->link_count;
+    return i;
 }
 
 void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool same_page)
@@ -150,15 +221,14 @@ void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool
     struct fixed_page *p = NULL;
     bool good = gen == atomic_load(&cc->flush_gen) && (tb->mode & MODE_FIXED) && tb_is_local(tb) &&
                 !atomic_load(&tb->dead) && unlinked && c->fixed_ok;
-    if (good && same_page) {
-        cache_patch_disp(cc, site, (int32_t)(tb->hot - (site + 4)));
-        c->counters[TC_LINKS]++;
-    } else if (good && f->link_count < FIXED_LINKS) {
+    if (good && same_page)
+        c->counters[TC_LINKS] += cache_link_jump(cc, site, tb);
+    else if (good)
         p = take_page(f, (uint64_t)(int64_t)tb->vpage, tb->gpage);
-    }
-    if (p) {
-        f->links[f->link_count] = (struct fixed_link){ site, disp, p->links };
-        p->links = ++f->link_count;
+    uint32_t link = p ? take_link(f) : 0;
+    if (link) {
+        f->links[link - 1] = (struct fixed_link){ site, disp, tb->hot, p->links };
+        p->links = link;
         cache_patch_disp(cc, site, (int32_t)(tb->hot - (site + 4)));
         c->counters[TC_LINKS]++;
     }

@@ -20,13 +20,16 @@ struct fixed_page {
 struct fixed_link {
     uint32_t site;    /* offset of the displacement in the code cache */
     int32_t unlinked; /* its value before */
+    uint32_t target;  /* offset of the block's entry */
     uint32_t next;    /* index + 1 */
 };
 
 /* code_lock covers all of it but `root`. */
 struct fixed {
-    _Atomic uint64_t root; /* entry 511 of the top table, of all address spaces that count; 0: none yet */
+    _Atomic uint64_t root;     /* entry 511 of the top table, of all address spaces that count; 0: none yet */
+    _Atomic uint8_t root_used; /* since fixed_evict last looked */
     uint32_t page_count, link_count;
+    uint32_t free_pages, free_links; /* lists of those before the counts: index + 1 */
     uint32_t regions[FIXED_REGIONS]; /* first page: index + 1 */
     struct fixed_page pages[FIXED_PAGES];
     struct fixed_link links[FIXED_LINKS];
@@ -45,6 +48,10 @@ void fixed_verify_all(struct tcpu *c);
 bool fixed_wanted(struct tcpu *c, uint64_t vpage);
 /* Patches the jump at `site` to lead to tb, which stands at linear page vpage. */
 void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool same_page);
+
+/* Before a segment of the cache is emptied: jumps into it are undone, and those in it forgotten. Inside an
+ * exclusive section, code_lock held. */
+void fixed_evict(struct tvm *vm, unsigned segment);
 
 #define FIXED_SAME_PAGE 0x10000u /* in exit_bits: the jump stays in its page */
 

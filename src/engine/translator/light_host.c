@@ -106,14 +106,13 @@ void cpu_io_write(struct tcpu *c, bool port, uint64_t addr, unsigned width, uint
     cpu_heavy_end(c);
 }
 
-struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode)
 {
     struct tb *tb;
     cpu_heavy_begin(c);
-    do { /* while this vCPU was out, another may have thrown the cache away */
+    do { /* while this vCPU was out, another may have emptied the segment that the block is in */
         cpu_run_out(c);
-        tb = heavy_translate(c, gpage, gpage2, mode, replace);
-        replace = NULL;
+        tb = heavy_translate(c, gpage, gpage2, mode);
         cpu_run_in(c);
     } while (c->translate_gen != atomic_load(&c->vm->cache->flush_gen));
     cpu_heavy_end(c);

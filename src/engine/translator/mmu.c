@@ -244,7 +244,10 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
         c->nonglobal_super_code = 1; /* its jump cache entries outlive the itlb entry */
     c->user_global_code |= idx == MMU_U && w.global;
     *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
-    note_exec(c, vpage >> 12);
+    unsigned slot = (unsigned)(e - c->itlb);
+    if (!w.global)
+        c->itlb_nonglobal[slot / 64] |= 1ull << (slot & 63);
+    note_exec(c, idx, vpage >> 12);
     *gpage = w.gpa & PAGE_MASK;
     return true;
 }

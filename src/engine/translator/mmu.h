@@ -120,6 +120,8 @@ bool mmu_commit(struct tcpu *c);
 void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page);
 void mmu_init(struct tcpu *c);
 void mmu_flush_jump_cache(struct tcpu *c);
+/* Takes out of the jump cache what leads to host code in [host, host + len). */
+void mmu_drop_jumps_into(struct tcpu *c, const uint8_t *host, uint64_t len);
 /* Jumps to blocks that were made again lead to the new ones. */
 void mmu_follow_jumps(struct tcpu *c);
 

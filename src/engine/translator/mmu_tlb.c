@@ -50,6 +50,9 @@ static bool claim_write(struct tcpu *c, struct page_info *p, uint64_t lin)
 {
     uint8_t me = (uint8_t)(c->index + 1), old = 0;
     uint32_t page = (uint32_t)(lin >> 12);
+    uint8_t now = atomic_load(&p->w_owner);
+    if (now == 255 || (now == me && p->w_page == page)) /* nothing to say: who marks the page finds it said */
+        return !atomic_load(&p->code);
     if (atomic_compare_exchange_strong(&p->w_owner, &old, me))
         p->w_page = page;
     else if (old == me && p->w_page != page)
@@ -150,7 +153,24 @@ void mmu_flush_jump_cache(struct tcpu *c)
         flush_jumps_of(c, idx);
     for (unsigned i = 0; i < ITLB_SIZE; i++)
         c->itlb[i].idx_plus1 = 0;
+    light_zero(c->itlb_nonglobal, sizeof c->itlb_nonglobal);
+    light_zero(c->user_bloom, sizeof c->user_bloom);
     light_zero(c->exec_bloom, sizeof c->exec_bloom);
+}
+
+void mmu_drop_jumps_into(struct tcpu *c, const uint8_t *host, uint64_t len)
+{
+    for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
+        for (unsigned k = 0; k < c->jc_log_len[idx];) {
+            struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
+            if (e->host - (uint64_t)(uintptr_t)host < len) {
+                e->pc = jc_invalid_pc(c->jc_log[idx][k]);
+                c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
+            } else {
+                k++;
+            }
+        }
+    }
 }
 
 void mmu_follow_jumps(struct tcpu *c)
@@ -163,13 +183,38 @@ void mmu_follow_jumps(struct tcpu *c)
     }
 }
 
+/* Takes out what is not global. to: NULL, or the record that it goes to. */
+static void take_entries(struct tcpu *c, unsigned idx, struct space *to)
+{
+    bool all = c->tlb_log_len[idx] == TLB_SIZE; /* the log may have overflowed: look at every entry */
+    for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
+        unsigned i = all ? k : c->tlb_log[idx][k];
+        const struct tlb_entry *e = &c->tlb[idx][i];
+        if (c->tlb_global[idx][i / 64] & (1ull << (i & 63)))
+            continue;
+        if (to && to->tlb_count < SPACE_TLB && e->tag_r != tlb_invalid_tag(i))
+            to->tlb[to->tlb_count++] =
+                (struct space_tlb){ e->tag_r | idx | (e->tag_w == e->tag_r ? SPACE_W : 0), e->hpage };
+        tlb_invalidate(c, idx, i);
+    }
+    c->tlb_log_len[idx] = 0;
+}
+
+/* Takes out what is global: all that take_entries leaves. */
+static void drop_global(struct tcpu *c, unsigned idx)
+{
+    for (unsigned w = 0; w < TLB_SIZE / 64; w++) {
+        for (; c->tlb_global[idx][w]; c->tlb_global[idx][w] &= c->tlb_global[idx][w] - 1)
+            tlb_invalidate(c, idx, w * 64 + (unsigned)__builtin_ctzll(c->tlb_global[idx][w]));
+    }
+}
+
 void mmu_flush_all(struct tcpu *c)
 {
     c->flush_gen++;
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++)
-            tlb_invalidate(c, idx, i);
-        c->tlb_log_len[idx] = 0;
+        take_entries(c, idx, NULL);
+        drop_global(c, idx);
     }
     c->large_bloom = 0;
     c->huge_seen = 0;
@@ -203,23 +248,6 @@ static struct space *space_new(struct tcpu *c, uint64_t pcid)
     s->pcid = (uint16_t)pcid;
     s->tlb_count = s->jc_count = 0;
     return s;
-}
-
-/* Takes out what is not global. to: NULL, or the record that it goes to. */
-static void take_entries(struct tcpu *c, unsigned idx, struct space *to)
-{
-    bool all = c->tlb_log_len[idx] == TLB_SIZE; /* the log may have overflowed: look at every entry */
-    for (unsigned k = 0; k < c->tlb_log_len[idx]; k++) {
-        unsigned i = all ? k : c->tlb_log[idx][k];
-        const struct tlb_entry *e = &c->tlb[idx][i];
-        if (c->tlb_global[idx][i / 64] & (1ull << (i & 63)))
-            continue;
-        if (to && to->tlb_count < SPACE_TLB && e->tag_r != tlb_invalid_tag(i))
-            to->tlb[to->tlb_count++] =
-                (struct space_tlb){ e->tag_r | idx | (e->tag_w == e->tag_r ? SPACE_W : 0), e->hpage };
-        tlb_invalidate(c, idx, i);
-    }
-    c->tlb_log_len[idx] = 0;
 }
 
 static void take_jumps(struct tcpu *c, struct space *to)
@@ -257,9 +285,25 @@ static void put_jumps(struct tcpu *c, const struct space *s)
         return;
     for (unsigned k = 0; k < s->jc_count; k++) {
         jc_put(c, MMU_U, s->jc[k].pc, s->jc[k].host);
-        note_exec(c, s->jc[k].pc >> 12);
-        note_exec(c, page_reached(s->jc[k].pc));
+        note_exec(c, MMU_U, s->jc[k].pc >> 12);
+        note_exec(c, MMU_U, page_reached(s->jc[k].pc));
     }
+}
+
+/* Takes itlb entries out that are not global. Whether there was supervisor code among them. */
+static bool take_code_pages(struct tcpu *c)
+{
+    bool super = false;
+    for (unsigned w = 0; w < ITLB_SIZE / 64; w++) {
+        for (; c->itlb_nonglobal[w]; c->itlb_nonglobal[w] &= c->itlb_nonglobal[w] - 1) {
+            struct itlb_entry *e = &c->itlb[w * 64 + (unsigned)__builtin_ctzll(c->itlb_nonglobal[w])];
+            if (!e->idx_plus1 || (e->pad & 1))
+                continue;
+            super |= e->idx_plus1 - 1 != MMU_U;
+            e->idx_plus1 = 0;
+        }
+    }
+    return super;
 }
 
 /* Drops what is not global, or moves it to a record. */
@@ -272,19 +316,13 @@ static void leave_space(struct tcpu *c, struct space *to)
         take_jumps(c, to);
     /* Kernel text is global; user code is not. Jump caches have no global bit, but the index separates the
      * two except for supervisor code in pages that are not global, which itlb entries tell apart. */
-    bool super_nonglobal = false;
-    for (unsigned i = 0; i < ITLB_SIZE; i++) {
-        struct itlb_entry *e = &c->itlb[i];
-        if (!e->idx_plus1 || (e->pad & 1))
-            continue;
-        super_nonglobal |= e->idx_plus1 - 1 != MMU_U;
-        e->idx_plus1 = 0;
-    }
-    if (super_nonglobal || c->nonglobal_super_code) {
+    if (take_code_pages(c) || c->nonglobal_super_code) {
         mmu_flush_jump_cache(c);
         c->nonglobal_super_code = 0;
     } else {
         flush_jumps_of(c, MMU_U);
+        if (!c->user_global_code) /* nothing of MMU_U is left */
+            light_zero(c->user_bloom, sizeof c->user_bloom);
     }
     c->counters[TC_FLUSH_NONGLOBAL]++;
 }
@@ -377,7 +415,7 @@ static void flush_large_page(struct tcpu *c, uint64_t lin)
     }
     uint64_t any = 0;
     for (unsigned k = 0; k < 8; k++)
-        any |= c->exec_bloom[((first >> 6) + k) % EXEC_BLOOM];
+        any |= noted_exec(c, first + 64 * k);
     if (any)
         drop_code(c, first, 512);
     fixed_verify(c, lin);
@@ -394,7 +432,7 @@ void mmu_flush_page(struct tcpu *c, uint64_t lin)
     }
     for (unsigned idx = 0; idx < MMU_COUNT; idx++)
         drop_pages(c, idx, tlb_slot(lin), n, 1);
-    if (c->exec_bloom[(n >> 6) % EXEC_BLOOM] & (1ull << (n & 63)))
+    if (noted_exec(c, n) & (1ull << (n & 63)))
         drop_code(c, n, 1);
     fixed_verify(c, lin);
 }

@@ -17,9 +17,15 @@ static inline unsigned tlb_slot(uint64_t lin)
     return (unsigned)(lin >> 12) & (TLB_SIZE - 1);
 }
 /* There may be jump cache or itlb entries for page number n: INVLPG must look. */
-static inline void note_exec(struct tcpu *c, uint64_t n)
+static inline void note_exec(struct tcpu *c, unsigned idx, uint64_t n)
 {
-    c->exec_bloom[(n >> 6) % EXEC_BLOOM] |= 1ull << (n & 63);
+    uint64_t *word =
+        idx == MMU_U ? &c->user_bloom[(n >> 6) % USER_BLOOM] : &c->exec_bloom[(n >> 6) % EXEC_BLOOM];
+    *word |= 1ull << (n & 63);
+}
+static inline uint64_t noted_exec(const struct tcpu *c, uint64_t n) /* of the 64 pages around n, a bit each */
+{
+    return c->user_bloom[(n >> 6) % USER_BLOOM] | c->exec_bloom[(n >> 6) % EXEC_BLOOM];
 }
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot);

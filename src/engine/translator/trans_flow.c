@@ -133,11 +133,14 @@ static const uint8_t *direct_target(struct trans *t, int64_t target, const uint8
     struct tb *tb = is_local(t, target) && !t->c->shadow
                         ? cache_find(t->cc, t->gpage, (unsigned)target, mode, t->vpage)
                         : NULL;
-    if (tb && tb_is_local(tb))
+    tb = tb && tb_is_local(tb) ? tb : NULL;
+    if (tb && cache_segment_of(t->cc, tb->hot) == t->cc->now)
         return cache_rx(t->cc, tb->hot);
+    uint32_t site = (uint32_t)(disp - (uint8_t *)t->cc->mem.rw), off = (uint32_t)(t->k.p - t->cc->mem.rw);
     const uint8_t *way = e_rx(&t->k);
     link_way(t, &t->k, target, disp, bits);
-    return way;
+    return tb && cache_note_jump(t->cc, site, (int32_t)(off - (site + 4)), tb) ? cache_rx(t->cc, tb->hot)
+                                                                               : way;
 }
 
 /* A displacement that is patched while other vCPUs run must not cross a cache line. */
@@ -178,8 +181,9 @@ void flow_no_group(struct trans *t)
     struct tb *tb = cache_find(t->cc, t->gpage, t->off, mode, t->vpage);
     pad_for_patch(k, 1);
     uint8_t *disp = k->p + 1;
-    const uint8_t *to = tb && tb_is_local(tb) ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off;
-    e_jmp(k, to);
+    uint32_t site = (uint32_t)(disp - (uint8_t *)t->cc->mem.rw);
+    bool known = tb && tb_is_local(tb) && cache_note_jump(t->cc, site, 0, tb);
+    e_jmp(k, known ? cache_rx(t->cc, tb->hot) : k->p + 5 + k->rx_off);
     link_way(t, k, t->off, disp, MODE_NO_GROUP);
 }
 

@@ -22,8 +22,9 @@
  * Small and fast. Most code runs a few times and never again, and what it costs is making it and the room
  * that it takes in the cache. So blocks are made small first: checks of memory operands and the look-ups of
  * the jump cache are calls of shared code (stubs.c), and only larger groups of accesses share a check. A
- * timer of the vCPU's CPU time notes where translated code is (fault_linux.c); what is met there is in a page
- * whose blocks are made again to be fast, with everything in line (vcpu_heavy.c), as are those to come.
+ * timer of the vCPU's CPU time notes where translated code is (fault_linux.c); what is met there twice is in
+ * a page whose blocks are made again to be fast, with everything in line (vcpu_heavy.c), as are those to
+ * come.
  *
  * An instruction that runs into the next page is a block of its own, found only through the dispatcher and
  * the jump cache, because the second page's mapping can change. */
@@ -322,7 +323,7 @@ static void describe(const struct trans *t, struct tb *tb, size_t hot)
     tb->gpage = t->gpage;
     tb->gpage2 = t->end > PAGE_SIZE ? t->gpage2 : ~0ull;
     tb->hot = (uint32_t)hot;
-    tb->cold = (uint32_t)cc->cold_pos;
+    tb->cold = cache_now(cc)->cold_pos;
     tb->hot_len = (uint32_t)(t->h.p - (rw + hot));
     tb->mode = (uint16_t)t->mode;
     tb->vpage = t->mode & MODE_FIXED ? (int32_t)t->vpage : 0;
@@ -330,36 +331,45 @@ static void describe(const struct trans *t, struct tb *tb, size_t hot)
     tb->len = (uint16_t)(t->end - t->start);
     tb->insns = (uint16_t)t->insns;
     tb->small = t->small;
-    tb->side = cc->side_count;
+    tb->side = cc->now * cc->segment_sides + cache_now(cc)->side_count;
     tb->side_count = (uint8_t)t->side_count;
     judge(t, tb);
 }
+
+/* With less, forward jumps of a block that does not fit would be patched in the block before it. */
+#define EMIT_ROOM 16
 
 struct tb *translate_finish(struct tcpu *c)
 {
     struct trans *t = &c->translation->t;
     struct code_cache *cc = t->cc;
+    struct cache_segment *seg = cache_now(cc);
     struct tb *tb = cache_alloc(cc);
-    if (!tb || cc->side_count + TRANS_MAX_SIDE > cc->side_max)
+    if (!tb || seg->side_count + TRANS_MAX_SIDE > cc->segment_sides)
         return NULL;
     uint8_t *rw = cc->mem.rw;
     ptrdiff_t rx = (uint8_t *)cc->mem.rx - rw;
-    size_t hot = align_up(cc->hot_pos, 16);
-    t->h = (struct emit){ rw + hot, rw + cc->hot_end, rx, false };
-    t->k = (struct emit){ rw + cc->cold_pos, rw + cc->mem.size, rx, false };
+    size_t hot = align_up(seg->hot_pos, 16);
+    uint32_t jumps = cc->jump_count;
+    t->h = (struct emit){ rw + hot, rw + seg->hot + cc->segment_hot, rx, false };
+    t->k = (struct emit){ rw + seg->cold_pos, rw + seg->cold + cc->segment_cold, rx, false };
+    if (t->h.end - t->h.p < EMIT_ROOM || t->k.end - t->k.p < EMIT_ROOM)
+        return NULL;
     t->host_flags = (t->mode & MODE_HOST_FLAGS) != 0;
     t->saved_flags = !t->host_flags;
     e_nop5(&t->h);
     translate_loop(t);
-    if (t->h.full || t->k.full)
+    if (t->h.full || t->k.full) {
+        cc->jump_count = jumps;
         return NULL;
+    }
     for (unsigned i = 0; i < t->count; i++) {
         if (t->g[i].unknown)
             tell_unknown(t, &t->g[i]);
     }
     describe(t, tb, hot);
-    memcpy(&cc->side[cc->side_count], t->side, t->side_count * sizeof t->side[0]);
-    cc->side_count += t->side_count;
+    memcpy(&cc->side[tb->side], t->side, t->side_count * sizeof t->side[0]);
+    seg->side_count += t->side_count;
     cache_advance(cc, (size_t)(t->h.p - rw), (size_t)(t->k.p - rw));
     cache_insert(t->vm, tb);
     return tb;

@@ -24,11 +24,12 @@ enum run_state { RUN_OUT, RUN_IN };
 
 struct tb; /* cache.h */
 
+#define PAGE_FAST 2
 #define PAGE_MANY 0xffffffffu
 enum { PAGE_IS_CODE = 1, PAGE_BECOMES_CODE }; /* the latter: write tags may still be there */
 struct page_info {
     struct tb *_Atomic tbs;  /* blocks with guest code in this page */
-    uint8_t fast;            /* its blocks are made to be fast, not small; under code_lock */
+    uint8_t samples;         /* that met small blocks in it; at PAGE_FAST all are made to be fast */
     _Atomic uint8_t code;    /* PAGE_*; never gets a write tag in any TLB unless 0 */
     _Atomic uint8_t w_owner; /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
     uint32_t w_page; /* the owner's business: for which linear page (low bits of its number), or PAGE_MANY */

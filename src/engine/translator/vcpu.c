@@ -556,7 +556,10 @@ static struct tb *find_block(struct tcpu *c, uint32_t mode)
         if (tb && tb->gpage2 == gpage2) /* also: the second page is still not there */
             return tb;
     }
-    return vcpu_translate(c, gpage, gpage2, mode, tb);
+    tb = vcpu_translate(c, gpage, gpage2, mode);
+    if ((mode & MODE_FIXED) && !c->fixed_ok) /* the root was given up meanwhile */
+        return find_block(c, mode & ~MODE_FIXED);
+    return tb;
 }
 
 /* Jumps of translated code that can be patched to the block they want. */
@@ -564,10 +567,9 @@ static void patch_link(struct tcpu *c, uint64_t arg, struct tb *tb, uint32_t gen
 {
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
-    if (gen == atomic_load(&cc->flush_gen) && tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        cache_patch_disp(cc, (uint32_t)arg, (int32_t)(tb->hot - ((uint32_t)arg + 4)));
+    if (gen == atomic_load(&cc->flush_gen) && tb_is_local(tb) && !atomic_load(&tb->dead) &&
+        cache_link_jump(cc, (uint32_t)arg, tb))
         c->counters[TC_LINKS]++;
-    }
     tvm_code_unlock(c->vm);
 }
 
@@ -577,9 +579,8 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
     if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->vpage == dead->vpage &&
-        tb_is_local(tb) && !atomic_load(&tb->dead)) {
-        cache_patch_entry(cc, dead->hot, cache_jump_word(cc, dead->hot, tb->hot));
-    }
+        tb_is_local(tb) && !atomic_load(&tb->dead))
+        cache_lead_on(cc, dead, tb);
     tvm_code_unlock(c->vm);
 }
 

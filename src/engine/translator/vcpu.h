@@ -13,7 +13,7 @@ enum exit_reason vcpu_single_step(struct tcpu *c);
 uint32_t vcpu_mode(const struct tcpu *c);
 
 /* light_host.c; called from light code, they bracket themselves. */
-struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace);
+struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode);
 enum exit_reason vcpu_step_exclusive(struct tcpu *c); /* one instruction while everybody else stands still */
 bool vcpu_vec_mem(struct tcpu *c);
 /* Before a vector instruction that runs outside of flat code or while accesses are watched (native.c). False:
@@ -29,8 +29,7 @@ uint8_t vcpu_acknowledge(struct tcpu *c); /* the vector of the 8259s' interrupt 
 uint8_t heavy_acknowledge(struct tcpu *c);
 void heavy_io(struct tcpu *c, bool port, bool write, uint64_t addr, unsigned width, uint64_t *value);
 /* The block for the code at c->rip, in physical page gpage (gpage2: the next one, or ~0). */
-struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode,
-                           struct tb *replace);
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode);
 
 /* Looks at what the sampling timer noted since the last time. Whether blocks were made again. */
 bool heavy_samples(struct tcpu *c);

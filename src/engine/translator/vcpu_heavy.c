@@ -108,7 +108,7 @@ static bool make_fast(struct tcpu *c, struct tb *old)
             perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
     }
     cache_retire(vm, old);
-    cache_patch_entry(cc, old->hot, cache_jump_word(cc, old->hot, tb->hot));
+    cache_lead_on(cc, old, tb);
     return true;
 }
 
@@ -122,7 +122,6 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
     struct page_info *p = tvm_page(c->vm, gpage);
     bool room = true;
 
-    p->fast = 1;
     for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(c->vm->cache, tb, gpage)) {
         if (tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
             atomic_store(&tb->dead, TB_HIDDEN);
@@ -142,6 +141,14 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
     cache_sweep(c->vm, gpage);
 }
 
+/* Once is chance: a program with much code, none of it hot, would fill the cache with fast blocks. */
+static bool is_met_again(struct page_info *p)
+{
+    if (p->samples < PAGE_FAST)
+        p->samples++;
+    return p->samples == PAGE_FAST;
+}
+
 bool heavy_samples(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
@@ -151,7 +158,7 @@ bool heavy_samples(struct tcpu *c)
     for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
         const struct tb_side *side;
         struct tb *tb = cache_by_host(cc, c->samples[i], &side);
-        if (tb && tb->small && !atomic_load(&tb->dead))
+        if (tb && tb->small && !atomic_load(&tb->dead) && is_met_again(tvm_page(c->vm, tb->gpage)))
             make_page_fast(c, tb->gpage);
     }
     c->sample_gen = atomic_load(&cc->flush_gen);
@@ -160,8 +167,8 @@ bool heavy_samples(struct tcpu *c)
     return made != c->counters[TC_BLOCKS_FAST];
 }
 
-/* Makes the block, throwing the whole cache away if it is full. */
-struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode, struct tb *replace)
+/* Makes the block, and room for it if there is none. */
+struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint32_t mode)
 {
     uint64_t vpage = c->rip & PAGE_MASK;
     unsigned off = (unsigned)(c->rip & ~PAGE_MASK);
@@ -172,12 +179,13 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         if (gpage2 != ~0ull)
             cache_mark_code(vm, c, gpage2);
         translate_look(c, gpage, off, gpage2, mode, vpage,
-                       !vm->cfg.options.fast_blocks && !tvm_page(vm, gpage)->fast);
+                       !vm->cfg.options.fast_blocks && tvm_page(vm, gpage)->samples < PAGE_FAST);
         tvm_code_lock(vm);
-        if (replace && !atomic_load(&replace->dead))
-            cache_kill(vm, replace);
-        replace = NULL;
         tb = cache_find(vm->cache, gpage, off, mode, vpage);
+        if (tb && !tb_is_local(tb) && tb->gpage2 != gpage2) { /* its second page is another now */
+            cache_kill(vm, tb);
+            tb = NULL;
+        }
         /* A kill between marking and locking may have taken the mark away again. */
         bool marked = atomic_load(&tvm_page(vm, gpage)->code) == PAGE_IS_CODE &&
                       (gpage2 == ~0ull || atomic_load(&tvm_page(vm, gpage2)->code) == PAGE_IS_CODE);
@@ -186,7 +194,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         bool full = false;
         if (!tb && marked && translate_is_current(c)) {
             tb = translate_finish(c);
-            full = !tb;
+            full = !tb && !cache_next_segment(vm->cache);
             if (tb) {
                 c->counters[TC_BLOCKS]++;
                 c->counters[TC_BLOCK_INSNS] += tb->insns;
@@ -200,8 +208,8 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         if (full) {
             tvm_exclusive_begin(vm, c);
             if (gen == atomic_load(&vm->cache->flush_gen)) {
-                cache_flush(vm);
-                c->counters[TC_FLUSH_CACHE]++;
+                cache_evict(vm);
+                c->counters[TC_EVICTIONS]++;
             }
             tvm_exclusive_end(vm, c);
         }
