@@ -82,8 +82,8 @@
  * heed BHI_NO; told that SPEC_CTRL can keep branch history apart, they need no loop at every system call. */
 #define F72D_INTEL (BIT(4) | BIT(5))
 
-/* Leaf 0x80000001 ECX. Of the host: LAHF in 64-bit mode, LZCNT, misaligned SSE mode (whose bit of MXCSR is the
- * host's own), PREFETCHW */
+/* Leaf 0x80000001 ECX. Of the host: LAHF in 64-bit mode, LZCNT, misaligned SSE mode (whose bit of MXCSR is
+ * the host's own), PREFETCHW */
 #define FXC_CMP_LEGACY BIT(1)
 #define FXC_TOPOEXT BIT(22)
 #define FXC_HOST (BIT(0) | BIT(5) | BIT(7) | BIT(8))

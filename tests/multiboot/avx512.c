@@ -195,7 +195,8 @@ static void segment(void)
     trap_clear();
     value = 1;
     load32(0xffc);
-    check(trap.vector == ~0ull && value == 0x12345678, "one element at the end of a segment: %x (%X %X)", value, trap.vector, trap.rip);
+    check(trap.vector == ~0ull && value == 0x12345678, "one element at the end of a segment: %x (%X %X)",
+          value, trap.vector, trap.rip);
     value = 3;
     load32(0xffc);
     check(trapped(13, 0), "two: #GP(0)");

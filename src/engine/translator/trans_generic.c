@@ -2,10 +2,10 @@
  *
  * An instruction that names r9, r10, r11 or r15 gets a scratch register that is loaded before and stored
  * behind it; which one is decided when the body is written, because only then it is known what the operand
- * uses. Behind the instruction it holds that register still, and the next one need not load it again, as long as no
- * other code has been written in between (struct held): chains of arithmetic in r9 to r11 would wait for each of
- * their stores else. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no REX), so the two low
- * bytes are exchanged around such an instruction. */
+ * uses. Behind the instruction it holds that register still, and the next one need not load it again, as long
+ * as no other code has been written in between (struct held): chains of arithmetic in r9 to r11 would wait
+ * for each of their stores else. AH, CH, DH, BH cannot be named beside the registers of a checked operand (no
+ * REX), so the two low bytes are exchanged around such an instruction. */
 #include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
