@@ -363,6 +363,60 @@ CASE_EXIT(cross_modifying_loop, MODE_LONG, 2, EXIT_BY_PORT)
     inc qword ptr [SHARED + 8]
 6:  jmp 1b
 
+/* The same of a loop that does nothing but read what never changes, and spins for so long that an engine may have
+ * made it as fast as it can. */
+CASE_EXIT(cross_modifying_spin, MODE_LONG, 2, EXIT_BY_PORT)
+    movzx r13d, word ptr 6f[rip]
+    other 1f
+    mov r14d, [CASE_PARAM + P_TSC_KHZ]
+    imul r14, r14, 20 /* ms */
+    mov r12d, 12
+    xor ebx, ebx
+2:  pause
+    cmp rbx, [SHARED]
+    je 2b
+    mov rbx, [SHARED]
+    rdtsc
+    shl rdx, 32
+    lea rsi, [rdx + rax]
+3:  pause
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    sub rax, rsi
+    cmp rax, r14
+    jb 3b
+    EQ(rbx, [SHARED])
+    mov word ptr 6f[rip], 0x9090 /* the jump becomes two NOPs */
+4:  pause
+    cmp rbx, [SHARED]
+    je 4b
+    mov 6f[rip], r13w
+    mov rbx, [SHARED] /* it may have come round several times; from the jump's return on it stays in the loop */
+    dec r12d
+    jnz 7f
+    PASS
+7:  rdtsc
+    mov esi, eax
+8:  pause
+    rdtsc
+    sub eax, esi
+    cmp eax, 1000000
+    jb 8b
+    mov rbx, [SHARED]
+    dec rbx
+    jmp 2b
+    .p2align 4
+1:  inc qword ptr [SHARED]
+    mov edi, CASE_DATA
+    .p2align 3
+5:  inc ecx
+    cmp ecx, [rdi]
+    nop
+    .p2align 1
+6:  jne 5b
+    jmp 1b
+
 /* KVM's hypercalls (Linux Documentation/virt/kvm/x86/hypercalls.rst): number in RAX, arguments in RBX, RCX, RDX and RSI,
  * answer in RAX, nothing else changes. The answers are those of include/uapi/linux/kvm_para.h. */
 #define KVM_EPERM 1

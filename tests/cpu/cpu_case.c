@@ -243,7 +243,9 @@ static bool load_states(struct run *r, const struct cpu_case *c, struct yado_err
 static bool open_vm(struct run *r, const struct cpu_group *group, const struct cpu_case *c,
                     struct yado_error *err)
 {
-    struct engine_config cfg = { .vcpu_count = c->cpus, .host = { .io = on_io, .eoi = on_eoi, .ctx = r } };
+    struct engine_config cfg = { .vcpu_count = c->cpus,
+                                 .host = { .io = on_io, .eoi = on_eoi, .ctx = r },
+                                 .options = { .fast_blocks = getenv("YADO_TEST_FAST") != NULL } };
     struct engine_memslot slot = { .gpa = 0, .len = CASE_RAM };
 
     r->ram = mmap(NULL, CASE_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -73,6 +73,7 @@ struct tb {
     _Atomic uint8_t dead; /* TB_* */
     bool small;           /* made to be small, not fast (translate.c) */
     bool plain;           /* nothing in it that the general path could not run first (shadow.c) */
+    bool loops;           /* runs on without passing its entry (trans_loop.c) */
     bool leaving;         /* dead, and still in the list of its page (cache_evict.c) */
 };
 _Static_assert(sizeof(struct tb) == 64, "a cache line");

@@ -138,11 +138,19 @@ void cache_unhash(struct code_cache *cc, struct tb *tb)
                      atomic_load(&tb->hash_next)); /* tb keeps its own link for readers that stand on it */
 }
 
+/* A vCPU in a block that loops does not pass its entry, where it would find it dead. */
+static void call_out(struct tvm *vm, const struct tb *tb)
+{
+    for (unsigned i = 0; tb->loops && i < tvm_vcpu_count(vm); i++)
+        cpu_request(tvm_vcpu(vm, i), XR_WORK);
+}
+
 void cache_retire(struct tvm *vm, struct tb *tb)
 {
     atomic_store(&tb->dead, TB_DEAD);
     cache_unhash(vm->cache, tb);
     cache_make_stale(vm->cache, tb->hot);
+    call_out(vm, tb);
 }
 
 void cache_kill(struct tvm *vm, struct tb *tb)

@@ -121,6 +121,13 @@ struct held {
 #define HELD_NONE (-1)
 #define HELD_DELTA 32
 
+/* A loop that is one block, with checks in front of it (trans_loop.c). */
+struct loop {
+    const uint8_t *again; /* where the next round begins; NULL: no such loop */
+    unsigned at;          /* index of the instruction that goes back */
+    bool flags_dead;      /* nobody looks at the flags that a round begins with */
+};
+
 struct trans {
     struct tvm *vm;
     struct tcpu *c;
@@ -149,6 +156,7 @@ struct trans {
     struct gvalue values[16];
     uint16_t value_count;
     struct group groups[TRANS_GROUPS];
+    struct loop loop;
     struct held held;
     ZydisDecodedInstruction *in; /* the current one's */
     ZydisDecodedOperand *ops;
@@ -235,8 +243,10 @@ static inline unsigned next_off(const struct trans *t)
 /* ---- flags (trans_flags.c) ---- */
 void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid; uses T1 */
 void fl_clobber(struct trans *t, struct emit *e); /* saves, then EFLAGS are free */
-void fl_lose(struct trans *t, struct emit *e);    /* EFLAGS are free; saves only if it must */
-void fl_cold(struct trans *t, struct emit *k);    /* cold code behind fl_lose: makes tcpu.fl valid */
+bool fl_forgotten(const struct trans *t); /* nobody can see the flags that the current instruction finds */
+bool fl_free(const struct trans *t);      /* EFLAGS can be lost and nothing need be saved for that */
+void fl_lose(struct trans *t, struct emit *e); /* EFLAGS are free; saves only if it must */
+void fl_cold(struct trans *t, struct emit *k); /* cold code behind fl_lose: makes tcpu.fl valid */
 bool fl_carries(const struct trans *t);
 void fl_carry(struct emit *e);   /* EFLAGS are free, RAX is not what it was ... */
 void fl_carried(struct emit *e); /* ... and both are again */
@@ -290,9 +300,18 @@ void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, boo
 /* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
  * (the check, the loading of the delta), sets *ref and returns true. */
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
-void group_after_insn(struct trans *t); /* drops groups that are over */
-void group_drop_all(struct trans *t);
-void group_take_dc(struct trans *t); /* DC is needed as a scratch register */
+void group_after_insn(struct trans *t);                              /* drops groups that are over */
+void group_take_dc(struct trans *t);                                 /* DC is needed as a scratch register */
+bool group_comparable(const struct gspot *a, const struct gspot *b); /* they differ by a constant */
+/* The check of a group of reads at the start of the block, when registers hold the values of their numbers.
+ */
+void group_check_early(struct trans *t, const struct group *g);
+
+/* ---- loops (trans_loop.c) ---- */
+void loop_begin(struct trans *t);                        /* at the block's start: the checks, if it is one */
+bool loop_closes(const struct trans *t, int64_t target); /* the current jump there begins the next round */
+const uint8_t *loop_again(struct trans *t);              /* where; brings the flags in order */
+void trans_set_current(struct trans *t, unsigned i);     /* translate.c */
 void emit_tlb_check(struct trans *t, unsigned n,
                     bool write);      /* of n bytes at T0; a miss goes on in cold code */
 void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */

@@ -233,6 +233,11 @@ static bool forgotten(const struct trans *t, unsigned i)
     return false;
 }
 
+bool fl_forgotten(const struct trans *t)
+{
+    return forgotten(t, t->cur);
+}
+
 /* Whether the flags are overwritten or read, from the current instruction on, before the recipe is spoilt or
  * they must be in tcpu.fl anyway. */
 static bool recipe_lasts(const struct trans *t)
@@ -251,9 +256,14 @@ static bool recipe_lasts(const struct trans *t)
     return false;
 }
 
+bool fl_free(const struct trans *t)
+{
+    return t->saved_flags || (t->recipe.kind != RECIPE_NONE && recipe_lasts(t));
+}
+
 void fl_lose(struct trans *t, struct emit *e)
 {
-    if (!t->saved_flags && !(t->recipe.kind != RECIPE_NONE && recipe_lasts(t)))
+    if (!fl_free(t))
         fl_save(t, e);
     t->host_flags = false;
 }

@@ -165,12 +165,16 @@ void flow_exit_direct(struct trans *t, int64_t target)
         flow_exit_far(t, target);
         return;
     }
+    t->done = true;
+    if (loop_closes(t, target)) {
+        e_jmp(h, loop_again(t));
+        return;
+    }
     if (!t->saved_flags)
         fl_need(t, h, T1);
     pad_for_patch(h, 1);
     const uint8_t *to = direct_target(t, target, h->p + 1);
     e_jmp(h, to);
-    t->done = true;
 }
 
 /* Cold: goes on at the current instruction in a block that checks each access by itself. Flags are saved. */
@@ -248,9 +252,13 @@ static void taken_edge(struct trans *t, int64_t target)
             load_target(t, k, target);
             e_jmp(k, t->cc->stubs.exit_lookup);
         }
-        pad_for_patch(h, 1);
-        const uint8_t *to = direct_target(t, target, h->p + 1);
-        e_jmp(h, to);
+        if (loop_closes(t, target)) {
+            e_jmp(h, loop_again(t));
+        } else {
+            pad_for_patch(h, 1);
+            const uint8_t *to = direct_target(t, target, h->p + 1);
+            e_jmp(h, to);
+        }
     } else {
         fl_save(t, h);
         load_target(t, h, target);
@@ -294,6 +302,9 @@ static void jcc(struct trans *t)
         uint8_t *over = e_jcc_fwd(h, cc ^ 1);
         taken_edge(t, target);
         e_patch(over, h->p);
+    } else if (loop_closes(t, target)) {
+        fl_need(t, h, T1);
+        e_jcc(h, cc, loop_again(t));
     } else if (is_direct(t, target)) {
         fl_need(t, h, T1);
         pad_for_patch(h, 2);

@@ -42,7 +42,7 @@ static struct gspot spot_of(const struct ginsn *g, const struct gaddr *a)
     return s;
 }
 
-static bool comparable(const struct gspot *a, const struct gspot *b)
+bool group_comparable(const struct gspot *a, const struct gspot *b)
 {
     return a->base == b->base && a->index == b->index && a->scale == b->scale && a->rip == b->rip &&
            a->seg_base == b->seg_base && a->width == b->width;
@@ -85,7 +85,8 @@ static void look_ahead(const struct trans *t, const struct gspot *at, struct sca
         const struct ginsn *g = &t->g[j];
         for (unsigned i = 0; i < g->access_count; i++) {
             const struct gaccess *x = &g->access[i];
-            if (!x->groups || !comparable(at, &x->spot) || (x->write && !s->write && !certain && !stack))
+            if (!x->groups || !group_comparable(at, &x->spot) ||
+                (x->write && !s->write && !certain && !stack))
                 continue;
             int64_t lo = x->spot.disp < s->lo ? x->spot.disp : s->lo,
                     hi = x->spot.disp + x->len > s->hi ? x->spot.disp + x->len : s->hi;
@@ -158,6 +159,20 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
     flow_no_group(t);
 }
 
+void group_check_early(struct trans *t, const struct group *g)
+{
+    const struct gspot *s = &g->spot;
+    struct gaddr at = { .base = s->base == GSPOT_NONE ? -1 : (int)s->base,
+                        .index = s->index == GSPOT_NONE ? -1 : (int)s->index,
+                        .scale = s->index == GSPOT_NONE ? 1 : s->scale,
+                        .disp = g->lo,
+                        .rip = s->rip,
+                        .width = s->width };
+    t->accessed = true; /* a look at exit_request belongs into the loop */
+    emit_check(t, g, &at, GROUP_R);
+    t->accessed = false;
+}
+
 static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, bool write)
 {
     struct gspot spot = spot_of(&t->g[t->cur], a);
@@ -204,11 +219,13 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
     struct group *g = NULL;
     for (unsigned i = 0; i < TRANS_GROUPS && !g; i++) {
         struct group *x = &t->groups[i];
-        if (x->live && comparable(&x->spot, &spot) && x->lo <= spot.disp && spot.disp + n <= x->hi &&
+        if (x->live && group_comparable(&x->spot, &spot) && x->lo <= spot.disp && spot.disp + n <= x->hi &&
             (!write || x->write))
             g = x;
     }
     bool begun = !g, valid;
+    if (g && t->goes_back && !t->accessed && fl_free(t))
+        flow_poll(t);
     if (!g)
         g = begin(t, a, n, write);
     if (!g)
@@ -249,12 +266,6 @@ void group_after_insn(struct trans *t)
         if (gi->barrier || g->last <= t->cur)
             g->live = false;
     }
-}
-
-void group_drop_all(struct trans *t)
-{
-    for (unsigned i = 0; i < TRANS_GROUPS; i++)
-        t->groups[i].live = false;
 }
 
 void group_take_dc(struct trans *t)

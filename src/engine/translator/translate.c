@@ -91,7 +91,7 @@ static void decode(struct trans *t, struct ginsn *g, unsigned off)
     }
 }
 
-static void set_current(struct trans *t, unsigned i)
+void trans_set_current(struct trans *t, unsigned i)
 {
     struct ginsn *g = &t->g[i];
     t->cur = i;
@@ -202,7 +202,7 @@ static void look_at_block(struct trans *t)
         decode(t, g, off);
         if (!g->decoded && g->in.length == 0 && t->count > 0)
             break; /* runs into the next page: a block of its own */
-        set_current(t, t->count);
+        trans_set_current(t, t->count);
         more = survey(t, g);
         t->count++;
         off += g->in.length;
@@ -230,7 +230,7 @@ static void translate_one(struct trans *t)
 static void translate_loop(struct trans *t)
 {
     for (unsigned i = 0; i < t->count && !t->done && t->side_count + 4 <= TRANS_MAX_SIDE; i++) {
-        set_current(t, i);
+        trans_set_current(t, i);
         translate_one(t);
     }
     if (t->done)
@@ -331,6 +331,7 @@ static void describe(const struct trans *t, struct tb *tb, size_t hot)
     tb->len = (uint16_t)(t->end - t->start);
     tb->insns = (uint16_t)t->insns;
     tb->small = t->small;
+    tb->loops = t->loop.again != NULL;
     tb->side = cc->now * cc->segment_sides + cache_now(cc)->side_count;
     tb->side_count = (uint8_t)t->side_count;
     judge(t, tb);
@@ -358,6 +359,7 @@ struct tb *translate_finish(struct tcpu *c)
     t->host_flags = (t->mode & MODE_HOST_FLAGS) != 0;
     t->saved_flags = !t->host_flags;
     e_nop5(&t->h);
+    loop_begin(t);
     translate_loop(t);
     if (t->h.full || t->k.full) {
         cc->jump_count = jumps;
