@@ -47,7 +47,7 @@ static const char help[] =
     "                             \"help\" lists them\n"
     "  --trace-file FILE          there instead\n"
     "  --counters                 the engine's counters at the end, on standard error\n"
-    "  --code-cache SIZE          of the translator: 2M to 1G (default 56M)\n"
+    "  --code-cache SIZE          of the translator: 2M to 1G (default 54M)\n"
     "  --shadow                   run every block twice and compare (translator, one CPU)\n"
     "  --perf-map                 /tmp/perf-PID.map for profilers (translator)\n"
     "On the terminal, Ctrl-] or Ctrl-A x leaves; everything else goes to the guest.\n"

@@ -15,7 +15,7 @@
 #include "engine/translator/vcpu.h"
 #include "util/err.h"
 
-#define CODE_CACHE_DEFAULT MIB(56)
+#define CODE_CACHE_DEFAULT MIB(54)
 #define CODE_CACHE_MIN (2ull << 20)
 #define CODE_CACHE_MAX (1024ull << 20) /* branches inside reach 2 GiB */
 
