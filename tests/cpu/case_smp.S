@@ -369,13 +369,12 @@ CASE_EXIT(cross_modifying_spin, MODE_LONG, 2, EXIT_BY_PORT)
     movzx r13d, word ptr 6f[rip]
     other 1f
     mov r14d, [CASE_PARAM + P_TSC_KHZ]
-    imul r14, r14, 20 /* ms */
+    imul r14, r14, 10 /* ms */
     mov r12d, 12
-    xor ebx, ebx
 2:  pause
-    cmp rbx, [SHARED]
-    je 2b
     mov rbx, [SHARED]
+    test rbx, rbx
+    jz 2b
     rdtsc
     shl rdx, 32
     lea rsi, [rdx + rax]
@@ -386,26 +385,16 @@ CASE_EXIT(cross_modifying_spin, MODE_LONG, 2, EXIT_BY_PORT)
     sub rax, rsi
     cmp rax, r14
     jb 3b
-    EQ(rbx, [SHARED])
+    cmp rbx, [SHARED] /* it stays in the loop, or had not come to see yet that the jump is there again */
+    jne 2b
     mov word ptr 6f[rip], 0x9090 /* the jump becomes two NOPs */
 4:  pause
     cmp rbx, [SHARED]
     je 4b
     mov 6f[rip], r13w
-    mov rbx, [SHARED] /* it may have come round several times; from the jump's return on it stays in the loop */
     dec r12d
-    jnz 7f
+    jnz 2b
     PASS
-7:  rdtsc
-    mov esi, eax
-8:  pause
-    rdtsc
-    sub eax, esi
-    cmp eax, 1000000
-    jb 8b
-    mov rbx, [SHARED]
-    dec rbx
-    jmp 2b
     .p2align 4
 1:  inc qword ptr [SHARED]
     mov edi, CASE_DATA
