@@ -162,6 +162,13 @@ static bool is_exempt(const struct tcpu *c, const struct decoded *d, unsigned si
     }
 }
 
+/* VCVTPS2PH through CS in 32-bit code: Intel's have set MXCSR's flags before #GP, which the block sees to. */
+static bool denies_itself(const struct tcpu *c, const struct decoded *d, bool write)
+{
+    return write && !c->vm->cpuid.is_amd && d->in.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH &&
+           d->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY && d->ops[0].mem.segment == ZYDIS_REGISTER_CS;
+}
+
 /* Whether what the operand's check has found is not what this instruction raises: then the block does, which
  * in 64-bit mode looks at all but the alignment itself. Intel's MMX stores have set TOP to 0 before anything
  * is checked. */
@@ -169,7 +176,7 @@ static bool is_excused(struct tcpu *c, const struct decoded *d, unsigned size, b
 {
     if (is_pending(c, d))
         return true;
-    if (c->exc.vector == EXC_AC ? is_exempt(c, d, size) : cpu_code64(c))
+    if (c->exc.vector == EXC_AC ? is_exempt(c, d, size) : cpu_code64(c) || denies_itself(c, d, write))
         return true;
     if (is_mmx(d) && write && !c->vm->cpuid.is_amd && (c->xsave_area[512] & 1))
         clear_top(c->xsave_area);

@@ -423,8 +423,11 @@ bool insn_is_denied(const struct trans *t)
 {
     const ZydisDecodedOperand *m = insn_mem_operand(t);
     unsigned acc;
-    if (t->bits == 64 || (t->mode & MODE_NATIVE) || !m || m->mem.segment != ZYDIS_REGISTER_CS)
+    if (t->bits == 64 || !m || m->mem.segment != ZYDIS_REGISTER_CS)
         return false;
+    if ((t->mode & MODE_NATIVE) &&
+        (t->in->mnemonic != ZYDIS_MNEMONIC_VCVTPS2PH || masked_operand(t->in, t->ops)))
+        return false; /* native.c has seen to it */
     generic_access(t, m, &acc);
     return acc != MMU_SLOW_R;
 }

@@ -214,7 +214,7 @@ void mem_denied(struct trans *t, unsigned flags, body_fn *body, void *arg)
 {
     fl_clobber(t, &t->h);
     uint8_t *over = before_access(t, &t->h, flags, body, arg);
-    flow_special(t, SPECIAL_GP);
+    flow_special(t, flags & MEM_MASKED ? SPECIAL_SEGMENT : SPECIAL_GP); /* elements by themselves */
     if (over)
         e_patch(over, t->h.p);
 }

@@ -152,15 +152,15 @@ static void learn_vpage(struct tcpu *c)
 }
 
 /* Past the end of a flat segment (5.3; Intel's do not look there if the base is 0) or of the lower canonical
- * half (3.3.7.1): looked at before the pages. AMD's look at the alignment of vectors first. False: an
- * exception is pending. */
+ * half (3.3.7.1): looked at before the pages, but for x87's stores of ten bytes, whose significand goes first
+ * (seen on Sapphire Rapids). AMD's look at the alignment of vectors first. False: an exception is pending. */
 static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
     bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
     if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
                : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
-        fit = amd ? whole_pieces(code64, lin, n) : 0;
+        fit = amd || (n == 10 && MMU_DESC_ACC(desc) != MMU_SLOW_R) ? whole_pieces(code64, lin, n) : 0;
     if (fit == n)
         return true;
     return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
