@@ -15,20 +15,10 @@ extern uint64_t pd[], gdt[];
 void load32(uint32_t offset), all32(uint32_t offset), bound32(uint32_t offset);
 uint32_t value;
 
-__asm__(".macro in32 name, insn\n"
-        ".globl \\name\n"
-        "\\name: push %rbx; mov %edi, %ebx; movq $2f, resume; movl $1f, far32; lcall *far32; pop %rbx\n"
-        " movq $0, resume; ret\n"
-        ".code32\n"
-        "1: mov $16, %eax; mov %eax, %ds; mov %eax, %es; mov value, %eax\n"
-        " \\insn\n"
-        "2: mov %eax, value; lret\n"
-        ".code64\n"
-        ".endm\n"
-        "in32 load32, \"kmovw %eax, %k1; vmovdqu32 %fs:(%ebx), %zmm1{%k1}{z}; vmovd %xmm1, %eax\"\n"
-        "in32 all32, \"vmovdqu32 %fs:(%ebx), %zmm1; vmovd %xmm1, %eax\"\n"
-        "in32 bound32, \"mov $1, %eax; .byte 0x62, 0x03\"\n" /* BOUND eax, [ebx] */
-        ".data\nfar32: .long 0\n .word 24\n.text\n");
+__asm__(IN32 "in32 load32, \"kmovw %eax, %k1; vmovdqu32 %fs:(%ebx), %zmm1{%k1}{z}; vmovd %xmm1, %eax\"\n"
+             "in32 all32, \"vmovdqu32 %fs:(%ebx), %zmm1; vmovd %xmm1, %eax\"\n"
+             "in32 bound32, \"mov $1, %eax; .byte 0x62, 0x03\"\n" /* BOUND eax, [ebx] */
+        IN32_END);
 
 static uint8_t area[4096] __attribute__((aligned(64)));
 static uint32_t leaf7[4], d5[4], d6[4], d7[4];

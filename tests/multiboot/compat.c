@@ -12,22 +12,9 @@ extern uint64_t gdt[];
 void load32(uint32_t offset), store32(uint32_t offset), vector32(uint32_t offset);
 uint32_t value;
 
-/* Each is called from 64-bit code, does its work in 32-bit code with EBX as the offset, and goes on behind it
- * when that faults. */
-__asm__(".macro in32 name, insn\n"
-        ".globl \\name\n"
-        "\\name: push %rbx; mov %edi, %ebx; movq $2f, resume; movl $1f, far32; lcall *far32; pop %rbx\n"
-        " movq $0, resume; ret\n"
-        ".code32\n"
-        "1: mov $16, %eax; mov %eax, %ds; mov %eax, %es; mov value, %eax\n"
-        " \\insn\n"
-        "2: mov %eax, value; lret\n"
-        ".code64\n"
-        ".endm\n"
-        "in32 load32, \"mov %fs:(%ebx), %eax\"\n"
-        "in32 store32, \"mov %eax, %fs:(%ebx)\"\n"
-        "in32 vector32, \"movd %fs:(%ebx), %xmm0; movd %xmm0, %eax\"\n"
-        ".data\nfar32: .long 0\n .word 24\n.text\n");
+__asm__(IN32 "in32 load32, \"mov %fs:(%ebx), %eax\"\n"
+             "in32 store32, \"mov %eax, %fs:(%ebx)\"\n"
+             "in32 vector32, \"movd %fs:(%ebx), %xmm0; movd %xmm0, %eax\"\n" IN32_END);
 
 static uint32_t low(void)
 {

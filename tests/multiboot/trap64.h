@@ -62,4 +62,19 @@ static inline void cli(void)
 {
     __asm__ volatile("cli" : : : "memory");
 }
+/* in32 NAME, INSTRUCTIONS makes a function that is called from 64-bit code, does its work in 32-bit code with
+ * EBX as the offset, and goes on behind it when that faults. */
+#define IN32                                                                                                 \
+    ".macro in32 name, insn\n"                                                                               \
+    ".globl \\name\n"                                                                                        \
+    "\\name: push %rbx; mov %edi, %ebx; movq $2f, resume; movl $1f, far32; lcall *far32; pop %rbx\n"         \
+    " movq $0, resume; ret\n"                                                                                \
+    ".code32\n"                                                                                              \
+    "1: mov $16, %eax; mov %eax, %ds; mov %eax, %es; mov value, %eax\n"                                      \
+    " \\insn\n"                                                                                              \
+    "2: mov %eax, value; lret\n"                                                                             \
+    ".code64\n"                                                                                              \
+    ".endm\n"
+#define IN32_END ".data\nfar32: .long 0\n .word 24\n.text\n"
+
 #endif

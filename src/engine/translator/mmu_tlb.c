@@ -158,14 +158,21 @@ void mmu_flush_jump_cache(struct tcpu *c)
     light_zero(c->exec_bloom, sizeof c->exec_bloom);
 }
 
+/* Empties the entry that is in the log at k, where the log's last then stands. */
+static void drop_jump(struct tcpu *c, unsigned idx, unsigned k)
+{
+    unsigned i = c->jc_log[idx][k];
+    c->jc[idx][i].pc = jc_invalid_pc(i);
+    c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
+}
+
 void mmu_drop_jumps_into(struct tcpu *c, const uint8_t *host, uint64_t len)
 {
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
         for (unsigned k = 0; k < c->jc_log_len[idx];) {
-            struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
+            const struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
             if (e->host - (uint64_t)(uintptr_t)host < len) {
-                e->pc = jc_invalid_pc(c->jc_log[idx][k]);
-                c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
+                drop_jump(c, idx, k);
             } else {
                 k++;
             }
@@ -382,8 +389,7 @@ static void drop_jumps(struct tcpu *c, unsigned idx, uint64_t first, uint64_t co
     for (unsigned k = 0; k < c->jc_log_len[idx];) {
         struct jc_entry *e = &c->jc[idx][c->jc_log[idx][k]];
         if (((e->pc >> 12) & ~(count - 1)) == first || (page_reached(e->pc) & ~(count - 1)) == first) {
-            e->pc = jc_invalid_pc(c->jc_log[idx][k]);
-            c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
+            drop_jump(c, idx, k);
         } else {
             k++;
         }

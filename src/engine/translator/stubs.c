@@ -308,21 +308,6 @@ static void emit_transfer(struct emit *e, const struct stubs *s)
     e_jmp(e, s->go_on);
 }
 
-/* r11d = RFLAGS as instructions store them: without RF and VM. Uses r9. */
-static void load_rflags(struct emit *e)
-{
-    e_rm0f(e, 0, 0xb7, H_11, GS(fl)); /* MOVZX */
-    e_mov_rr(e, 0, T0, H_11);
-    e_alu_ri(e, 0, ALU_AND, T0, 1);
-    e_shl_ri(e, 0, T0, 11);
-    e_shr_ri(e, 0, H_11, 8);
-    e_alu_ri(e, 0, ALU_AND, H_11, 0xd5);
-    e_alu_rr(e, 0, ALU_OR, H_11, T0);
-    e_load(e, 0, T0, GS(rflags));
-    e_alu_ri(e, 0, ALU_AND, T0, ~(int32_t)(FL_RF | FL_VM));
-    e_alu_rr(e, 0, ALU_OR, H_11, T0);
-}
-
 /* RFLAGS = r9d, as cpu_set_rflags. Uses r9, r10. */
 static void store_rflags(struct emit *e)
 {
@@ -371,7 +356,7 @@ static void emit_syscall(struct emit *e, const struct stubs *s)
     e_u32(e, EFER_SCE);
     e_jcc(e, CC_E, s->transfer);
     e_store(e, 1, GS(scratch), T0);
-    load_rflags(e);
+    e_stored_rflags(e, H_11, T0);
     e_load(e, 0, T0, GS(fmask));
     e_rr(e, 0, 0xf7, 2, T0); /* NOT */
     e_alu_rr(e, 0, ALU_AND, T0, H_11);

@@ -101,6 +101,7 @@ struct group {
     int slot;          /* tcpu.group_delta[slot] holds the delta; -1: DC does */
 };
 #define TRANS_GROUPS 8
+#define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
 
 /* How the status flags of an instruction can be made anew (trans_flags.c). */
 enum recipe_kind { RECIPE_NONE, RECIPE_ZERO, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
@@ -208,6 +209,9 @@ static inline void e_desc(const struct trans *t, struct emit *e, int reg, uint32
 {
     e_mov_ri64(e, reg, desc | (is_fixed(t) ? (uint64_t)(uint32_t)t->vpage << 32 : 0));
 }
+/* dst = RFLAGS as instructions store them, without RF and VM. Flags are saved, and lost; uses tmp. */
+void e_stored_rflags(struct emit *e, int dst, int tmp);
+
 /* A field of the TLB entry whose index emit_tlb_index has left in T1. */
 static inline struct hmem hm_tlb(unsigned idx, size_t field)
 {

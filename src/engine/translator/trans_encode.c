@@ -202,3 +202,17 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
     e_byte(e, opcode);
     tail(t, e, r, reg, rm);
 }
+
+void e_stored_rflags(struct emit *e, int dst, int tmp)
+{
+    e_rm0f(e, 0, 0xb7, (unsigned)dst, GS(fl)); /* MOVZX */
+    e_mov_rr(e, 0, tmp, dst);
+    e_alu_ri(e, 0, ALU_AND, tmp, 1);
+    e_shl_ri(e, 0, tmp, 11);
+    e_shr_ri(e, 0, dst, 8);
+    e_alu_ri(e, 0, ALU_AND, dst, 0xd5);
+    e_alu_rr(e, 0, ALU_OR, dst, tmp);
+    e_load(e, 0, tmp, GS(rflags));
+    e_alu_ri(e, 0, ALU_AND, tmp, ~(int32_t)(FL_RF | FL_VM));
+    e_alu_rr(e, 0, ALU_OR, dst, tmp);
+}

@@ -20,8 +20,6 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
-#define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
-
 static struct gspot spot_of(const struct ginsn *g, const struct gaddr *a)
 {
     struct gspot s = { .base = GSPOT_NONE,

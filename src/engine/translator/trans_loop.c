@@ -18,7 +18,6 @@
 #include "engine/translator/trans.h"
 
 #define LOOP_GROUPS 4 /* the others are for what changes */
-#define LOOP_SPAN_MAX 512
 
 /* Conditional and plain jumps; LOOP and JRCXZ must not touch the flags on their way. */
 static bool jumps_to_start(const struct trans *t, const struct ginsn *g)
@@ -60,7 +59,7 @@ static void collect(struct trans *t, const struct gaccess *x, unsigned at, unsig
     for (unsigned i = 0; i < *count; i++) {
         struct group *g = &t->groups[i];
         int64_t all_lo = lo < g->lo ? lo : g->lo, all_hi = hi > g->hi ? hi : g->hi;
-        if (group_comparable(&g->spot, &x->spot) && all_hi - all_lo <= LOOP_SPAN_MAX) {
+        if (group_comparable(&g->spot, &x->spot) && all_hi - all_lo <= GROUP_SPAN_MAX) {
             g->lo = all_lo;
             g->hi = all_hi;
             return;

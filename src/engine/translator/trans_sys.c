@@ -253,16 +253,7 @@ static void push_flags(struct trans *t)
     struct emit *h = &t->h;
     struct gaddr a = { .base = R_SP, .index = -1, .scale = 1, .disp = -8, .width = 64 };
     fl_clobber(t, h);
-    e_rm0f(h, 0, 0xb7, T0, GS(fl));
-    e_mov_rr(h, 0, T1, T0);
-    e_alu_ri(h, 0, ALU_AND, T1, 1);
-    e_shl_ri(h, 0, T1, 11);
-    e_shr_ri(h, 0, T0, 8);
-    e_alu_ri(h, 0, ALU_AND, T0, 0xd5);
-    e_alu_rr(h, 0, ALU_OR, T0, T1);
-    e_load(h, 0, T1, GS(rflags));
-    e_alu_ri(h, 0, ALU_AND, T1, ~(int32_t)(FL_RF | FL_VM));
-    e_alu_rr(h, 0, ALU_OR, T0, T1);
+    e_stored_rflags(h, T0, T1);
     e_store(h, 1, GS(scratch), T0);
     mem_access(t, &a, 8, MMU_SLOW_W, MEM_STACK, store_scratch, NULL);
     e_lea(h, 1, H_GUEST_SP, hm_base(H_GUEST_SP, -8));
