@@ -497,6 +497,7 @@ static void run_bench(bool code32, uint64_t per_form)
            code32 ? "32-bit" : "64-bit", (unsigned long long)b.seed, list.n, (unsigned long long)b.count,
            (unsigned long long)b.faults, (unsigned long long)b.taken);
     assert_true(b.taken > 0 && b.faults > 0);
+    native_close(&b.nat);
     fake_cpu_free(b.c);
 }
 

@@ -113,6 +113,11 @@ bool native_open(struct native *n)
     return syscall(SYS_arch_prctl, ARCH_SET_GS, (unsigned long)(uintptr_t)(n->arena + ARENA_DATA)) == 0;
 }
 
+void native_close(struct native *n)
+{
+    munmap(n->arena - GUARD_LEN, ARENA_LEN + 2 * GUARD_LEN);
+}
+
 /* taken = how; out */
 static void put_landing(struct out *o, uint32_t how, bool code32)
 {
