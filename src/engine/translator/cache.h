@@ -114,6 +114,7 @@ struct stubs {
         *save_flags;
     const uint8_t *checks_end; /* checks stand from check[0] up to here */
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
+    const uint8_t *away[MMU_COUNT], *save_away[MMU_COUNT], *save_lookup[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
     const uint8_t *cross[MMU_COUNT], *go_on, *exception, *left, *transfer, *syscall, *sysret64;
