@@ -23,6 +23,7 @@ static const struct limit kvm_limits[] = {
 
 static const struct limit interpreting_limits[] = {
     { "branch_step", "it keeps nothing in DEBUGCTL" },
+    { "fault_reserved_bit_8", "an AMD CPU for CPUID, it takes bit 8 of a PML4E" },
     { "fault_user", "it has no INT n, which ends ring 3 code" },
     { "smep_smap", "it has no STAC and CLAC" },
     { "page_crossing", "it has no SSE compares" },
@@ -80,6 +81,7 @@ static const struct limit nested_limits[] = {
     { "branch_step", "QEMU 7.2 keeps nothing in DEBUGCTL" },
     { "fault_not_present", "it reads before it writes: INC of an absent page faults as a read" },
     { "fault_reserved_bit", "it does not look at reserved bits of page tables" },
+    { "fault_reserved_bit_8", "it does not look at reserved bits of page tables" },
     { "fault_no_execute", "it does not look at reserved bits of page tables" },
     { "large_page", "it does not look at reserved bits of page tables" },
     { "non_canonical", "it does not tell #SS from #GP for addresses that are not canonical" },
