@@ -198,9 +198,12 @@ CASE(fault_reserved_bit, MODE_LONG)
     mov rbx, PAGES + 0x2000
     PAGE_FAULTS(9, rbx, mov rax, [rbx])
     PAGE_FAULTS(0xb, rbx, mov [rbx], rax)
-    /* bit 8 above the page directory: AMD APM volume 2, 5.3.3; ignored by Intel's */
+    PASS
+
+/* Bit 8 above the page directory: AMD APM volume 2, 5.3.3; ignored by Intel's. */
+CASE(fault_reserved_bit_8, MODE_LONG)
     set_page 2, FRAME + RW_S
-    mov rsi, rbx
+    mov rsi, PAGES + 0x2000
     mov rax, [LG_TABLES]
     and rax, -4096
     or dword ptr [rax + 8], 0x100

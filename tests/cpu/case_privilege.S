@@ -458,6 +458,36 @@ CASE(single_step_corners, MODE_LONG)
     EQ(dword ptr irq_count[rip + 4], 1)
     PASS
 
+/* Volume 2, VPGATHERQQ: a trap goes before the fault of a gather that is half done, at the gather itself. */
+CASE(gather_step, MODE_LONG)
+    set_page 2, 0
+    mov ebx, FRAME
+    movabs rax, 0x1122334455667788
+    mov [rbx], rax
+    xor eax, eax
+    vmovq xmm1, rax
+    mov rax, PAGES + 0x2000 - FRAME
+    vpinsrq xmm1, xmm1, rax, 1
+    vpcmpeqd xmm2, xmm2, xmm2
+    vpxor xmm0, xmm0, xmm0
+    clear_dr6
+    arm 1f
+    step_on
+2:  vpgatherqq xmm0, [rbx + xmm1], xmm2
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(0x4000)
+    vmovq rcx, xmm0
+    movabs rax, 0x1122334455667788
+    EQ(rcx, rax)
+    vpextrq rax, xmm2, 0
+    EQ(rax, 0)
+    vpextrq rax, xmm2, 1
+    EQ(rax, -1)
+    mov r8, PAGES + 0x2000
+    PAGE_FAULTS(0, r8, vpgatherqq xmm0, [rbx + xmm1], xmm2)
+    PASS
+
 /* A debug exception ends HLT: volume 2, HLT. */
 CASE(hlt_step, MODE_LONG)
     clear_dr6

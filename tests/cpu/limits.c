@@ -23,6 +23,7 @@ static const struct limit kvm_limits[] = {
 
 static const struct limit interpreting_limits[] = {
     { "branch_step", "it keeps nothing in DEBUGCTL" },
+    { "fault_reserved_bit_8", "an AMD CPU for CPUID, it takes bit 8 of a PML4E" },
     { "fault_user", "it has no INT n, which ends ring 3 code" },
     { "smep_smap", "it has no STAC and CLAC" },
     { "page_crossing", "it has no SSE compares" },
@@ -52,6 +53,7 @@ static const struct limit interpreting_limits[] = {
     { "breakpoint_mov_ss", "it has no data breakpoints" },
     { "debug_io_and_detect", "it has no I/O breakpoints" },
     { "single_step_corners", "REP with all its rounds is one step for it" },
+    { "gather_step", "it has no VMOVQ" },
     { "call_gate_rings", "it has no far CALL from ring 3" },
     { "iret_forms", "it refuses IRETD in 64-bit code" },
     { "task_register", "its LTR takes selectors of the LDT" },
@@ -80,6 +82,7 @@ static const struct limit nested_limits[] = {
     { "branch_step", "QEMU 7.2 keeps nothing in DEBUGCTL" },
     { "fault_not_present", "it reads before it writes: INC of an absent page faults as a read" },
     { "fault_reserved_bit", "it does not look at reserved bits of page tables" },
+    { "fault_reserved_bit_8", "it does not look at reserved bits of page tables" },
     { "fault_no_execute", "it does not look at reserved bits of page tables" },
     { "large_page", "it does not look at reserved bits of page tables" },
     { "non_canonical", "it does not tell #SS from #GP for addresses that are not canonical" },
@@ -94,6 +97,7 @@ static const struct limit nested_limits[] = {
     { "prot_fs_gs", "it does not check segment limits" },
     { "debug_io_and_detect", "OUT to a watched port does not trap" },
     { "single_step_corners", "the trap of a step over STI comes elsewhere" },
+    { "gather_step", "a step of a gather that faults half done is the fault alone" },
     { "alignment_check", "it makes no alignment check" },
     { "call_gate_rings", "it does not refuse a call gate to an address that is not canonical" },
     { "iret_forms", "it does not refuse IRET to an address that is not canonical" },

@@ -17,6 +17,7 @@
 
 /* MSR 0x1d9 */
 #define DEBUGCTL_LBR 1ull
+#define DR6_BS (1u << 14) /* a single step */
 #define DEBUGCTL_BTF 2ull
 
 /* Recomputes cpl, mmu_idx, code_bits and the copies of FS/GS base after seg[], cr0, efer or rflags changed.

@@ -56,7 +56,8 @@ static uint64_t alignment_mask(const struct tcpu *c, unsigned size)
     case 28:
     case 108: return 3;
     case 16:
-    case 32: return sys_is_amd(c) ? 15 : 0;
+    case 32:
+    case 64: return sys_is_amd(c) ? 15 : 0;
     case 512: return sys_is_amd(c) ? 3 : 0;
     default: return size <= 8 ? size - 1 : 0;
     }

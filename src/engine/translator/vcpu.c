@@ -157,13 +157,13 @@ static void learn_vpage(struct tcpu *c)
 static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
-    bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
+    bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c), write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
     if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
                : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
-        fit = amd || (n == 10 && MMU_DESC_ACC(desc) != MMU_SLOW_R) ? whole_pieces(code64, lin, n) : 0;
+        fit = amd || (n == 10 && write) ? whole_pieces(code64, lin, n, write) : 0;
     if (fit == n)
         return true;
-    return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
+    return mmu_probe(c, lin, fit, write ? MMU_WRITE : MMU_READ, MMU_AS_CPL) &&
            cpu_raise_error(c, MMU_DESC_STACK(desc) && !mmu_is_misaligned(lin, desc) ? EXC_SS : EXC_GP, 0);
 }
 
@@ -467,7 +467,7 @@ static void after_step(struct tcpu *c, bool tf, enum step st)
         c->int_shadow == 2 || (!step && !c->debug_hits))
         return;
     cpu_raise(c, EXC_DB);
-    c->exc.dr6 = c->debug_hits | (step ? 1u << 14 : 0);
+    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
     c->debug_hits = 0;
 }
 

@@ -11,6 +11,7 @@
 
 #include "engine/translator/interp.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/sys.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
@@ -154,6 +155,22 @@ static int64_t index_part(const ZydisDecodedOperand *mem, const struct vec *idx,
     return (int64_t)((uint64_t)x * (mem->mem.scale ? mem->mem.scale : 1u));
 }
 
+/* A gather or scatter that is half done when an element faults: traps of what it has done go before the
+ * fault, with RF set in what is pushed (SDM volume 2, VPGATHERDD). `any`: it has done an element. Returns ok.
+ */
+static bool half_done(struct tcpu *c, bool ok, bool any)
+{
+    bool step = (c->rflags & FL_TF) && !(c->debugctl & DEBUGCTL_BTF);
+    if (ok || !any || !(step || c->debug_hits))
+        return ok;
+    c->exc.pending = 0;
+    cpu_raise(c, EXC_DB);
+    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
+    c->debug_hits = 0;
+    c->rflags |= FL_RF;
+    return false;
+}
+
 static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
 {
     unsigned rd = (unsigned)ZydisRegisterGetId(v->ops[0].reg.value),
@@ -163,7 +180,7 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
         return cpu_raise(c, EXC_UD);
     unsigned n = vl / (elem > idx_size ? elem : idx_size);
     struct vec dst = read_vec(c, rd), mask = read_vec(c, rm), idx = read_vec(c, ri);
-    bool ok = true;
+    bool ok = true, any = false;
     memset(dst.b + n * elem, 0, sizeof dst.b - n * elem);
     memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
     for (unsigned i = 0; i < n && ok; i++) {
@@ -172,6 +189,7 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
             ok = element_address(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), elem, MMU_READ,
                                  &at) &&
                  mmu_read(c, at, dst.b + i * elem, elem, MMU_AS_CPL);
+            any |= ok;
         }
         if (ok)
             memset(mask.b + i * elem, 0, elem);
@@ -181,7 +199,7 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
     }
     write_vec(c, rd, &dst);
     write_vec(c, rm, &mask);
-    return ok;
+    return half_done(c, ok, any);
 }
 
 /* Both ways, under a mask register that loses the bits of elements that are done. */
@@ -216,7 +234,7 @@ static bool move_by_index(struct tcpu *c, const struct vec_insn *v, unsigned ele
     if (!store)
         write_vec(c, rv, &data);
     write_mask(c, k, ok ? 0 : mask);
-    return ok;
+    return half_done(c, ok, any);
 }
 
 static bool by_index(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
