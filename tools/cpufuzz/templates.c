@@ -88,7 +88,7 @@ unsigned insn_class(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
     case ZYDIS_MNEMONIC_CPUID:
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDPMC:
-    /* These show where the last x87 instruction was, which nobody keeps exactly. */
+    /* These show where the last x87 instruction's operand was, which is not kept. */
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FLDENV:

@@ -304,7 +304,8 @@ enum special {
     SPECIAL_GP,
     SPECIAL_INTERP, /* the general path raises what is due */
     SPECIAL_SEGMENT,
-    SPECIAL_SYSCALL, /* these of the stub `transfer` */
+    SPECIAL_X87_POINTERS, /* nothing but that: the guest is about to see them, or load some */
+    SPECIAL_SYSCALL,      /* these of the stub `transfer` */
     SPECIAL_SYSRET64,
     SPECIAL_SYSRET32,
     SPECIAL_IRETQ

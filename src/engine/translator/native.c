@@ -232,25 +232,6 @@ static unsigned masked_alignment(const struct tcpu *c, unsigned element, unsigne
     return whole <= 8 ? whole - 1 : 0;
 }
 
-/* AMD's store elements in a row by themselves, even all of them (seen on Zen 4). */
-static uint32_t operand_by_element(const struct tcpu *c, const struct decoded *d)
-{
-    uint32_t masked = masked_operand(&d->in, d->ops);
-    unsigned n = d->ops[0].element_count;
-
-    if (masked || !c->vm->cpuid.is_amd || d->ops[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
-        return masked;
-    switch (d->in.mnemonic) {
-    case ZYDIS_MNEMONIC_VCOMPRESSPS:
-    case ZYDIS_MNEMONIC_VCOMPRESSPD:
-    case ZYDIS_MNEMONIC_VPCOMPRESSB:
-    case ZYDIS_MNEMONIC_VPCOMPRESSW:
-    case ZYDIS_MNEMONIC_VPCOMPRESSD:
-    case ZYDIS_MNEMONIC_VPCOMPRESSQ: return MASKED_OPERAND(d->ops[0].element_size / 8, n, n, MASKED_EACH);
-    default: return 0;
-    }
-}
-
 /* True: an exception is pending. */
 static bool is_unaligned(struct tcpu *c, const struct decoded *d, unsigned element, unsigned whole)
 {
@@ -317,7 +298,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     unsigned size = op->size / 8u, seg = operand_segment(op);
     uint64_t off = offset_of(c, d, op);
-    uint32_t masked = operand_by_element(c, d);
+    uint32_t masked = masked_by_element(&d->in, d->ops, c->vm->cpuid.is_amd);
 
     if (masked)
         return see_to_elements(c, d, op, masked);

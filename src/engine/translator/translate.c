@@ -37,6 +37,8 @@
 static void translate_insn(struct trans *t)
 {
     const struct ginsn *g = &t->g[t->cur];
+    if (g->way != WAY_GENERIC && g->way != WAY_VECTOR && g->way != WAY_NOTHING)
+        t->x87_noted = false; /* other code may run before the next instruction */
     switch ((enum way)g->way) {
     case WAY_NOTHING: break;
     case WAY_SPECIAL:

@@ -15,6 +15,7 @@
  * local APIC's timer is a kernel timer whose signal goes to this thread (fault_linux.c), so a halted vCPU
  * needs no time-out. */
 #include "engine/translator/vcpu.h"
+#include "engine/translator/x87_pointers.h"
 
 #include "engine/translator/cache.h"
 #include "engine/translator/fixed.h"
@@ -453,6 +454,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     c->counters[TC_SPECIAL]++;
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
         return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
+    if (what == SPECIAL_X87_POINTERS)
+        return x87_show(c), 0;
     if (what == SPECIAL_GP) {
         cpu_raise_gp(c, 0);
         return 1 + XIT_EXC;
