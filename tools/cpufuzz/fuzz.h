@@ -131,8 +131,8 @@ bool fuzz_guest_run(struct fuzz_guest *g, unsigned count, struct yado_error *err
 bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct yado_error *err);
 
 /* Known differences, which are counted: accesses just below 2^47 meet the host process's own pages; and
- * 32-bit code's accesses that wrap at the end of 4 GiB fault or not, or by their segment or by their pages,
- * as the processor likes (SDM volume 3, 5.3): Intel's through FS and GS, AMD's those of EVEX. */
+ * 32-bit code's accesses through FS and GS that wrap at the end of 4 GiB fault or not as an Intel processor
+ * likes (SDM volume 3, 5.3). */
 bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest,
                   const struct fuzz_seq *s);
 

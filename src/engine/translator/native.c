@@ -258,6 +258,34 @@ static bool is_unaligned(struct tcpu *c, const struct decoded *d, unsigned eleme
            !is_exempt(c, d, whole) && !cpu_raise_error(c, EXC_AC, 0);
 }
 
+/* Whether the pages of these elements, which their segment has, let them be accessed. */
+static bool are_there(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t elements,
+                      enum mmu_acc acc)
+{
+    for (unsigned i = 0; masked_stretch(elements, &i) > 0; i++) {
+        uint64_t lin;
+
+        seg_check(c, seg, off + i * size, size, acc, &lin);
+        if (!mmu_probe(c, lin, size, acc, MMU_AS_CPL))
+            return false;
+    }
+    return true;
+}
+
+/* What AMD's raise when an element is outside its segment: they look at the alignment of all first, and then
+ * at the elements in order, segment and page. False: the fault of a page is pending. */
+static bool comes_first(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op, unsigned size,
+                        uint64_t before, struct tcpu_exception *fault)
+{
+    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+
+    if (is_misaligned(c, d, op->size / 8u)) {
+        fault->vector = EXC_GP;
+        return true;
+    }
+    return are_there(c, operand_segment(op), offset_of(c, d, op), size, before, write ? MMU_WRITE : MMU_READ);
+}
+
 /* Of an operand under a mask only what is accessed. AMD's look at its alignment first. */
 static bool see_to_elements(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op,
                             uint32_t m)
@@ -273,9 +301,13 @@ static bool see_to_elements(struct tcpu *c, const struct decoded *d, const Zydis
     for (; masked_stretch(elements, &first) > 0; first++) {
         if (interp_operand(c, seg, off + first * size, size, write, &lin))
             continue;
-        if (c->exc.vector != EXC_AC)
-            return false;
+        struct tcpu_exception fault = c->exc;
         c->exc.pending = 0;
+        if (fault.vector == EXC_AC)
+            continue;
+        if (!amd || comes_first(c, d, op, size, elements & masked_low_bits(first), &fault))
+            c->exc = fault;
+        return false;
     }
     return amd || !elements || !is_unaligned(c, d, size, whole);
 }
@@ -296,8 +328,10 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
         seg_check(c, seg, off, size, MMU_WRITE, &c->scratch[2]);
         return true;
     }
-    if (is_in_pieces(c, seg, off, size, write) ? pieces_fit(c, seg, off, size, write)
-                                               : interp_operand(c, seg, off, size, write, &c->scratch[2]))
+    seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
+    if (!is_misaligned(c, d, size) && is_in_pieces(c, seg, off, size, write)
+            ? pieces_fit(c, seg, off, size, write)
+            : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
     if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;

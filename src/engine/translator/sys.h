@@ -25,6 +25,7 @@
 void sys_mode_changed(struct tcpu *c);
 /* Recomputes tcpu.watch; sys_mode_changed does, and writing DR7. */
 void sys_watch_changed(struct tcpu *c);
+void sys_watch_data(struct tcpu *c, uint64_t lin, unsigned size, bool write); /* notes breakpoints met */
 /* For an access of the general path while tcpu.watch is not 0: #AC, or notes breakpoints that it meets.
  * False: an exception is pending. */
 bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write);

@@ -63,12 +63,17 @@ static uint64_t alignment_mask(const struct tcpu *c, unsigned size)
     }
 }
 
+void sys_watch_data(struct tcpu *c, uint64_t lin, unsigned size, bool write)
+{
+    note(c, lin, size, RW_ACCESS, write ? RW_WRITE : RW_ACCESS);
+}
+
 bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write)
 {
     if ((c->watch & WATCH_ALIGN) && (lin & alignment_mask(c, size)))
         return cpu_raise_error(c, EXC_AC, 0);
     if (c->watch & WATCH_DATA)
-        note(c, lin, size, RW_ACCESS, write ? RW_WRITE : RW_ACCESS);
+        sys_watch_data(c, lin, size, write);
     return true;
 }
 

@@ -214,22 +214,43 @@ static void blame_last_byte(struct tcpu *c, uint64_t lin, unsigned size, uint64_
         c->exc.cr2 = to;
 }
 
-/* Element by element what the mask leaves of an access that is not plain RAM in one page. */
+/* n bytes of an operand at lin, the first of them at `at`, which may be past the end of what may be
+ * addressed. */
+static bool is_past_end(const struct tcpu *c, uint64_t lin, uint64_t at, unsigned n)
+{
+    return cpu_code64(c) ? cpu_canonical(lin) && !cpu_canonical(at + n - 1) : at + n - 1 > 0xffffffffu;
+}
+
+/* The n bytes at `at`, which belong to the operand at lin, as mmu_slow would see to them by themselves. Those
+ * past the end of a flat segment do not wrap with AMD's. */
+static bool masked_part(struct tcpu *c, uint64_t lin, uint64_t at, unsigned n, uint32_t desc)
+{
+    bool gone = c->vm->cpuid.is_amd && !(desc & MMU_DESC_LIMITED) && is_past_end(c, lin, at, n);
+    if (gone)
+        return cpu_raise_gp(c, 0);
+    return inside_segment(c, cpu_code64(c) ? at : (uint32_t)at,
+                          MMU_DESC_SHORTER(desc, MMU_DESC_LEN(desc) - n)) &&
+           mmu_stage_part(c, lin, (unsigned)(at - lin), n,
+                          MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE);
+}
+
+/* Element by element what the mask leaves of an access that is not plain RAM in one page. A stretch of them
+ * is one part, but past the end of what may be addressed: there AMD's look at segment and page of one element
+ * before the next. */
 static enum mmu_answer masked_access(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     uint32_t m = (uint32_t)c->scratch[4];
     uint64_t elements = masked_elements(m, c->scratch[3]);
     unsigned size = MASKED_SIZE(m), first = 0, n;
-    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
     if (mmu_group(c, lin, desc, out))
         return MMU_ANS_DIRECT;
     for (; (n = masked_stretch(elements, &first)) > 0; first += n) {
         uint64_t at = lin + first * size;
-        if (inside_segment(c, cpu_code64(c) ? at : (uint32_t)at,
-                           MMU_DESC_SHORTER(desc, MMU_DESC_LEN(desc) - n * size)) &&
-            mmu_stage_part(c, lin, first * size, n * size, acc))
+        if (c->vm->cpuid.is_amd && is_past_end(c, lin, at, n * size))
+            n = 1;
+        if (masked_part(c, lin, at, n * size, desc))
             continue;
-        if (acc == MMU_WRITE && c->exc.vector == EXC_PF && MASKED_COUNT(m) > 1)
+        if (MMU_DESC_ACC(desc) != MMU_SLOW_R && c->exc.vector == EXC_PF && MASKED_COUNT(m) > 1)
             blame_last_byte(c, lin, size, elements);
         if (mmu_is_misaligned(lin, desc))
             cpu_raise_gp(c, 0);

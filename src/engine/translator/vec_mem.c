@@ -135,6 +135,20 @@ static bool element_address(struct tcpu *c, const struct vec_insn *v, const Zydi
     return seg_linear(c, operand_segment(op), operand_offset(c, v, op, add), n, acc, lin);
 }
 
+/* Moves one element of n bytes. False: an exception is pending. */
+static bool move_element(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op, int64_t add,
+                         void *p, unsigned n, bool write)
+{
+    uint64_t at;
+
+    if (!element_address(c, v, op, add, n, write ? MMU_WRITE : MMU_READ, &at) ||
+        !(write ? mmu_write(c, at, p, n, MMU_AS_CPL) : mmu_read(c, at, p, n, MMU_AS_CPL)))
+        return false;
+    if (c->watch & WATCH_DATA)
+        sys_watch_data(c, at, n, write);
+    return true;
+}
+
 static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
 {
     return m->b[(i + 1) * size - 1] & 0x80;
@@ -185,10 +199,8 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
     memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
     for (unsigned i = 0; i < n && ok; i++) {
         if (mask_bit(&mask, i, elem)) {
-            uint64_t at;
-            ok = element_address(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), elem, MMU_READ,
-                                 &at) &&
-                 mmu_read(c, at, dst.b + i * elem, elem, MMU_AS_CPL);
+            ok = move_element(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), dst.b + i * elem,
+                              elem, false);
             any |= ok;
         }
         if (ok)
@@ -216,13 +228,9 @@ static bool move_by_index(struct tcpu *c, const struct vec_insn *v, unsigned ele
     uint64_t mask = read_mask(c, k);
     bool ok = true, any = false;
     for (unsigned i = 0; i < n && ok; i++) {
-        uint64_t at;
         if (!(mask >> i & 1))
             continue;
-        ok = element_address(c, v, mem, index_part(mem, &idx, i, idx_size), elem,
-                             store ? MMU_WRITE : MMU_READ, &at) &&
-             (store ? mmu_write(c, at, data.b + i * elem, elem, MMU_AS_CPL)
-                    : mmu_read(c, at, data.b + i * elem, elem, MMU_AS_CPL));
+        ok = move_element(c, v, mem, index_part(mem, &idx, i, idx_size), data.b + i * elem, elem, store);
         if (ok)
             mask &= ~(1ull << i);
         any |= ok;
@@ -248,9 +256,8 @@ static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
     struct vec mask = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[1].reg.value)), out = { { 0 } };
     unsigned vl = v->in.avx.vector_length / 8u;
     for (unsigned i = 0; i < vl / elem; i++) {
-        uint64_t at;
-        if (mask_bit(&mask, i, elem) && !(element_address(c, v, &v->ops[2], i * elem, elem, MMU_READ, &at) &&
-                                          mmu_read(c, at, out.b + i * elem, elem, MMU_AS_CPL)))
+        if (mask_bit(&mask, i, elem) &&
+            !move_element(c, v, &v->ops[2], i * elem, out.b + i * elem, elem, false))
             return false;
     }
     write_vec(c, (unsigned)ZydisRegisterGetId(v->ops[0].reg.value), &out);
@@ -258,16 +265,16 @@ static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
 }
 
 static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *mem,
-                       const struct vec *mask, const uint8_t *src, unsigned elem, unsigned bytes)
+                       const struct vec *mask, uint8_t *src, unsigned elem, unsigned bytes)
 {
     for (unsigned pass = 0; pass < 2; pass++) {
         for (unsigned i = 0; i < bytes / elem; i++) {
             uint64_t a;
             if (!mask_bit(mask, i, elem))
                 continue;
-            if (!element_address(c, v, mem, i * elem, elem, MMU_WRITE, &a) ||
-                !(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL)
-                       : mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL)))
+            if (pass ? !move_element(c, v, mem, i * elem, src + i * elem, elem, true)
+                     : !element_address(c, v, mem, i * elem, elem, MMU_WRITE, &a) ||
+                           !mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL))
                 return false;
         }
     }
