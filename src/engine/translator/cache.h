@@ -111,7 +111,7 @@ struct stubs {
     /* checks of blocks that are small rather than fast: of 1 << i bytes; of groups of up to CHECK_SPAN(i) */
     const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][GROUP_KINDS][MMU_COUNT];
     const uint8_t *mem_staged_h, *mem_staged_d, *mem_masked_h, *mem_masked_d, *commit, *interp, *special,
-        *save_flags;
+        *save_flags, *save_flags_r10;
     const uint8_t *checks_end; /* checks stand from check[0] up to here */
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
     const uint8_t *away[MMU_COUNT], *save_away[MMU_COUNT], *save_lookup[MMU_COUNT];

@@ -14,10 +14,10 @@
  * next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset |
  * length
  * << 16. Flags are saved. One instruction in C. save_flags    call; stores EFLAGS' status flags in tcpu.fl
- * and keeps everything. special       call; r10d = offset | enum special << 16. Flags are saved. exit_lookup
- * jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same, and r10d = BRANCH_DESC.
- * exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 = exit_arg. Flags as the block
- * exits with them. exit_fixed_link  the same, and r9d = exit_bits.
+ * and keeps everything; save_flags_r10 keeps all but r10. special       call; r10d = offset | enum special
+ * << 16. Flags are saved. exit_lookup jump; r9 = linear address to go on at. Flags are saved. exit_branch the
+ * same, and r10d = BRANCH_DESC. exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 =
+ * exit_arg. Flags as the block exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
  * check, check_group    call; r9 = linear address, and an MMU_DESC as the immediate of the instruction behind
  * the call. Flags are saved. Back: as slow; group: r10 = delta, or "above". lookup, lookup_branch    jump (or
@@ -146,15 +146,15 @@ static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup
     e_jmp(e, exit_lookup);
 }
 
-/* Keeps everything but tcpu.scratch[7]. */
+/* Uses r10. */
 static void save_flags(struct emit *e)
 {
-    e_store(e, 1, GS(scratch[7]), H_AX);
+    e_mov_rr(e, 1, T1, H_AX);
     e_lahf(e);
     e_seto_al(e);
     e_byte(e, 0x66);
     e_store(e, 0, GS(fl), H_AX);
-    e_load(e, 1, H_AX, GS(scratch[7]));
+    e_mov_rr(e, 1, H_AX, T1);
 }
 
 /* lookup and what goes before it. */
@@ -597,8 +597,17 @@ static void emit_call(struct emit *e, const struct stubs *s, void *fn, bool keep
     e_jmp(e, s->left);
 }
 
-static void emit_save_flags(struct emit *e)
+static void emit_save_flags(struct emit *e, struct stubs *s)
 {
+    s->save_flags = start(e);
+    e_store(e, 1, GS(scratch[7]), H_AX);
+    e_lahf(e);
+    e_seto_al(e);
+    e_byte(e, 0x66);
+    e_store(e, 0, GS(fl), H_AX);
+    e_load(e, 1, H_AX, GS(scratch[7]));
+    e_ret(e);
+    s->save_flags_r10 = start(e);
     save_flags(e);
     e_ret(e);
 }
@@ -710,8 +719,7 @@ void stubs_emit(struct code_cache *cc)
     emit_mem_staged(e, s, true, (void *)(uintptr_t)helper_masked);
     emit_slow_paths(e, s);
     emit_checks(e, s);
-    s->save_flags = start(e);
-    emit_save_flags(e);
+    emit_save_flags(e, s);
     s->commit = start(e);
     emit_call(e, s, (void *)(uintptr_t)helper_commit, true);
     s->interp = start(e);

@@ -196,7 +196,7 @@ void fl_save(struct trans *t, struct emit *e)
         make(t, e, T1);
     t->host_flags = true;
     if (t->small || e == &t->k) {
-        e_call(e, t->cc->stubs.save_flags);
+        e_call(e, t->cc->stubs.save_flags_r10);
         return;
     }
     e_mov_rr(e, 1, T1, H_AX);
