@@ -608,6 +608,29 @@ CASE(alignment_check, MODE_LONG)
     jne \otherwise
     .endm
 
+/* AMD's leave what a VEX gather has not come to as it was when an element faults, mask and upper half (seen on Zen 4). */
+CASE(gather_rest, MODE_LONG)
+    skip_unless_amd 9f
+    set_page 2, 0
+    mov ebx, FRAME
+    xor eax, eax
+    vmovq xmm1, rax
+    mov rax, PAGES + 0x2000 - FRAME
+    vpinsrq xmm1, xmm1, rax, 1
+    movabs rax, 0x8000000012345678
+    vmovq xmm2, rax
+    vpbroadcastq ymm2, xmm2
+    mov r8, PAGES + 0x2000
+    PAGE_FAULTS(0, r8, vpgatherqq xmm0, [rbx + xmm1], xmm2)
+    vmovq rax, xmm2
+    EQ(rax, 0)
+    vpextrq rax, xmm2, 1
+    EQ64(rax, 0x8000000012345678)
+    vextracti128 xmm2, ymm2, 1
+    vmovq rax, xmm2
+    EQ64(rax, 0x8000000012345678)
+9:  PASS
+
 /* The alignment that CMPXCHG16B must have comes before the one that AC asks for; with AMD's before all else. */
 CASE(alignment_cmpxchg16b, MODE_LONG)
     USER_FAULTS(12, 0, 1f)

@@ -56,6 +56,7 @@ static const struct limit interpreting_limits[] = {
     { "debug_io_and_detect", "it has no I/O breakpoints" },
     { "single_step_corners", "REP with all its rounds is one step for it" },
     { "gather_step", "it has no VMOVQ" },
+    { "gather_rest", "it has no VMOVQ" },
     { "alignment_cmpxchg16b", "it has no CMPXCHG16B" },
     { "call_gate_rings", "it has no far CALL from ring 3" },
     { "iret_forms", "it refuses IRETD in 64-bit code" },

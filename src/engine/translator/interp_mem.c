@@ -64,8 +64,8 @@ static unsigned piece(bool code64, unsigned size, bool write, unsigned at)
 
 unsigned whole_pieces(bool code64, uint64_t at, unsigned size, bool write)
 {
-    uint64_t end = code64 ? 1ull << 47 : 1ull << 32, mask = code64 || size == 64 ? ~0ull : 0xffffffffu;
-    unsigned n = 0; /* halves of a vector do not wrap */
+    uint64_t end = code64 ? 1ull << 47 : 1ull << 32, mask = code64 ? ~0ull : 0xffffffffu;
+    unsigned n = 0;
 
     while (n < size && ((at + n) & mask) + piece(code64, size, write, n) <= end)
         n += piece(code64, size, write, n);

@@ -190,13 +190,15 @@ static uint64_t place_of(const struct tcpu *c, unsigned seg, uint64_t off)
 }
 
 /* An operand across the end of a segment of 4 GiB or of the lower canonical half, of which AMD's look at each
- * piece. */
+ * piece. A store of 64 bytes is one piece if it is one line of the cache. */
 static bool is_in_pieces(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write)
 {
     uint64_t at = place_of(c, seg, off);
     bool across = cpu_code64(c) ? cpu_canonical(at) && !cpu_canonical(at + size - 1)
                                 : c->seg[seg].limit == 0xffffffffu && off + size - 1 > 0xffffffffu;
 
+    if (size == 64 && !(c->scratch[2] & 63))
+        return false;
     return across && c->vm->cpuid.is_amd && whole_pieces(cpu_code64(c), at, size, write) > 0;
 }
 

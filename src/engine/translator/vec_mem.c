@@ -194,9 +194,8 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
         return cpu_raise(c, EXC_UD);
     unsigned n = vl / (elem > idx_size ? elem : idx_size);
     struct vec dst = read_vec(c, rd), mask = read_vec(c, rm), idx = read_vec(c, ri);
+    unsigned done = 0;
     bool ok = true, any = false;
-    memset(dst.b + n * elem, 0, sizeof dst.b - n * elem);
-    memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
     for (unsigned i = 0; i < n && ok; i++) {
         if (mask_bit(&mask, i, elem)) {
             ok = move_element(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), dst.b + i * elem,
@@ -205,9 +204,14 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
         }
         if (ok)
             memset(mask.b + i * elem, 0, elem);
-        else /* what remains is all ones or all zeros per element */
-            for (unsigned k = i; k < n; k++)
-                memset(mask.b + k * elem, mask_bit(&mask, k, elem) ? 0xff : 0, elem);
+        done += ok;
+    }
+    /* AMD's leave what remains as it was (seen on Zen 4); else it is all ones or all zeros per element. */
+    for (unsigned i = done; i < n && !c->vm->cpuid.is_amd; i++)
+        memset(mask.b + i * elem, mask_bit(&mask, i, elem) ? 0xff : 0, elem);
+    if (ok || !c->vm->cpuid.is_amd) {
+        memset(dst.b + n * elem, 0, sizeof dst.b - n * elem);
+        memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
     }
     write_vec(c, rd, &dst);
     write_vec(c, rm, &mask);
