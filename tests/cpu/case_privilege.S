@@ -648,6 +648,51 @@ CASE(alignment_cmpxchg16b, MODE_LONG)
     movabs rbp, 0x7800000000000004
     lock cmpxchg16b [rbp]
 
+/* The alignment that AMD's check of EVEX operands: of 16 bytes, under a mask of an element (seen on Zen 4). And CALL, whose
+ * stack they look at before they store: its alignment first. */
+CASE(alignment_amd, MODE_LONG)
+    skip_unless_amd 9f
+    USER_FAULTS(17, 0, 1f)
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    bt ebx, 16
+    jnc 9f
+    mov eax, 0xe7
+    xor edx, edx
+    xor ecx, ecx
+    xsetbv
+    mov eax, 1
+    kmovw k1, eax
+    kxorw k2, k2, k2
+    USER_FAULTS(17, 0, 2f)
+    USER_FAULTS(17, 0, 3f)
+    RUN_USER(4f)
+    USER_FAULTS(13, 0, 5f)
+9:  PASS
+1:  check_alignment
+    mov rsp, PAGES + 5
+    call 1b
+2:  check_alignment
+    vpaddd zmm0, zmm0, [r15 + 16]
+    vpaddd zmm0, zmm0, [r15 + 8]
+    ud2
+3:  check_alignment
+    vpaddd zmm0 {k1}, zmm0, [r15 + 4]
+    vpaddd zmm0 {k1}, zmm0, [r15 + 2]
+    ud2
+4:  check_alignment
+    vpaddd zmm0 {k1}, zmm0, [r15 + 4]
+    vpaddd zmm0 {k2}, zmm0, [r15 + 2]
+    pushfq
+    and dword ptr [rsp], ~0x40000
+    popfq
+    int 0x30
+5:  check_alignment /* across the end of the lower half: that goes first */
+    movabs rsi, 0x7fffffffffff
+    vpaddd zmm0 {k1}, zmm0, dword ptr [rsi]{1to16}
+    ud2
+
 /* ---- far transfers: 5.8.3, 5.8.5; volume 2, CALL, RET, IRET ---- */
 
     /* A 64-bit call gate in the free place of the GDT. Uses rax. */

@@ -269,7 +269,8 @@ static bool comes_first(struct tcpu *c, const struct decoded *d, const ZydisDeco
     return are_there(c, operand_segment(op), offset_of(c, d, op), size, before, write ? MMU_WRITE : MMU_READ);
 }
 
-/* Of an operand under a mask only what is accessed. AMD's look at its alignment first. */
+/* Of an operand under a mask only what is accessed. AMD's look at its alignment first, if their first element
+ * is in the segment. */
 static bool see_to_elements(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op,
                             uint32_t m)
 {
@@ -278,8 +279,12 @@ static bool see_to_elements(struct tcpu *c, const struct decoded *d, const Zydis
     unsigned seg = operand_segment(op), size = MASKED_SIZE(m), whole = op->size / 8u, first = 0;
     uint64_t off = offset_of(c, d, op);
 
-    bool inside = seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
-    if (amd && elements && inside && is_unaligned(c, d, size, whole))
+    enum mmu_acc acc = write ? MMU_WRITE : MMU_READ;
+
+    seg_check(c, seg, off, 1, acc, &c->scratch[2]);
+    masked_stretch(elements, &first);
+    if (amd && elements && seg_check(c, seg, off + first * size, size, acc, &lin) &&
+        is_unaligned(c, d, size, whole))
         return false;
     for (; masked_stretch(elements, &first) > 0; first++) {
         if (interp_operand(c, seg, off + first * size, size, write, &lin))
