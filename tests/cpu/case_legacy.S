@@ -236,6 +236,23 @@ CASE(prot_short_forms, MODE_PROT)
     SAME(esp, CASE_STACK)
     PASS32
 
+/* Where the last x87 instruction was, with its selector if the processor keeps it: volume 1, 8.1.8. 0: it was lost at an
+ * exit to the host, as AMD's do. */
+CASE(prot_x87_pointers, MODE_PROT)
+    fninit
+1:  fld1
+    fnstenv [CASE_DATA]
+    mov eax, [CASE_DATA + 12]
+    test eax, eax
+    jz 2f
+    SAME(eax, AT(1b))
+    movzx ecx, word ptr [CASE_DATA + 16]
+    jecxz 2f
+    mov eax, cs
+    SAME(ecx, eax)
+2:  fninit
+    PASS32
+
 /* Decimal instructions: volume 2, AAA, AAS, AAM, AAD, DAA, DAS */
 CASE(prot_decimal, MODE_PROT)
     mov eax, 0x79

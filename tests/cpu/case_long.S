@@ -198,9 +198,12 @@ CASE(fault_reserved_bit, MODE_LONG)
     mov rbx, PAGES + 0x2000
     PAGE_FAULTS(9, rbx, mov rax, [rbx])
     PAGE_FAULTS(0xb, rbx, mov [rbx], rax)
-    /* bit 8 above the page directory: AMD APM volume 2, 5.3.3; ignored by Intel's */
+    PASS
+
+/* Bit 8 above the page directory: AMD APM volume 2, 5.3.3; ignored by Intel's. */
+CASE(fault_reserved_bit_8, MODE_LONG)
     set_page 2, FRAME + RW_S
-    mov rsi, rbx
+    mov rsi, PAGES + 0x2000
     mov rax, [LG_TABLES]
     and rax, -4096
     or dword ptr [rax + 8], 0x100
@@ -819,5 +822,99 @@ CASE(rep_compare, MODE_LONG)
     EQ(rcx, 0)
     EQ(rdi, CASE_DATA + 4)
     PASS
+
+/* ---- x87: SDM volume 1, 8.1.8 ---- */
+
+/* Pointers: where the last x87 instruction was, and its operand. AMD's lose both at a context switch (of the host, too)
+ * while no exception is pending, and newer Intel's keep the second for exceptions only; nothing else is seen there. */
+    .macro pointer_is field, value
+    mov ecx, \field
+    test ecx, ecx
+    jz 88f
+    EQ(rcx, \value)
+88:
+    .endm
+CASE(x87_pointers, MODE_LONG)
+    mov ebx, CASE_DATA
+    mov dword ptr [rbx + 0x80], 0x40000000
+    lea rdx, [rbx + 0x80]
+    fninit
+    lea rsi, [rip + 1f]
+1:  fld dword ptr [rdx]
+    fnstenv [rbx]
+    pointer_is [rbx+12], rsi
+    pointer_is [rbx+20], rdx
+    fldenv [rbx]
+    /* a pending exception keeps them */
+    mov word ptr [rbx + 0x90], 0x37b /* zero divide */
+    fldcw [rbx + 0x90]
+    lea rsi, [rip + 1f]
+    nop
+1:  fdiv dword ptr [rbx + 0x84]
+    nop
+    fxsave64 [rbx + 0x200]
+    EQ(qword ptr [rbx + 0x208], rsi)
+    pointer_is [rbx+0x210], 0x200084
+    EQ(dword ptr [rbx + 0x214], 0)
+    movzx eax, byte ptr [rsi]
+    and eax, 7
+    shl eax, 8
+    mov al, [rsi + 1]
+    movzx ecx, word ptr [rbx + 0x206]
+    jecxz 2f
+    EQ(ecx, eax)
+2:  mov eax, 7
+    xor edx, edx
+    xsave64 [rbx + 0x400]
+    EQ(qword ptr [rbx + 0x408], rsi)
+    EQ(dword ptr [rbx + 0x414], 0)
+    fnstenv [rbx]
+    EQ([rbx + 12], esi)
+    /* what is loaded comes back */
+    mov rax, 0x123456789abc
+    mov [rbx + 0x208], rax
+    fxrstor64 [rbx + 0x200]
+    fxsave64 [rbx]
+    EQ([rbx + 8], rax)
+    mov eax, 7
+    xrstor64 [rbx + 0x400]
+    fxsave64 [rbx]
+    EQ([rbx + 8], rsi)
+    /* XRSTOR of other components leaves them */
+    fninit
+    lea rsi, [rip + 1f]
+    mov eax, 6
+1:  fld1
+    xrstor64 [rbx + 0x400]
+    fnstenv [rbx]
+    pointer_is [rbx+12], rsi
+    fninit
+    fnstenv [rbx]
+    EQ(dword ptr [rbx + 12], 0)
+    PASS
+
+/* The same from code that other blocks lead to and from, so often that it is made again. */
+CASE(x87_pointers_calls, MODE_LONG)
+    mov ebx, CASE_DATA
+    mov word ptr [rbx + 0x90], 0x37b
+    mov ebp, 3000
+    lea rsi, [rip + 3f]
+2:  fninit
+    fldcw [rbx + 0x90]
+    fld1
+    fldz
+    call 4f
+3:  fdivp
+    fxsave64 [rbx + 0x200]
+    EQ(qword ptr [rbx + 0x208], rsi)
+    fnclex
+    dec ebp
+    jnz 2b
+    PASS
+4:  fxch
+    fnstenv [rbx]
+    fldenv [rbx]
+    fxch
+    ret
 
 CASES_END(long)

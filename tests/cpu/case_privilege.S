@@ -458,6 +458,57 @@ CASE(single_step_corners, MODE_LONG)
     EQ(dword ptr irq_count[rip + 4], 1)
     PASS
 
+/* Volume 2, VPGATHERQQ: a trap goes before the fault of a gather that is half done, at the gather itself. */
+CASE(gather_step, MODE_LONG)
+    set_page 2, 0
+    mov ebx, FRAME
+    movabs rax, 0x1122334455667788
+    mov [rbx], rax
+    xor eax, eax
+    vmovq xmm1, rax
+    mov rax, PAGES + 0x2000 - FRAME
+    vpinsrq xmm1, xmm1, rax, 1
+    vpcmpeqd xmm2, xmm2, xmm2
+    vpxor xmm0, xmm0, xmm0
+    clear_dr6
+    arm 1f
+    step_on
+2:  vpgatherqq xmm0, [rbx + xmm1], xmm2
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(0x4000)
+    vmovq rcx, xmm0
+    movabs rax, 0x1122334455667788
+    EQ(rcx, rax)
+    vpextrq rax, xmm2, 0
+    EQ(rax, 0)
+    vpextrq rax, xmm2, 1
+    EQ(rax, -1)
+    bt dword ptr got_rflags[rip], 16
+    EXPECT(c)
+    mov r8, PAGES + 0x2000
+    PAGE_FAULTS(0, r8, vpgatherqq xmm0, [rbx + xmm1], xmm2)
+    /* and so does a breakpoint on what is gathered; without the fault it is met behind */
+    mov dr0, rbx
+    vpcmpeqd xmm2, xmm2, xmm2
+    clear_dr6
+    set_dr7 0x000f0401
+    arm 1f
+2:  vpgatherqq xmm0, [rbx + xmm1], xmm2
+    FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    vpxor xmm1, xmm1, xmm1
+    vpcmpeqd xmm2, xmm2, xmm2
+    clear_dr6
+    arm 1f
+    vpgatherqq xmm0, [rbx + xmm1], xmm2
+2:  FAIL
+1:  TRAP_AT(2b)
+    DR6_IS(1)
+    set_dr7 0x400
+    PASS
+
 /* A debug exception ends HLT: volume 2, HLT. */
 CASE(hlt_step, MODE_LONG)
     clear_dr6
@@ -544,6 +595,58 @@ CASE(alignment_check, MODE_LONG)
     and dword ptr [rsp], ~0x40000
     popfq
     int 0x30
+
+    .macro check_alignment
+    pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    .endm
+    .macro skip_unless_amd otherwise
+    xor eax, eax
+    cpuid
+    cmp ebx, 0x68747541 /* Auth */
+    jne \otherwise
+    .endm
+
+/* AMD's leave what a VEX gather has not come to as it was when an element faults, mask and upper half (seen on Zen 4). */
+CASE(gather_rest, MODE_LONG)
+    skip_unless_amd 9f
+    set_page 2, 0
+    mov ebx, FRAME
+    xor eax, eax
+    vmovq xmm1, rax
+    mov rax, PAGES + 0x2000 - FRAME
+    vpinsrq xmm1, xmm1, rax, 1
+    movabs rax, 0x8000000012345678
+    vmovq xmm2, rax
+    vpbroadcastq ymm2, xmm2
+    mov r8, PAGES + 0x2000
+    PAGE_FAULTS(0, r8, vpgatherqq xmm0, [rbx + xmm1], xmm2)
+    vmovq rax, xmm2
+    EQ(rax, 0)
+    vpextrq rax, xmm2, 1
+    EQ64(rax, 0x8000000012345678)
+    vextracti128 xmm2, ymm2, 1
+    vmovq rax, xmm2
+    EQ64(rax, 0x8000000012345678)
+9:  PASS
+
+/* The alignment that CMPXCHG16B must have comes before the one that AC asks for; with AMD's before all else. */
+CASE(alignment_cmpxchg16b, MODE_LONG)
+    USER_FAULTS(12, 0, 1f)
+    USER_FAULTS(13, 0, 2f)
+    skip_unless_amd 9f
+    USER_FAULTS(13, 0, 3f)
+9:  PASS
+1:  check_alignment
+    movabs rbp, 0x7800000000000000
+    lock cmpxchg16b [rbp]
+2:  check_alignment
+    lock cmpxchg16b [r15 + 8]
+    ud2
+3:  check_alignment
+    movabs rbp, 0x7800000000000004
+    lock cmpxchg16b [rbp]
 
 /* ---- far transfers: 5.8.3, 5.8.5; volume 2, CALL, RET, IRET ---- */
 

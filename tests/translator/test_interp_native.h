@@ -42,7 +42,8 @@ struct native {
 #define NATIVE_TARGET_BEFORE 40u /* ... and before its start */
 
 bool native_open(struct native *n);
-/* Leaves nothing where the next arena's instructions may reach: a stack pointer may point anywhere below 4 GiB. */
+/* Leaves nothing where the next arena's instructions may reach: a stack pointer may point anywhere below 4
+ * GiB. */
 void native_close(struct native *n);
 /* Puts code at arena offset `at` with landing places around it. */
 void native_place(struct native *n, uint32_t at, const uint8_t *code, unsigned len, bool code32);

@@ -141,7 +141,7 @@ static void compare_fault(struct diff *d, const struct fuzz_regs *a, const struc
 
 static bool near_end(uint64_t lin, uint64_t base)
 {
-    return (uint32_t)(lin - base) > 0xffffff80u;
+    return (uint32_t)(lin - base + 0x80) < 0x100;
 }
 
 /* Where the host's process has a stack and libraries of its own. */
@@ -150,16 +150,15 @@ static bool is_hosts_own(uint64_t lin)
     return (1ull << 47) - lin < 1ull << 32;
 }
 
-bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits)
+bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest, const struct fuzz_seq *s)
 {
     const struct fuzz_regs *a = &native->r, *b = &guest->r;
 
     if (b->vector == 14 && is_hosts_own(b->cr2) &&
         (a->vector != 14 || a->cr2 != b->cr2 || ((a->error ^ b->error) & ~1ull)))
         return true;
-    const struct fuzz_regs *pf = a->vector == 14 && b->vector == 13 ? a : b;
-    const struct fuzz_regs *gp = pf == a ? b : a;
-    return bits == 32 && pf->vector == 14 && gp->vector == 13 && !__builtin_cpu_is("amd") &&
+    const struct fuzz_regs *pf = a->vector == 14 ? a : b, *other = pf == a ? b : a;
+    return s->bits == 32 && pf->vector == 14 && other->vector == 13 && !__builtin_cpu_is("amd") &&
            (near_end(pf->cr2, pf->fs_base) || near_end(pf->cr2, pf->gs_base));
 }
 

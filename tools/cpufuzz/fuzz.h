@@ -133,7 +133,8 @@ bool fuzz_attack(uint64_t seed, uint64_t count, const uint64_t *replay, struct y
 /* Known differences, which are counted: accesses just below 2^47 meet the host process's own pages; and
  * 32-bit code's accesses through FS and GS that wrap at the end of 4 GiB fault or not as an Intel processor
  * likes (SDM volume 3, 5.3). */
-bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest, unsigned bits);
+bool fuzz_accepts(const struct fuzz_output *native, const struct fuzz_output *guest,
+                  const struct fuzz_seq *s);
 
 /* Whether two outputs agree. With `f`, prints what differs. */
 bool fuzz_compare(const struct fuzz_output *native, const struct fuzz_output *guest,

@@ -503,6 +503,21 @@ static bool track(struct fuzz_gen *g, const ZydisDecodedInstruction *insn, const
     return true;
 }
 
+/* Zen 4 takes an old value of RSP for an instruction under EVEX that reads it as a register, right behind one
+ * that pushed or popped. */
+static bool meets_erratum(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *op)
+{
+    if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !__builtin_cpu_is("amd"))
+        return false;
+    for (unsigned i = 0; i < insn->operand_count; i++) {
+        if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op[i].reg.value) ==
+                ZYDIS_REGISTER_RSP)
+            return true;
+    }
+    return false;
+}
+
 static void choose_evex(struct fuzz_gen *g, const struct template *t, struct shape *s)
 {
     s->p2 = (uint8_t)(t->l << 5 | (t->masked ? 1 + gen_below(g, 7) : 0) | (gen_chance(g, 25) ? 0x10 : 0) |
@@ -642,7 +657,8 @@ static bool gen_template(struct fuzz_gen *g, const struct template *t)
     if (!decode(g, b, sizeof(b), &insn, op) || insn.length < n || insn.length > 15)
         return false;
     fill_immediates(g, &insn, b);
-    if (!decode(g, b, insn.length, &insn, op) || insn_class(&insn, op) == FC_COUNT || !track(g, &insn, op))
+    if (!decode(g, b, insn.length, &insn, op) || insn_class(&insn, op) == FC_COUNT ||
+        meets_erratum(&insn, op) || !track(g, &insn, op))
         return false;
     out = gen_append(g);
     memcpy(out->bytes, b, insn.length);
@@ -785,7 +801,7 @@ static bool gen_raw(struct fuzz_gen *g)
     if (!decode(g, b, 15, &insn, op))
         return false;
     fc = insn_class(&insn, op);
-    if (fc == FC_COUNT || !track(g, &insn, op))
+    if (fc == FC_COUNT || meets_erratum(&insn, op) || !track(g, &insn, op))
         return false;
     gen_append_bytes(g, b, insn.length);
     return true;

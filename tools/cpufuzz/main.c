@@ -138,7 +138,7 @@ static bool is_equal(struct run *r, unsigned i, FILE *f)
 {
     if (output_of(r, false, i)->r.vector == FUZZ_SKIP)
         return true;
-    if (fuzz_accepts(output_of(r, false, i), output_of(r, true, i), r->o.bits)) {
+    if (fuzz_accepts(output_of(r, false, i), output_of(r, true, i), &r->seq[i])) {
         r->accepted++;
         return true;
     }

@@ -88,7 +88,7 @@ unsigned insn_class(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
     case ZYDIS_MNEMONIC_CPUID:
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDPMC:
-    /* These show where the last x87 instruction was, which nobody keeps exactly. */
+    /* These show where the last x87 instruction's operand was, which is not kept. */
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FLDENV:
@@ -150,6 +150,8 @@ static bool probe(const ZydisDecoder *decoder, const struct template *t, uint8_t
     }
     b[n++] = t->opcode;
     b[n++] = modrm;
+    if ((modrm & 0xc7) == 4)
+        b[n++] = 0x10; /* xmm2 as VSIB's index: gathers want three different registers */
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, b, sizeof(b), &out->insn, out->op)))
         return false;
     out->fc = insn_class(&out->insn, out->op);
@@ -204,7 +206,7 @@ static bool find_opcode(const ZydisDecoder *decoder, struct template t, struct t
         if (!r || has) {
             m = (probe(decoder, &t, (uint8_t)(0x03 | reg << 3), &p) &&
                  !is_duplicate(decoder, &t, (uint8_t)(0x03 | reg << 3), &p)) ||
-                (t.vex == 2 && probe(decoder, &t, (uint8_t)(0x04 | reg << 3), &p)); /* VSIB */
+                (t.vex && probe(decoder, &t, (uint8_t)(0x04 | reg << 3), &p)); /* VSIB */
             if (m) {
                 c = p.fc;
                 has = true;

@@ -112,9 +112,10 @@ struct stubs {
     /* checks of blocks that are small rather than fast: of 1 << i bytes; of groups of up to CHECK_SPAN(i) */
     const uint8_t *check[CHECK_SIZES][2][MMU_COUNT][2], *check_group[CHECK_SPANS][GROUP_KINDS][MMU_COUNT];
     const uint8_t *mem_staged_h, *mem_staged_d, *mem_masked_h, *mem_masked_d, *commit, *interp, *special,
-        *save_flags;
+        *save_flags, *save_flags_r10;
     const uint8_t *checks_end; /* checks stand from check[0] up to here */
     const uint8_t *lookup[MMU_COUNT], *lookup_branch[MMU_COUNT];
+    const uint8_t *away[MMU_COUNT], *save_away[MMU_COUNT], *save_lookup[MMU_COUNT];
     const uint8_t *exit_lookup, *exit_branch, *exit_link, *exit_fixed_link, *exit_poll, *stale, *signal;
     const uint8_t *ret_miss[MMU_COUNT];
     const uint8_t *cross[MMU_COUNT], *go_on, *exception, *left, *transfer, *syscall, *sysret64;
@@ -306,7 +307,8 @@ enum special {
     SPECIAL_GP,
     SPECIAL_INTERP, /* the general path raises what is due */
     SPECIAL_SEGMENT,
-    SPECIAL_SYSCALL, /* these of the stub `transfer` */
+    SPECIAL_X87_POINTERS, /* nothing but that: the guest is about to see them, or load some */
+    SPECIAL_SYSCALL,      /* these of the stub `transfer` */
     SPECIAL_SYSRET64,
     SPECIAL_SYSRET32,
     SPECIAL_IRETQ

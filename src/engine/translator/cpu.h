@@ -182,6 +182,7 @@ struct tcpu {
     uint64_t exit_arg;
     uint64_t scratch[8];
     uint64_t group_delta[8];  /* deltas of access groups (trans_group.c) */
+    uint64_t x87_page;        /* X87_SHOWN, or the page of the last x87 instruction (x87_pointers.c) */
     uint64_t dc_home;         /* DC while C runs */
     uint32_t staged;          /* the last slow access was staged */
     uint32_t user_tsc_denied; /* CR4.TSD, kept by sys_mode_changed */

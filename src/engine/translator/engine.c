@@ -13,6 +13,7 @@
 #include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
+#include "engine/translator/x87_pointers.h"
 #include "util/err.h"
 
 #define CODE_CACHE_DEFAULT MIB(54)
@@ -132,6 +133,7 @@ static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
     c->vm = vm;
     c->index = index;
     c->heavy_depth = 1;
+    c->x87_page = X87_SHOWN;
     struct lapic_env env = vcpu_lapic_env(c);
     c->lapic = lapic_new(index, &env);
     void *stack = mmap(NULL, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE, PROT_READ | PROT_WRITE,
@@ -299,7 +301,7 @@ static uint64_t translator_tsc_khz(struct engine_vm *evm)
 
 static bool translator_get_state(struct engine_vcpu *cpu, struct x86_state *s, struct yado_error *err)
 {
-    const struct tcpu *c = &cpu->cpu;
+    struct tcpu *c = &cpu->cpu;
     (void)err;
     memset(s, 0, sizeof *s);
     memcpy(s->gpr, c->gpr, sizeof s->gpr);
@@ -327,6 +329,7 @@ static bool translator_get_state(struct engine_vcpu *cpu, struct x86_state *s, s
     s->exc_has_error = c->exc.has_error, s->exc_error = c->exc.error;
     lapic_save(c->lapic, &s->lapic);
     memcpy(s->xsave, c->xsave_area, sizeof s->xsave);
+    x87_show_in(c, s->xsave);
     return true;
 }
 
@@ -394,6 +397,7 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     header[0] &= c->vm->cpuid.xcr0_mask;
     memset(&header[1], 0, 56);
     memset(c->xsave_area + 28, 0, 4);
+    c->x87_page = X87_SHOWN;
     atomic_store(&c->exit_request, XR_INTR);
     atomic_store(&c->intr_deferred, 0);
     sys_mode_changed(c);

@@ -27,6 +27,6 @@ bool interp_operand(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, b
  * lies across the end of what may be addressed is refused. How many of size bytes come before one that does:
  * at a linear address of 64-bit code (whose end is that of the lower canonical half; at is below it), or at
  * an offset in a segment of 4 GiB, behind which the next piece is at 0. */
-unsigned whole_pieces(bool code64, uint64_t at, unsigned size);
+unsigned whole_pieces(bool code64, uint64_t at, unsigned size, bool write);
 
 #endif

@@ -264,10 +264,12 @@ enum step op_cmpxchg8b(struct tcpu *c, struct insn *i)
     unsigned half = i->opsize == 8 ? 8 : 4;
     uint64_t lin, expect[2] = { c->gpr[R_AX], c->gpr[R_DX] }, want[2] = { c->gpr[R_BX], c->gpr[R_CX] };
     bool swapped = false;
-    if (!seg_linear(c, i->seg, i->ea, 2 * half, MMU_WRITE, &lin) || !watch_ok(c, lin, 2 * half, true))
-        return STEP_FAULT;
-    if (half == 8 && (lin & 15))
+    bool fits = seg_linear(c, i->seg, i->ea, 2 * half, MMU_WRITE, &lin);
+    /* The alignment that it must have comes before the one that AC asks for; to AMD's before all else. */
+    if (half == 8 && (lin & 15) && (fits || cpu_model(c)->is_amd))
         return step_gp(c);
+    if (!fits || !watch_ok(c, lin, 2 * half, true))
+        return STEP_FAULT;
     if (half == 4) {
         expect[0] = (uint32_t)expect[0] | expect[1] << 32;
         want[0] = (uint32_t)want[0] | want[1] << 32;

@@ -129,7 +129,7 @@ enum step op_pusha(struct tcpu *c, struct insn *i)
     return STEP_NEXT;
 }
 
-/* Intel's have changed the registers that come before a fault (seen on Sapphire Rapids). */
+/* Registers that come before a fault have changed (seen on both vendors' processors). */
 enum step op_popa(struct tcpu *c, struct insn *i)
 {
     uint64_t v[8];
@@ -137,8 +137,6 @@ enum step op_popa(struct tcpu *c, struct insn *i)
     bool ok = true;
     while (n < 8 && (ok = stack_read(c, n * i->opsize, i->opsize, &v[n])))
         n++;
-    if (!ok && tvm_cpuid(c->vm)->is_amd)
-        return STEP_FAULT;
     for (unsigned k = 0; k < n; k++) {
         if (k != 7 - R_SP)
             gpr_set(c, 7 - k, i->opsize, v[k]);
@@ -264,7 +262,7 @@ static enum step call_to(struct tcpu *c, struct insn *i, uint64_t target)
     uint64_t sp = c->gpr[R_SP], lin;
     bool amd = tvm_cpuid(c->vm)->is_amd, push_first = cpu_code64(c) && !amd;
     if (cpu_code64(c) && amd &&
-        (!seg_linear(c, S_SS, stack_at(c, 0 - (uint64_t)i->opsize), i->opsize, MMU_WRITE, &lin) ||
+        (!interp_operand(c, S_SS, stack_at(c, 0 - (uint64_t)i->opsize), i->opsize, true, &lin) ||
          !mmu_probe(c, lin, i->opsize, MMU_WRITE, MMU_AS_CPL)))
         return STEP_FAULT;
     if (push_first && !stack_push(c, i->opsize, i->next_rip))

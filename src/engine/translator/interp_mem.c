@@ -46,7 +46,7 @@ bool seg_check(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, 
     return seg_check_legacy(c, seg, off, size, acc);
 }
 
-static unsigned piece(bool code64, unsigned size, unsigned at)
+static unsigned piece(bool code64, unsigned size, bool write, unsigned at)
 {
     unsigned field = size == 14 || size == 94 ? 2 : 4, environment = size == 10 ? 0 : 7 * field;
 
@@ -56,18 +56,19 @@ static unsigned piece(bool code64, unsigned size, unsigned at)
     case 28:
     case 94:
     case 108: return at < environment ? field : (at - environment) % 10 ? 2 : 8;
+    case 64: return write ? 32 : size;      /* vectors of 512 bits (seen on Zen 4) */
     case 512: return code64 ? size : 16;    /* FXSAVE */
     default: return size > 512 ? 64 : size; /* XSAVE */
     }
 }
 
-unsigned whole_pieces(bool code64, uint64_t at, unsigned size)
+unsigned whole_pieces(bool code64, uint64_t at, unsigned size, bool write)
 {
     uint64_t end = code64 ? 1ull << 47 : 1ull << 32, mask = code64 ? ~0ull : 0xffffffffu;
     unsigned n = 0;
 
-    while (n < size && ((at + n) & mask) + piece(code64, size, n) <= end)
-        n += piece(code64, size, n);
+    while (n < size && ((at + n) & mask) + piece(code64, size, write, n) <= end)
+        n += piece(code64, size, write, n);
     return n;
 }
 

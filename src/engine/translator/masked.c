@@ -90,3 +90,13 @@ uint32_t masked_operand(const ZydisDecodedInstruction *in, const ZydisDecodedOpe
     return MASKED_OPERAND(mem->size / 8 / bits, bits, bits,
                           is_packed(in->mnemonic) ? MASKED_PACKED : MASKED_EACH);
 }
+
+uint32_t masked_by_element(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops, bool amd)
+{
+    uint32_t masked = masked_operand(in, ops);
+    unsigned n = ops[0].element_count;
+
+    if (masked || !amd || ops[0].type != ZYDIS_OPERAND_TYPE_MEMORY || !is_packed(in->mnemonic))
+        return masked;
+    return MASKED_OPERAND(ops[0].element_size / 8, n, n, MASKED_EACH);
+}

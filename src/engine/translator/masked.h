@@ -61,5 +61,8 @@ static inline unsigned masked_stretch(uint64_t elements, unsigned *first)
 
 /* The operand as a word, 0 if it is accessed whole whatever the mask. */
 uint32_t masked_operand(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
+/* The same, but AMD's store what is compressed element by element even if all of it is (seen on Zen 4): the
+ * mask is k0 then, which stands for all ones. */
+uint32_t masked_by_element(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops, bool amd);
 
 #endif

@@ -190,19 +190,21 @@ static uint64_t place_of(const struct tcpu *c, unsigned seg, uint64_t off)
 }
 
 /* An operand across the end of a segment of 4 GiB or of the lower canonical half, of which AMD's look at each
- * piece. */
-static bool is_in_pieces(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size)
+ * piece. A store of 64 bytes is one piece if it is one line of the cache. */
+static bool is_in_pieces(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write)
 {
     uint64_t at = place_of(c, seg, off);
     bool across = cpu_code64(c) ? cpu_canonical(at) && !cpu_canonical(at + size - 1)
                                 : c->seg[seg].limit == 0xffffffffu && off + size - 1 > 0xffffffffu;
 
-    return across && c->vm->cpuid.is_amd && whole_pieces(cpu_code64(c), at, size) > 0;
+    if (size == 64 && !(c->scratch[2] & 63))
+        return false;
+    return across && c->vm->cpuid.is_amd && whole_pieces(cpu_code64(c), at, size, write) > 0;
 }
 
 static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write)
 {
-    unsigned fit = whole_pieces(cpu_code64(c), place_of(c, seg, off), size);
+    unsigned fit = whole_pieces(cpu_code64(c), place_of(c, seg, off), size, write);
 
     if (!interp_operand(c, seg, off, 1, write, &c->scratch[2]))
         return false;
@@ -216,33 +218,81 @@ static uint64_t mask_register(const struct tcpu *c, ZydisRegister k)
 {
     uint64_t v = 0;
 
+    if (k == ZYDIS_REGISTER_NONE || k == ZYDIS_REGISTER_K0)
+        return ~0ull;
     if (c->xsave_area[XSAVE_HEADER] & 0x20)
         memcpy(&v, c->xsave_area + c->vm->cpuid.host_d[5].ebx + 8u * (unsigned)(k - ZYDIS_REGISTER_K0), 8);
     return v;
 }
 
-/* Of an operand under a mask only what is accessed; but the alignment that Intel's check, which is that of
- * operands of up to eight bytes, is the whole operand's. */
+/* What the linear address of an operand under a mask must be a multiple of, less 1. Intel's check operands of
+ * up to eight bytes, as a whole; AMD's any, for their elements (seen on Zen 4). */
+static unsigned masked_alignment(const struct tcpu *c, unsigned element, unsigned whole)
+{
+    if (c->vm->cpuid.is_amd)
+        return element - 1;
+    return whole <= 8 ? whole - 1 : 0;
+}
+
+/* True: an exception is pending. */
+static bool is_unaligned(struct tcpu *c, const struct decoded *d, unsigned element, unsigned whole)
+{
+    return (c->watch & WATCH_ALIGN) && (c->scratch[2] & masked_alignment(c, element, whole)) &&
+           !is_exempt(c, d, whole) && !cpu_raise_error(c, EXC_AC, 0);
+}
+
+/* Whether the pages of these elements, which their segment has, let them be accessed. */
+static bool are_there(struct tcpu *c, unsigned seg, uint64_t off, unsigned size, uint64_t elements,
+                      enum mmu_acc acc)
+{
+    for (unsigned i = 0; masked_stretch(elements, &i) > 0; i++) {
+        uint64_t lin;
+
+        seg_check(c, seg, off + i * size, size, acc, &lin);
+        if (!mmu_probe(c, lin, size, acc, MMU_AS_CPL))
+            return false;
+    }
+    return true;
+}
+
+/* What AMD's raise when an element is outside its segment: they look at the alignment of all first, and then
+ * at the elements in order, segment and page. False: the fault of a page is pending. */
+static bool comes_first(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op, unsigned size,
+                        uint64_t before, struct tcpu_exception *fault)
+{
+    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+
+    if (is_misaligned(c, d, op->size / 8u)) {
+        fault->vector = EXC_GP;
+        return true;
+    }
+    return are_there(c, operand_segment(op), offset_of(c, d, op), size, before, write ? MMU_WRITE : MMU_READ);
+}
+
+/* Of an operand under a mask only what is accessed. AMD's look at its alignment first. */
 static bool see_to_elements(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op,
                             uint32_t m)
 {
-    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0, amd = c->vm->cpuid.is_amd;
     uint64_t elements = masked_elements(m, mask_register(c, d->in.avx.mask.reg)), lin;
     unsigned seg = operand_segment(op), size = MASKED_SIZE(m), whole = op->size / 8u, first = 0;
     uint64_t off = offset_of(c, d, op);
 
+    bool inside = seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
+    if (amd && elements && inside && is_unaligned(c, d, size, whole))
+        return false;
     for (; masked_stretch(elements, &first) > 0; first++) {
         if (interp_operand(c, seg, off + first * size, size, write, &lin))
             continue;
-        if (c->exc.vector != EXC_AC)
-            return false;
+        struct tcpu_exception fault = c->exc;
         c->exc.pending = 0;
+        if (fault.vector == EXC_AC)
+            continue;
+        if (!amd || comes_first(c, d, op, size, elements & masked_low_bits(first), &fault))
+            c->exc = fault;
+        return false;
     }
-    seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
-    if ((c->watch & WATCH_ALIGN) && elements && whole <= 8 && (c->scratch[2] & (whole - 1)) &&
-        !is_exempt(c, d, whole))
-        return cpu_raise_error(c, EXC_AC, 0);
-    return true;
+    return amd || !elements || !is_unaligned(c, d, size, whole);
 }
 
 static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisDecodedOperand *op)
@@ -250,7 +300,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
     bool write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     unsigned size = op->size / 8u, seg = operand_segment(op);
     uint64_t off = offset_of(c, d, op);
-    uint32_t masked = masked_operand(&d->in, d->ops);
+    uint32_t masked = masked_by_element(&d->in, d->ops, c->vm->cpuid.is_amd);
 
     if (masked)
         return see_to_elements(c, d, op, masked);
@@ -261,8 +311,10 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
         seg_check(c, seg, off, size, MMU_WRITE, &c->scratch[2]);
         return true;
     }
-    if (is_in_pieces(c, seg, off, size) ? pieces_fit(c, seg, off, size, write)
-                                        : interp_operand(c, seg, off, size, write, &c->scratch[2]))
+    seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
+    if (!is_misaligned(c, d, size) && is_in_pieces(c, seg, off, size, write)
+            ? pieces_fit(c, seg, off, size, write)
+            : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
     if (c->exc.vector == EXC_SS && c->vm->cpuid.is_amd && is_misaligned(c, d, size))
         c->exc.vector = EXC_GP;

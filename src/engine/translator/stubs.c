@@ -14,14 +14,16 @@
  * next instruction | COMMIT_*. Keeps EFLAGS. Writes the staged bytes. interp        call; r10d = offset |
  * length
  * << 16. Flags are saved. One instruction in C. save_flags    call; stores EFLAGS' status flags in tcpu.fl
- * and keeps everything. special       call; r10d = offset | enum special << 16. Flags are saved. exit_lookup
- * jump; r9 = linear address to go on at. Flags are saved. exit_branch   the same, and r10d = BRANCH_DESC.
- * exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 = exit_arg. Flags as the block
- * exits with them. exit_fixed_link  the same, and r9d = exit_bits.
+ * and keeps everything; save_flags_r10 keeps all but r10. special       call; r10d = offset | enum special
+ * << 16. Flags are saved. exit_lookup jump; r9 = linear address to go on at. Flags are saved. exit_branch the
+ * same, and r10d = BRANCH_DESC. exit_poll     jump; r10d = offset. Flags are saved. exit_link     jump; r10 =
+ * exit_arg. Flags as the block exits with them. exit_fixed_link  the same, and r9d = exit_bits.
  *
  * check, check_group    call; r9 = linear address, and an MMU_DESC as the immediate of the instruction behind
  * the call. Flags are saved. Back: as slow; group: r10 = delta, or "above". lookup, lookup_branch    jump (or
- * lookup call); r9 = linear address (r11d = BRANCH_DESC): through the jump cache.
+ * lookup call); r9 = linear address (r11d = BRANCH_DESC): through the jump cache. away          the same as
+ * lookup, r9 = linear address - tcpu.vpage, for code of 64 bits. save_lookup, save_away    jump; the same,
+ * and flags are in EFLAGS.
  *
  * A block of fixed address (fixed.c) has bits 31:0 of its linear page in the upper half of r10 where r10d is
  * said above; others have 0 there, and the page is in tcpu.vpage.
@@ -75,6 +77,12 @@ static void call_c(struct emit *e, void *fn)
 {
     e_mov_ri64(e, H_AX, (uint64_t)(uintptr_t)fn);
     e_byte(e, 0xff), e_byte(e, 0xd0);
+}
+
+static const uint8_t *start(struct emit *e)
+{
+    e_align(e, 16, 0xcc);
+    return e_rx(e);
 }
 
 /* The upper half of r10 is the linear page of a block of fixed address. Uses rax, and flags. */
@@ -136,6 +144,31 @@ static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup
     e_patch(out[0], e->p);
     e_patch(out[1], e->p);
     e_jmp(e, exit_lookup);
+}
+
+/* Uses r10. */
+static void save_flags(struct emit *e)
+{
+    e_mov_rr(e, 1, T1, H_AX);
+    e_lahf(e);
+    e_seto_al(e);
+    e_byte(e, 0x66);
+    e_store(e, 0, GS(fl), H_AX);
+    e_mov_rr(e, 1, H_AX, T1);
+}
+
+/* lookup and what goes before it. */
+static void emit_lookups(struct emit *e, struct stubs *s, unsigned idx)
+{
+    s->save_away[idx] = start(e);
+    save_flags(e);
+    s->away[idx] = e_rx(e);
+    e_alu_rm(e, 1, ALU_ADD, T0, GS(vpage));
+    s->lookup[idx] = e_rx(e);
+    emit_lookup(e, idx, s->exit_lookup);
+    s->save_lookup[idx] = start(e);
+    save_flags(e);
+    e_jmp(e, s->lookup[idx]);
 }
 
 /* The same behind an indirect jump; r11 = BRANCH_DESC. */
@@ -244,12 +277,6 @@ static void emit_mem_staged(struct emit *e, const struct stubs *s, bool delta, v
     e_ret(e);
     e_patch(out, e->p);
     leave_access(e, s);
-}
-
-static const uint8_t *start(struct emit *e)
-{
-    e_align(e, 16, 0xcc);
-    return e_rx(e);
 }
 
 /* ---- across privilege levels ---- */
@@ -570,14 +597,18 @@ static void emit_call(struct emit *e, const struct stubs *s, void *fn, bool keep
     e_jmp(e, s->left);
 }
 
-static void emit_save_flags(struct emit *e)
+static void emit_save_flags(struct emit *e, struct stubs *s)
 {
+    s->save_flags = start(e);
     e_store(e, 1, GS(scratch[7]), H_AX);
     e_lahf(e);
     e_seto_al(e);
     e_byte(e, 0x66);
     e_store(e, 0, GS(fl), H_AX);
     e_load(e, 1, H_AX, GS(scratch[7]));
+    e_ret(e);
+    s->save_flags_r10 = start(e);
+    save_flags(e);
     e_ret(e);
 }
 
@@ -662,8 +693,7 @@ void stubs_emit(struct code_cache *cc)
     s->exit_fixed_link = start(e);
     emit_exit(e, XIT_FIXED_LINK);
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
-        s->lookup[idx] = start(e);
-        emit_lookup(e, idx, s->exit_lookup);
+        emit_lookups(e, s, idx);
         s->lookup_branch[idx] = start(e);
         emit_lookup_branch(e, idx, s->exit_branch);
         s->ret_miss[idx] = start(e);
@@ -689,8 +719,7 @@ void stubs_emit(struct code_cache *cc)
     emit_mem_staged(e, s, true, (void *)(uintptr_t)helper_masked);
     emit_slow_paths(e, s);
     emit_checks(e, s);
-    s->save_flags = start(e);
-    emit_save_flags(e);
+    emit_save_flags(e, s);
     s->commit = start(e);
     emit_call(e, s, (void *)(uintptr_t)helper_commit, true);
     s->interp = start(e);

@@ -17,6 +17,7 @@
 
 /* MSR 0x1d9 */
 #define DEBUGCTL_LBR 1ull
+#define DR6_BS (1u << 14) /* a single step */
 #define DEBUGCTL_BTF 2ull
 
 /* Recomputes cpl, mmu_idx, code_bits and the copies of FS/GS base after seg[], cr0, efer or rflags changed.
@@ -24,6 +25,7 @@
 void sys_mode_changed(struct tcpu *c);
 /* Recomputes tcpu.watch; sys_mode_changed does, and writing DR7. */
 void sys_watch_changed(struct tcpu *c);
+void sys_watch_data(struct tcpu *c, uint64_t lin, unsigned size, bool write); /* notes breakpoints met */
 /* For an access of the general path while tcpu.watch is not 0: #AC, or notes breakpoints that it meets.
  * False: an exception is pending. */
 bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write);

@@ -27,7 +27,7 @@ static void trap_by_new_tf(struct tcpu *c)
     if (!(c->rflags & FL_TF))
         return;
     cpu_raise(c, EXC_DB);
-    c->exc.dr6 = 1u << 14;
+    c->exc.dr6 = DR6_BS;
 }
 
 static enum step fault(bool raised_false)

@@ -56,10 +56,16 @@ static uint64_t alignment_mask(const struct tcpu *c, unsigned size)
     case 28:
     case 108: return 3;
     case 16:
-    case 32: return sys_is_amd(c) ? 15 : 0;
+    case 32:
+    case 64: return sys_is_amd(c) ? 15 : 0;
     case 512: return sys_is_amd(c) ? 3 : 0;
     default: return size <= 8 ? size - 1 : 0;
     }
+}
+
+void sys_watch_data(struct tcpu *c, uint64_t lin, unsigned size, bool write)
+{
+    note(c, lin, size, RW_ACCESS, write ? RW_WRITE : RW_ACCESS);
 }
 
 bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write)
@@ -67,7 +73,7 @@ bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write)
     if ((c->watch & WATCH_ALIGN) && (lin & alignment_mask(c, size)))
         return cpu_raise_error(c, EXC_AC, 0);
     if (c->watch & WATCH_DATA)
-        note(c, lin, size, RW_ACCESS, write ? RW_WRITE : RW_ACCESS);
+        sys_watch_data(c, lin, size, write);
     return true;
 }
 

@@ -151,6 +151,8 @@ struct trans {
     bool goes_back; /* there is a jump that must not be taken for ever without a look at exit_request */
     bool polled;    /* a look at exit_request stands before the current instruction's work, in this block */
     bool accessed;  /* this instruction has made an access already */
+    bool x87_noted; /* tcpu.x87_page has been stored since the block's start or control came back to it */
+    bool rehearses; /* the instruction is made for before_access, and taken back there */
     bool done;
     bool small;          /* calls shared checks instead of having them in line */
     unsigned count, cur; /* decoded instructions; the current one */

@@ -195,6 +195,10 @@ void fl_save(struct trans *t, struct emit *e)
     if (!t->host_flags)
         make(t, e, T1);
     t->host_flags = true;
+    if (t->small || e == &t->k) {
+        e_call(e, t->cc->stubs.save_flags_r10);
+        return;
+    }
     e_mov_rr(e, 1, T1, H_AX);
     e_lahf(e);
     e_seto_al(e);

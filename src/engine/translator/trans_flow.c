@@ -53,10 +53,24 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
     e_rm(e, 0, 0xff, call ? 2 : 4, host); /* CALL or JMP */
 }
 
-/* The same for places that are many and seldom run: through shared code. */
-static void exit_lookup(struct trans *t, struct emit *e)
+/* Through the jump cache to a place that is known now, by shared code that saves the flags, if they are in
+ * EFLAGS alone, and works the linear address out: such exits are many, and most are seldom taken. */
+static void exit_away(struct trans *t, struct emit *e, int64_t target)
 {
-    e_jmp(e, t->mode & MODE_ONE ? t->cc->stubs.exit_lookup : t->cc->stubs.lookup[t->idx]);
+    const struct stubs *s = &t->cc->stubs;
+    bool one = t->mode & MODE_ONE, unsaved = t->host_flags && !t->saved_flags && !one;
+    if (!unsaved)
+        fl_save(t, e);
+    if (one) {
+        load_target(t, e, target);
+        e_jmp(e, s->exit_lookup);
+    } else if (t->bits == 64 && !is_fixed(t)) {
+        e_mov_ri64(e, T0, (uint64_t)target);
+        e_jmp(e, unsaved ? s->save_away[t->idx] : s->away[t->idx]);
+    } else {
+        load_target(t, e, target);
+        e_jmp(e, unsaved ? s->save_lookup[t->idx] : s->lookup[t->idx]);
+    }
 }
 
 static const uint8_t *branch_miss(struct trans *t, unsigned popped)
@@ -152,9 +166,7 @@ static void pad_for_patch(struct emit *e, unsigned opcode_len)
 
 void flow_exit_far(struct trans *t, int64_t target)
 {
-    fl_save(t, &t->h);
-    load_target(t, &t->h, target);
-    exit_lookup(t, &t->h);
+    exit_away(t, &t->h, target);
     t->done = true;
 }
 
@@ -260,9 +272,7 @@ static void taken_edge(struct trans *t, int64_t target)
             e_jmp(h, to);
         }
     } else {
-        fl_save(t, h);
-        load_target(t, h, target);
-        exit_lookup(t, h);
+        exit_away(t, h, target);
     }
     t->host_flags = host;
     t->saved_flags = saved;
@@ -314,10 +324,8 @@ static void jcc(struct trans *t)
         fl_need(t, h, T1);
         e_jcc(h, cc, e_rx(&t->k));
         bool saved = t->saved_flags;
-        fl_save(t, &t->k);
+        exit_away(t, &t->k, target);
         t->saved_flags = saved;
-        load_target(t, &t->k, target);
-        exit_lookup(t, &t->k);
     }
 }
 
@@ -447,6 +455,19 @@ static void return_site(struct trans *t)
     flow_exit_direct(t, next_off(t));
 }
 
+static void call_away(struct trans *t, int64_t target)
+{
+    struct emit *h = &t->h;
+    if (t->small && t->bits == 64 && !is_fixed(t)) {
+        e_rm(h, 0, 0xff, 6, GS(vpage)); /* PUSH */
+        e_mov_ri64(h, T0, (uint64_t)target);
+        e_call(h, t->cc->stubs.away[t->idx]);
+        return;
+    }
+    load_target(t, h, target);
+    exit_through_cache(t, h, t->cc->stubs.exit_lookup, true);
+}
+
 static void call_direct(struct trans *t, int64_t target)
 {
     struct emit *h = &t->h;
@@ -464,8 +485,7 @@ static void call_direct(struct trans *t, int64_t target)
         const uint8_t *to = direct_target(t, target, h->p + 1);
         e_call(h, to);
     } else {
-        load_target(t, h, target);
-        exit_through_cache(t, h, t->cc->stubs.exit_lookup, true);
+        call_away(t, target);
     }
     return_site(t);
 }

@@ -9,6 +9,7 @@
 #include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
+#include "engine/translator/x87_pointers.h"
 
 struct slot {
     unsigned gpr;
@@ -250,6 +251,68 @@ static void check_restore(struct trans *t, struct emit *e, struct hmem m)
     e_call(k, t->cc->stubs.special);
 }
 
+/* Whether x87's pointers are this instruction's afterwards: SDM volume 1, 8.1.8. */
+static bool sets_pointers(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNINIT:
+    case ZYDIS_MNEMONIC_FNCLEX:
+    case ZYDIS_MNEMONIC_FLDCW:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FWAIT: return false;
+    default: return insn_is_x87(t);
+    }
+}
+
+static bool moves_pointers(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64: return true;
+    default: return false;
+    }
+}
+
+/* Behind an x87 instruction. Uses T1. */
+static void note_pointers(struct trans *t, struct emit *e)
+{
+    if (is_fixed(t)) {
+        e_store_imm32(e, 1, GS(x87_page), (uint32_t)t->vpage);
+        return;
+    }
+    e_load(e, 1, T1, GS(vpage));
+    e_store(e, 1, GS(x87_page), T1);
+}
+
+static void show_pointers(struct trans *t)
+{
+    struct emit *h = &t->h, *k = &t->k;
+    fl_clobber(t, h);
+    e_alu_mi(h, 1, ALU_CMP, GS(x87_page), (int32_t)X87_SHOWN);
+    e_jcc(h, CC_NE, e_rx(k));
+    e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_X87_POINTERS << 16);
+    e_call(k, t->cc->stubs.special);
+    e_jmp(k, e_rx(h));
+    t->x87_noted = false;
+}
+
 static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void *arg)
 {
     struct plan p = *(struct plan *)arg;
@@ -283,6 +346,8 @@ static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void 
             e_store(e, 1, gs_gpr(p.slots[i].gpr), p.slots[i].tmp);
     }
     hold_slots(t, e, &p, kept);
+    if (!t->x87_noted && !t->rehearses && sets_pointers(t))
+        note_pointers(t, e);
     if (p.writes_flags)
         fl_written(t);
 }
@@ -520,10 +585,13 @@ void generic_translate(struct trans *t, bool vector)
     default: break;
     }
     bool side = vector || insn_signals(t);
+    if (moves_pointers(t))
+        show_pointers(t);
     if (!mem) {
         if (side)
             side_note(t, &t->h);
         generic_body(t, &t->h, (struct hmem){ 0 }, &p);
+        t->x87_noted |= sets_pointers(t);
         return;
     }
     unsigned acc, n = generic_access(t, mem, &acc);
@@ -546,7 +614,7 @@ void generic_translate(struct trans *t, bool vector)
         flags |= MEM_FPU_WAIT;
     if (acc != MMU_SLOW_R && insn_rehearses(t))
         flags |= MEM_REHEARSE;
-    if (masked_operand(t->in, t->ops))
+    if (masked_by_element(t->in, t->ops, t->vm->cpuid.is_amd))
         flags |= MEM_MASKED;
     flags |= (unsigned)operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
     if (insn_is_denied(t)) {
@@ -555,4 +623,5 @@ void generic_translate(struct trans *t, bool vector)
     }
     struct gaddr a = gaddr_of(t, mem);
     mem_access(t, &a, n, acc, flags, generic_body, &p);
+    t->x87_noted |= sets_pointers(t);
 }

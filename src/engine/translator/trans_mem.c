@@ -169,6 +169,13 @@ static void staged_body(struct trans *t, struct hmem ref, unsigned flags, body_f
     t->saved_flags = saved;
 }
 
+static void rehearse(struct trans *t, struct emit *k, body_fn *body, void *arg)
+{
+    t->rehearses = true;
+    body(t, k, GS(rehearsal), arg);
+    t->rehearses = false;
+}
+
 /* What an instruction does before its operand's page is looked at. Intel's go on for some stores: VCVTPS2PH
  * raises its SIMD exceptions, MMX stores have set TOP to 0, and an x87 store with an unmasked exception
  * (other than precision, SDM volume 1, 8.5) is over without touching memory. The last run once into a buffer
@@ -185,7 +192,7 @@ static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, b
         return NULL;
     }
     if (!(flags & MEM_FPU_WAIT)) {
-        body(t, k, GS(rehearsal), arg);
+        rehearse(t, k, body, arg);
         return NULL;
     }
     e_byte(k, 0x9b);
@@ -198,7 +205,7 @@ static uint8_t *before_access(struct trans *t, struct emit *k, unsigned flags, b
     }
     e_rm(k, 0, 0xdd, 6, env); /* FNSAVE */
     e_rm(k, 0, 0xdd, 4, env); /* FRSTOR */
-    body(t, k, GS(rehearsal), arg);
+    rehearse(t, k, body, arg);
     e_rm(k, 0, 0xdd, 7, GS(scratch)); /* FNSTSW */
     e_load(k, 0, T1, env);            /* control word */
     e_rr(k, 0, 0xf7, 2, T1);          /* NOT */
@@ -272,8 +279,12 @@ static void miss_alone(struct trans *t, const struct access *x, const uint8_t *h
     e_alu_rm(k, 1, ALU_XOR, T0, hm_tlb(t->idx, tag));
     past[0] = before_access(t, k, x->flags, x->body, x->arg);
     if (x->flags & MEM_MASKED) {
-        e_kmovq_store(k, GS(scratch[3]), (unsigned)(t->in->avx.mask.reg - ZYDIS_REGISTER_K0));
-        e_store_imm32(k, 1, GS(scratch[4]), masked_operand(t->in, t->ops));
+        unsigned mask = (unsigned)(t->in->avx.mask.reg - ZYDIS_REGISTER_K0);
+        if (mask)
+            e_kmovq_store(k, GS(scratch[3]), mask);
+        else
+            e_store_imm32(k, 1, GS(scratch[3]), 0xffffffffu); /* sign-extended */
+        e_store_imm32(k, 1, GS(scratch[4]), masked_by_element(t->in, t->ops, t->vm->cpuid.is_amd));
     }
     e_desc(t, k, T1, x->desc);
     if (x->flags & MEM_MASKED)

@@ -37,6 +37,8 @@
 static void translate_insn(struct trans *t)
 {
     const struct ginsn *g = &t->g[t->cur];
+    if (g->way != WAY_GENERIC && g->way != WAY_VECTOR && g->way != WAY_NOTHING)
+        t->x87_noted = false; /* other code may run before the next instruction */
     switch ((enum way)g->way) {
     case WAY_NOTHING: break;
     case WAY_SPECIAL:
@@ -350,7 +352,9 @@ struct tb *translate_finish(struct tcpu *c)
         return NULL;
     uint8_t *rw = cc->mem.rw;
     ptrdiff_t rx = (uint8_t *)cc->mem.rx - rw;
-    size_t hot = align_up(seg->hot_pos, 16);
+    /* The entry is overwritten with one aligned store; those of fast blocks begin in a fresh fetch window
+     * too. */
+    size_t hot = align_up(seg->hot_pos, t->small ? 8 : 16);
     uint32_t jumps = cc->jump_count;
     t->h = (struct emit){ rw + hot, rw + seg->hot + cc->segment_hot, rx, false };
     t->k = (struct emit){ rw + seg->cold_pos, rw + seg->cold + cc->segment_cold, rx, false };

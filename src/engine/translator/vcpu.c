@@ -15,6 +15,7 @@
  * local APIC's timer is a kernel timer whose signal goes to this thread (fault_linux.c), so a halted vCPU
  * needs no time-out. */
 #include "engine/translator/vcpu.h"
+#include "engine/translator/x87_pointers.h"
 
 #include "engine/translator/cache.h"
 #include "engine/translator/fixed.h"
@@ -157,13 +158,13 @@ static void learn_vpage(struct tcpu *c)
 static bool inside_segment(struct tcpu *c, uint64_t lin, uint32_t desc)
 {
     unsigned n = MMU_DESC_LEN(desc), fit = n;
-    bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c);
+    bool amd = c->vm->cpuid.is_amd, code64 = cpu_code64(c), write = MMU_DESC_ACC(desc) != MMU_SLOW_R;
     if (code64 ? cpu_canonical(lin) && !cpu_canonical(lin + n - 1)
                : amd && !(desc & MMU_DESC_LIMITED) && lin + n - 1 > 0xffffffffu)
-        fit = amd || (n == 10 && MMU_DESC_ACC(desc) != MMU_SLOW_R) ? whole_pieces(code64, lin, n) : 0;
+        fit = amd || (n == 10 && write) ? whole_pieces(code64, lin, n, write) : 0;
     if (fit == n)
         return true;
-    return mmu_probe(c, lin, fit, MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE, MMU_AS_CPL) &&
+    return mmu_probe(c, lin, fit, write ? MMU_WRITE : MMU_READ, MMU_AS_CPL) &&
            cpu_raise_error(c, MMU_DESC_STACK(desc) && !mmu_is_misaligned(lin, desc) ? EXC_SS : EXC_GP, 0);
 }
 
@@ -214,22 +215,43 @@ static void blame_last_byte(struct tcpu *c, uint64_t lin, unsigned size, uint64_
         c->exc.cr2 = to;
 }
 
-/* Element by element what the mask leaves of an access that is not plain RAM in one page. */
+/* n bytes of an operand at lin, the first of them at `at`, which may be past the end of what may be
+ * addressed. */
+static bool is_past_end(const struct tcpu *c, uint64_t lin, uint64_t at, unsigned n)
+{
+    return cpu_code64(c) ? cpu_canonical(lin) && !cpu_canonical(at + n - 1) : at + n - 1 > 0xffffffffu;
+}
+
+/* The n bytes at `at`, which belong to the operand at lin, as mmu_slow would see to them by themselves. Those
+ * past the end of a flat segment do not wrap with AMD's. */
+static bool masked_part(struct tcpu *c, uint64_t lin, uint64_t at, unsigned n, uint32_t desc)
+{
+    bool gone = c->vm->cpuid.is_amd && !(desc & MMU_DESC_LIMITED) && is_past_end(c, lin, at, n);
+    if (gone)
+        return cpu_raise_gp(c, 0);
+    return inside_segment(c, cpu_code64(c) ? at : (uint32_t)at,
+                          MMU_DESC_SHORTER(desc, MMU_DESC_LEN(desc) - n)) &&
+           mmu_stage_part(c, lin, (unsigned)(at - lin), n,
+                          MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE);
+}
+
+/* Element by element what the mask leaves of an access that is not plain RAM in one page. A stretch of them
+ * is one part, but past the end of what may be addressed: there AMD's look at segment and page of one element
+ * before the next. */
 static enum mmu_answer masked_access(struct tcpu *c, uint64_t lin, uint32_t desc, struct mmu_slow *out)
 {
     uint32_t m = (uint32_t)c->scratch[4];
     uint64_t elements = masked_elements(m, c->scratch[3]);
     unsigned size = MASKED_SIZE(m), first = 0, n;
-    enum mmu_acc acc = MMU_DESC_ACC(desc) == MMU_SLOW_R ? MMU_READ : MMU_WRITE;
     if (mmu_group(c, lin, desc, out))
         return MMU_ANS_DIRECT;
     for (; (n = masked_stretch(elements, &first)) > 0; first += n) {
         uint64_t at = lin + first * size;
-        if (inside_segment(c, cpu_code64(c) ? at : (uint32_t)at,
-                           MMU_DESC_SHORTER(desc, MMU_DESC_LEN(desc) - n * size)) &&
-            mmu_stage_part(c, lin, first * size, n * size, acc))
+        if (c->vm->cpuid.is_amd && is_past_end(c, lin, at, n * size))
+            n = 1;
+        if (masked_part(c, lin, at, n * size, desc))
             continue;
-        if (acc == MMU_WRITE && c->exc.vector == EXC_PF && MASKED_COUNT(m) > 1)
+        if (MMU_DESC_ACC(desc) != MMU_SLOW_R && c->exc.vector == EXC_PF && MASKED_COUNT(m) > 1)
             blame_last_byte(c, lin, size, elements);
         if (mmu_is_misaligned(lin, desc))
             cpu_raise_gp(c, 0);
@@ -432,6 +454,8 @@ unsigned helper_special(struct tcpu *c, uint32_t desc)
     c->counters[TC_SPECIAL]++;
     if (what == SPECIAL_VEC_MEM || what == SPECIAL_MMX_MEM)
         return vcpu_vec_mem(c) ? 0 : 1 + XIT_EXC;
+    if (what == SPECIAL_X87_POINTERS)
+        return x87_show(c), 0;
     if (what == SPECIAL_GP) {
         cpu_raise_gp(c, 0);
         return 1 + XIT_EXC;
@@ -467,7 +491,7 @@ static void after_step(struct tcpu *c, bool tf, enum step st)
         c->int_shadow == 2 || (!step && !c->debug_hits))
         return;
     cpu_raise(c, EXC_DB);
-    c->exc.dr6 = c->debug_hits | (step ? 1u << 14 : 0);
+    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
     c->debug_hits = 0;
 }
 

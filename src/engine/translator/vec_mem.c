@@ -11,6 +11,7 @@
 
 #include "engine/translator/interp.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/sys.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
@@ -134,6 +135,20 @@ static bool element_address(struct tcpu *c, const struct vec_insn *v, const Zydi
     return seg_linear(c, operand_segment(op), operand_offset(c, v, op, add), n, acc, lin);
 }
 
+/* Moves one element of n bytes. False: an exception is pending. */
+static bool move_element(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *op, int64_t add,
+                         void *p, unsigned n, bool write)
+{
+    uint64_t at;
+
+    if (!element_address(c, v, op, add, n, write ? MMU_WRITE : MMU_READ, &at) ||
+        !(write ? mmu_write(c, at, p, n, MMU_AS_CPL) : mmu_read(c, at, p, n, MMU_AS_CPL)))
+        return false;
+    if (c->watch & WATCH_DATA)
+        sys_watch_data(c, at, n, write);
+    return true;
+}
+
 static bool mask_bit(const struct vec *m, unsigned i, unsigned size)
 {
     return m->b[(i + 1) * size - 1] & 0x80;
@@ -154,6 +169,22 @@ static int64_t index_part(const ZydisDecodedOperand *mem, const struct vec *idx,
     return (int64_t)((uint64_t)x * (mem->mem.scale ? mem->mem.scale : 1u));
 }
 
+/* A gather or scatter that is half done when an element faults: traps of what it has done go before the
+ * fault, with RF set in what is pushed (SDM volume 2, VPGATHERDD). `any`: it has done an element. Returns ok.
+ */
+static bool half_done(struct tcpu *c, bool ok, bool any)
+{
+    bool step = (c->rflags & FL_TF) && !(c->debugctl & DEBUGCTL_BTF);
+    if (ok || !any || !(step || c->debug_hits))
+        return ok;
+    c->exc.pending = 0;
+    cpu_raise(c, EXC_DB);
+    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
+    c->debug_hits = 0;
+    c->rflags |= FL_RF;
+    return false;
+}
+
 static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
 {
     unsigned rd = (unsigned)ZydisRegisterGetId(v->ops[0].reg.value),
@@ -163,25 +194,28 @@ static bool gather(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsi
         return cpu_raise(c, EXC_UD);
     unsigned n = vl / (elem > idx_size ? elem : idx_size);
     struct vec dst = read_vec(c, rd), mask = read_vec(c, rm), idx = read_vec(c, ri);
-    bool ok = true;
-    memset(dst.b + n * elem, 0, sizeof dst.b - n * elem);
-    memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
+    unsigned done = 0;
+    bool ok = true, any = false;
     for (unsigned i = 0; i < n && ok; i++) {
         if (mask_bit(&mask, i, elem)) {
-            uint64_t at;
-            ok = element_address(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), elem, MMU_READ,
-                                 &at) &&
-                 mmu_read(c, at, dst.b + i * elem, elem, MMU_AS_CPL);
+            ok = move_element(c, v, &v->ops[1], index_part(&v->ops[1], &idx, i, idx_size), dst.b + i * elem,
+                              elem, false);
+            any |= ok;
         }
         if (ok)
             memset(mask.b + i * elem, 0, elem);
-        else /* what remains is all ones or all zeros per element */
-            for (unsigned k = i; k < n; k++)
-                memset(mask.b + k * elem, mask_bit(&mask, k, elem) ? 0xff : 0, elem);
+        done += ok;
+    }
+    /* AMD's leave what remains as it was (seen on Zen 4); else it is all ones or all zeros per element. */
+    for (unsigned i = done; i < n && !c->vm->cpuid.is_amd; i++)
+        memset(mask.b + i * elem, mask_bit(&mask, i, elem) ? 0xff : 0, elem);
+    if (ok || !c->vm->cpuid.is_amd) {
+        memset(dst.b + n * elem, 0, sizeof dst.b - n * elem);
+        memset(mask.b + n * elem, 0, sizeof mask.b - n * elem);
     }
     write_vec(c, rd, &dst);
     write_vec(c, rm, &mask);
-    return ok;
+    return half_done(c, ok, any);
 }
 
 /* Both ways, under a mask register that loses the bits of elements that are done. */
@@ -198,13 +232,9 @@ static bool move_by_index(struct tcpu *c, const struct vec_insn *v, unsigned ele
     uint64_t mask = read_mask(c, k);
     bool ok = true, any = false;
     for (unsigned i = 0; i < n && ok; i++) {
-        uint64_t at;
         if (!(mask >> i & 1))
             continue;
-        ok = element_address(c, v, mem, index_part(mem, &idx, i, idx_size), elem,
-                             store ? MMU_WRITE : MMU_READ, &at) &&
-             (store ? mmu_write(c, at, data.b + i * elem, elem, MMU_AS_CPL)
-                    : mmu_read(c, at, data.b + i * elem, elem, MMU_AS_CPL));
+        ok = move_element(c, v, mem, index_part(mem, &idx, i, idx_size), data.b + i * elem, elem, store);
         if (ok)
             mask &= ~(1ull << i);
         any |= ok;
@@ -216,7 +246,7 @@ static bool move_by_index(struct tcpu *c, const struct vec_insn *v, unsigned ele
     if (!store)
         write_vec(c, rv, &data);
     write_mask(c, k, ok ? 0 : mask);
-    return ok;
+    return half_done(c, ok, any);
 }
 
 static bool by_index(struct tcpu *c, const struct vec_insn *v, unsigned elem, unsigned idx_size)
@@ -230,9 +260,8 @@ static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
     struct vec mask = read_vec(c, (unsigned)ZydisRegisterGetId(v->ops[1].reg.value)), out = { { 0 } };
     unsigned vl = v->in.avx.vector_length / 8u;
     for (unsigned i = 0; i < vl / elem; i++) {
-        uint64_t at;
-        if (mask_bit(&mask, i, elem) && !(element_address(c, v, &v->ops[2], i * elem, elem, MMU_READ, &at) &&
-                                          mmu_read(c, at, out.b + i * elem, elem, MMU_AS_CPL)))
+        if (mask_bit(&mask, i, elem) &&
+            !move_element(c, v, &v->ops[2], i * elem, out.b + i * elem, elem, false))
             return false;
     }
     write_vec(c, (unsigned)ZydisRegisterGetId(v->ops[0].reg.value), &out);
@@ -240,16 +269,16 @@ static bool mask_load(struct tcpu *c, const struct vec_insn *v, unsigned elem)
 }
 
 static bool mask_store(struct tcpu *c, const struct vec_insn *v, const ZydisDecodedOperand *mem,
-                       const struct vec *mask, const uint8_t *src, unsigned elem, unsigned bytes)
+                       const struct vec *mask, uint8_t *src, unsigned elem, unsigned bytes)
 {
     for (unsigned pass = 0; pass < 2; pass++) {
         for (unsigned i = 0; i < bytes / elem; i++) {
             uint64_t a;
             if (!mask_bit(mask, i, elem))
                 continue;
-            if (!element_address(c, v, mem, i * elem, elem, MMU_WRITE, &a) ||
-                !(pass ? mmu_write(c, a, src + i * elem, elem, MMU_AS_CPL)
-                       : mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL)))
+            if (pass ? !move_element(c, v, mem, i * elem, src + i * elem, elem, true)
+                     : !element_address(c, v, mem, i * elem, elem, MMU_WRITE, &a) ||
+                           !mmu_probe(c, a, elem, MMU_WRITE, MMU_AS_CPL))
                 return false;
         }
     }
