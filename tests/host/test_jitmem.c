@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -74,6 +75,50 @@ static void each_side_lacks_a_right(void **state)
     jitmem_close(&m);
 }
 
+/* KiB that large pages map at an address of this process. */
+static unsigned long large_at(const void *at)
+{
+    unsigned long start, end, kib, sum = 0;
+    bool inside = false;
+    char line[300];
+    FILE *f = fopen("/proc/self/smaps", "r");
+
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = (uintptr_t)at >= start && (uintptr_t)at < end;
+        else if (inside && sscanf(line, "ShmemPmdMapped: %lu", &kib) == 1)
+            sum += kib;
+    }
+    fclose(f);
+    return sum;
+}
+
+static void a_stretch_becomes_large(void **state)
+{
+    struct jitmem m;
+
+    (void)state;
+    assert_true(jitmem_open(&m, 3 * JITMEM_LARGE, NULL));
+    assert_int_equal((uintptr_t)m.rw % JITMEM_LARGE, 0);
+    assert_int_equal((uintptr_t)m.rx % JITMEM_LARGE, 0);
+    assert_int_equal(code_run(&m, 2 * JITMEM_LARGE - 6, 99), 99);
+    if (!jitmem_can_large(&m) || !jitmem_make_large(&m, JITMEM_LARGE)) {
+        print_message("no large pages for shared memory here: %s\n", strerror(errno));
+        jitmem_close(&m);
+        skip();
+    }
+    assert_int_equal(m.rx[2 * JITMEM_LARGE - 5], 99);
+    assert_int_equal(code_run(&m, 2 * JITMEM_LARGE - 6, 98), 98);
+    assert_int_equal(large_at(m.rx), JITMEM_LARGE >> 10);
+    assert_true(jitmem_make_large(&m, JITMEM_LARGE)); /* again */
+    assert_true(jitmem_make_large(&m, 0));            /* nothing has been there */
+    assert_int_equal(m.rx[0], 0);
+    assert_int_equal(code_run(&m, 0, 97), 97);
+    assert_int_equal(large_at(m.rx), 2 * JITMEM_LARGE >> 10);
+    jitmem_close(&m);
+}
+
 static void impossible_size_is_told(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
@@ -132,9 +177,8 @@ static void falls_back_to_one_mapping(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(code_runs_at_the_other_address),
-        cmocka_unit_test(each_side_lacks_a_right),
-        cmocka_unit_test(impossible_size_is_told),
+        cmocka_unit_test(code_runs_at_the_other_address), cmocka_unit_test(each_side_lacks_a_right),
+        cmocka_unit_test(a_stretch_becomes_large),        cmocka_unit_test(impossible_size_is_told),
         cmocka_unit_test(falls_back_to_one_mapping),
     };
 

@@ -35,12 +35,13 @@ static void *reserve(size_t len)
 }
 
 #define SEGMENT_MIN (256u << 10)
+#define SIZE_FOR_LARGE MIB(8) /* less gets no large pages; in more none is in both parts */
 
 /* The memory behind the stubs, and the tables, into segments. */
 static bool divide(struct code_cache *cc)
 {
     size_t size = cc->mem.size;
-    cc->hot_end = align_down(size * 3 / 4, PAGE_SIZE);
+    cc->hot_end = align_down(size * 3 / 4, size < SIZE_FOR_LARGE ? PAGE_SIZE : JITMEM_LARGE);
     cc->segment_count = (unsigned)min_u64(size / SEGMENT_MIN, CACHE_SEGMENTS);
     cc->segment_hot = (uint32_t)align_down((cc->hot_end - cc->stub_len) / cc->segment_count, 64);
     cc->segment_cold = (uint32_t)align_down((size - cc->hot_end) / cc->segment_count, 64);
@@ -76,6 +77,8 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
         cache_free(cc);
         return NULL;
     }
+    if (cc->mem.size >= SIZE_FOR_LARGE)
+        cc->large = cache_large_start(&cc->mem, cc->hot_end);
     return cc;
 }
 
@@ -83,6 +86,7 @@ void cache_free(struct code_cache *cc)
 {
     if (!cc)
         return;
+    cache_large_stop(cc->large);
     if (cc->tbs)
         munmap(cc->tbs, (size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->tbs);
     if (cc->side)
@@ -126,7 +130,7 @@ static void drop_alias(struct code_cache *cc, size_t from, size_t to)
         madvise(cc->mem.rw + from, to - from, MADV_DONTNEED);
 }
 
-#define PATCHES_MAX 1024 /* each may bring in a page of the writable alias */
+#define PATCHES_MAX 1024 /* each may bring in a page, small or large, of the writable alias */
 
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos)
 {
@@ -139,6 +143,8 @@ void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos)
     drop_alias(cc, s->cold_pos, cold_pos);
     s->hot_pos = (uint32_t)hot_pos;
     s->cold_pos = (uint32_t)cold_pos;
+    cache_large_reached(cc->large, LARGE_HOT, hot_pos);
+    cache_large_reached(cc->large, LARGE_COLD, cold_pos);
 }
 
 void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)

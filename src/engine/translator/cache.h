@@ -3,6 +3,7 @@
 #ifndef TRANSLATOR_CACHE_H
 #define TRANSLATOR_CACHE_H
 
+#include "engine/translator/cache_large.h"
 #include "engine/translator/emit.h"
 #include "engine/translator/tvm.h"
 
@@ -150,6 +151,7 @@ struct code_cache {
     struct tb_side *side;
     struct cache_jump *jumps;
     uint32_t jump_count, jump_max;
+    struct cache_large *large;  /* NULL: none */
     uint32_t patches;           /* since the writable alias was last given back */
     _Atomic uint32_t flush_gen; /* counts segments emptied */
     struct fixed *fixed;
@@ -214,7 +216,8 @@ static inline bool cache_contains(const struct code_cache *cc, uint64_t rip)
 struct tb *cache_alloc(struct code_cache *cc); /* NULL: the segment is full */
 void cache_insert(struct tvm *vm, struct tb *tb);
 /* Moves the segment's positions up. Pages of the writable alias that are full are given back (the code stays:
- * it is one file), so that translated code counts once in the process's resident memory. */
+ * it is one file), so that translated code counts once in the process's resident memory; where there are
+ * large pages a patch brings one in, so that RSS counts much of it twice, and PSS and cgroups once. */
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos);
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
 

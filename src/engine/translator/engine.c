@@ -441,6 +441,7 @@ static void translator_counters(struct engine_vm *evm,
         code += s->hot_pos - s->hot + (s->cold_pos - s->cold);
     }
     fn(ctx, "code_bytes", code);
+    fn(ctx, "code_large_pages", cache_large_count(vm->cache->large));
 }
 
 const struct engine_ops engine_translator = {

@@ -8,6 +8,30 @@
 
 #include "host/anonfile.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+/* Maps the file at a multiple of JITMEM_LARGE, which is where the host can use a large page. */
+static void *map_file(int fd, size_t size, int prot)
+{
+    size_t room = size + JITMEM_LARGE;
+    uint8_t *reserved = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (reserved == MAP_FAILED)
+        return MAP_FAILED;
+    uint8_t *at = (uint8_t *)align_up((uintptr_t)reserved, JITMEM_LARGE);
+    void *p = mmap(at, size, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    if (p == MAP_FAILED) {
+        munmap(reserved, room);
+        return MAP_FAILED;
+    }
+    if (at > reserved)
+        munmap(reserved, (size_t)(at - reserved));
+    munmap(at + size, room - size - (size_t)(at - reserved));
+    return p;
+}
+
 static bool map_split(struct jitmem *m, size_t size)
 {
     int fd = anonfile_open("yado-jit", size, true);
@@ -15,8 +39,8 @@ static bool map_split(struct jitmem *m, size_t size)
 
     if (fd < 0)
         return false;
-    rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    rw = map_file(fd, size, PROT_READ | PROT_WRITE);
+    rx = map_file(fd, size, PROT_READ | PROT_EXEC);
     close(fd);
     if (rw != MAP_FAILED && rx != MAP_FAILED) {
         *m = (struct jitmem){ .rw = rw, .rx = rx, .size = size };
@@ -55,6 +79,18 @@ bool jitmem_open(struct jitmem *m, size_t size, struct yado_error *err)
         "code memory: the host gives no %zu MiB of executable memory; allow it (memfd_create or "
         "writable-executable mappings)",
         (size_t)(size >> 20));
+}
+
+bool jitmem_can_large(const struct jitmem *m)
+{
+    return m->size >= JITMEM_LARGE && jitmem_is_split(m) && madvise(m->rx, 0, MADV_COLLAPSE) == 0;
+}
+
+bool jitmem_make_large(struct jitmem *m, size_t off)
+{
+    /* The kernel refuses a stretch without any page. */
+    (void)*(volatile uint8_t *)(m->rx + off);
+    return madvise(m->rx + off, JITMEM_LARGE, MADV_COLLAPSE) == 0;
 }
 
 void jitmem_close(struct jitmem *m)
