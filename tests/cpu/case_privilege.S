@@ -669,6 +669,7 @@ CASE(alignment_amd, MODE_LONG)
     USER_FAULTS(17, 0, 3f)
     RUN_USER(4f)
     USER_FAULTS(13, 0, 5f)
+    USER_FAULTS(17, 0, 6f)
 9:  PASS
 1:  check_alignment
     mov rsp, PAGES + 5
@@ -691,6 +692,10 @@ CASE(alignment_amd, MODE_LONG)
 5:  check_alignment /* across the end of the lower half: that goes first */
     movabs rsi, 0x7fffffffffff
     vpaddd zmm0 {k1}, zmm0, dword ptr [rsi]{1to16}
+    ud2
+6:  check_alignment /* but not of a store of which half is below */
+    movabs rsi, 0x7fffffffffc9
+    vmovups [rsi], zmm0
     ud2
 
 /* ---- far transfers: 5.8.3, 5.8.5; volume 2, CALL, RET, IRET ---- */

@@ -13,6 +13,7 @@
 #include "engine/translator/interp.h"
 #include "engine/translator/masked.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/sys.h"
 #include "engine/translator/trans.h"
 #include "engine/translator/vcpu.h"
 
@@ -207,6 +208,8 @@ static bool pieces_fit(struct tcpu *c, unsigned seg, uint64_t off, unsigned size
     unsigned fit = whole_pieces(cpu_code64(c), place_of(c, seg, off), size, write);
 
     if (!interp_operand(c, seg, off, 1, write, &c->scratch[2]))
+        return false;
+    if (size == 64 && c->watch && !sys_watch_access(c, c->scratch[2], size, write)) /* as if in one piece */
         return false;
     if (fit == size)
         return true;
