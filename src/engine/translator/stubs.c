@@ -146,28 +146,17 @@ static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup
     e_jmp(e, exit_lookup);
 }
 
-/* Uses r10. */
-static void save_flags(struct emit *e)
-{
-    e_mov_rr(e, 1, T1, H_AX);
-    e_lahf(e);
-    e_seto_al(e);
-    e_byte(e, 0x66);
-    e_store(e, 0, GS(fl), H_AX);
-    e_mov_rr(e, 1, H_AX, T1);
-}
-
 /* lookup and what goes before it. */
 static void emit_lookups(struct emit *e, struct stubs *s, unsigned idx)
 {
     s->save_away[idx] = start(e);
-    save_flags(e);
+    e_save_flags(e);
     s->away[idx] = e_rx(e);
     e_alu_rm(e, 1, ALU_ADD, T0, GS(vpage));
     s->lookup[idx] = e_rx(e);
     emit_lookup(e, idx, s->exit_lookup);
     s->save_lookup[idx] = start(e);
-    save_flags(e);
+    e_save_flags(e);
     e_jmp(e, s->lookup[idx]);
 }
 
@@ -608,7 +597,7 @@ static void emit_save_flags(struct emit *e, struct stubs *s)
     e_load(e, 1, H_AX, GS(scratch[7]));
     e_ret(e);
     s->save_flags_r10 = start(e);
-    save_flags(e);
+    e_save_flags(e);
     e_ret(e);
 }
 

@@ -213,6 +213,8 @@ static inline void e_desc(const struct trans *t, struct emit *e, int reg, uint32
 }
 /* dst = RFLAGS as instructions store them, without RF and VM. Flags are saved, and lost; uses tmp. */
 void e_stored_rflags(struct emit *e, int dst, int tmp);
+/* Stores EFLAGS' status flags in tcpu.fl. Keeps EFLAGS, uses T1. */
+void e_save_flags(struct emit *e);
 
 /* A field of the TLB entry whose index emit_tlb_index has left in T1. */
 static inline struct hmem hm_tlb(unsigned idx, size_t field)

@@ -216,3 +216,13 @@ void e_stored_rflags(struct emit *e, int dst, int tmp)
     e_alu_ri(e, 0, ALU_AND, tmp, ~(int32_t)(FL_RF | FL_VM));
     e_alu_rr(e, 0, ALU_OR, dst, tmp);
 }
+
+void e_save_flags(struct emit *e)
+{
+    e_mov_rr(e, 1, T1, H_AX);
+    e_lahf(e);
+    e_seto_al(e);
+    e_byte(e, 0x66);
+    e_store(e, 0, GS(fl), H_AX);
+    e_mov_rr(e, 1, H_AX, T1);
+}

@@ -199,12 +199,7 @@ void fl_save(struct trans *t, struct emit *e)
         e_call(e, t->cc->stubs.save_flags_r10);
         return;
     }
-    e_mov_rr(e, 1, T1, H_AX);
-    e_lahf(e);
-    e_seto_al(e);
-    e_byte(e, 0x66);
-    e_store(e, 0, GS(fl), H_AX);
-    e_mov_rr(e, 1, H_AX, T1);
+    e_save_flags(e);
 }
 
 void fl_clobber(struct trans *t, struct emit *e)
