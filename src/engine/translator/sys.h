@@ -29,6 +29,8 @@ void sys_watch_data(struct tcpu *c, uint64_t lin, unsigned size, bool write); /*
 /* For an access of the general path while tcpu.watch is not 0: #AC, or notes breakpoints that it meets.
  * False: an exception is pending. */
 bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write);
+/* Raises #DB for the breakpoints noted, and for a single step. */
+void sys_raise_trap(struct tcpu *c, bool step);
 void sys_watch_io(struct tcpu *c, uint16_t port, unsigned size);
 bool sys_watch_code(struct tcpu *c); /* false: #DB for a code breakpoint at rip is pending */
 /* 18.4.3: whether with TF only branches that are taken are steps, and where the next instruction is

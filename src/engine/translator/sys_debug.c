@@ -77,6 +77,13 @@ bool sys_watch_access(struct tcpu *c, uint64_t lin, unsigned size, bool write)
     return true;
 }
 
+void sys_raise_trap(struct tcpu *c, bool step)
+{
+    cpu_raise(c, EXC_DB);
+    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
+    c->debug_hits = 0;
+}
+
 void sys_watch_io(struct tcpu *c, uint16_t port, unsigned size)
 {
     if (c->cr4 & CR4_DE)

@@ -490,9 +490,7 @@ static void after_step(struct tcpu *c, bool tf, enum step st)
     if (st == STEP_FAULT || st == STEP_SHUTDOWN || st == STEP_UNKNOWN || c->exc.pending ||
         c->int_shadow == 2 || (!step && !c->debug_hits))
         return;
-    cpu_raise(c, EXC_DB);
-    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
-    c->debug_hits = 0;
+    sys_raise_trap(c, step);
 }
 
 uint64_t vcpu_linear_ip(const struct tcpu *c)

@@ -178,9 +178,7 @@ static bool half_done(struct tcpu *c, bool ok, bool any)
     if (ok || !any || !(step || c->debug_hits))
         return ok;
     c->exc.pending = 0;
-    cpu_raise(c, EXC_DB);
-    c->exc.dr6 = c->debug_hits | (step ? DR6_BS : 0);
-    c->debug_hits = 0;
+    sys_raise_trap(c, step);
     c->rflags |= FL_RF;
     return false;
 }
