@@ -1,6 +1,5 @@
 /* Hand-made cases of the general path: what user code on a 64-bit host cannot show. 16-bit code,
- * segmentation, privilege, decoder limits, system instructions, ports, interruption of string instructions.
- * Expected values from the manuals. */
+ * segmentation, privilege, decoder limits, system instructions, ports. Expected values from the manuals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,89 +7,7 @@
 
 #include <cmocka.h>
 
-#include "test_interp_fake.h"
-
-#define MEM_LEN 0x20000u
-#define HOLE 0x1e000u    /* a page that is not there */
-#define CAREFUL 0x1c000u /* a page that takes no fast writes */
-#define READONLY 0x1d000u
-
-struct fixture {
-    struct tcpu *c;
-    uint8_t mem[MEM_LEN];
-};
-
-/* ---- helpers ---- */
-
-static struct fixture *fix(void **state, unsigned bits, uint8_t cpl)
-{
-    struct fixture *f = *state;
-    memset(f->mem, 0, sizeof(f->mem));
-    memset(f->c->gpr, 0, sizeof(f->c->gpr));
-    *f->c->vm = (struct tvm){ .rng = 7 };
-    f->c->exc.pending = 0;
-    f->c->cr4 = 0;
-    f->c->int_shadow = 0;
-    f->c->exit_request = 0;
-    cpu_set_rflags(f->c, FL_1);
-    fake_map(f->c, 0, CAREFUL, f->mem, FAKE_R | FAKE_W | FAKE_X, false);
-    fake_map(f->c, CAREFUL, 0x1000, f->mem + CAREFUL, FAKE_R | FAKE_W | FAKE_X, true);
-    fake_map(f->c, READONLY, 0x1000, f->mem + READONLY, FAKE_R, false);
-    fake_map(f->c, HOLE, 0x1000, f->mem + HOLE, 0, false);
-    fake_map(f->c, HOLE + 0x1000, 0x1000, f->mem + HOLE + 0x1000, FAKE_R | FAKE_W | FAKE_X, false);
-    fake_mode(f->c, bits, cpl);
-    f->c->rip = 0x1000;
-    f->c->gpr[R_SP] = 0x8000;
-    return f;
-}
-
-static enum step step_bytes(struct fixture *f, const void *code, unsigned len)
-{
-    uint64_t lin = f->c->rip + (cpu_code64(f->c) ? 0 : f->c->seg[S_CS].base);
-    memcpy(f->mem + lin, code, len);
-    return interp_step(f->c);
-}
-#define STEP(f, ...) step_bytes(f, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
-
-static uint64_t peek(struct fixture *f, uint64_t lin, unsigned n)
-{
-    uint64_t v = 0;
-    memcpy(&v, f->mem + lin, n);
-    return v;
-}
-static void poke(struct fixture *f, uint64_t lin, uint64_t v, unsigned n)
-{
-    memcpy(f->mem + lin, &v, n);
-}
-
-/* The step faulted with this vector, left no trace, and the next case may start. */
-static void faulted(struct fixture *f, enum step s, unsigned vector, uint64_t rip)
-{
-    assert_int_equal(s, STEP_FAULT);
-    assert_true(f->c->exc.pending);
-    assert_int_equal(f->c->exc.vector, vector);
-    if (vector == EXC_GP || vector == EXC_SS)
-        assert_int_equal(f->c->exc.error, 0);
-    assert_int_equal(f->c->rip, rip);
-    f->c->exc.pending = 0;
-}
-#define FAULT(f, vector, ...)                                                                                \
-    do {                                                                                                     \
-        uint64_t rip_ = (f)->c->rip;                                                                         \
-        enum step s_ = STEP(f, __VA_ARGS__);                                                                 \
-        faulted(f, s_, vector, rip_);                                                                        \
-    } while (0)
-
-static void called(struct fixture *f, const char *name, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
-{
-    assert_non_null(f->c->vm->call.name);
-    assert_string_equal(f->c->vm->call.name, name);
-    assert_int_equal(f->c->vm->call.arg[0], a);
-    assert_int_equal(f->c->vm->call.arg[1], b);
-    assert_int_equal(f->c->vm->call.arg[2], c);
-    assert_int_equal(f->c->vm->call.arg[3], d);
-    f->c->vm->call = (struct fake_call){ 0 };
-}
+#include "test_interp_fixture.h"
 
 /* ---- 16-bit code ---- */
 
@@ -204,25 +121,6 @@ static void real_frames_and_pusha(void **state)
     assert_int_equal(STEP(f, 0x61), STEP_NEXT); /* popa */
     assert_int_equal(f->c->gpr[R_SP], 0x8000);
     assert_int_equal(f->c->gpr[R_DI], 0x1111d1d1);
-}
-
-static void real_strings_wrap(void **state)
-{
-    struct fixture *f = fix(state, 16, 0);
-    for (unsigned k = 0; k < 16; k++)
-        f->mem[(0xfff8 + k) & 0xffff] = (uint8_t)(k + 1);
-    f->c->gpr[R_SI] = 0xaaaafff8;
-    f->c->gpr[R_DI] = 0xbbbb4000;
-    f->c->gpr[R_CX] = 0xcccc0010;
-    assert_int_equal(STEP(f, 0xf3, 0xa4), STEP_NEXT);
-    for (unsigned k = 0; k < 16; k++)
-        assert_int_equal(f->mem[0x4000 + k], k + 1);
-    assert_int_equal(f->c->gpr[R_SI], 0xaaaa0008);
-    assert_int_equal(f->c->gpr[R_DI], 0xbbbb4010);
-    assert_int_equal(f->c->gpr[R_CX], 0xcccc0000);
-    f->c->gpr[R_SI] = 0xffff; /* a word at ffff leaves the segment */
-    f->c->gpr[R_CX] = 2;
-    FAULT(f, EXC_GP, 0xf3, 0xa5);
 }
 
 static void real_segments_and_far(void **state)
@@ -840,91 +738,6 @@ static void string_ports(void **state)
     assert_int_equal(f->c->gpr[R_DI], 0x4004);
 }
 
-/* ---- string instructions between events ---- */
-
-static void strings_stop_for_requests(void **state)
-{
-    struct fixture *f = fix(state, 64, 3);
-    for (unsigned k = 0; k < 0x5000; k++)
-        f->mem[0x2000 + k] = (uint8_t)(k * 7);
-    f->c->gpr[R_SI] = 0x2000;
-    f->c->gpr[R_DI] = 0xa123;
-    f->c->gpr[R_CX] = 0x5000;
-    f->c->exit_request = XR_INTR;
-    enum step s = STEP(f, 0xf3, 0xa4);
-    unsigned steps = 1;
-    while (s == STEP_AGAIN) {
-        assert_int_equal(f->c->rip, 0x1000);
-        assert_int_equal(f->c->gpr[R_SI] - 0x2000 + f->c->gpr[R_CX], 0x5000);
-        assert_int_equal(f->c->gpr[R_DI] - 0xa123 + f->c->gpr[R_CX], 0x5000);
-        s = interp_step(f->c);
-        steps++;
-    }
-    assert_int_equal(s, STEP_NEXT);
-    assert_true(steps > 5);
-    assert_memory_equal(f->mem + 0x2000, f->mem + 0xa123, 0x5000);
-    f->c->exit_request = 0;
-    f->c->rip = 0x1000;
-    f->c->gpr[R_CX] = 5;
-    f->c->rflags |= FL_TF;
-    assert_int_equal(STEP(f, 0xf3, 0xaa), STEP_AGAIN); /* one element at a time */
-    assert_int_equal(f->c->gpr[R_CX], 4);
-}
-
-static void string_work_is_bounded(void **state)
-{
-    struct fixture *f = fix(state, 64, 3);
-    f->c->gpr[R_SI] = 0x4000;
-    f->c->gpr[R_CX] = ~0ull;
-    unsigned steps = 0;
-    while (STEP(f, 0xf3, 0xac) == STEP_AGAIN && steps < 4) /* rep lodsb */
-        steps++;
-    assert_int_equal(steps, 4);
-    assert_int_equal(f->c->gpr[R_SI] - 0x4000, ~f->c->gpr[R_CX]);
-}
-
-static void strings_into_code_pages_and_faults(void **state)
-{
-    struct fixture *f = fix(state, 64, 3);
-    f->c->gpr[R_DI] = CAREFUL - 3; /* into the careful page and on into the read-only one */
-    f->c->gpr[R_AX] = 0x1122334455667788;
-    f->c->gpr[R_CX] = 0x400;
-    enum step s = STEP(f, 0xf3, 0x48, 0xab);
-    while (s == STEP_AGAIN)
-        s = interp_step(f->c);
-    faulted(f, s, EXC_PF, 0x1000);
-    assert_int_equal(f->c->exc.cr2, READONLY); /* the element that crosses */
-    assert_int_equal(f->c->gpr[R_DI], READONLY - 3);
-    assert_int_equal(f->c->gpr[R_CX], 0x400 - 0x200);
-    for (unsigned k = 0; k < 0x200; k++)
-        assert_int_equal(peek(f, CAREFUL - 3 + 8 * k, 8), 0x1122334455667788);
-    assert_int_equal(peek(f, READONLY - 3, 3), 0);
-    f->c->gpr[R_SI] = CAREFUL - 3;
-    f->c->gpr[R_DI] = CAREFUL + 0x100;
-    f->c->gpr[R_CX] = 0x20;
-    poke(f, CAREFUL - 3, 0xabcdef, 3);
-    assert_int_equal(STEP(f, 0xf3, 0xa4), STEP_NEXT);
-    assert_int_equal(peek(f, CAREFUL + 0x100, 4), 0x55abcdef);
-}
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof(*f));
-    if (!f)
-        return -1;
-    f->c = fake_cpu_new();
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    fake_cpu_free(f->c);
-    free(f);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -932,7 +745,6 @@ int main(void)
         cmocka_unit_test(real_addresses),
         cmocka_unit_test(real_near_transfers),
         cmocka_unit_test(real_frames_and_pusha),
-        cmocka_unit_test(real_strings_wrap),
         cmocka_unit_test(real_segments_and_far),
         cmocka_unit_test(protected_checks),
         cmocka_unit_test(stack_width_is_of_ss),
@@ -957,9 +769,6 @@ int main(void)
         cmocka_unit_test(smap_flag),
         cmocka_unit_test(ports),
         cmocka_unit_test(string_ports),
-        cmocka_unit_test(strings_stop_for_requests),
-        cmocka_unit_test(string_work_is_bounded),
-        cmocka_unit_test(strings_into_code_pages_and_faults),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, fix_setup, fix_teardown);
 }

@@ -691,8 +691,10 @@ static bool gen_string(struct fuzz_gen *g)
         return false;
     if (gen_chance(g, 20))
         return gen_from_class(g, FC_STRING);
-    gen_append_mov(g, 6, place(g, 8, false));
-    gen_append_mov(g, 7, place(g, 8, false));
+    uint64_t source = place(g, 8, false);
+    bool near = gen_chance(g, 30); /* they overlap */
+    gen_append_mov(g, 6, source);
+    gen_append_mov(g, 7, near ? source + gen_below(g, 600) - 300 : place(g, 8, false));
     gen_append_mov(g, 1,
                    gen_chance(g, 80)   ? gen_below(g, 40)
                    : gen_chance(g, 50) ? gen_below(g, 3000)

@@ -201,7 +201,7 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
         struct x86_state s;
         ok = c != NULL;
         if (ok) {
-            c->translation = malloc(translation_size());
+            c->translation = calloc(1, translation_size());
             ok = c->translation != NULL;
         }
         if (ok && cfg->options.shadow) {

@@ -1,11 +1,12 @@
 /* String instructions of the general path: MOVS CMPS STOS LODS SCAS INS OUTS, with and without REP.
  *
- * A repeated instruction works in chunks. When both operands are plain memory and the direction is up, a
- * chunk is what fits both pages and the host's own REP instruction with the same element size does it, so
- * that overlap, the point where a comparison stops and the flags come out right by themselves. When the
- * destination is memory that may only be written with care (it holds translated code), the chunk goes through
- * mmu_write in one piece. Everything else (devices, page-crossing elements, downward direction) is done
- * element by element.
+ * A repeated instruction works in chunks. When both operands are plain memory, a chunk is what fits both
+ * pages and the host's own REP instruction with the same element size does it, so that overlap, the point
+ * where a comparison stops and the flags come out right by themselves. Downward, MOVS and STOS have chunks
+ * too; the host still goes up, in blocks that are too small for the direction to matter. When the destination
+ * is memory that may only be written with care (it holds translated code), the chunk goes through mmu_write
+ * in one piece. Everything else (devices, page-crossing elements, downward comparisons) is done element by
+ * element.
  *
  * Registers are updated after each chunk, so a fault or an interrupt request between chunks leaves a
  * resumable state (Intel SDM volume 2, "REP"). A step does a bounded amount of work and then returns
@@ -15,6 +16,7 @@
 #define MAX_CHUNKS 16u    /* per step; a chunk is at most a page */
 #define MAX_ELEMENTS 256u /* per step, of those done one by one */
 #define FILL_BYTES 256u   /* bounce buffer of STOS */
+#define MIN_BLOCK 128u    /* bytes for which it pays to start the host's REP */
 
 enum string_kind { STR_MOVS, STR_CMPS, STR_STOS, STR_LODS, STR_SCAS, STR_INS, STR_OUTS };
 
@@ -148,21 +150,31 @@ static bool string_one(struct tcpu *c, const struct string_op *s)
 
 /* ---- chunks ---- */
 
-/* Linear address of the next elements at seg:off. Cuts *n to what stays in one page, in the segment and below
- * the wrap of the address size; 0 when not even one element does. */
+/* How far the lowest of n elements lies below the first. */
+static uint64_t below(const struct string_op *s, uint64_t n)
+{
+    return s->down ? (n - 1) * s->size : 0;
+}
+
+/* Linear address of the first of the next elements, at seg:off. Cuts *n to what stays in one page, in the
+ * segment and within the address size; 0 when not even one element does. */
 static uint64_t chunk_limit(struct tcpu *c, const struct string_op *s, unsigned seg, uint64_t off,
                             enum mmu_acc acc, uint64_t *n)
 {
-    uint64_t lin;
+    uint64_t lin, lowest;
     uint64_t to_wrap = cut(~0ull, s->adsize) - off; /* bytes after this one */
     if (!seg_check(c, seg, off, s->size, acc, &lin)) {
         *n = 0;
         return 0;
     }
-    *n = min_u64(*n, (0x1000 - (lin & 0xfff)) / s->size);
-    if (*n && *n * s->size - 1 > to_wrap)
+    unsigned room = (0x1000 - (unsigned)(lin & 0xfff)) / s->size;
+    if (s->down && room)
+        *n = min_u64(*n, min_u64(lin & 0xfff, off) / s->size + 1);
+    else
+        *n = min_u64(*n, room);
+    if (*n && (s->down ? 1 : *n) * s->size - 1 > to_wrap)
         *n = 0;
-    if (*n && !seg_check(c, seg, off, (unsigned)*n * s->size, acc, &lin))
+    if (*n && !seg_check(c, seg, off - below(s, *n), (unsigned)*n * s->size, acc, &lowest))
         *n = 0;
     return lin;
 }
@@ -174,6 +186,40 @@ static void host_movs(unsigned size, void *d, const void *s, uint64_t n)
     case 2: __asm__ volatile("rep movsw" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
     case 4: __asm__ volatile("rep movsl" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
     default: __asm__ volatile("rep movsq" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
+    }
+}
+
+static void host_move_one(unsigned size, uint8_t *d, const uint8_t *s)
+{
+    uint64_t v;
+    switch (size) {
+    case 1:
+        __asm__ volatile("movb (%2), %b0\n\tmovb %b0, (%1)" : "=&r"(v) : "r"(d), "r"(s) : "memory");
+        break;
+    case 2:
+        __asm__ volatile("movw (%2), %w0\n\tmovw %w0, (%1)" : "=&r"(v) : "r"(d), "r"(s) : "memory");
+        break;
+    case 4:
+        __asm__ volatile("movl (%2), %k0\n\tmovl %k0, (%1)" : "=&r"(v) : "r"(d), "r"(s) : "memory");
+        break;
+    default: __asm__ volatile("movq (%2), %0\n\tmovq %0, (%1)" : "=&r"(v) : "r"(d), "r"(s) : "memory"); break;
+    }
+}
+
+/* From the highest element down; d and s are the lowest. The host's own REP with DF set takes one element
+ * after the other, in microcode. As many bytes as source and destination lie apart may go in any order: no
+ * element is read where another was written. */
+static void host_movs_down(unsigned size, uint8_t *d, const uint8_t *s, uint64_t n)
+{
+    uint64_t apart = (uint64_t)(d > s ? d - s : s - d);
+    uint64_t block = apart < MIN_BLOCK ? 1 : apart / size;
+    while (n > 0) {
+        block = min_u64(block, n);
+        n -= block;
+        if (block == 1)
+            host_move_one(size, d + n * size, s + n * size);
+        else
+            host_movs(size, d + n * size, s + n * size, block);
     }
 }
 
@@ -218,6 +264,14 @@ static uint64_t host_compare(unsigned size, bool scan, bool repne, const void *s
     return all - n;
 }
 
+/* Where mmu_write alone may write. A fault names the first element, which need not be the lowest. */
+static bool write_chunk(struct tcpu *c, const struct string_op *s, uint64_t first, const void *from,
+                        uint64_t n)
+{
+    return mmu_probe(c, first, s->size, MMU_WRITE, MMU_AS_CPL) &&
+           mmu_write(c, first - below(s, n), from, (unsigned)n * s->size, MMU_AS_CPL);
+}
+
 /* Each chunk_* does up to n elements and returns how many; 0: do one element the slow way; sets *fault. */
 static uint64_t chunk_movs(struct tcpu *c, const struct string_op *s, uint64_t si, uint64_t di, uint64_t n,
                            bool *fault)
@@ -227,18 +281,18 @@ static uint64_t chunk_movs(struct tcpu *c, const struct string_op *s, uint64_t s
     unsigned len = (unsigned)n * s->size;
     if (!n)
         return 0;
-    const uint8_t *ps = mmu_fast_ptr(c, src, len, MMU_READ, MMU_AS_CPL);
+    const uint8_t *ps = mmu_fast_ptr(c, src - below(s, n), len, MMU_READ, MMU_AS_CPL);
     if (!ps)
         return 0;
-    uint8_t *pd = mmu_fast_ptr(c, dst, len, MMU_WRITE, MMU_AS_CPL);
+    uint8_t *pd = mmu_fast_ptr(c, dst - below(s, n), len, MMU_WRITE, MMU_AS_CPL);
     if (likely(pd != NULL)) {
-        host_movs(s->size, pd, ps, n);
+        s->down ? host_movs_down(s->size, pd, ps, n) : host_movs(s->size, pd, ps, n);
         return n;
     }
-    pd = mmu_fast_ptr(c, dst, len, MMU_READ, MMU_AS_CPL);
+    pd = mmu_fast_ptr(c, dst - below(s, n), len, MMU_READ, MMU_AS_CPL);
     if (!pd || (pd < ps + len && ps < pd + len))
         return 0;
-    *fault = !mmu_write(c, dst, ps, len, MMU_AS_CPL);
+    *fault = !write_chunk(c, s, dst, ps, n);
     return *fault ? 0 : n;
 }
 
@@ -248,16 +302,16 @@ static uint64_t chunk_stos(struct tcpu *c, const struct string_op *s, uint64_t d
     uint64_t dst = chunk_limit(c, s, S_ES, di, MMU_WRITE, &n);
     if (!n)
         return 0;
-    void *pd = mmu_fast_ptr(c, dst, (unsigned)n * s->size, MMU_WRITE, MMU_AS_CPL);
+    void *pd = mmu_fast_ptr(c, dst - below(s, n), (unsigned)n * s->size, MMU_WRITE, MMU_AS_CPL);
     if (likely(pd != NULL)) {
         host_stos(s->size, pd, c->gpr[R_AX], n);
         return n;
     }
     n = min_u64(n, FILL_BYTES / s->size);
-    if (!mmu_fast_ptr(c, dst, (unsigned)n * s->size, MMU_READ, MMU_AS_CPL))
+    if (!mmu_fast_ptr(c, dst - below(s, n), (unsigned)n * s->size, MMU_READ, MMU_AS_CPL))
         return 0;
     host_stos(s->size, fill, c->gpr[R_AX], n);
-    *fault = !mmu_write(c, dst, fill, (unsigned)n * s->size, MMU_AS_CPL);
+    *fault = !write_chunk(c, s, dst, fill, n);
     return *fault ? 0 : n;
 }
 
@@ -281,13 +335,13 @@ static uint64_t chunk_compare(struct tcpu *c, const struct string_op *s, uint64_
 static uint64_t string_chunk(struct tcpu *c, const struct string_op *s, uint64_t count, bool *fault)
 {
     uint64_t si = cut(c->gpr[R_SI], s->adsize), di = cut(c->gpr[R_DI], s->adsize), n = min_u64(count, 0x1000);
-    if (s->down || (c->rflags & FL_TF) || c->watch)
+    if ((c->rflags & FL_TF) || c->watch)
         return 0;
     switch (s->kind) {
     case STR_MOVS: n = chunk_movs(c, s, si, di, n, fault); break;
     case STR_STOS: n = chunk_stos(c, s, di, n, fault); break;
     case STR_CMPS:
-    case STR_SCAS: n = chunk_compare(c, s, si, di, n); break;
+    case STR_SCAS: n = s->down ? 0 : chunk_compare(c, s, si, di, n); break;
     default: return 0;
     }
     if (n) /* moving by nothing would still cut the registers to the address size */

@@ -340,7 +340,8 @@ static bool is_elsewhere(struct tcpu *c, struct decoded *d)
                        .mode = vcpu_mode(c) | MODE_NATIVE,
                        .bits = c->code_bits == 64 ? 64 : 32,
                        .in = &d->in,
-                       .ops = d->ops };
+                       .ops = d->ops,
+                       .mem = insn_find_mem(&d->in, d->ops) };
     unsigned special;
 
     return classify_insn(&t, &special) == WAY_SPECIAL;

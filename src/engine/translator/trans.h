@@ -71,23 +71,69 @@ struct gvalue {
     int16_t off;
 };
 
-/* One decoded instruction of the block. */
-struct ginsn {
-    ZydisDecodedInstruction in;
-    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    uint8_t bytes[16];
-    uint8_t seen; /* of them, how many were there */
-    uint16_t off;
-    bool decoded;    /* false: no instruction (in.length 1), or it runs into a page that is not there (0) */
-    bool barrier;    /* goes to C, where anything may change */
-    uint8_t way;     /* enum way */
-    uint8_t special; /* enum special, for WAY_SPECIAL */
-    uint8_t access_count;
+/* What becomes of the stack pointer. */
+enum stack_use { STACK_NONE, STACK_PUSH, STACK_POP, STACK_LEAVE };
+
+/* What is added to the source of a result that is known (trans_values.c). */
+enum addend { ADD_NOTHING, ADD_ONE, ADD_MINUS_ONE, ADD_IMM, ADD_MINUS_IMM, ADD_DISP };
+
+/* What the translator finds out about an instruction before it writes it. */
+struct insn_facts {
+    uint8_t way;      /* enum way */
+    uint8_t special;  /* enum special, for WAY_SPECIAL */
+    bool barrier;     /* goes to C, where anything may change */
     bool unknown;     /* no instruction, or none that the guest has */
     bool reads_flags; /* any status flag, or leaves one as it was */
+    bool writes_flags;
     bool kills_flags; /* writes all of them without reading any */
     bool signals;     /* the host may raise a signal for it, SSE and x87 apart */
+    bool side_exit;   /* conditional branch in place */
+    bool transfers;   /* any branch */
+    bool ends;        /* nothing of the block comes behind it */
+    bool jumps;       /* in place to a known target: conditional by flags, or in any case */
+    bool plain;       /* the same if it is done again (shadow.c) */
+    uint8_t stack;    /* enum stack_use */
+    uint8_t addend;   /* enum addend */
+    int8_t to, from;  /* full registers: `to` becomes `from` and the addend; -1: nothing is known */
     uint16_t writes;  /* general registers it changes */
+    uint16_t undefined_flags;
+};
+
+#define FORM_BITS 11
+#define FORM_OPERANDS 5 /* of forms that are kept */
+
+/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). */
+struct form {
+    uint64_t key; /* first bytes, key_len of them */
+    uint32_t mode;
+    uint32_t block;         /* the last that refers to it */
+    uint8_t key_len;        /* 0: not kept, but of one instruction */
+    int8_t disp_op, imm_op; /* operands with its displacement and immediate, or -1 */
+    uint8_t disp_at, disp_bits, imm_at, imm_bits;
+    bool imm_signed;
+    bool decoded;
+    bool counts;         /* a shift, whose immediate says what becomes of the flags */
+    uint8_t access;      /* MMU_SLOW_*, of the memory operand of WAY_GENERIC and WAY_VECTOR ... */
+    uint16_t access_len; /* ... and its bytes; 0: no such access */
+    struct insn_facts facts;
+    const ZydisDecodedOperand *mem; /* insn_find_mem */
+    ZydisDecodedOperand *ops;
+    ZydisDecodedInstruction in;
+};
+
+/* One instruction of the block. */
+struct ginsn {
+    struct form *form;
+    uint64_t key;      /* of forms; key_len 0: none is kept */
+    int64_t disp, imm; /* its numbers */
+    uint16_t off;
+    uint8_t length;
+    uint8_t seen; /* bytes, how many were there */
+    uint8_t key_len;
+    bool decoded; /* false: no instruction (length 1), or it runs into a page that is not there (0) */
+    uint8_t access_count;
+    struct insn_facts f;
+    uint8_t bytes[24]; /* 15 count; words are read from any of them */
     struct gvalue before[16];
     struct gaccess access[2];
 };
@@ -161,12 +207,23 @@ struct trans {
     struct group groups[TRANS_GROUPS];
     struct loop loop;
     struct held held;
-    ZydisDecodedInstruction *in; /* the current one's */
-    ZydisDecodedOperand *ops;
-    uint8_t *bytes;
+    const ZydisDecodedInstruction *in; /* the current one's */
+    const ZydisDecodedOperand *ops;
+    const ZydisDecodedOperand *mem; /* insn_find_mem */
+    const uint8_t *bytes;
     struct tb_side *side; /* TRANS_MAX_SIDE of them */
     unsigned side_count;
     struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
+    struct forms *forms;
+};
+
+/* Of a vCPU: 1.7 MB. */
+struct forms {
+    uint32_t block;                       /* number of the one in the making */
+    struct form own[TRANS_MAX_INSNS + 1]; /* of that block's instructions, as far as they are not kept */
+    ZydisDecodedOperand own_ops[TRANS_MAX_INSNS + 1][ZYDIS_MAX_OPERAND_COUNT];
+    struct form kept[1 << FORM_BITS];
+    ZydisDecodedOperand kept_ops[1 << FORM_BITS][FORM_OPERANDS];
 };
 
 static inline bool held_valid(const struct trans *t, const struct emit *e)
@@ -302,7 +359,16 @@ void side_note(struct trans *t, struct emit *e); /* the next host instruction ma
 
 /* ---- values of registers (trans_values.c) ---- */
 void values_begin(struct trans *t);
-void values_after(struct trans *t, struct ginsn *g); /* fills g->writes */
+void values_learn(const struct trans *t, struct insn_facts *x); /* of the current instruction */
+void values_after(struct trans *t, const struct ginsn *g);
+
+/* ---- forms (trans_form.c) ---- */
+
+/* Looks for the form of g, of whose bytes `room` are there. */
+bool form_find(const struct trans *t, struct ginsn *g, unsigned room);
+void form_decode(struct trans *t, struct ginsn *g, unsigned room); /* makes it a form of its own */
+void form_keep(struct trans *t, const struct ginsn *g);            /* that form, for others too */
+void form_set_numbers(struct form *f, const struct ginsn *g);      /* to those of g */
 
 /* ---- groups (trans_group.c) ---- */
 
@@ -331,10 +397,11 @@ void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */
 
 /* Host operands for re-encoding the current instruction. */
 struct recode {
-    int reg;   /* ModRM.reg if it names a GPR, else -1 */
-    int rm;    /* ModRM.rm if it names a GPR, else -1 */
-    int vvvv;  /* VEX.vvvv if a GPR, else -1 */
-    int opreg; /* register in the opcode byte, else -1 */
+    int reg;        /* ModRM.reg if it names a GPR, else -1 */
+    int rm;         /* ModRM.rm if it names a GPR, else -1 */
+    int vvvv;       /* VEX.vvvv if a GPR, else -1 */
+    int opreg;      /* register in the opcode byte, else -1 */
+    uint8_t opcode; /* instead of the guest's when not 0 */
     bool has_mem;
     struct hmem mem;
     bool addr32;       /* keep an address-size prefix (LEA) */
@@ -359,8 +426,10 @@ bool insn_rehearses(const struct trans *t);
 bool insn_is_denied(const struct trans *t);
 void insn_flags(const struct trans *t, bool *reads, bool *writes); /* status flags; reads: or leaves one */
 bool insn_signals(const struct trans *t); /* DIV and others for which the host raises a signal */
-const ZydisDecodedOperand *
-insn_mem_operand(const struct trans *t); /* what it really accesses (not LEA's), or NULL */
+/* What it really accesses (not LEA's), or NULL. */
+const ZydisDecodedOperand *insn_find_mem(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops);
+/* Whether those flags depend on the immediate, as shifts' do. */
+bool insn_counts(const struct trans *t);
 unsigned generic_access(const struct trans *t, const ZydisDecodedOperand *mem, unsigned *acc);
 void insn_decoder_init(ZydisDecoder *decoder, unsigned code_bits);
 /* Zydis's decoder, put right where it errs. ops: ZYDIS_MAX_OPERAND_COUNT. */
@@ -377,7 +446,7 @@ void generic_translate(struct trans *t, bool vector);
 void generic_lea(struct trans *t);
 
 /* ---- which way (trans_classify.c) ---- */
-enum way classify_insn(struct trans *t, unsigned *special);
+enum way classify_insn(const struct trans *t, unsigned *special);
 
 /* ---- system instructions in place (trans_sys.c) ---- */
 bool sysinsn_can(const struct trans *t);

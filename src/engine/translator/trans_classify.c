@@ -95,7 +95,7 @@ static bool vsib_or_masked(const struct trans *t)
     case ZYDIS_MNEMONIC_VPMASKMOVQ: return true;
     default: break;
     }
-    const ZydisDecodedOperand *m = insn_mem_operand(t);
+    const ZydisDecodedOperand *m = t->mem;
     return m && m->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
 }
 
@@ -166,8 +166,7 @@ static enum way system_way(const struct trans *t)
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC: /* a register offset reaches beyond the operand */
-        return insn_mem_operand(t) && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? WAY_INTERP
-                                                                                    : WAY_GENERIC;
+        return t->mem && t->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? WAY_INTERP : WAY_GENERIC;
     default: break;
     }
     switch (t->in->meta.category) {
@@ -421,7 +420,7 @@ bool insn_is_known(const ZydisDecodedInstruction *in, const struct cpuid_model *
 
 bool insn_is_denied(const struct trans *t)
 {
-    const ZydisDecodedOperand *m = insn_mem_operand(t);
+    const ZydisDecodedOperand *m = t->mem;
     unsigned acc;
     if (t->bits == 64 || !m || m->mem.segment != ZYDIS_REGISTER_CS)
         return false;
@@ -432,7 +431,7 @@ bool insn_is_denied(const struct trans *t)
     return acc != MMU_SLOW_R;
 }
 
-enum way classify_insn(struct trans *t, unsigned *special)
+enum way classify_insn(const struct trans *t, unsigned *special)
 {
     *special = SPECIAL_UD;
     if (t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || t->in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ)

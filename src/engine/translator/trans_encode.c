@@ -170,7 +170,8 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
         if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0 || (p == 0x67 && r->addr32))
             e_byte(e, p);
     }
-    unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u, opcode = t->in->opcode, rex = 0;
+    unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u, rex = 0;
+    unsigned opcode = r->opcode ? r->opcode : t->in->opcode;
     if (opcode == 0x82 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
         opcode = 0x80; /* the same in 32-bit code, nothing in 64-bit code */
     if (has_rex)

@@ -210,12 +210,12 @@ void fl_clobber(struct trans *t, struct emit *e)
 
 static bool spoils_recipe(const struct trans *t, unsigned i)
 {
-    return t->g[i].writes & t->recipe.regs;
+    return t->g[i].f.writes & t->recipe.regs;
 }
 
 static bool needs_saved(const struct ginsn *g)
 {
-    return g->barrier || g->signals || g->way == WAY_VECTOR;
+    return g->f.barrier || g->f.signals || g->f.way == WAY_VECTOR;
 }
 
 /* Whether nobody can see the flags from instruction i on: they are overwritten before anything reads them,
@@ -224,9 +224,9 @@ static bool forgotten(const struct trans *t, unsigned i)
 {
     for (; i < t->count; i++) {
         const struct ginsn *g = &t->g[i];
-        if (needs_saved(g) || g->reads_flags || g->access_count || g->way == WAY_FLOW)
+        if (needs_saved(g) || g->f.reads_flags || g->access_count || g->f.way == WAY_FLOW)
             return false;
-        if (g->kills_flags)
+        if (g->f.kills_flags)
             return true;
     }
     return false;
@@ -245,11 +245,11 @@ static bool recipe_lasts(const struct trans *t)
         const struct ginsn *g = &t->g[i];
         if (needs_saved(g))
             return false;
-        if (g->reads_flags || g->kills_flags)
+        if (g->f.reads_flags || g->f.kills_flags)
             return true;
         if (spoils_recipe(t, i))
             return forgotten(t, i + 1);
-        if ((g->way == WAY_FLOW && g->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+        if (g->f.way == WAY_FLOW && g->f.transfers)
             return false;
     }
     return false;
@@ -274,9 +274,9 @@ bool fl_carries(const struct trans *t)
     if (!t->host_flags || t->saved_flags || (t->recipe.kind != RECIPE_NONE && recipe_lasts(t)))
         return false;
     for (unsigned i = t->cur; i < t->count && !needs_saved(&t->g[i]); i++) {
-        if (t->g[i].reads_flags)
+        if (t->g[i].f.reads_flags)
             return true;
-        if (t->g[i].kills_flags || (i > t->cur && t->g[i].access_count))
+        if (t->g[i].f.kills_flags || (i > t->cur && t->g[i].access_count))
             return false;
     }
     return false;
@@ -361,7 +361,8 @@ void fl_written(struct trans *t)
 void fl_before_insn(struct trans *t)
 {
     const struct ginsn *g = &t->g[t->cur];
-    bool spoils = spoils_recipe(t, t->cur) && !g->kills_flags && !g->reads_flags && !forgotten(t, t->cur + 1);
+    bool spoils =
+        spoils_recipe(t, t->cur) && !g->f.kills_flags && !g->f.reads_flags && !forgotten(t, t->cur + 1);
     if (only_recipe(t) && (needs_saved(g) || spoils))
         fl_save(t, &t->h);
 }
@@ -370,9 +371,10 @@ void fl_after_insn(struct trans *t)
 {
     const struct ginsn *g = &t->g[t->cur];
     struct flag_recipe r;
-    if (g->kills_flags && g->way == WAY_GENERIC && t->host_flags && !(t->mode & MODE_ONE) && recipe_of(t, &r))
+    if (g->f.kills_flags && g->f.way == WAY_GENERIC && t->host_flags && !(t->mode & MODE_ONE) &&
+        recipe_of(t, &r))
         t->recipe = r;
-    else if (t->recipe.kind != RECIPE_NONE && (g->barrier || spoils_recipe(t, t->cur))) {
+    else if (t->recipe.kind != RECIPE_NONE && (g->f.barrier || spoils_recipe(t, t->cur))) {
         t->saved_flags |= only_recipe(t); /* forgotten: what is there is as good */
         t->recipe.kind = RECIPE_NONE;
     }

@@ -102,6 +102,16 @@ void insn_flags(const struct trans *t, bool *reads, bool *writes)
     *reads = tested || (written && !kills_all_flags(t) && (written != FL_STATUS || undefined));
 }
 
+bool insn_counts(const struct trans *t)
+{
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR: return true;
+    default: return false;
+    }
+}
+
 bool insn_signals(const struct trans *t)
 {
     return t->in->mnemonic == ZYDIS_MNEMONIC_DIV || t->in->mnemonic == ZYDIS_MNEMONIC_IDIV ||
@@ -359,10 +369,10 @@ static unsigned access_kind(const ZydisDecodedOperand *op)
     return !w ? MMU_SLOW_R : r || cond ? MMU_SLOW_RMW : MMU_SLOW_W;
 }
 
-const ZydisDecodedOperand *insn_mem_operand(const struct trans *t)
+const ZydisDecodedOperand *insn_find_mem(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
 {
-    for (unsigned i = 0; i < t->in->operand_count; i++) {
-        const ZydisDecodedOperand *op = &t->ops[i];
+    for (unsigned i = 0; i < in->operand_count; i++) {
+        const ZydisDecodedOperand *op = &ops[i];
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
             return op;
     }
@@ -539,7 +549,7 @@ enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool
 /* Whether generic() can do it; else the interpreter. */
 bool generic_can(const struct trans *t)
 {
-    const ZydisDecodedOperand *mem = insn_mem_operand(t);
+    const ZydisDecodedOperand *mem = t->mem;
     unsigned acc, high = 0, slots = 0, sp = 0;
     if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
         return t->in->address_width >= 32;
@@ -565,11 +575,13 @@ bool generic_can(const struct trans *t)
 void generic_translate(struct trans *t, bool vector)
 {
     struct plan p = { .r = { .reg = -1, .rm = -1, .vvvv = -1, .opreg = -1, .subst_reg = 0xff }, .swap = -1 };
-    const ZydisDecodedOperand *mem = insn_mem_operand(t);
+    const struct ginsn *g = &t->g[t->cur];
+    const ZydisDecodedOperand *mem = t->mem;
     unsigned flags = 0;
     p.r.has_mem = mem != NULL;
     plan_regs(t, &p, mem != NULL);
-    insn_flags(t, &p.reads_flags, &p.writes_flags);
+    p.reads_flags = g->f.reads_flags;
+    p.writes_flags = g->f.writes_flags;
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
@@ -584,7 +596,7 @@ void generic_translate(struct trans *t, bool vector)
         break;
     default: break;
     }
-    bool side = vector || insn_signals(t);
+    bool side = vector || g->f.signals;
     if (moves_pointers(t))
         show_pointers(t);
     if (!mem) {
@@ -594,11 +606,9 @@ void generic_translate(struct trans *t, bool vector)
         t->x87_noted |= sets_pointers(t);
         return;
     }
-    unsigned acc, n = generic_access(t, mem, &acc);
+    unsigned acc = g->form->access, n = g->form->access_len;
     if (is_moffs(t)) {
-        t->in->opcode =
-            (uint8_t)(t->in->opcode < 0xa2 ? 0x8a + (t->in->opcode & 1) : 0x88 + (t->in->opcode & 1));
-        t->in->raw.imm[0].size = t->in->raw.imm[1].size = 0;
+        p.r.opcode = (uint8_t)((t->in->opcode < 0xa2 ? 0x8a : 0x88) + (t->in->opcode & 1));
         p.r.reg = 0;
     }
     if ((t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in->mnemonic == ZYDIS_MNEMONIC_XCHG)

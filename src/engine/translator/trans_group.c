@@ -69,17 +69,12 @@ struct scan {
     bool write; /* one of them is a write */
 };
 
-static bool is_side_exit(const struct ginsn *g)
-{
-    return g->way == WAY_FLOW && g->in.meta.category == ZYDIS_CATEGORY_COND_BR;
-}
-
 /* Looks for accesses behind the current one that can share its check. */
 static void look_ahead(const struct trans *t, const struct gspot *at, struct scan *s)
 {
     const bool stack = at->base == t->g[t->cur].before[R_SP].id;
     bool certain = true;
-    for (unsigned j = t->cur; j < t->count && !t->g[j].barrier; j++) {
+    for (unsigned j = t->cur; j < t->count && !t->g[j].f.barrier; j++) {
         const struct ginsn *g = &t->g[j];
         for (unsigned i = 0; i < g->access_count; i++) {
             const struct gaccess *x = &g->access[i];
@@ -96,7 +91,7 @@ static void look_ahead(const struct trans *t, const struct gspot *at, struct sca
             s->members += j > t->cur;
             s->write |= x->write;
         }
-        certain &= !is_side_exit(g);
+        certain &= !g->f.side_exit;
     }
 }
 
@@ -261,7 +256,7 @@ void group_after_insn(struct trans *t)
     const struct ginsn *gi = &t->g[t->cur];
     for (unsigned i = 0; i < TRANS_GROUPS; i++) {
         struct group *g = &t->groups[i];
-        if (gi->barrier || g->last <= t->cur)
+        if (gi->f.barrier || g->last <= t->cur)
             g->live = false;
     }
 }

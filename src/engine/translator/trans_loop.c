@@ -22,19 +22,13 @@
 /* Conditional and plain jumps; LOOP and JRCXZ must not touch the flags on their way. */
 static bool jumps_to_start(const struct trans *t, const struct ginsn *g)
 {
-    const ZydisDecodedInstruction *in = &g->in;
-    bool jcc =
-        in->opcode_map == ZYDIS_OPCODE_MAP_0F ? (in->opcode & 0xf0) == 0x80 : (in->opcode & 0xf0) == 0x70;
-    return g->decoded && g->way == WAY_FLOW && g->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-           ((in->meta.category == ZYDIS_CATEGORY_COND_BR && jcc) ||
-            in->meta.category == ZYDIS_CATEGORY_UNCOND_BR) &&
-           (int64_t)g->off + in->length + in->raw.imm[0].value.s == (int64_t)t->start;
+    return g->f.jumps && (int64_t)g->off + g->length + g->imm == (int64_t)t->start;
 }
 
 /* Index of the jump back, or t->count. */
 static unsigned find_jump(const struct trans *t)
 {
-    for (unsigned i = 0; i < t->count && !t->g[i].barrier; i++) {
+    for (unsigned i = 0; i < t->count && !t->g[i].f.barrier; i++) {
         if (jumps_to_start(t, &t->g[i]))
             return i;
     }

@@ -10,12 +10,12 @@
 
 #define OFFSET_MAX 0x4000 /* more is not near enough for anything */
 
-static uint16_t written_regs(const struct ginsn *g)
+static uint16_t written_regs(const struct trans *t)
 {
     unsigned mask = 0;
-    for (unsigned i = 0; i < g->in.operand_count; i++) {
-        int id = g->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? insn_gpr_id(g->ops[i].reg.value) : -1;
-        if (id >= 0 && (g->ops[i].actions & ACT_WRITE))
+    for (unsigned i = 0; i < t->in->operand_count; i++) {
+        int id = t->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? insn_gpr_id(t->ops[i].reg.value) : -1;
+        if (id >= 0 && (t->ops[i].actions & ACT_WRITE))
             mask |= 1u << id;
     }
     return (uint16_t)mask;
@@ -42,56 +42,85 @@ static struct gvalue moved_by(struct trans *t, struct gvalue v, int64_t by)
     return (struct gvalue){ v.id, (int16_t)off };
 }
 
-/* What the first operand becomes, if that is a register and the result is known. */
-static bool known_result(struct trans *t, const struct ginsn *g, struct gvalue *v)
+/* What the first operand becomes, if that is a register. */
+static void learn_result(const struct trans *t, struct insn_facts *x)
 {
-    const ZydisDecodedOperand *o = g->ops;
-    int dst = full_reg(t, &o[0]), src = full_reg(t, &o[1]);
+    const ZydisDecodedOperand *o = t->ops;
+    int dst = full_reg(t, &o[0]);
     if (dst < 0)
-        return false;
-    switch (g->in.mnemonic) {
-    case ZYDIS_MNEMONIC_INC: *v = moved_by(t, t->values[dst], 1); return true;
-    case ZYDIS_MNEMONIC_DEC: *v = moved_by(t, t->values[dst], -1); return true;
+        return;
+    x->to = (int8_t)dst;
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_INC:
+    case ZYDIS_MNEMONIC_DEC:
+        x->from = (int8_t)dst;
+        x->addend = t->in->mnemonic == ZYDIS_MNEMONIC_INC ? ADD_ONE : ADD_MINUS_ONE;
+        break;
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
-        if (o[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || o[1].imm.value.s != (int16_t)o[1].imm.value.s)
-            return false;
-        *v = moved_by(t, t->values[dst],
-                      g->in.mnemonic == ZYDIS_MNEMONIC_SUB ? -o[1].imm.value.s : o[1].imm.value.s);
-        return true;
-    case ZYDIS_MNEMONIC_MOV:
-        if (src >= 0)
-            *v = t->values[src];
-        return src >= 0;
+        x->from = o[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (int8_t)dst : -1;
+        x->addend = t->in->mnemonic == ZYDIS_MNEMONIC_SUB ? ADD_MINUS_IMM : ADD_IMM;
+        break;
+    case ZYDIS_MNEMONIC_MOV: x->from = (int8_t)full_reg(t, &o[1]); break;
     case ZYDIS_MNEMONIC_LEA:
-        src = insn_gpr_id(o[1].mem.base);
-        if (src < 0 || o[1].mem.index != ZYDIS_REGISTER_NONE || g->in.address_width != t->bits)
-            return false;
-        *v = moved_by(t, t->values[src], o[1].mem.disp.value);
-        return true;
-    default: return false;
+        if (o[1].mem.index == ZYDIS_REGISTER_NONE && t->in->address_width == t->bits)
+            x->from = (int8_t)insn_gpr_id(o[1].mem.base);
+        x->addend = ADD_DISP;
+        break;
+    default: break;
     }
 }
 
-void values_after(struct trans *t, struct ginsn *g)
+void values_learn(const struct trans *t, struct insn_facts *x)
+{
+    x->writes = written_regs(t);
+    x->to = x->from = -1;
+    learn_result(t, x);
+    switch (t->in->mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH: x->stack = STACK_PUSH; break;
+    case ZYDIS_MNEMONIC_POP: x->stack = STACK_POP; break;
+    case ZYDIS_MNEMONIC_LEAVE: x->stack = STACK_LEAVE; break;
+    default: x->stack = STACK_NONE; break;
+    }
+}
+
+static bool known_result(struct trans *t, const struct ginsn *g, struct gvalue *v)
+{
+    int64_t by = 0;
+    if (g->f.from < 0)
+        return false;
+    switch ((enum addend)g->f.addend) {
+    case ADD_NOTHING: *v = t->values[g->f.from]; return true;
+    case ADD_ONE: by = 1; break;
+    case ADD_MINUS_ONE: by = -1; break;
+    case ADD_IMM:
+    case ADD_MINUS_IMM:
+        if (g->imm != (int16_t)g->imm)
+            return false;
+        by = g->f.addend == ADD_IMM ? g->imm : -g->imm;
+        break;
+    case ADD_DISP: by = g->disp; break;
+    }
+    *v = moved_by(t, t->values[g->f.from], by);
+    return true;
+}
+
+void values_after(struct trans *t, const struct ginsn *g)
 {
     struct gvalue sp = t->values[R_SP], bp = t->values[R_BP], first;
     int32_t w = (int32_t)(t->bits / 8);
     bool known = known_result(t, g, &first);
 
-    g->writes = written_regs(g);
-    for (unsigned r = 0, mask = g->barrier ? 0xffff : g->writes; mask; r++, mask >>= 1) {
-        if (mask & 1)
-            t->values[r] = (struct gvalue){ t->value_count++, 0 };
-    }
-    if (g->barrier)
+    for (unsigned mask = g->f.barrier ? 0xffff : g->f.writes; mask; mask &= mask - 1)
+        t->values[__builtin_ctz(mask)] = (struct gvalue){ t->value_count++, 0 };
+    if (g->f.barrier)
         return;
     if (known)
-        t->values[insn_gpr_id(g->ops[0].reg.value)] = first;
-    if (g->in.mnemonic == ZYDIS_MNEMONIC_PUSH)
+        t->values[g->f.to] = first;
+    if (g->f.stack == STACK_PUSH)
         t->values[R_SP] = moved_by(t, sp, -w);
-    else if (g->in.mnemonic == ZYDIS_MNEMONIC_POP && full_reg(t, &g->ops[0]) != R_SP)
+    else if (g->f.stack == STACK_POP && g->f.to != R_SP)
         t->values[R_SP] = moved_by(t, sp, w);
-    else if (g->in.mnemonic == ZYDIS_MNEMONIC_LEAVE)
+    else if (g->f.stack == STACK_LEAVE)
         t->values[R_SP] = moved_by(t, bp, w);
 }

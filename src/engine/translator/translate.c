@@ -2,7 +2,8 @@
  *
  * Theory of operation. A block is a stretch of guest code inside one page: straight code, and on past
  * conditional branches that are not taken (each taken branch is a side exit), until an unconditional
- * transfer, the end of the page or a limit. Zydis decodes; each instruction goes one of four ways:
+ * transfer, the end of the page or a limit. Zydis decodes what has no form yet (trans_form.c); each
+ * instruction goes one of four ways:
  *
  *   - generic (nearly all): the instruction is written again with the same opcode, registers renamed
  * (trans_encode.c), its memory operand replaced by a checked one (trans_mem.c). The host executes it, so
@@ -37,35 +38,34 @@
 static void translate_insn(struct trans *t)
 {
     const struct ginsn *g = &t->g[t->cur];
-    if (g->way != WAY_GENERIC && g->way != WAY_VECTOR && g->way != WAY_NOTHING)
+    if (g->f.way != WAY_GENERIC && g->f.way != WAY_VECTOR && g->f.way != WAY_NOTHING)
         t->x87_noted = false; /* other code may run before the next instruction */
-    switch ((enum way)g->way) {
+    switch ((enum way)g->f.way) {
     case WAY_NOTHING: break;
     case WAY_SPECIAL:
-        if (g->special ==
+        if (g->f.special ==
             SPECIAL_MMX_MEM) { /* as every MMX instruction: #MF if one is pending, TOP 0, all tags valid */
             side_note(t, &t->h);
             e_rm0f(&t->h, 0, 0x7f, 0, GS(scratch)); /* movq [], mm0 */
         }
-        if (g->special == SPECIAL_GP && insn_waits_for_fpu(t->in, t->ops)) { /* #MF goes first */
+        if (g->f.special == SPECIAL_GP && insn_waits_for_fpu(t->in, t->ops)) { /* #MF goes first */
             side_note(t, &t->h);
             e_byte(&t->h, 0x9b); /* FWAIT */
         }
-        flow_special(t, g->special);
+        flow_special(t, g->f.special);
         break;
     case WAY_GENERIC:
     case WAY_VECTOR:
         if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
             generic_lea(t);
         else
-            generic_translate(t, g->way == WAY_VECTOR);
+            generic_translate(t, g->f.way == WAY_VECTOR);
         break;
     case WAY_FLOW: flow_translate(t); break;
     case WAY_SYS: sysinsn_translate(t); break;
     case WAY_INTERP:
         flow_interp(t);
-        if (t->in->meta.category != ZYDIS_CATEGORY_COND_BR &&
-            t->in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+        if (g->f.ends)
             flow_exit_direct(t, next_off(t));
         break;
     }
@@ -77,20 +77,24 @@ static void translate_insn(struct trans *t)
  * second page is not there (length 0). */
 static void decode(struct trans *t, struct ginsn *g, unsigned off)
 {
-    unsigned room = (unsigned)PAGE_SIZE - off, n = room < 15 ? room : 15;
+    unsigned room = (unsigned)PAGE_SIZE - off, n = 15;
     g->off = (uint16_t)off;
-    memcpy(g->bytes, t->page + off, n);
-    if (n < 15 && t->gpage2 != ~0ull && t->count == 0) {
-        memcpy(g->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
-        n = 15;
+    if (likely(room >= 16)) {
+        memcpy(g->bytes, t->page + off, 16);
+    } else {
+        n = room < 15 ? room : 15;
+        memset(g->bytes, 0, sizeof g->bytes);
+        memcpy(g->bytes, t->page + off, n);
+        if (n < 15 && t->gpage2 != ~0ull && t->count == 0) {
+            memcpy(g->bytes + n, tvm_hva(t->vm, t->gpage2), 15 - n);
+            n = 15;
+        }
     }
     g->seen = (uint8_t)n;
-    ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, n, &g->in, g->ops);
-    g->decoded = ZYAN_SUCCESS(st);
-    if (!g->decoded) {
-        memset(&g->in, 0, sizeof g->in);
-        g->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && n < 15 ? 0 : 1;
-    }
+    if (!form_find(t, g, n))
+        form_decode(t, g, n);
+    g->decoded = g->form->decoded;
+    g->length = g->form->in.length;
 }
 
 void trans_set_current(struct trans *t, unsigned i)
@@ -98,32 +102,33 @@ void trans_set_current(struct trans *t, unsigned i)
     struct ginsn *g = &t->g[i];
     t->cur = i;
     t->off = g->off;
-    t->in = &g->in;
-    t->ops = g->ops;
+    t->in = &g->form->in;
+    t->ops = g->form->ops;
+    t->mem = g->form->mem;
     t->bytes = g->bytes;
+    form_set_numbers(g->form, g);
 }
 
 /* The accesses that translating g will make, in their order. */
 static void find_accesses(const struct trans *t, struct ginsn *g)
 {
-    unsigned w = t->bits / 8, acc;
-    const ZydisDecodedOperand *mem = insn_mem_operand(t);
+    unsigned w = t->bits / 8;
+    const ZydisDecodedOperand *mem = t->mem;
     struct gaddr sp = { .base = R_SP, .index = -1, .scale = 1, .width = t->bits };
-    if (g->way == WAY_GENERIC || g->way == WAY_VECTOR) {
-        if (mem && g->in.mnemonic != ZYDIS_MNEMONIC_LEA) {
-            unsigned n = generic_access(t, mem, &acc);
+    if (g->f.way == WAY_GENERIC || g->f.way == WAY_VECTOR) {
+        if (g->form->access_len) {
             struct gaddr a = gaddr_of(t, mem);
-            group_note_access(g, &a, n, acc != MMU_SLOW_R);
+            group_note_access(g, &a, g->form->access_len, g->form->access != MMU_SLOW_R);
         }
         return;
     }
-    if (g->way != WAY_FLOW)
+    if (g->f.way != WAY_FLOW)
         return;
     if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
         struct gaddr a = gaddr_of(t, mem);
         group_note_access(g, &a, w, false);
     }
-    switch (g->in.mnemonic) {
+    switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
     case ZYDIS_MNEMONIC_CALL:
         sp.disp = -(int64_t)w;
@@ -142,11 +147,12 @@ static void tell_unknown(const struct trans *t, const struct ginsn *g)
 {
     struct tvm *vm = t->vm;
     unsigned room = (unsigned)PAGE_SIZE - g->off, n = 0;
-    unsigned len = g->decoded ? g->in.length : room < 15 ? room : 15;
+    const ZydisDecodedInstruction *in = &g->form->in;
+    unsigned len = g->decoded ? g->length : room < 15 ? room : 15;
     char text[15 * 3 + 1];
 
-    if (g->decoded && (g->in.mnemonic == ZYDIS_MNEMONIC_UD0 || g->in.mnemonic == ZYDIS_MNEMONIC_UD1 ||
-                       g->in.mnemonic == ZYDIS_MNEMONIC_UD2))
+    if (g->decoded && (in->mnemonic == ZYDIS_MNEMONIC_UD0 || in->mnemonic == ZYDIS_MNEMONIC_UD1 ||
+                       in->mnemonic == ZYDIS_MNEMONIC_UD2))
         return;
     t->c->counters[TC_UNKNOWN]++;
     for (unsigned i = 0; i < vm->unknown_count; i++) {
@@ -161,37 +167,76 @@ static void tell_unknown(const struct trans *t, const struct ginsn *g)
         n += (unsigned)snprintf(text + n, sizeof(text) - n, "%02x ", g->bytes[i]);
     log_line(vm->cfg.log, LOG_CPU, "unknown instruction at %#llx: %s(%s)",
              (unsigned long long)t->vpage + g->off, text,
-             g->decoded ? ZydisMnemonicGetString(g->in.mnemonic) : "no encoding");
+             g->decoded ? ZydisMnemonicGetString(in->mnemonic) : "no encoding");
+}
+
+static void learn_branch(const struct trans *t, struct insn_facts *x)
+{
+    const ZydisDecodedInstruction *in = t->in;
+    bool flow = x->way == WAY_FLOW, conditional = in->meta.category == ZYDIS_CATEGORY_COND_BR;
+    bool jcc =
+        in->opcode_map == ZYDIS_OPCODE_MAP_0F ? (in->opcode & 0xf0) == 0x80 : (in->opcode & 0xf0) == 0x70;
+    x->transfers = in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+    x->ends = x->transfers && !conditional;
+    x->side_exit = flow && conditional;
+    x->jumps = flow && t->ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+               ((conditional && jcc) || in->meta.category == ZYDIS_CATEGORY_UNCOND_BR);
+}
+
+/* The facts of the current instruction. */
+static void learn(const struct trans *t, struct form *f)
+{
+    struct insn_facts *x = &f->facts;
+    unsigned special = SPECIAL_UD, access;
+    *x = (struct insn_facts){ .way = WAY_INTERP, .barrier = true, .to = -1, .from = -1 };
+    f->access_len = 0;
+    f->counts = false;
+    x->unknown = !f->decoded && f->in.length;
+    x->ends = !f->decoded;
+    if (!f->decoded)
+        return;
+    x->way = (uint8_t)classify_insn(t, &special);
+    x->special = (uint8_t)special;
+    x->unknown = x->way == WAY_SPECIAL && special == SPECIAL_UD;
+    x->barrier = x->way == WAY_INTERP || x->way == WAY_SPECIAL || x->way == WAY_SYS;
+    insn_flags(t, &x->reads_flags, &x->writes_flags);
+    x->kills_flags = x->writes_flags && !x->reads_flags;
+    x->undefined_flags = t->in->cpu_flags ? (uint16_t)t->in->cpu_flags->undefined : 0;
+    x->signals = insn_signals(t);
+    x->plain = t->in->mnemonic != ZYDIS_MNEMONIC_RDRAND && t->in->mnemonic != ZYDIS_MNEMONIC_RDSEED &&
+               (x->way == WAY_GENERIC || x->way == WAY_FLOW || x->way == WAY_NOTHING);
+    learn_branch(t, x);
+    values_learn(t, x);
+    f->counts = insn_counts(t);
+    if ((x->way == WAY_GENERIC || x->way == WAY_VECTOR) && t->mem && t->in->mnemonic != ZYDIS_MNEMONIC_LEA) {
+        f->access_len = (uint16_t)generic_access(t, t->mem, &access);
+        f->access = (uint8_t)access;
+    }
 }
 
 /* Fills what looking ahead needs. Returns whether the block goes on behind g. */
 static bool survey(struct trans *t, struct ginsn *g)
 {
-    unsigned special = SPECIAL_UD;
+    struct form *f = g->form;
+    if (!f->key_len) {
+        learn(t, f);
+        form_keep(t, g);
+    }
+    g->f = f->facts;
+    if (f->counts) {
+        insn_flags(t, &g->f.reads_flags, &g->f.writes_flags);
+        g->f.kills_flags = g->f.writes_flags && !g->f.reads_flags;
+    }
     g->access_count = 0;
     memcpy(g->before, t->values, sizeof g->before);
-    g->unknown = !g->decoded && g->in.length;
-    if (!g->decoded) {
-        g->way = WAY_INTERP;
-        g->barrier = true;
-        g->reads_flags = g->kills_flags = g->signals = false;
-        g->writes = 0;
+    if (!g->decoded)
         return false;
-    }
-    g->way = (uint8_t)classify_insn(t, &special);
-    g->special = (uint8_t)special;
-    g->unknown = g->way == WAY_SPECIAL && special == SPECIAL_UD;
-    g->barrier = g->way == WAY_INTERP || g->way == WAY_SPECIAL || g->way == WAY_SYS;
-    bool writes_flags;
-    insn_flags(t, &g->reads_flags, &writes_flags);
-    g->kills_flags = writes_flags && !g->reads_flags;
-    g->signals = insn_signals(t);
     find_accesses(t, g);
-    t->goes_back |= g->way == WAY_FLOW && flow_goes_back(t);
+    t->goes_back |= g->f.way == WAY_FLOW && flow_goes_back(t);
     values_after(t, g);
-    if (g->in.meta.category == ZYDIS_CATEGORY_COND_BR && g->way == WAY_FLOW)
+    if (g->f.side_exit)
         return ++t->branches < TRANS_MAX_BRANCHES;
-    return g->in.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE || g->in.meta.category == ZYDIS_CATEGORY_COND_BR;
+    return !g->f.ends;
 }
 
 static void look_at_block(struct trans *t)
@@ -202,12 +247,12 @@ static void look_at_block(struct trans *t)
     while (more && t->count < max && off < PAGE_SIZE) {
         struct ginsn *g = &t->g[t->count];
         decode(t, g, off);
-        if (!g->decoded && g->in.length == 0 && t->count > 0)
+        if (!g->decoded && g->length == 0 && t->count > 0)
             break; /* runs into the next page: a block of its own */
         trans_set_current(t, t->count);
         more = survey(t, g);
         t->count++;
-        off += g->in.length;
+        off += g->length;
     }
     t->end = off;
 }
@@ -241,7 +286,7 @@ static void translate_loop(struct trans *t)
     t->end = next;
     struct ginsn *g = &t->g[t->count];
     if (next < PAGE_SIZE && next + 15 > PAGE_SIZE && t->count < TRANS_MAX_INSNS && !g->decoded &&
-        g->in.length == 0)
+        g->length == 0)
         flow_exit_far(t, next); /* the next instruction crosses the page: only the dispatcher finds it */
     else
         flow_exit_direct(t, next);
@@ -251,6 +296,7 @@ struct translation {
     struct trans t;
     struct tb_side side[TRANS_MAX_SIDE];
     struct ginsn g[TRANS_MAX_INSNS + 1];
+    struct forms forms;
 };
 
 size_t translation_size(void)
@@ -258,23 +304,13 @@ size_t translation_size(void)
     return sizeof(struct translation);
 }
 
-/* Twice the same? */
-static bool is_repeatable(const struct ginsn *g)
-{
-    return g->decoded && g->in.mnemonic != ZYDIS_MNEMONIC_RDRAND && g->in.mnemonic != ZYDIS_MNEMONIC_RDSEED &&
-           (g->way == WAY_GENERIC || g->way == WAY_FLOW || g->way == WAY_NOTHING);
-}
-
 /* For the shadow. */
 static void judge(const struct trans *t, struct tb *tb)
 {
     tb->plain = true;
     for (unsigned i = 0; i < t->insns; i++) {
-        const struct ginsn *g = &t->g[i];
-
-        tb->plain &= is_repeatable(g);
-        if (g->decoded && g->in.cpu_flags)
-            tb->undefined_flags |= (uint16_t)g->in.cpu_flags->undefined;
+        tb->plain &= t->g[i].f.plain;
+        tb->undefined_flags |= t->g[i].f.undefined_flags;
     }
 }
 
@@ -297,7 +333,9 @@ void translate_look(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage
                          .idx = mode & MODE_IDX,
                          .bits = mode & MODE_BITS ? 32 : 64,
                          .side = c->translation->side,
-                         .g = c->translation->g };
+                         .g = c->translation->g,
+                         .forms = &c->translation->forms };
+    t->forms->block++;
     insn_decoder_init(&t->decoder, (mode & MODE_BITS) == 2u << MODE_BITS_SHIFT ? 16 : t->bits);
     look_at_block(t);
 }
@@ -307,7 +345,7 @@ bool translate_is_current(const struct tcpu *c)
     const struct trans *t = &c->translation->t;
     for (unsigned i = 0; i < t->count; i++) {
         const struct ginsn *g = &t->g[i];
-        unsigned n = g->decoded ? g->in.length : g->seen, room = (unsigned)PAGE_SIZE - g->off;
+        unsigned n = g->decoded ? g->length : g->seen, room = (unsigned)PAGE_SIZE - g->off;
         if (memcmp(t->page + g->off, g->bytes, n < room ? n : room) != 0)
             return false;
         if (n > room && memcmp(tvm_hva(t->vm, t->gpage2), g->bytes + room, n - room) != 0)
@@ -370,7 +408,7 @@ struct tb *translate_finish(struct tcpu *c)
         return NULL;
     }
     for (unsigned i = 0; i < t->count; i++) {
-        if (t->g[i].unknown)
+        if (t->g[i].f.unknown)
             tell_unknown(t, &t->g[i]);
     }
     describe(t, tb, hot);

@@ -1,0 +1,238 @@
+/* Forms: what decoding an instruction finds out, kept for others that are the same up to their numbers.
+ *
+ * Theory of operation. To decode an instruction and to find out what it means (struct insn_facts) costs
+ * several times what writing it again does, and code consists of the same instructions over and over. So each
+ * vCPU keeps a table of forms by the mode and the bytes in front of displacement and immediate: prefixes,
+ * opcode, ModRM and SIB. These numbers themselves, which the instruction has of its own, are written into the
+ * form while the instruction is the current one (trans_set_current). What more there is to an instruction
+ * must not depend on them. Where it does (numbers of registers or opcodes in immediates, EVEX's displacements
+ * in units of the operand) the form is not kept (is_told_by_key); what the counts of shifts mean for the
+ * flags is looked at each time.
+ *
+ * The key may have more bytes than need be: then the same form is in the table twice. It must not have less.
+ *
+ * A form that the block in the making refers to stays what it is until that is done. */
+#include "engine/translator/trans.h"
+
+#include <string.h>
+
+/* Modes that make no difference before code is written. */
+#define MODES_APART (MODE_HOST_FLAGS | MODE_NO_GROUP | MODE_FIXED | MODE_SMAP)
+
+#define KEY_MAX 8
+
+/* ---- keys ---- */
+
+/* Prefixes of any mode; REX is for 64-bit mode alone. */
+static bool is_prefix(unsigned b, bool long_mode)
+{
+    switch (b) {
+    case 0x26:
+    case 0x2e:
+    case 0x36:
+    case 0x3e:
+    case 0x64:
+    case 0x65:
+    case 0x66:
+    case 0x67:
+    case 0xf0:
+    case 0xf2:
+    case 0xf3: return true;
+    default: return long_mode && (b & 0xf0) == 0x40;
+    }
+}
+
+/* Opcodes without ModRM, a bit for each: SDM volume 2, tables. */
+static bool has_modrm(unsigned opcode, bool two_bytes)
+{
+    static const uint16_t one[16] = { 0xf0f0, 0xf0f0, 0xf0f0, 0xf0f0, 0xffff, 0xffff, 0xf5f3, 0xffff,
+                                      0x0000, 0xffff, 0xffff, 0xffff, 0xff0c, 0x00f0, 0xffff, 0x3f3f };
+    static const uint16_t two[16] = { 0x4be0, 0x0000, 0x0000, 0x00ff, 0x0000, 0x0000, 0x0000, 0x0080,
+                                      0xffff, 0x0000, 0x0707, 0x0000, 0xff00, 0x0000, 0x0000, 0x0000 };
+    return !((two_bytes ? two : one)[opcode >> 4] >> (opcode & 15) & 1);
+}
+
+/* How many bytes stand in front of displacement and immediate, or more. 0: no form of this is kept. */
+static unsigned key_length(const uint8_t *b, bool long_mode)
+{
+    unsigned i = 0;
+    bool modrm = true;
+    while (i < KEY_MAX && is_prefix(b[i], long_mode))
+        i++;
+    if (i + 5 > KEY_MAX) /* room for the longest way on */
+        return 0;
+    switch (b[i]) {
+    case 0x62: return 0;
+    case 0xc5: i += 3; break; /* VEX; in other modes LDS and LES, which are shorter */
+    case 0xc4:
+        if (i + 6 > KEY_MAX)
+            return 0;
+        i += 4;
+        break;
+    case 0x0f:
+        i++;
+        if (b[i] == 0x38 || b[i] == 0x3a)
+            i++;
+        else
+            modrm = has_modrm(b[i], true);
+        i++;
+        break;
+    default: modrm = has_modrm(b[i++], false); break;
+    }
+    if (!modrm)
+        return i;
+    bool sib = b[i] < 0xc0 && (b[i] & 7) == 4;
+    return i + 1 + sib;
+}
+
+static uint64_t load64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static struct form *place_of(const struct trans *t, uint64_t key, uint32_t mode)
+{
+    return &t->forms->kept[((key ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15u) >> (64 - FORM_BITS)];
+}
+
+/* ---- numbers ---- */
+
+static int64_t number_at(const uint8_t *p, unsigned bits, bool is_signed)
+{
+    uint64_t v = load64(p) << (64 - bits);
+    return is_signed ? (int64_t)v >> (64 - bits) : (int64_t)(v >> (64 - bits));
+}
+
+static bool from_immediate(const ZydisDecodedOperand *op)
+{
+    return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && op->encoding != ZYDIS_OPERAND_ENCODING_NONE;
+}
+
+static bool from_displacement(const ZydisDecodedOperand *op)
+{
+    switch (op->encoding) {
+    case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+    case ZYDIS_OPERAND_ENCODING_DISP8:
+    case ZYDIS_OPERAND_ENCODING_DISP16:
+    case ZYDIS_OPERAND_ENCODING_DISP32:
+    case ZYDIS_OPERAND_ENCODING_DISP64:
+    case ZYDIS_OPERAND_ENCODING_DISP16_32_64:
+    case ZYDIS_OPERAND_ENCODING_DISP32_32_64:
+    case ZYDIS_OPERAND_ENCODING_DISP16_32_32: return op->type == ZYDIS_OPERAND_TYPE_MEMORY;
+    default: return false;
+    }
+}
+
+/* Finds the operands that get the numbers. */
+static void find_numbers(struct form *f)
+{
+    f->disp_op = f->imm_op = -1;
+    for (unsigned i = 0; i < f->in.operand_count; i++) {
+        if (from_displacement(&f->ops[i]))
+            f->disp_op = (int8_t)i;
+        else if (from_immediate(&f->ops[i]) && f->imm_op < 0)
+            f->imm_op = (int8_t)i;
+    }
+    f->disp_at = f->in.raw.disp.offset;
+    f->disp_bits = f->in.raw.disp.size;
+    f->imm_at = f->in.raw.imm[0].offset;
+    f->imm_bits = f->in.raw.imm[0].size;
+    f->imm_signed = f->in.raw.imm[0].is_signed;
+}
+
+static int64_t displacement(const struct form *f)
+{
+    return f->disp_op >= 0 ? f->ops[f->disp_op].mem.disp.value : f->in.raw.disp.value;
+}
+
+static int64_t immediate(const struct form *f)
+{
+    return f->imm_op >= 0 ? f->ops[f->imm_op].imm.value.s : f->in.raw.imm[0].value.s;
+}
+
+void form_set_numbers(struct form *f, const struct ginsn *g)
+{
+    if (!f->key_len)
+        return; /* it is this instruction's own */
+    if (f->disp_bits)
+        f->ops[f->disp_op].mem.disp.value = f->in.raw.disp.value = g->disp;
+    if (f->imm_bits)
+        f->ops[f->imm_op].imm.value.s = f->in.raw.imm[0].value.s = g->imm;
+}
+
+/* ---- keeping ---- */
+
+/* Whether the instruction is another's twin if that has the same first n bytes, but for its numbers. */
+static bool is_told_by_key(const struct form *f, unsigned n)
+{
+    const ZydisDecodedInstruction *in = &f->in;
+    if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && in->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+        return false;
+    if (in->opcode_map == ZYDIS_OPCODE_MAP_0F0F || in->operand_count > FORM_OPERANDS || in->raw.imm[1].size)
+        return false;
+    for (unsigned i = 0; i < in->operand_count; i++) {
+        if (f->ops[i].encoding == ZYDIS_OPERAND_ENCODING_IS4 || f->ops[i].type == ZYDIS_OPERAND_TYPE_POINTER)
+            return false;
+    }
+    if (f->disp_bits && (f->disp_op < 0 || displacement(f) != in->raw.disp.value))
+        return false;
+    if (f->imm_bits && (f->imm_op < 0 || immediate(f) != in->raw.imm[0].value.s))
+        return false;
+    return n >= (f->disp_bits ? f->disp_at : f->imm_bits ? f->imm_at : in->length);
+}
+
+bool form_find(const struct trans *t, struct ginsn *g, unsigned room)
+{
+    unsigned n = g->key_len = (uint8_t)key_length(g->bytes, t->bits == 64);
+    uint32_t mode = t->mode & ~MODES_APART;
+    uint64_t key = load64(g->bytes) & (~0ull >> (64 - 8 * n) % 64);
+    struct form *f = place_of(t, key, mode);
+    g->key = key;
+    if (!n || f->key_len != n || f->key != key || f->mode != mode || f->in.length > room || n > room)
+        return false;
+    f->block = t->forms->block;
+    g->form = f;
+    g->disp = f->disp_bits ? number_at(g->bytes + f->disp_at, f->disp_bits, true) : 0;
+    g->imm = f->imm_bits ? number_at(g->bytes + f->imm_at, f->imm_bits, f->imm_signed) : 0;
+    return true;
+}
+
+void form_decode(struct trans *t, struct ginsn *g, unsigned room)
+{
+    unsigned i = (unsigned)(g - t->g);
+    struct form *f = &t->forms->own[i];
+    f->ops = t->forms->own_ops[i];
+    f->key_len = 0;
+    g->form = f;
+    ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, room, &f->in, f->ops);
+    f->decoded = ZYAN_SUCCESS(st);
+    if (!f->decoded) {
+        memset(&f->in, 0, sizeof f->in);
+        f->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && room < 15 ? 0 : 1;
+    }
+    f->mem = f->decoded ? insn_find_mem(&f->in, f->ops) : NULL;
+    find_numbers(f);
+    g->disp = displacement(f);
+    g->imm = immediate(f);
+}
+
+void form_keep(struct trans *t, const struct ginsn *g)
+{
+    const struct form *own = g->form;
+    uint32_t mode = t->mode & ~MODES_APART;
+    struct form *f = place_of(t, g->key, mode);
+    if (!g->key_len || !own->decoded || !is_told_by_key(own, g->key_len) ||
+        (f->key_len && f->block == t->forms->block))
+        return;
+    ZydisDecodedOperand *ops = t->forms->kept_ops[f - t->forms->kept];
+    *f = *own;
+    f->ops = ops;
+    memcpy(ops, own->ops, own->in.operand_count * sizeof *ops);
+    f->mem = own->mem ? ops + (own->mem - own->ops) : NULL;
+    f->key = g->key;
+    f->key_len = g->key_len;
+    f->mode = mode;
+    f->block = 0; /* this block has its own */
+}
