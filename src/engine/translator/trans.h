@@ -292,19 +292,22 @@ static inline struct hmem hm_tlb(unsigned idx, size_t field)
 }
 
 /* T0 = linear address. Uses T1, which the answer, the place of the translated code's address, needs. out: the
- * places of two jumps for when exit_request is set or the jump cache does not know the address. */
-static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, uint8_t *out[2])
+ * place of a jump for when the jump cache does not know the address, or exit_request is set. */
+static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, bool bmi2, uint8_t **out)
 {
     size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
     struct hmem entry = hm_cpu(jc + offsetof(struct jc_entry, pc));
     entry.base = T1;
-    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    out[0] = e_jcc_fwd(e, CC_NE);
-    e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
+    if (bmi2) {
+        e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
+    } else {
+        e_mov_rr(e, 0, T1, T0);
+        e_rol_ri(e, 0, T1, JC_ROTATE);
+    }
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, (JC_SIZE - 1) * sizeof(struct jc_entry));
+    e_alu_rm(e, 0, ALU_AND, T1, GS(jc_mask));
     e_alu_rm(e, 1, ALU_CMP, T0, entry);
-    out[1] = e_jcc_fwd(e, CC_NE);
+    *out = e_jcc_fwd(e, CC_NE);
     entry.disp += (int32_t)(offsetof(struct jc_entry, host) - offsetof(struct jc_entry, pc));
     return entry;
 }
