@@ -176,7 +176,7 @@ struct tcpu {
     uint32_t rflags;  /* everything but the status flags; bit 1 set */
     uint16_t fl;      /* status flags: high byte as LAHF gives (SF ZF AF PF CF), low byte 1 if OF */
     uint16_t fl_pad;
-    _Atomic uint32_t exit_request;  /* XR_*, set by any thread */
+    _Atomic uint32_t exit_request; /* XR_*, set by any thread */
     /* exit_request where translated code has no time to look at it: with a request the mask is 0, so that the
      * jump cache knows no address, and the bias is 1, so that no return comes back where it should
      * (cpu_request, vcpu_loop). */

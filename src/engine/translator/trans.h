@@ -35,13 +35,13 @@ enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FL
 
 /* A guest memory operand. */
 struct gaddr {
-    int base, index; /* guest register numbers, or -1 */
-    unsigned scale;
     int64_t disp;
-    bool rip;        /* disp is relative to the start of the code page (tcpu.vpage) */
-    size_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
-    size_t seg_room; /* offset in tcpu of what the segment's limit leaves, or 0: nothing to be checked */
-    unsigned width;  /* address size in bits: 16, 32 or 64 */
+    int8_t base, index; /* guest register numbers, or -1 */
+    uint8_t scale;
+    uint8_t width;     /* address size in bits: 16, 32 or 64 */
+    bool rip;          /* disp is relative to the start of the code page (tcpu.vpage) */
+    uint32_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
+    uint32_t seg_room; /* offset in tcpu of what the segment's limit leaves, or 0: nothing to be checked */
 };
 
 #define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */
@@ -106,26 +106,91 @@ struct insn_facts {
     uint16_t undefined_flags;
 };
 
+/* How the status flags of an instruction can be made anew (trans_flags.c). */
+enum recipe_kind { RECIPE_NONE, RECIPE_ZERO, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
+struct flag_recipe {
+    uint8_t kind, size; /* enum recipe_kind; bits */
+    int8_t a, b;        /* guest registers; b -1: imm */
+    uint16_t regs;      /* mask of both */
+    int32_t imm;
+};
+
+/* Host operands for re-encoding the current instruction. */
+struct recode {
+    int8_t reg;        /* ModRM.reg if it names a GPR, else -1 */
+    int8_t rm;         /* ModRM.rm if it names a GPR, else -1 */
+    int8_t vvvv;       /* VEX.vvvv if a GPR, else -1 */
+    int8_t opreg;      /* register in the opcode byte, else -1 */
+    uint8_t opcode;    /* instead of the guest's when not 0 */
+    uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
+    bool has_mem;
+    struct hmem mem;
+};
+
+/* A register of the instruction that lives in memory, and the scratch register that it gets. */
+struct slot {
+    uint8_t gpr;
+    int8_t tmp;
+    bool load, store;
+};
+
+/* How a generic instruction is written again (trans_generic.c). */
+struct plan {
+    struct recode r;
+    struct slot slots[4];
+    uint8_t slot_count;
+    int8_t swap; /* register whose two low bytes are exchanged around the instruction, or -1 */
+    bool reads_flags, writes_flags;
+    bool mask;                          /* XSAVE family: EDX:EAX is limited to the guest's XCR0 */
+    bool restore;                       /* XRSTOR: the header must name no more than that either */
+    bool denied;                        /* by its segment, always */
+    bool moves_pointers, sets_pointers; /* of x87 */
+    uint16_t flags;                     /* MEM_* */
+};
+
+/* A legacy encoding as it is written again, its operands apart. */
+struct encoding {
+    bool legacy; /* false: it is another */
+    bool modrm;
+    uint8_t rex, opcode, reg, rm; /* rex 0: none */
+    uint8_t imm_at, imm_bytes;
+    uint8_t prefix_count, escape_count;
+    uint8_t escapes[2], prefixes[ZYDIS_MAX_INSTRUCTION_LENGTH + 1];
+};
+
 #define FORM_BITS 11
 #define FORM_OPERANDS 5 /* of forms that are kept */
 
-/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). */
+/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). For
+ * most of them the first lines of the cache are all that is looked at. */
 struct form {
-    uint64_t key; /* first bytes, key_len of them */
-    uint32_t mode;
-    uint32_t block;         /* the last that refers to it */
-    uint8_t key_len;        /* 0: not kept, but of one instruction */
-    int8_t disp_op, imm_op; /* operands with its displacement and immediate, or -1 */
-    uint8_t disp_at, disp_bits, imm_at, imm_bits;
-    bool imm_signed;
+    struct insn_facts facts;
     bool decoded;
-    bool counts;         /* a shift, whose immediate says what becomes of the flags */
+    bool kept;   /* it may be others' too */
+    bool counts; /* a shift, whose immediate says what becomes of the flags */
+    int8_t lea;  /* the destination of LEA, or -1 */
+    uint8_t length, operand_width;
     uint8_t access;      /* MMU_SLOW_*, of the memory operand of WAY_GENERIC and WAY_VECTOR ... */
     uint16_t access_len; /* ... and its bytes; 0: no such access */
-    struct insn_facts facts;
+    uint8_t disp_at, disp_bits, imm_at, imm_bits;
+    bool imm_signed;
+    int8_t disp_op, imm_op; /* operands with its displacement and immediate, or -1 */
+    bool recipe_imm;        /* recipe.imm is the immediate */
+    uint32_t block;         /* the last that refers to it */
+    struct gaddr addr;      /* of the operand with the displacement, or else of mem */
+    struct plan plan;
+    struct encoding encoding;
+    struct flag_recipe recipe;
     const ZydisDecodedOperand *mem; /* insn_find_mem */
     ZydisDecodedOperand *ops;
     ZydisDecodedInstruction in;
+};
+
+/* Which one is kept at this place. */
+struct form_key {
+    uint64_t bytes; /* the first */
+    uint32_t mode;
+    uint32_t len; /* how many; 0: none is kept */
 };
 
 /* One instruction of the block. */
@@ -155,15 +220,6 @@ struct group {
 #define TRANS_GROUPS 8
 #define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
 
-/* How the status flags of an instruction can be made anew (trans_flags.c). */
-enum recipe_kind { RECIPE_NONE, RECIPE_ZERO, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
-struct flag_recipe {
-    uint8_t kind, size; /* enum recipe_kind; bits */
-    int8_t a, b;        /* guest registers; b -1: imm */
-    uint16_t regs;      /* mask of both */
-    int32_t imm;
-};
-
 /* What the scratch registers hold beside their use: a guest register that lives in memory, or a group's
  * delta. True as long as nothing else has been written behind it, which the place in the hot code tells. */
 struct held {
@@ -191,11 +247,12 @@ struct trans {
     uint64_t gpage2; /* ~0: not there */
     const uint8_t *page;
     unsigned start, off; /* guest offsets in the page: of the block, of the current instruction */
+    unsigned length;     /* of that */
     unsigned end;        /* guest bytes read so far end here */
     uint64_t vpage;      /* linear page; known only under MODE_FIXED */
     uint32_t mode;
-    unsigned idx;  /* enum mmu_index */
-    unsigned bits; /* 32 or 64 */
+    unsigned idx; /* enum mmu_index */
+    uint8_t bits; /* 32 or 64 */
     unsigned insns, branches;
     bool host_flags;  /* EFLAGS holds the guest's status flags */
     bool saved_flags; /* tcpu.fl holds them (both may be true) */
@@ -226,11 +283,12 @@ struct trans {
     struct forms *forms;
 };
 
-/* Of a vCPU: 1.7 MB. */
+/* Of a vCPU: 2 MB. */
 struct forms {
     uint32_t block;                       /* number of the one in the making */
     struct form own[TRANS_MAX_INSNS + 1]; /* of that block's instructions, as far as they are not kept */
     ZydisDecodedOperand own_ops[TRANS_MAX_INSNS + 1][ZYDIS_MAX_OPERAND_COUNT];
+    struct form_key keys[1 << FORM_BITS];
     struct form kept[1 << FORM_BITS];
     ZydisDecodedOperand kept_ops[1 << FORM_BITS][FORM_OPERANDS];
 };
@@ -314,7 +372,7 @@ static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, bool bm
 
 static inline unsigned next_off(const struct trans *t)
 {
-    return t->off + t->in->length;
+    return t->off + t->length;
 }
 
 /* ---- flags (trans_flags.c) ---- */
@@ -335,12 +393,14 @@ void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
 void fl_written(struct trans *t);                       /* the guest's flags were just written in EFLAGS */
 void fl_before_insn(struct trans *t);
 void fl_after_insn(struct trans *t);
+void fl_learn(const struct trans *t, struct form *f); /* fills recipe */
 
 /* ---- memory (trans_mem.c) ---- */
 
 /* dst = linear address (effective address if seg_base is 0). Uses T1 too. No flags. */
 void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a);
-struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op);
+struct gaddr gaddr_of(const struct trans *t);            /* of the current instruction's operand */
+void gaddr_learn(const struct trans *t, struct form *f); /* what is known of it without its displacement */
 
 /* A scratch register that ref does not use; ref is reduced to one register if it must be. */
 int body_tmp(struct emit *e, struct hmem *ref);
@@ -407,19 +467,8 @@ void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */
 
 /* ---- encoding (trans_encode.c) ---- */
 
-/* Host operands for re-encoding the current instruction. */
-struct recode {
-    int reg;        /* ModRM.reg if it names a GPR, else -1 */
-    int rm;         /* ModRM.rm if it names a GPR, else -1 */
-    int vvvv;       /* VEX.vvvv if a GPR, else -1 */
-    int opreg;      /* register in the opcode byte, else -1 */
-    uint8_t opcode; /* instead of the guest's when not 0 */
-    bool has_mem;
-    struct hmem mem;
-    bool addr32;       /* keep an address-size prefix (LEA) */
-    uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
-};
 void recode(struct trans *t, struct emit *e, const struct recode *r);
+void encoding_learn(const struct trans *t, struct form *f);
 
 /* ---- generic instructions (trans_generic.c) ---- */
 #define ACT_READ ZYDIS_OPERAND_ACTION_MASK_READ
@@ -465,6 +514,7 @@ enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */
+void generic_learn(const struct trans *t, struct form *f); /* how it will be written */
 void generic_translate(struct trans *t, bool vector);
 void generic_lea(struct trans *t);
 

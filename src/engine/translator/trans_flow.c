@@ -28,7 +28,8 @@ static void load_target(struct trans *t, struct emit *e, int64_t target)
     e_lea(e, wide(t), T0, hm_base(T0, (int32_t)target));
 }
 
-/* T0 = target; T0 and the answer say where it is in the jump cache. miss: where to go with T0 if it is not. */
+/* T0 = target; T0 and the answer say where it is in the jump cache. miss: where to go with T0 if it is not.
+ */
 static struct hmem probe(struct trans *t, struct emit *e, const uint8_t *miss)
 {
     uint8_t *out;
@@ -414,7 +415,7 @@ static void translate_push(struct trans *t)
         p.imm = true;
         p.value = (int32_t)op->imm.value.s;
     } else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
+        struct gaddr a = gaddr_of(t);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
         e_store(&t->h, 1, GS(scratch), T0);
     } else {
@@ -530,7 +531,7 @@ static void translate_call(struct trans *t)
     }
     touch_return_stack(t);
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
+        struct gaddr a = gaddr_of(t);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
@@ -569,7 +570,7 @@ static void translate_jmp(struct trans *t)
         return;
     }
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
+        struct gaddr a = gaddr_of(t);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);

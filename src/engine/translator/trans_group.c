@@ -152,8 +152,8 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
 void group_check_early(struct trans *t, const struct group *g)
 {
     const struct gspot *s = &g->spot;
-    struct gaddr at = { .base = s->base == GSPOT_NONE ? -1 : (int)s->base,
-                        .index = s->index == GSPOT_NONE ? -1 : (int)s->index,
+    struct gaddr at = { .base = s->base == GSPOT_NONE ? -1 : (int8_t)s->base,
+                        .index = s->index == GSPOT_NONE ? -1 : (int8_t)s->index,
                         .scale = s->index == GSPOT_NONE ? 1 : s->scale,
                         .disp = g->lo,
                         .rip = s->rip,

@@ -56,7 +56,7 @@ static void translate_insn(struct trans *t)
         break;
     case WAY_GENERIC:
     case WAY_VECTOR:
-        if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
+        if (g->form->lea >= 0)
             generic_lea(t);
         else
             generic_translate(t, g->f.way == WAY_VECTOR);
@@ -94,7 +94,7 @@ static void decode(struct trans *t, struct ginsn *g, unsigned off)
     if (!form_find(t, g, n))
         form_decode(t, g, n);
     g->decoded = g->form->decoded;
-    g->length = g->form->in.length;
+    g->length = g->form->length;
 }
 
 void trans_set_current(struct trans *t, unsigned i)
@@ -102,6 +102,7 @@ void trans_set_current(struct trans *t, unsigned i)
     struct ginsn *g = &t->g[i];
     t->cur = i;
     t->off = g->off;
+    t->length = g->length;
     t->in = &g->form->in;
     t->ops = g->form->ops;
     t->mem = g->form->mem;
@@ -113,19 +114,18 @@ void trans_set_current(struct trans *t, unsigned i)
 static void find_accesses(struct trans *t, struct ginsn *g)
 {
     unsigned w = t->bits / 8;
-    const ZydisDecodedOperand *mem = t->mem;
     struct gaddr sp = { .base = R_SP, .index = -1, .scale = 1, .width = t->bits };
     if (g->f.way == WAY_GENERIC || g->f.way == WAY_VECTOR) {
         if (g->form->access_len) {
-            struct gaddr a = gaddr_of(t, mem);
+            struct gaddr a = gaddr_of(t);
             group_note_access(t, g, &a, g->form->access_len, g->form->access != MMU_SLOW_R);
         }
         return;
     }
     if (g->f.way != WAY_FLOW)
         return;
-    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
-        struct gaddr a = gaddr_of(t, mem);
+    if (t->mem && t->mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
+        struct gaddr a = gaddr_of(t);
         group_note_access(t, g, &a, w, false);
     }
     switch (t->in->mnemonic) {
@@ -187,9 +187,10 @@ static void learn_branch(const struct trans *t, struct insn_facts *x)
 static void learn(const struct trans *t, struct form *f)
 {
     struct insn_facts *x = &f->facts;
-    unsigned special = SPECIAL_UD, access;
+    unsigned special = SPECIAL_UD;
     *x = (struct insn_facts){ .way = WAY_INTERP, .barrier = true, .to = -1, .from = -1 };
     f->access_len = 0;
+    f->lea = -1;
     f->counts = false;
     x->unknown = !f->decoded && f->in.length;
     x->ends = !f->decoded;
@@ -208,17 +209,17 @@ static void learn(const struct trans *t, struct form *f)
     learn_branch(t, x);
     values_learn(t, x);
     f->counts = insn_counts(t);
-    if ((x->way == WAY_GENERIC || x->way == WAY_VECTOR) && t->mem && t->in->mnemonic != ZYDIS_MNEMONIC_LEA) {
-        f->access_len = (uint16_t)generic_access(t, t->mem, &access);
-        f->access = (uint8_t)access;
-    }
+    gaddr_learn(t, f);
+    generic_learn(t, f);
+    encoding_learn(t, f);
+    fl_learn(t, f);
 }
 
 /* Fills what looking ahead needs. Returns whether the block goes on behind g. */
 static bool survey(struct trans *t, struct ginsn *g)
 {
     struct form *f = g->form;
-    if (!f->key_len) {
+    if (!f->kept) {
         learn(t, f);
         form_keep(t, g);
     }
