@@ -48,21 +48,28 @@ struct gaddr {
 
 /* Where an access is, told by values instead of registers, so that it can be compared with others. */
 struct gspot {
-    uint16_t base, index; /* numbers of values, or GSPOT_NONE */
-    uint8_t scale;
-    bool rip;
-    uint8_t width;
-    size_t seg_base;
+    union {
+        struct {
+            uint16_t base, index; /* numbers of values, or GSPOT_NONE */
+            uint8_t scale, width;
+            bool rip;
+            uint8_t seg; /* S_FS, S_GS, or 0 */
+        };
+        uint64_t where; /* all of that */
+    };
     int64_t disp;
 };
 #define GSPOT_NONE 0xffffu
 
-/* One access that an instruction will make, for looking ahead. */
+/* One access that an instruction of the block will make, for looking ahead. */
 struct gaccess {
     struct gspot spot;
-    unsigned len;
+    uint16_t len;
     bool write;
-    bool groups; /* may share a check */
+    bool groups;   /* may share a check */
+    uint8_t insn;  /* whose it is */
+    uint8_t exits; /* side exits before it */
+    uint8_t calls; /* barriers before it */
 };
 
 /* A register's content: off more than what number id stands for (trans_values.c). */
@@ -131,16 +138,15 @@ struct ginsn {
     uint8_t seen; /* bytes, how many were there */
     uint8_t key_len;
     bool decoded; /* false: no instruction (length 1), or it runs into a page that is not there (0) */
-    uint8_t access_count;
+    uint8_t access_count, access_first; /* in trans.accesses */
     struct insn_facts f;
     uint8_t bytes[24]; /* 15 count; words are read from any of them */
     struct gvalue before[16];
-    struct gaccess access[2];
 };
 
 /* Accesses near one address that share a check (trans_group.c). */
 struct group {
-    bool live, write;
+    bool write;
     struct gspot spot; /* disp is 0 */
     int64_t lo, hi;    /* bytes [lo, hi) from there */
     unsigned last;     /* index of the last instruction that will use it */
@@ -205,6 +211,8 @@ struct trans {
     struct gvalue values[16];
     uint16_t value_count;
     struct group groups[TRANS_GROUPS];
+    unsigned live_groups; /* mask */
+    unsigned barriers, access_count;
     struct loop loop;
     struct held held;
     const ZydisDecodedInstruction *in; /* the current one's */
@@ -213,7 +221,8 @@ struct trans {
     const uint8_t *bytes;
     struct tb_side *side; /* TRANS_MAX_SIDE of them */
     unsigned side_count;
-    struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
+    struct ginsn *g;          /* TRANS_MAX_INSNS + 1 of them */
+    struct gaccess *accesses; /* of those, access_count of twice as many */
     struct forms *forms;
 };
 
@@ -283,19 +292,22 @@ static inline struct hmem hm_tlb(unsigned idx, size_t field)
 }
 
 /* T0 = linear address. Uses T1, which the answer, the place of the translated code's address, needs. out: the
- * places of two jumps for when exit_request is set or the jump cache does not know the address. */
-static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, uint8_t *out[2])
+ * place of a jump for when the jump cache does not know the address, or exit_request is set. */
+static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, bool bmi2, uint8_t **out)
 {
     size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
     struct hmem entry = hm_cpu(jc + offsetof(struct jc_entry, pc));
     entry.base = T1;
-    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    out[0] = e_jcc_fwd(e, CC_NE);
-    e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
+    if (bmi2) {
+        e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
+    } else {
+        e_mov_rr(e, 0, T1, T0);
+        e_rol_ri(e, 0, T1, JC_ROTATE);
+    }
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, (JC_SIZE - 1) * sizeof(struct jc_entry));
+    e_alu_rm(e, 0, ALU_AND, T1, GS(jc_mask));
     e_alu_rm(e, 1, ALU_CMP, T0, entry);
-    out[1] = e_jcc_fwd(e, CC_NE);
+    *out = e_jcc_fwd(e, CC_NE);
     entry.disp += (int32_t)(offsetof(struct jc_entry, host) - offsetof(struct jc_entry, pc));
     return entry;
 }
@@ -369,14 +381,17 @@ void form_set_numbers(struct form *f, const struct ginsn *g);      /* to those o
 
 /* ---- groups (trans_group.c) ---- */
 
-void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write);
+void group_note_access(struct trans *t, struct ginsn *g, const struct gaddr *a, unsigned len, bool write);
 
 /* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
  * (the check, the loading of the delta), sets *ref and returns true. */
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
-void group_after_insn(struct trans *t);                              /* drops groups that are over */
-void group_take_dc(struct trans *t);                                 /* DC is needed as a scratch register */
-bool group_comparable(const struct gspot *a, const struct gspot *b); /* they differ by a constant */
+void group_after_insn(struct trans *t); /* drops groups that are over */
+void group_take_dc(struct trans *t);    /* DC is needed as a scratch register */
+static inline bool group_comparable(const struct gspot *a, const struct gspot *b) /* differ by a constant */
+{
+    return a->where == b->where;
+}
 /* The check of a group of reads at the start of the block, when registers hold the values of their numbers.
  */
 void group_check_early(struct trans *t, const struct group *g);
@@ -410,7 +425,18 @@ void recode(struct trans *t, struct emit *e, const struct recode *r);
 #define ACT_READ ZYDIS_OPERAND_ACTION_MASK_READ
 #define ACT_WRITE ZYDIS_OPERAND_ACTION_MASK_WRITE
 
-int insn_gpr_id(ZydisRegister r); /* number of a general register, or -1 for others */
+/* Number of a general register, or -1 for others. */
+static inline int insn_gpr_id(ZydisRegister r)
+{
+    if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15)
+        return (int)(r - ZYDIS_REGISTER_AX) & 15; /* three sets of sixteen */
+    if (r < ZYDIS_REGISTER_AL || r > ZYDIS_REGISTER_R15B)
+        return -1;
+    return r >= ZYDIS_REGISTER_SPL ? (int)(r - ZYDIS_REGISTER_SPL) + 4 : (int)(r - ZYDIS_REGISTER_AL) & 3;
+}
+_Static_assert(ZYDIS_REGISTER_EAX == ZYDIS_REGISTER_AX + 16 && ZYDIS_REGISTER_RAX == ZYDIS_REGISTER_AX + 32 &&
+                   ZYDIS_REGISTER_R15 == ZYDIS_REGISTER_AX + 47,
+               "general registers follow each other");
 bool insn_has_class(const struct trans *t, ZydisRegisterClass cls);
 bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops,
                      ZydisRegisterClass cls);

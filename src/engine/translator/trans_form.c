@@ -23,23 +23,15 @@
 
 /* ---- keys ---- */
 
-/* Prefixes of any mode; REX is for 64-bit mode alone. */
+#define BIT(n) (1ull << ((n)&63))
+
+/* Prefixes; REX is one in 64-bit mode alone. */
 static bool is_prefix(unsigned b, bool long_mode)
 {
-    switch (b) {
-    case 0x26:
-    case 0x2e:
-    case 0x36:
-    case 0x3e:
-    case 0x64:
-    case 0x65:
-    case 0x66:
-    case 0x67:
-    case 0xf0:
-    case 0xf2:
-    case 0xf3: return true;
-    default: return long_mode && (b & 0xf0) == 0x40;
-    }
+    static const uint64_t legacy[4] = { BIT(0x26) | BIT(0x2e) | BIT(0x36) | BIT(0x3e),
+                                        BIT(0x64) | BIT(0x65) | BIT(0x66) | BIT(0x67), 0,
+                                        BIT(0xf0) | BIT(0xf2) | BIT(0xf3) };
+    return legacy[b >> 6] >> (b & 63) & 1 || (long_mode && (b & 0xf0) == 0x40);
 }
 
 /* Opcodes without ModRM, a bit for each: SDM volume 2, tables. */

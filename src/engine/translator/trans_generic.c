@@ -32,21 +32,6 @@ static bool is_high_byte(ZydisRegister r)
     return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
 }
 
-/* Number of a general register, or -1 for others. */
-int insn_gpr_id(ZydisRegister r)
-{
-    switch (ZydisRegisterGetClass(r)) {
-    case ZYDIS_REGCLASS_GPR8:
-        if (r >= ZYDIS_REGISTER_SPL)
-            return r - ZYDIS_REGISTER_SPL + 4;
-        return (r - ZYDIS_REGISTER_AL) & 3;
-    case ZYDIS_REGCLASS_GPR16:
-    case ZYDIS_REGCLASS_GPR32:
-    case ZYDIS_REGCLASS_GPR64: return ZydisRegisterGetId(r);
-    default: return -1;
-    }
-}
-
 /* A register that lives in memory: the place in the plan, as a negative number until the body knows which
  * scratch registers are free (SLOT_REF). */
 #define SLOT_REF(k) (-2 - (int)(k))

@@ -33,10 +33,10 @@ struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
         a.rip = true;
         a.disp += next_off(t);
     } else if (op->mem.base != ZYDIS_REGISTER_NONE) {
-        a.base = ZydisRegisterGetId(op->mem.base);
+        a.base = insn_gpr_id(op->mem.base);
     }
     if (op->mem.index != ZYDIS_REGISTER_NONE) {
-        a.index = ZydisRegisterGetId(op->mem.index);
+        a.index = insn_gpr_id(op->mem.index);
         a.scale = op->mem.scale ? op->mem.scale : 1;
     }
     bool fs = op->mem.segment == ZYDIS_REGISTER_FS;
