@@ -47,7 +47,7 @@ static bool learn_recipe(const struct trans *t, struct flag_recipe *r, bool *by_
     if ((t->in->mnemonic == ZYDIS_MNEMONIC_XOR || t->in->mnemonic == ZYDIS_MNEMONIC_SUB) &&
         b->type == ZYDIS_OPERAND_TYPE_REGISTER && b->reg.value == a->reg.value) {
         r->kind = RECIPE_ZERO;
-        return t->vm->flags_independent;
+        return t->vm->flags.logic;
     }
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_CMP: r->kind = RECIPE_CMP; break;
@@ -66,7 +66,7 @@ static bool learn_recipe(const struct trans *t, struct flag_recipe *r, bool *by_
         r->kind = RECIPE_TEST;
         r->b = is_slot((unsigned)r->a) ? -1 : r->a;
         r->imm = -1;
-        return t->vm->flags_independent;
+        return t->vm->flags.logic;
     }
     *by_imm = imm;
     if (imm)

@@ -49,11 +49,11 @@ static bool kills_all_flags(const struct trans *t)
     case ZYDIS_MNEMONIC_XOR:
     case ZYDIS_MNEMONIC_TEST: return true;
     case ZYDIS_MNEMONIC_MUL:
-    case ZYDIS_MNEMONIC_IMUL: return t->vm->flags_independent;
+    case ZYDIS_MNEMONIC_IMUL: return t->vm->flags.products;
     case ZYDIS_MNEMONIC_SHL:
     case ZYDIS_MNEMONIC_SHR:
     case ZYDIS_MNEMONIC_SAR:
-        return t->vm->flags_independent && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+        return t->vm->flags.shifts && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
                (count->imm.value.u & (t->in->operand_width == 64 ? 63 : 31)) != 0;
     default: return false;
     }
