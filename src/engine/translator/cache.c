@@ -48,6 +48,7 @@ static bool divide(struct code_cache *cc)
     cc->segment_tbs = (uint32_t)(size / 160 / cc->segment_count);
     cc->segment_sides = (uint32_t)(size / 64 / cc->segment_count);
     cc->jump_max = (uint32_t)(size / 128);
+    cc->segment_begun = cpu_now_ns();
     for (unsigned i = 0; i < cc->segment_count; i++) {
         struct cache_segment *s = &cc->segments[i];
         s->hot = s->hot_pos = (uint32_t)cc->stub_len + i * cc->segment_hot;

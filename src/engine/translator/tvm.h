@@ -30,7 +30,7 @@ struct tb; /* cache.h */
 enum { PAGE_IS_CODE = 1, PAGE_BECOMES_CODE }; /* the latter: write tags may still be there */
 struct page_info {
     struct tb *_Atomic tbs;  /* blocks with guest code in this page */
-    uint8_t samples;         /* that met small blocks in it; at PAGE_FAST all are made to be fast */
+    uint8_t samples;         /* that met small blocks in it; at PAGE_FAST all are made to be fast (vcpu_heavy.c) */
     _Atomic uint8_t code;    /* PAGE_*; never gets a write tag in any TLB unless 0 */
     _Atomic uint8_t w_owner; /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
     uint32_t w_page; /* the owner's business: for which linear page (low bits of its number), or PAGE_MANY */
