@@ -57,6 +57,7 @@ struct jc_entry {
 #define JC_BITS 15
 #define JC_SIZE (1u << JC_BITS)
 #define JC_ROTATE 7 /* brings the low bits of an address to where they choose the entry (jc_hash) */
+#define JC_MASK ((uint32_t)((JC_SIZE - 1) * sizeof(struct jc_entry)))
 
 #define ITLB_SIZE 256u
 #define EXEC_BLOOM 1024u
@@ -175,7 +176,12 @@ struct tcpu {
     uint32_t rflags;  /* everything but the status flags; bit 1 set */
     uint16_t fl;      /* status flags: high byte as LAHF gives (SF ZF AF PF CF), low byte 1 if OF */
     uint16_t fl_pad;
-    _Atomic uint32_t exit_request;  /* XR_*, set by any thread */
+    _Atomic uint32_t exit_request; /* XR_*, set by any thread */
+    /* exit_request where translated code has no time to look at it: with a request the mask is 0, so that the
+     * jump cache knows no address, and the bias is 1, so that no return comes back where it should
+     * (cpu_request, vcpu_loop). */
+    _Atomic uint32_t jc_mask;
+    _Atomic uint64_t return_bias;
     _Atomic uint32_t intr_deferred; /* XR_INTR arrived while IF was clear: look again when IF is set */
     uint32_t exit_reason;           /* enum exit_reason: why translated code came back */
     int32_t pauses_left; /* PAUSEs of code at CPL 0 until the dispatcher looks whether this vCPU spins */

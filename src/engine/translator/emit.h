@@ -232,6 +232,11 @@ static inline void e_alu_mi(struct emit *e, unsigned w, unsigned op, struct hmem
     else
         e_u32(e, (uint32_t)imm);
 }
+static inline void e_rol_ri(struct emit *e, unsigned w, int dst, unsigned n)
+{
+    e_rr(e, w, 0xc1, 0, (unsigned)dst);
+    e_byte(e, n);
+}
 static inline void e_shr_ri(struct emit *e, unsigned w, int dst, unsigned n)
 {
     e_rr(e, w, 0xc1, 5, (unsigned)dst);

@@ -6,7 +6,6 @@
 #include <time.h>
 
 #include "engine/engine.h"
-#include "engine/translator/flags_probe.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/perf_map.h"
@@ -187,7 +186,7 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     vm->tsc_base = cpu_host_tsc();
     struct cpuid_regs r7;
     host_cpuid(7, 0, &r7);
-    vm->flags_independent = flags_probe_independent();
+    vm->flags = flags_probe();
     vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_xcr0(), host_cpuid);
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);

@@ -4,9 +4,13 @@
 
 #include "util/base.h"
 
-/* Whether the flags behind SHL, SHR and SAR by a count that is not 0, and behind MUL and IMUL, are the same
- * whatever they were before, and those behind AND, OR and XOR are what TEST of the result makes. Any thread;
- * takes some microseconds. */
-bool flags_probe_independent(void);
+struct flags_probe {
+    bool logic;    /* the flags behind AND, OR and XOR are what TEST of the result makes */
+    bool shifts;   /* those behind SHL, SHR and SAR by a count that is not 0 do not depend on earlier ones */
+    bool products; /* nor do those behind MUL and IMUL (AMD's leave SF, ZF, AF and PF as they were) */
+};
+
+/* Any thread; takes some microseconds. */
+struct flags_probe flags_probe(void);
 
 #endif

@@ -138,12 +138,12 @@ static inline unsigned jc_hash(uint64_t pc)
     return ((x ^ (x << JC_ROTATE | x >> (32 - JC_ROTATE))) / sizeof(struct jc_entry)) & (JC_SIZE - 1);
 }
 
-/* What stands in an entry that is empty: an address whose place is another, so that a branch to it, which is
- * not canonical and must fault, does not find it either. */
-static inline uint64_t jc_invalid_pc(unsigned i)
-{
-    return 1ull << 63 | (i == 0);
-}
+/* What stands in an entry that is empty: an address whose place is the first entry, so that a branch to it,
+ * which is not canonical and must fault, does not find it either. */
+#define JC_EMPTY (1ull << 63)
+/* The first entry is where every look goes while exit_request is set (tcpu.jc_mask), and always empty: of an
+ * address that no program has, and should one have it all the same, of code that leaves. */
+#define JC_NOWHERE 0x93d1b7a46ec258f5ull
 void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host);
 void mmu_flush_page(struct tcpu *c, uint64_t lin);
 

@@ -39,9 +39,11 @@ void mmu_init(struct tcpu *c)
             tlb_invalidate(c, idx, i);
         c->tlb_log_len[idx] = 0;
         for (unsigned i = 0; i < JC_SIZE; i++)
-            c->jc[idx][i].pc = jc_invalid_pc(i);
+            c->jc[idx][i].pc = JC_EMPTY;
+        c->jc[idx][0] = (struct jc_entry){ JC_NOWHERE, (uint64_t)(uintptr_t)c->vm->cache->stubs.exit_lookup };
         c->jc_log_len[idx] = 0;
     }
+    atomic_store(&c->jc_mask, JC_MASK);
     mmu_flush_jump_cache(c);
 }
 
@@ -135,7 +137,7 @@ void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
 static void flush_jumps_of(struct tcpu *c, unsigned idx)
 {
     for (unsigned k = 0; k < c->jc_log_len[idx]; k++)
-        c->jc[idx][c->jc_log[idx][k]].pc = jc_invalid_pc(c->jc_log[idx][k]);
+        c->jc[idx][c->jc_log[idx][k]].pc = JC_EMPTY;
     c->jc_log_len[idx] = 0;
 }
 
@@ -143,7 +145,9 @@ void jc_put(struct tcpu *c, unsigned idx, uint64_t pc, uint64_t host)
 {
     unsigned i = jc_hash(pc);
     struct jc_entry *e = &c->jc[idx][i];
-    if (e->pc == jc_invalid_pc(i))
+    if (i == 0)
+        return;
+    if (e->pc == JC_EMPTY)
         c->jc_log[idx][c->jc_log_len[idx]++] = (uint16_t)i;
     *e = (struct jc_entry){ pc, host };
 }
@@ -163,7 +167,7 @@ void mmu_flush_jump_cache(struct tcpu *c)
 static void drop_jump(struct tcpu *c, unsigned idx, unsigned k)
 {
     unsigned i = c->jc_log[idx][k];
-    c->jc[idx][i].pc = jc_invalid_pc(i);
+    c->jc[idx][i].pc = JC_EMPTY;
     c->jc_log[idx][k] = c->jc_log[idx][--c->jc_log_len[idx]];
 }
 

@@ -36,7 +36,8 @@
  *
  * The return stack. A guest CALL ends in a host CALL, a guest RET in a host RET, so that the host predicts
  * where returns go. RSP is the vCPU's return stack for that reason, not the thread's C stack, to which the
- * stubs change. Behind the host CALL stands a check that the guest really returns there (r9 = the address
+ * stubs change. Before the host CALL, blocks that do not know their linear address push the guest's return
+ * address there, too. Behind the CALL stands a check that the guest really returns there (r9 = the address
  * that RET popped, r11 = BRANCH_DESC of the RET, as for r10); if not, or at the bottom of the stack, ret_miss
  * empties the return stack and looks in the jump cache. The stack is emptied whenever the dispatcher runs,
  * thus whenever translations or modes change, and when the privilege level does. A system call leaves what
@@ -128,10 +129,10 @@ static void capture_flags(struct emit *e)
     e_store(e, 0, hm_cpu(offsetof(struct tcpu, exit_fl)), H_AX);
 }
 
-/* T0 = linear address to go to; out: the places of two jumps for when that fails. */
-static void look_up(struct emit *e, unsigned idx, uint8_t *out[2])
+/* T0 = linear address to go to; out: the place of a jump for when that fails. */
+static void look_up(struct emit *e, unsigned idx, uint8_t **out)
 {
-    struct hmem host = jump_cache_probe(e, idx, out);
+    struct hmem host = jump_cache_probe(e, idx, false, out);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
     e_jmp_mem(e, host);
@@ -139,10 +140,9 @@ static void look_up(struct emit *e, unsigned idx, uint8_t *out[2])
 
 static void emit_lookup(struct emit *e, unsigned idx, const uint8_t *exit_lookup)
 {
-    uint8_t *out[2];
-    look_up(e, idx, out);
-    e_patch(out[0], e->p);
-    e_patch(out[1], e->p);
+    uint8_t *out;
+    look_up(e, idx, &out);
+    e_patch(out, e->p);
     e_jmp(e, exit_lookup);
 }
 
@@ -163,10 +163,9 @@ static void emit_lookups(struct emit *e, struct stubs *s, unsigned idx)
 /* The same behind an indirect jump; r11 = BRANCH_DESC. */
 static void emit_lookup_branch(struct emit *e, unsigned idx, const uint8_t *exit_branch)
 {
-    uint8_t *out[2];
-    look_up(e, idx, out);
-    e_patch(out[0], e->p);
-    e_patch(out[1], e->p);
+    uint8_t *out;
+    look_up(e, idx, &out);
+    e_patch(out, e->p);
     e_mov_rr(e, 1, H_10, H_11);
     e_jmp(e, exit_branch);
 }

@@ -35,34 +35,41 @@ enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FL
 
 /* A guest memory operand. */
 struct gaddr {
-    int base, index; /* guest register numbers, or -1 */
-    unsigned scale;
     int64_t disp;
-    bool rip;        /* disp is relative to the start of the code page (tcpu.vpage) */
-    size_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
-    size_t seg_room; /* offset in tcpu of what the segment's limit leaves, or 0: nothing to be checked */
-    unsigned width;  /* address size in bits: 16, 32 or 64 */
+    int8_t base, index; /* guest register numbers, or -1 */
+    uint8_t scale;
+    uint8_t width;     /* address size in bits: 16, 32 or 64 */
+    bool rip;          /* disp is relative to the start of the code page (tcpu.vpage) */
+    uint32_t seg_base; /* offset in tcpu of a segment base to add, or 0 */
+    uint32_t seg_room; /* offset in tcpu of what the segment's limit leaves, or 0: nothing to be checked */
 };
 
 #define BASE_SCRATCH 16 /* as gaddr.base: the address is in tcpu.scratch[2] */
 
 /* Where an access is, told by values instead of registers, so that it can be compared with others. */
 struct gspot {
-    uint16_t base, index; /* numbers of values, or GSPOT_NONE */
-    uint8_t scale;
-    bool rip;
-    uint8_t width;
-    size_t seg_base;
+    union {
+        struct {
+            uint16_t base, index; /* numbers of values, or GSPOT_NONE */
+            uint8_t scale, width;
+            bool rip;
+            uint8_t seg; /* S_FS, S_GS, or 0 */
+        };
+        uint64_t where; /* all of that */
+    };
     int64_t disp;
 };
 #define GSPOT_NONE 0xffffu
 
-/* One access that an instruction will make, for looking ahead. */
+/* One access that an instruction of the block will make, for looking ahead. */
 struct gaccess {
     struct gspot spot;
-    unsigned len;
+    uint16_t len;
     bool write;
-    bool groups; /* may share a check */
+    bool groups;   /* may share a check */
+    uint8_t insn;  /* whose it is */
+    uint8_t exits; /* side exits before it */
+    uint8_t calls; /* barriers before it */
 };
 
 /* A register's content: off more than what number id stands for (trans_values.c). */
@@ -99,26 +106,91 @@ struct insn_facts {
     uint16_t undefined_flags;
 };
 
+/* How the status flags of an instruction can be made anew (trans_flags.c). */
+enum recipe_kind { RECIPE_NONE, RECIPE_ZERO, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
+struct flag_recipe {
+    uint8_t kind, size; /* enum recipe_kind; bits */
+    int8_t a, b;        /* guest registers; b -1: imm */
+    uint16_t regs;      /* mask of both */
+    int32_t imm;
+};
+
+/* Host operands for re-encoding the current instruction. */
+struct recode {
+    int8_t reg;        /* ModRM.reg if it names a GPR, else -1 */
+    int8_t rm;         /* ModRM.rm if it names a GPR, else -1 */
+    int8_t vvvv;       /* VEX.vvvv if a GPR, else -1 */
+    int8_t opreg;      /* register in the opcode byte, else -1 */
+    uint8_t opcode;    /* instead of the guest's when not 0 */
+    uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
+    bool has_mem;
+    struct hmem mem;
+};
+
+/* A register of the instruction that lives in memory, and the scratch register that it gets. */
+struct slot {
+    uint8_t gpr;
+    int8_t tmp;
+    bool load, store;
+};
+
+/* How a generic instruction is written again (trans_generic.c). */
+struct plan {
+    struct recode r;
+    struct slot slots[4];
+    uint8_t slot_count;
+    int8_t swap; /* register whose two low bytes are exchanged around the instruction, or -1 */
+    bool reads_flags, writes_flags;
+    bool mask;                          /* XSAVE family: EDX:EAX is limited to the guest's XCR0 */
+    bool restore;                       /* XRSTOR: the header must name no more than that either */
+    bool denied;                        /* by its segment, always */
+    bool moves_pointers, sets_pointers; /* of x87 */
+    uint16_t flags;                     /* MEM_* */
+};
+
+/* A legacy encoding as it is written again, its operands apart. */
+struct encoding {
+    bool legacy; /* false: it is another */
+    bool modrm;
+    uint8_t rex, opcode, reg, rm; /* rex 0: none */
+    uint8_t imm_at, imm_bytes;
+    uint8_t prefix_count, escape_count;
+    uint8_t escapes[2], prefixes[ZYDIS_MAX_INSTRUCTION_LENGTH + 1];
+};
+
 #define FORM_BITS 11
 #define FORM_OPERANDS 5 /* of forms that are kept */
 
-/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). */
+/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). For
+ * most of them the first lines of the cache are all that is looked at. */
 struct form {
-    uint64_t key; /* first bytes, key_len of them */
-    uint32_t mode;
-    uint32_t block;         /* the last that refers to it */
-    uint8_t key_len;        /* 0: not kept, but of one instruction */
-    int8_t disp_op, imm_op; /* operands with its displacement and immediate, or -1 */
-    uint8_t disp_at, disp_bits, imm_at, imm_bits;
-    bool imm_signed;
+    struct insn_facts facts;
     bool decoded;
-    bool counts;         /* a shift, whose immediate says what becomes of the flags */
+    bool kept;   /* it may be others' too */
+    bool counts; /* a shift, whose immediate says what becomes of the flags */
+    int8_t lea;  /* the destination of LEA, or -1 */
+    uint8_t length, operand_width;
     uint8_t access;      /* MMU_SLOW_*, of the memory operand of WAY_GENERIC and WAY_VECTOR ... */
     uint16_t access_len; /* ... and its bytes; 0: no such access */
-    struct insn_facts facts;
+    uint8_t disp_at, disp_bits, imm_at, imm_bits;
+    bool imm_signed;
+    int8_t disp_op, imm_op; /* operands with its displacement and immediate, or -1 */
+    bool recipe_imm;        /* recipe.imm is the immediate */
+    uint32_t block;         /* the last that refers to it */
+    struct gaddr addr;      /* of the operand with the displacement, or else of mem */
+    struct plan plan;
+    struct encoding encoding;
+    struct flag_recipe recipe;
     const ZydisDecodedOperand *mem; /* insn_find_mem */
     ZydisDecodedOperand *ops;
     ZydisDecodedInstruction in;
+};
+
+/* Which one is kept at this place. */
+struct form_key {
+    uint64_t bytes; /* the first */
+    uint32_t mode;
+    uint32_t len; /* how many; 0: none is kept */
 };
 
 /* One instruction of the block. */
@@ -131,16 +203,15 @@ struct ginsn {
     uint8_t seen; /* bytes, how many were there */
     uint8_t key_len;
     bool decoded; /* false: no instruction (length 1), or it runs into a page that is not there (0) */
-    uint8_t access_count;
+    uint8_t access_count, access_first; /* in trans.accesses */
     struct insn_facts f;
     uint8_t bytes[24]; /* 15 count; words are read from any of them */
     struct gvalue before[16];
-    struct gaccess access[2];
 };
 
 /* Accesses near one address that share a check (trans_group.c). */
 struct group {
-    bool live, write;
+    bool write;
     struct gspot spot; /* disp is 0 */
     int64_t lo, hi;    /* bytes [lo, hi) from there */
     unsigned last;     /* index of the last instruction that will use it */
@@ -148,15 +219,6 @@ struct group {
 };
 #define TRANS_GROUPS 8
 #define GROUP_SPAN_MAX 512 /* the longer, the oftener it crosses a page */
-
-/* How the status flags of an instruction can be made anew (trans_flags.c). */
-enum recipe_kind { RECIPE_NONE, RECIPE_ZERO, RECIPE_CMP, RECIPE_TEST, RECIPE_ADD, RECIPE_SUB };
-struct flag_recipe {
-    uint8_t kind, size; /* enum recipe_kind; bits */
-    int8_t a, b;        /* guest registers; b -1: imm */
-    uint16_t regs;      /* mask of both */
-    int32_t imm;
-};
 
 /* What the scratch registers hold beside their use: a guest register that lives in memory, or a group's
  * delta. True as long as nothing else has been written behind it, which the place in the hot code tells. */
@@ -185,11 +247,12 @@ struct trans {
     uint64_t gpage2; /* ~0: not there */
     const uint8_t *page;
     unsigned start, off; /* guest offsets in the page: of the block, of the current instruction */
+    unsigned length;     /* of that */
     unsigned end;        /* guest bytes read so far end here */
     uint64_t vpage;      /* linear page; known only under MODE_FIXED */
     uint32_t mode;
-    unsigned idx;  /* enum mmu_index */
-    unsigned bits; /* 32 or 64 */
+    unsigned idx; /* enum mmu_index */
+    uint8_t bits; /* 32 or 64 */
     unsigned insns, branches;
     bool host_flags;  /* EFLAGS holds the guest's status flags */
     bool saved_flags; /* tcpu.fl holds them (both may be true) */
@@ -205,6 +268,8 @@ struct trans {
     struct gvalue values[16];
     uint16_t value_count;
     struct group groups[TRANS_GROUPS];
+    unsigned live_groups; /* mask */
+    unsigned barriers, access_count;
     struct loop loop;
     struct held held;
     const ZydisDecodedInstruction *in; /* the current one's */
@@ -213,15 +278,17 @@ struct trans {
     const uint8_t *bytes;
     struct tb_side *side; /* TRANS_MAX_SIDE of them */
     unsigned side_count;
-    struct ginsn *g; /* TRANS_MAX_INSNS + 1 of them */
+    struct ginsn *g;          /* TRANS_MAX_INSNS + 1 of them */
+    struct gaccess *accesses; /* of those, access_count of twice as many */
     struct forms *forms;
 };
 
-/* Of a vCPU: 1.7 MB. */
+/* Of a vCPU: 2 MB. */
 struct forms {
     uint32_t block;                       /* number of the one in the making */
     struct form own[TRANS_MAX_INSNS + 1]; /* of that block's instructions, as far as they are not kept */
     ZydisDecodedOperand own_ops[TRANS_MAX_INSNS + 1][ZYDIS_MAX_OPERAND_COUNT];
+    struct form_key keys[1 << FORM_BITS];
     struct form kept[1 << FORM_BITS];
     ZydisDecodedOperand kept_ops[1 << FORM_BITS][FORM_OPERANDS];
 };
@@ -283,26 +350,29 @@ static inline struct hmem hm_tlb(unsigned idx, size_t field)
 }
 
 /* T0 = linear address. Uses T1, which the answer, the place of the translated code's address, needs. out: the
- * places of two jumps for when exit_request is set or the jump cache does not know the address. */
-static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, uint8_t *out[2])
+ * place of a jump for when the jump cache does not know the address, or exit_request is set. */
+static inline struct hmem jump_cache_probe(struct emit *e, unsigned idx, bool bmi2, uint8_t **out)
 {
     size_t jc = offsetof(struct tcpu, jc) + idx * sizeof(struct jc_entry) * JC_SIZE;
     struct hmem entry = hm_cpu(jc + offsetof(struct jc_entry, pc));
     entry.base = T1;
-    e_alu_mi(e, 0, ALU_CMP, GS(exit_request), 0);
-    out[0] = e_jcc_fwd(e, CC_NE);
-    e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
+    if (bmi2) {
+        e_rorx(e, 0, T1, T0, 32 - JC_ROTATE);
+    } else {
+        e_mov_rr(e, 0, T1, T0);
+        e_rol_ri(e, 0, T1, JC_ROTATE);
+    }
     e_alu_rr(e, 0, ALU_XOR, T1, T0);
-    e_alu_ri(e, 0, ALU_AND, T1, (JC_SIZE - 1) * sizeof(struct jc_entry));
+    e_alu_rm(e, 0, ALU_AND, T1, GS(jc_mask));
     e_alu_rm(e, 1, ALU_CMP, T0, entry);
-    out[1] = e_jcc_fwd(e, CC_NE);
+    *out = e_jcc_fwd(e, CC_NE);
     entry.disp += (int32_t)(offsetof(struct jc_entry, host) - offsetof(struct jc_entry, pc));
     return entry;
 }
 
 static inline unsigned next_off(const struct trans *t)
 {
-    return t->off + t->in->length;
+    return t->off + t->length;
 }
 
 /* ---- flags (trans_flags.c) ---- */
@@ -323,12 +393,14 @@ void fl_need(struct trans *t, struct emit *e, int tmp); /* makes EFLAGS valid */
 void fl_written(struct trans *t);                       /* the guest's flags were just written in EFLAGS */
 void fl_before_insn(struct trans *t);
 void fl_after_insn(struct trans *t);
+void fl_learn(const struct trans *t, struct form *f); /* fills recipe */
 
 /* ---- memory (trans_mem.c) ---- */
 
 /* dst = linear address (effective address if seg_base is 0). Uses T1 too. No flags. */
 void lea_guest(struct trans *t, struct emit *e, int dst, const struct gaddr *a);
-struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op);
+struct gaddr gaddr_of(const struct trans *t);            /* of the current instruction's operand */
+void gaddr_learn(const struct trans *t, struct form *f); /* what is known of it without its displacement */
 
 /* A scratch register that ref does not use; ref is reduced to one register if it must be. */
 int body_tmp(struct emit *e, struct hmem *ref);
@@ -369,14 +441,17 @@ void form_set_numbers(struct form *f, const struct ginsn *g);      /* to those o
 
 /* ---- groups (trans_group.c) ---- */
 
-void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write);
+void group_note_access(struct trans *t, struct ginsn *g, const struct gaddr *a, unsigned len, bool write);
 
 /* If the access is covered by a group, or a group worth its check can be begun here: emits what is needed
  * (the check, the loading of the delta), sets *ref and returns true. */
 bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write, struct hmem *ref);
-void group_after_insn(struct trans *t);                              /* drops groups that are over */
-void group_take_dc(struct trans *t);                                 /* DC is needed as a scratch register */
-bool group_comparable(const struct gspot *a, const struct gspot *b); /* they differ by a constant */
+void group_after_insn(struct trans *t); /* drops groups that are over */
+void group_take_dc(struct trans *t);    /* DC is needed as a scratch register */
+static inline bool group_comparable(const struct gspot *a, const struct gspot *b) /* differ by a constant */
+{
+    return a->where == b->where;
+}
 /* The check of a group of reads at the start of the block, when registers hold the values of their numbers.
  */
 void group_check_early(struct trans *t, const struct group *g);
@@ -392,25 +467,25 @@ void emit_tlb_index(struct trans *t); /* T1 = where T0's page is in the TLB */
 
 /* ---- encoding (trans_encode.c) ---- */
 
-/* Host operands for re-encoding the current instruction. */
-struct recode {
-    int reg;        /* ModRM.reg if it names a GPR, else -1 */
-    int rm;         /* ModRM.rm if it names a GPR, else -1 */
-    int vvvv;       /* VEX.vvvv if a GPR, else -1 */
-    int opreg;      /* register in the opcode byte, else -1 */
-    uint8_t opcode; /* instead of the guest's when not 0 */
-    bool has_mem;
-    struct hmem mem;
-    bool addr32;       /* keep an address-size prefix (LEA) */
-    uint8_t subst_reg; /* replaces the opcode extension in ModRM.reg when not 0xff */
-};
 void recode(struct trans *t, struct emit *e, const struct recode *r);
+void encoding_learn(const struct trans *t, struct form *f);
 
 /* ---- generic instructions (trans_generic.c) ---- */
 #define ACT_READ ZYDIS_OPERAND_ACTION_MASK_READ
 #define ACT_WRITE ZYDIS_OPERAND_ACTION_MASK_WRITE
 
-int insn_gpr_id(ZydisRegister r); /* number of a general register, or -1 for others */
+/* Number of a general register, or -1 for others. */
+static inline int insn_gpr_id(ZydisRegister r)
+{
+    if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15)
+        return (int)(r - ZYDIS_REGISTER_AX) & 15; /* three sets of sixteen */
+    if (r < ZYDIS_REGISTER_AL || r > ZYDIS_REGISTER_R15B)
+        return -1;
+    return r >= ZYDIS_REGISTER_SPL ? (int)(r - ZYDIS_REGISTER_SPL) + 4 : (int)(r - ZYDIS_REGISTER_AL) & 3;
+}
+_Static_assert(ZYDIS_REGISTER_EAX == ZYDIS_REGISTER_AX + 16 && ZYDIS_REGISTER_RAX == ZYDIS_REGISTER_AX + 32 &&
+                   ZYDIS_REGISTER_R15 == ZYDIS_REGISTER_AX + 47,
+               "general registers follow each other");
 bool insn_has_class(const struct trans *t, ZydisRegisterClass cls);
 bool insn_uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops,
                      ZydisRegisterClass cls);
@@ -439,6 +514,7 @@ enum mmu_align operand_align(const ZydisDecodedInstruction *in, unsigned n, bool
 unsigned operand_segment(const ZydisDecodedOperand *op); /* S_* of a memory operand */
 bool generic_can(
     const struct trans *t); /* whether generic_translate (or generic_lea) can do it; else the interpreter */
+void generic_learn(const struct trans *t, struct form *f); /* how it will be written */
 void generic_translate(struct trans *t, bool vector);
 void generic_lea(struct trans *t);
 

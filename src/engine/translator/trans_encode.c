@@ -143,41 +143,50 @@ static bool has_small_form(const struct trans *t)
     }
 }
 
-void recode(struct trans *t, struct emit *e, const struct recode *r)
+static void learn_prefixes(const struct trans *t, struct encoding *c)
 {
-    if (t->bits == 32 &&
-        (t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)) {
-        zero_eight(e, t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL);
-        return;
-    }
-    if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        recode_vex(t, e, r);
-        return;
-    }
-    if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
-        recode_evex(t, e, r);
-        return;
-    }
-    bool has_rex = (t->in->attributes & ZYDIS_ATTRIB_HAS_REX) != 0;
-    if (r->has_mem && r->mem.gs)
-        e_byte(e, 0x65);
-    if (has_small_form(t) && t->in->operand_width == 16)
-        e_byte(e, 0x66);
+    bool small = has_small_form(t);
+    if (small && t->in->operand_width == 16)
+        c->prefixes[c->prefix_count++] = 0x66;
     for (unsigned i = 0; i < t->in->raw.prefix_count; i++) {
         uint8_t p = t->in->raw.prefixes[i].value;
-        if (p == 0x66 && has_small_form(t))
-            continue;
-        if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0 || (p == 0x67 && r->addr32))
-            e_byte(e, p);
+        if ((p == 0x66 && !small) || p == 0xf2 || p == 0xf3 || p == 0xf0)
+            c->prefixes[c->prefix_count++] = p;
     }
-    unsigned reg = t->in->raw.modrm.reg & 7u, rm = t->in->raw.modrm.rm & 7u, rex = 0;
-    unsigned opcode = r->opcode ? r->opcode : t->in->opcode;
-    if (opcode == 0x82 && t->in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
-        opcode = 0x80; /* the same in 32-bit code, nothing in 64-bit code */
-    if (has_rex)
-        rex = 0x40u | (unsigned)t->in->raw.rex.W << 3 | (unsigned)t->in->raw.rex.R << 2 | t->in->raw.rex.B;
-    if (r->subst_reg != 0xff)
-        reg = r->subst_reg;
+}
+
+void encoding_learn(const struct trans *t, struct form *f)
+{
+    const ZydisDecodedInstruction *in = t->in;
+    struct encoding *c = &f->encoding;
+    *c = (struct encoding){ .legacy = in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY };
+    if (!c->legacy)
+        return;
+    learn_prefixes(t, c);
+    c->reg = in->raw.modrm.reg & 7u;
+    c->rm = in->raw.modrm.rm & 7u;
+    c->modrm = (in->attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
+    c->opcode = in->opcode;
+    if (c->opcode == 0x82 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+        c->opcode = 0x80; /* the same in 32-bit code, nothing in 64-bit code */
+    if (in->attributes & ZYDIS_ATTRIB_HAS_REX)
+        c->rex = (uint8_t)(0x40u | in->raw.rex.W << 3 | in->raw.rex.R << 2 | in->raw.rex.B);
+    if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+        c->escapes[c->escape_count++] = 0x0f;
+    if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38 || in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+        c->escapes[c->escape_count++] = in->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 0x38 : 0x3a;
+    c->imm_at = in->raw.imm[0].offset;
+    c->imm_bytes = (uint8_t)((in->raw.imm[0].size + in->raw.imm[1].size) / 8u);
+}
+
+static void recode_legacy(struct trans *t, struct emit *e, const struct recode *r, const struct encoding *c)
+{
+    if (r->has_mem && r->mem.gs)
+        e_byte(e, 0x65);
+    for (unsigned i = 0; i < c->prefix_count; i++)
+        e_byte(e, c->prefixes[i]);
+    unsigned reg = r->subst_reg != 0xff ? r->subst_reg : c->reg, rm = c->rm, rex = c->rex;
+    unsigned opcode = r->opcode ? r->opcode : c->opcode;
     if (r->reg >= 0) {
         reg = (unsigned)r->reg & 7;
         rex = (rex & ~4u) | ((unsigned)r->reg > 7 ? 0x44u : 0);
@@ -192,16 +201,31 @@ void recode(struct trans *t, struct emit *e, const struct recode *r)
         opcode = (opcode & ~7u) | ((unsigned)r->opreg & 7);
         rex = (rex & ~1u) | ((unsigned)r->opreg > 7 ? 0x41u : 0);
     }
-    if (rex || has_rex)
+    if (rex)
         e_byte(e, rex | 0x40u);
-    if (t->in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
-        e_byte(e, 0x0f);
-    if (t->in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
-        e_byte(e, 0x38);
-    else if (t->in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
-        e_byte(e, 0x3a);
+    for (unsigned i = 0; i < c->escape_count; i++)
+        e_byte(e, c->escapes[i]);
     e_byte(e, opcode);
-    tail(t, e, r, reg, rm);
+    if (r->has_mem)
+        e_modrm_mem(e, reg, r->mem);
+    else if (c->modrm)
+        e_byte(e, 0xc0 | reg << 3 | rm);
+    for (unsigned i = 0; i < c->imm_bytes; i++)
+        e_byte(e, t->bytes[c->imm_at + i]);
+}
+
+void recode(struct trans *t, struct emit *e, const struct recode *r)
+{
+    const struct encoding *c = &t->g[t->cur].form->encoding;
+    if (c->legacy)
+        recode_legacy(t, e, r, c);
+    else if (t->bits == 32 &&
+             (t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER))
+        zero_eight(e, t->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+    else if (t->in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        recode_vex(t, e, r);
+    else
+        recode_evex(t, e, r);
 }
 
 void e_stored_rflags(struct emit *e, int dst, int tmp)

@@ -37,7 +37,7 @@ static int gpr_operand(const ZydisDecodedOperand *op)
 }
 
 /* How to make the current instruction's flags from what it leaves in registers. */
-static bool recipe_of(const struct trans *t, struct flag_recipe *r)
+static bool learn_recipe(const struct trans *t, struct flag_recipe *r, bool *by_imm)
 {
     const ZydisDecodedOperand *a = &t->ops[0], *b = &t->ops[1];
     bool imm = b->type == ZYDIS_OPERAND_TYPE_IMMEDIATE, logical = false;
@@ -47,7 +47,7 @@ static bool recipe_of(const struct trans *t, struct flag_recipe *r)
     if ((t->in->mnemonic == ZYDIS_MNEMONIC_XOR || t->in->mnemonic == ZYDIS_MNEMONIC_SUB) &&
         b->type == ZYDIS_OPERAND_TYPE_REGISTER && b->reg.value == a->reg.value) {
         r->kind = RECIPE_ZERO;
-        return t->vm->flags_independent;
+        return t->vm->flags.logic;
     }
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_CMP: r->kind = RECIPE_CMP; break;
@@ -66,18 +66,33 @@ static bool recipe_of(const struct trans *t, struct flag_recipe *r)
         r->kind = RECIPE_TEST;
         r->b = is_slot((unsigned)r->a) ? -1 : r->a;
         r->imm = -1;
-        return t->vm->flags_independent;
+        return t->vm->flags.logic;
     }
-    if (imm) {
-        r->imm = (int32_t)b->imm.value.u;
-        return r->imm != INT32_MIN && (r->size < 64 || r->imm == b->imm.value.s);
-    }
+    *by_imm = imm;
+    if (imm)
+        return true;
     r->b = (int8_t)gpr_operand(b);
     if (r->b < 0 || (is_slot((unsigned)r->a) && is_slot((unsigned)r->b)) ||
         (r->kind >= RECIPE_ADD && r->a == r->b))
         return false;
     r->regs |= (uint16_t)(1u << r->b);
     return true;
+}
+
+void fl_learn(const struct trans *t, struct form *f)
+{
+    f->recipe_imm = false;
+    if (f->facts.way != WAY_GENERIC || !learn_recipe(t, &f->recipe, &f->recipe_imm))
+        f->recipe.kind = RECIPE_NONE;
+}
+
+static bool recipe_of(const struct ginsn *g, struct flag_recipe *r)
+{
+    *r = g->form->recipe;
+    if (!g->form->recipe_imm)
+        return r->kind != RECIPE_NONE;
+    r->imm = (int32_t)g->imm;
+    return r->imm != INT32_MIN && (r->size < 64 || r->imm == g->imm);
 }
 
 /* One instruction of the form op r/m, r or op r, r/m on two guest registers, `op` being the opcode of the
@@ -372,7 +387,7 @@ void fl_after_insn(struct trans *t)
     const struct ginsn *g = &t->g[t->cur];
     struct flag_recipe r;
     if (g->f.kills_flags && g->f.way == WAY_GENERIC && t->host_flags && !(t->mode & MODE_ONE) &&
-        recipe_of(t, &r))
+        recipe_of(g, &r))
         t->recipe = r;
     else if (t->recipe.kind != RECIPE_NONE && (g->f.barrier || spoils_recipe(t, t->cur))) {
         t->saved_flags |= only_recipe(t); /* forgotten: what is there is as good */

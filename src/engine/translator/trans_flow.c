@@ -3,8 +3,8 @@
  * Inside one page, and between blocks of fixed address (fixed.c), a jump goes straight to the other block
  * (patched once that exists). Everything else has a linear address in T0 and goes through the vCPU's jump
  * cache. Calls and returns are calls and returns of the host too (stubs.c). Host interrupts, kicks and
- * requests of other vCPUs are seen by polls of tcpu.exit_request at backward jumps, at returns and at every
- * jump-cache transfer. */
+ * requests of other vCPUs are seen by polls of tcpu.exit_request at backward jumps, and without one at every
+ * jump-cache transfer and where returns come back to, which fail while there is a request (tcpu.jc_mask). */
 #include "engine/translator/mmu.h"
 #include "engine/translator/trans.h"
 
@@ -28,8 +28,18 @@ static void load_target(struct trans *t, struct emit *e, int64_t target)
     e_lea(e, wide(t), T0, hm_base(T0, (int32_t)target));
 }
 
-/* T0 = target. miss: where to go with it when the jump cache does not know it. call: with a return address on
- * the return stack (the caller goes on with return_site). */
+/* T0 = target; T0 and the answer say where it is in the jump cache. miss: where to go with T0 if it is not.
+ */
+static struct hmem probe(struct trans *t, struct emit *e, const uint8_t *miss)
+{
+    uint8_t *out;
+    struct hmem host = jump_cache_probe(e, t->idx, t->vm->host_bmi2, &out);
+    e_patch(out, miss - e->rx_off);
+    return host;
+}
+
+/* T0 = target. miss: where to go with it when the jump cache does not know it. call: to come back to
+ * return_site. */
 static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *miss, bool call)
 {
     if (t->mode & MODE_ONE) {
@@ -37,17 +47,10 @@ static void exit_through_cache(struct trans *t, struct emit *e, const uint8_t *m
         return;
     }
     if (t->small && call) {
-        if (!is_fixed(t))
-            e_rm(e, 0, 0xff, 6, GS(vpage)); /* PUSH */
         e_call(e, t->cc->stubs.lookup[t->idx]);
         return;
     }
-    uint8_t *out[2];
-    struct hmem host = jump_cache_probe(e, t->idx, out);
-    e_patch(out[0], miss - e->rx_off);
-    e_patch(out[1], miss - e->rx_off);
-    if (call && !is_fixed(t))
-        e_rm(e, 0, 0xff, 6, GS(vpage)); /* PUSH */
+    struct hmem host = probe(t, e, miss);
     e_alu_ri(e, 1, ALU_AND, T0, -4096);
     e_store(e, 1, GS(vpage), T0);
     e_rm(e, 0, 0xff, call ? 2 : 4, host); /* CALL or JMP */
@@ -94,11 +97,20 @@ void flow_exit_indirect(struct trans *t, unsigned popped)
     exit_through_cache(t, &t->h, miss, false);
 }
 
+/* Cold: the current instruction, which is a branch, on the general path. Flags are saved. */
+static const uint8_t *general_branch(struct trans *t)
+{
+    const uint8_t *way = e_rx(&t->k);
+    e_desc(t, &t->k, H_10, t->off | (uint32_t)SPECIAL_INTERP << 16);
+    e_call(&t->k, t->cc->stubs.special);
+    return way;
+}
+
 /* A call whose target is not canonical faults, on Intel's behind the push: the general path knows. T0 =
  * target, flags are saved. */
 static void check_canonical(struct trans *t)
 {
-    struct emit *h = &t->h, *k = &t->k;
+    struct emit *h = &t->h;
     if (t->bits != 64)
         return;
     fl_clobber(t, h);
@@ -107,9 +119,7 @@ static void check_canonical(struct trans *t)
     e_rr(h, 1, 0xc1, 7, T1); /* SAR */
     e_byte(h, 16);
     e_alu_rr(h, 1, ALU_CMP, T1, T0);
-    e_jcc(h, CC_NE, e_rx(k));
-    e_desc(t, k, H_10, t->off | (uint32_t)SPECIAL_INTERP << 16);
-    e_call(k, t->cc->stubs.special);
+    e_jcc(h, CC_NE, general_branch(t));
 }
 
 static bool is_local(const struct trans *t, int64_t target)
@@ -341,6 +351,13 @@ static void sp_add(struct trans *t, int32_t n)
     e_lea(&t->h, wide(t), H_GUEST_SP, hm_base(H_GUEST_SP, n));
 }
 
+/* Calls and returns that use the return stack. Code with SMAP suspended does not: which of its two mmu
+ * indices a function returns under is not known when it is called. */
+static bool pairs(const struct trans *t)
+{
+    return !(t->mode & MODE_ONE) && t->idx != MMU_SU;
+}
+
 struct push_arg {
     int gpr;      /* >= 0: a register */
     bool imm, ra; /* an immediate; the return address */
@@ -361,7 +378,9 @@ static void push_body(struct trans *t, struct emit *e, struct hmem ref, void *ar
     }
     if (p->ra) {
         e_load(e, 1, reg, GS(vpage));
-        e_lea(e, 1, reg, hm_base(reg, (int32_t)next_off(t)));
+        e_lea(e, wide(t), reg, hm_base(reg, (int32_t)next_off(t)));
+        if (pairs(t))
+            e_push(e, reg); /* for return_site */
     } else if (p->gpr < 0) {
         e_load(e, 1, reg, GS(scratch));
     } else if (is_slot((unsigned)p->gpr)) {
@@ -396,7 +415,7 @@ static void translate_push(struct trans *t)
         p.imm = true;
         p.value = (int32_t)op->imm.value.s;
     } else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
+        struct gaddr a = gaddr_of(t);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
         e_store(&t->h, 1, GS(scratch), T0);
     } else {
@@ -415,13 +434,6 @@ static void translate_pop(struct trans *t)
         e_store(&t->h, 1, gs_gpr(gpr), T0);
     if (gpr != R_SP)
         sp_add(t, (int32_t)word(t));
-}
-
-/* Calls and returns that use the return stack. Code with SMAP suspended does not: which of its two mmu
- * indices a function returns under is not known when it is called. */
-static bool pairs(const struct trans *t)
-{
-    return !(t->mode & MODE_ONE) && t->idx != MMU_SU;
 }
 
 /* Before anything of a CALL is done: is there room? (If not, a host signal ends the block here.) */
@@ -444,7 +456,7 @@ static void return_site(struct trans *t)
         e_alu_ri(h, 1, ALU_CMP, T0, (int32_t)(uint32_t)(t->vpage + next_off(t)));
     } else {
         e_pop(h, T1);
-        e_lea(h, wide(t), T1, hm_base(T1, (int32_t)next_off(t)));
+        e_alu_rm(h, 1, ALU_ADD, T1, GS(return_bias));
         e_alu_rr(h, 1, ALU_CMP, T0, T1);
     }
     e_jcc(h, CC_NE, t->cc->stubs.ret_miss[t->idx]);
@@ -459,12 +471,16 @@ static void call_away(struct trans *t, int64_t target)
 {
     struct emit *h = &t->h;
     if (t->small && t->bits == 64 && !is_fixed(t)) {
-        e_rm(h, 0, 0xff, 6, GS(vpage)); /* PUSH */
         e_mov_ri64(h, T0, (uint64_t)target);
         e_call(h, t->cc->stubs.away[t->idx]);
         return;
     }
-    load_target(t, h, target);
+    if (is_fixed(t)) {
+        load_target(t, h, target);
+    } else {
+        e_load(h, 1, T0, hm_base(H_SP, 0)); /* the return address */
+        e_lea(h, wide(t), T0, hm_base(T0, (int32_t)(target - next_off(t))));
+    }
     exit_through_cache(t, h, t->cc->stubs.exit_lookup, true);
 }
 
@@ -479,14 +495,30 @@ static void call_direct(struct trans *t, int64_t target)
     }
     fl_clobber(t, h);
     if (is_direct(t, target)) {
-        if (!is_fixed(t))
-            e_rm(h, 0, 0xff, 6, GS(vpage)); /* PUSH */
         pad_for_patch(h, 1);
         const uint8_t *to = direct_target(t, target, h->p + 1);
         e_call(h, to);
     } else {
         call_away(t, target);
     }
+    return_site(t);
+}
+
+/* T0 = target. What the jump cache knows is canonical, so it is asked before the push. */
+static void call_found(struct trans *t)
+{
+    struct emit *h = &t->h;
+    fl_clobber(t, h);
+    struct hmem host = probe(t, h, general_branch(t));
+    e_load(h, 1, T1, host);
+    e_store(h, 1, GS(scratch[1]), T1);
+    e_alu_ri(h, 1, ALU_AND, T0, -4096);
+    e_store(h, 1, GS(scratch), T0);
+    push(t, (struct push_arg){ .gpr = -1, .ra = true }, MEM_NO_EXIT);
+    fl_clobber(t, h);
+    e_load(h, 1, T0, GS(scratch));
+    e_store(h, 1, GS(vpage), T0);
+    e_rm(h, 0, 0xff, 2, GS(scratch[1])); /* CALL */
     return_site(t);
 }
 
@@ -499,7 +531,7 @@ static void translate_call(struct trans *t)
     }
     touch_return_stack(t);
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
+        struct gaddr a = gaddr_of(t);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
@@ -508,6 +540,10 @@ static void translate_call(struct trans *t)
             e_load(&t->h, wide(t), T0, gs_gpr(gpr));
         else
             e_mov_rr(&t->h, wide(t), T0, host_reg(gpr));
+    }
+    if (pairs(t) && !t->small) {
+        call_found(t);
+        return;
     }
     check_canonical(t);
     e_store(&t->h, 1, GS(scratch), T0);
@@ -534,7 +570,7 @@ static void translate_jmp(struct trans *t)
         return;
     }
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        struct gaddr a = gaddr_of(t, op);
+        struct gaddr a = gaddr_of(t);
         load_word(t, &a, T0, op->mem.segment == ZYDIS_REGISTER_SS ? MEM_STACK : 0);
     } else {
         unsigned gpr = (unsigned)ZydisRegisterGetId(op->reg.value);
@@ -560,10 +596,12 @@ static void translate_ret(struct trans *t)
         flow_exit_indirect(t, popped);
         return;
     }
-    const uint8_t *miss = branch_miss(t, popped);
     fl_clobber(t, &t->h);
-    e_alu_mi(&t->h, 0, ALU_CMP, GS(exit_request), 0);
-    e_jcc(&t->h, CC_NE, miss);
+    if (is_fixed(t)) { /* others look where they come back to: return_bias */
+        const uint8_t *miss = branch_miss(t, popped);
+        e_alu_mi(&t->h, 0, ALU_CMP, GS(exit_request), 0);
+        e_jcc(&t->h, CC_NE, miss);
+    }
     e_desc(t, &t->h, H_11, BRANCH_DESC(t->off, popped));
     e_ret(&t->h);
 }

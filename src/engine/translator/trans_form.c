@@ -3,11 +3,14 @@
  * Theory of operation. To decode an instruction and to find out what it means (struct insn_facts) costs
  * several times what writing it again does, and code consists of the same instructions over and over. So each
  * vCPU keeps a table of forms by the mode and the bytes in front of displacement and immediate: prefixes,
- * opcode, ModRM and SIB. These numbers themselves, which the instruction has of its own, are written into the
- * form while the instruction is the current one (trans_set_current). What more there is to an instruction
- * must not depend on them. Where it does (numbers of registers or opcodes in immediates, EVEX's displacements
+ * opcode, ModRM and SIB. These numbers themselves are the instruction's own (struct ginsn); where somebody
+ * looks for them among the operands, they are written there while the instruction is the current one
+ * (trans_set_current). What more there is to an instruction must not depend on them. Where it does (numbers of registers or opcodes in immediates, EVEX's displacements
  * in units of the operand) the form is not kept (is_told_by_key); what the counts of shifts mean for the
  * flags is looked at each time.
+ *
+ * Nearly all that writing a generic instruction takes is in the form's first few lines of the cache: what
+ * Zydis makes of an instruction is ten times as long.
  *
  * The key may have more bytes than need be: then the same form is in the table twice. It must not have less.
  *
@@ -23,23 +26,15 @@
 
 /* ---- keys ---- */
 
-/* Prefixes of any mode; REX is for 64-bit mode alone. */
+#define BIT(n) (1ull << ((n)&63))
+
+/* Prefixes; REX is one in 64-bit mode alone. */
 static bool is_prefix(unsigned b, bool long_mode)
 {
-    switch (b) {
-    case 0x26:
-    case 0x2e:
-    case 0x36:
-    case 0x3e:
-    case 0x64:
-    case 0x65:
-    case 0x66:
-    case 0x67:
-    case 0xf0:
-    case 0xf2:
-    case 0xf3: return true;
-    default: return long_mode && (b & 0xf0) == 0x40;
-    }
+    static const uint64_t legacy[4] = { BIT(0x26) | BIT(0x2e) | BIT(0x36) | BIT(0x3e),
+                                        BIT(0x64) | BIT(0x65) | BIT(0x66) | BIT(0x67), 0,
+                                        BIT(0xf0) | BIT(0xf2) | BIT(0xf3) };
+    return legacy[b >> 6] >> (b & 63) & 1 || (long_mode && (b & 0xf0) == 0x40);
 }
 
 /* Opcodes without ModRM, a bit for each: SDM volume 2, tables. */
@@ -92,9 +87,9 @@ static uint64_t load64(const uint8_t *p)
     return v;
 }
 
-static struct form *place_of(const struct trans *t, uint64_t key, uint32_t mode)
+static unsigned place_of(uint64_t key, uint32_t mode)
 {
-    return &t->forms->kept[((key ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15u) >> (64 - FORM_BITS)];
+    return (unsigned)(((key ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15u) >> (64 - FORM_BITS));
 }
 
 /* ---- numbers ---- */
@@ -154,8 +149,11 @@ static int64_t immediate(const struct form *f)
 
 void form_set_numbers(struct form *f, const struct ginsn *g)
 {
-    if (!f->key_len)
-        return; /* it is this instruction's own */
+    uint8_t way = f->facts.way;
+    if (!f->kept) /* it is this instruction's own */
+        return;
+    if (!f->counts && (way == WAY_GENERIC || way == WAY_VECTOR || way == WAY_NOTHING))
+        return; /* nobody will look for them here */
     if (f->disp_bits)
         f->ops[f->disp_op].mem.disp.value = f->in.raw.disp.value = g->disp;
     if (f->imm_bits)
@@ -188,9 +186,11 @@ bool form_find(const struct trans *t, struct ginsn *g, unsigned room)
     unsigned n = g->key_len = (uint8_t)key_length(g->bytes, t->bits == 64);
     uint32_t mode = t->mode & ~MODES_APART;
     uint64_t key = load64(g->bytes) & (~0ull >> (64 - 8 * n) % 64);
-    struct form *f = place_of(t, key, mode);
+    unsigned place = place_of(key, mode);
+    const struct form_key *k = &t->forms->keys[place];
+    struct form *f = &t->forms->kept[place];
     g->key = key;
-    if (!n || f->key_len != n || f->key != key || f->mode != mode || f->in.length > room || n > room)
+    if (!n || k->len != n || k->bytes != key || k->mode != mode || f->length > room || n > room)
         return false;
     f->block = t->forms->block;
     g->form = f;
@@ -204,7 +204,7 @@ void form_decode(struct trans *t, struct ginsn *g, unsigned room)
     unsigned i = (unsigned)(g - t->g);
     struct form *f = &t->forms->own[i];
     f->ops = t->forms->own_ops[i];
-    f->key_len = 0;
+    f->kept = false;
     g->form = f;
     ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, room, &f->in, f->ops);
     f->decoded = ZYAN_SUCCESS(st);
@@ -212,6 +212,7 @@ void form_decode(struct trans *t, struct ginsn *g, unsigned room)
         memset(&f->in, 0, sizeof f->in);
         f->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && room < 15 ? 0 : 1;
     }
+    f->length = f->in.length;
     f->mem = f->decoded ? insn_find_mem(&f->in, f->ops) : NULL;
     find_numbers(f);
     g->disp = displacement(f);
@@ -222,17 +223,17 @@ void form_keep(struct trans *t, const struct ginsn *g)
 {
     const struct form *own = g->form;
     uint32_t mode = t->mode & ~MODES_APART;
-    struct form *f = place_of(t, g->key, mode);
+    unsigned place = place_of(g->key, mode);
+    struct form_key *k = &t->forms->keys[place];
+    struct form *f = &t->forms->kept[place];
     if (!g->key_len || !own->decoded || !is_told_by_key(own, g->key_len) ||
-        (f->key_len && f->block == t->forms->block))
+        (k->len && f->block == t->forms->block))
         return;
-    ZydisDecodedOperand *ops = t->forms->kept_ops[f - t->forms->kept];
+    *k = (struct form_key){ g->key, mode, g->key_len };
     *f = *own;
-    f->ops = ops;
-    memcpy(ops, own->ops, own->in.operand_count * sizeof *ops);
-    f->mem = own->mem ? ops + (own->mem - own->ops) : NULL;
-    f->key = g->key;
-    f->key_len = g->key_len;
-    f->mode = mode;
+    f->kept = true;
     f->block = 0; /* this block has its own */
+    f->ops = t->forms->kept_ops[place];
+    memcpy(f->ops, own->ops, own->in.operand_count * sizeof *f->ops);
+    f->mem = own->mem ? f->ops + (own->mem - own->ops) : NULL;
 }

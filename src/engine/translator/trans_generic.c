@@ -11,47 +11,16 @@
 #include "engine/translator/trans.h"
 #include "engine/translator/x87_pointers.h"
 
-struct slot {
-    unsigned gpr;
-    int tmp;
-    bool load, store;
-};
-
-struct plan {
-    struct recode r;
-    struct slot slots[4];
-    unsigned slot_count;
-    bool reads_flags, writes_flags;
-    int swap;     /* register whose two low bytes are exchanged around the instruction, or -1 */
-    bool mask;    /* XSAVE family: EDX:EAX is limited to the guest's XCR0 */
-    bool restore; /* XRSTOR: the header must name no more than that either */
-};
-
 static bool is_high_byte(ZydisRegister r)
 {
     return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
-}
-
-/* Number of a general register, or -1 for others. */
-int insn_gpr_id(ZydisRegister r)
-{
-    switch (ZydisRegisterGetClass(r)) {
-    case ZYDIS_REGCLASS_GPR8:
-        if (r >= ZYDIS_REGISTER_SPL)
-            return r - ZYDIS_REGISTER_SPL + 4;
-        return (r - ZYDIS_REGISTER_AL) & 3;
-    case ZYDIS_REGCLASS_GPR16:
-    case ZYDIS_REGCLASS_GPR32:
-    case ZYDIS_REGCLASS_GPR64: return ZydisRegisterGetId(r);
-    default: return -1;
-    }
 }
 
 /* A register that lives in memory: the place in the plan, as a negative number until the body knows which
  * scratch registers are free (SLOT_REF). */
 #define SLOT_REF(k) (-2 - (int)(k))
 
-static int slot_ref(const struct trans *t, struct plan *p, unsigned gpr, const ZydisDecodedOperand *op)
+static int8_t slot_ref(const struct trans *t, struct plan *p, unsigned gpr, const ZydisDecodedOperand *op)
 {
     bool partial = op->size < 32;
     /* BSF and BSR leave their destination alone if the source is 0 (AMD documents it, Intel does it) */
@@ -62,11 +31,11 @@ static int slot_ref(const struct trans *t, struct plan *p, unsigned gpr, const Z
         if (p->slots[i].gpr == gpr) {
             p->slots[i].load |= load;
             p->slots[i].store |= store;
-            return SLOT_REF(i);
+            return (int8_t)SLOT_REF(i);
         }
     }
-    p->slots[p->slot_count] = (struct slot){ gpr, H_NONE, load, store };
-    return SLOT_REF(p->slot_count++);
+    p->slots[p->slot_count] = (struct slot){ (uint8_t)gpr, H_NONE, load, store };
+    return (int8_t)SLOT_REF(p->slot_count++);
 }
 
 /* Instructions whose officially undefined flags do not depend on the old flags: on any CPU that we know, or
@@ -80,11 +49,11 @@ static bool kills_all_flags(const struct trans *t)
     case ZYDIS_MNEMONIC_XOR:
     case ZYDIS_MNEMONIC_TEST: return true;
     case ZYDIS_MNEMONIC_MUL:
-    case ZYDIS_MNEMONIC_IMUL: return t->vm->flags_independent;
+    case ZYDIS_MNEMONIC_IMUL: return t->vm->flags.products;
     case ZYDIS_MNEMONIC_SHL:
     case ZYDIS_MNEMONIC_SHR:
     case ZYDIS_MNEMONIC_SAR:
-        return t->vm->flags_independent && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+        return t->vm->flags.shifts && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
                (count->imm.value.u & (t->in->operand_width == 64 ? 63 : 31)) != 0;
     default: return false;
     }
@@ -119,7 +88,7 @@ bool insn_signals(const struct trans *t)
 }
 
 /* Maps the register operands. */
-static void plan_regs(struct trans *t, struct plan *p, bool has_mem)
+static void plan_regs(const struct trans *t, struct plan *p, bool has_mem)
 {
     for (unsigned i = 0; i < t->in->operand_count_visible; i++) {
         const ZydisDecodedOperand *op = &t->ops[i];
@@ -128,13 +97,13 @@ static void plan_regs(struct trans *t, struct plan *p, bool has_mem)
         int id = insn_gpr_id(op->reg.value);
         if (id < 0)
             continue;
-        int host;
+        int8_t host;
         if (is_high_byte(op->reg.value)) {
             if (!has_mem)
                 continue; /* no REX in the original: every register is itself */
-            p->swap = host = id;
+            p->swap = host = (int8_t)id;
         } else {
-            host = is_slot((unsigned)id) ? slot_ref(t, p, (unsigned)id, op) : host_reg((unsigned)id);
+            host = is_slot((unsigned)id) ? slot_ref(t, p, (unsigned)id, op) : (int8_t)host_reg((unsigned)id);
         }
         switch (op->encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG: p->r.reg = host; break;
@@ -161,7 +130,7 @@ static void mask_begin(struct trans *t, struct emit *e)
     e_mov_ri32(e, H_DX, 0);
 }
 
-static int resolve(const struct plan *p, int reg)
+static int8_t resolve(const struct plan *p, int8_t reg)
 {
     return reg <= SLOT_REF(0) ? p->slots[SLOT_REF(0) - reg].tmp : reg;
 }
@@ -239,7 +208,7 @@ static void assign_slots(struct trans *t, struct emit *e, struct plan *p)
     if (flags)
         fl_need(t, e, free[0]);
     for (unsigned i = 0; i < need; i++)
-        p->slots[i].tmp = free[i];
+        p->slots[i].tmp = (int8_t)free[i];
 }
 
 /* The host's XCR0 may hold more than the guest's, so the host would not refuse what the guest's CPU must:
@@ -356,7 +325,7 @@ static void generic_body(struct trans *t, struct emit *e, struct hmem ref, void 
             e_store(e, 1, gs_gpr(p.slots[i].gpr), p.slots[i].tmp);
     }
     hold_slots(t, e, &p, kept);
-    if (!t->x87_noted && !t->rehearses && sets_pointers(t))
+    if (!t->x87_noted && !t->rehearses && p.sets_pointers)
         note_pointers(t, e);
     if (p.writes_flags)
         fl_written(t);
@@ -382,9 +351,10 @@ const ZydisDecodedOperand *insn_find_mem(const ZydisDecodedInstruction *in, cons
 void generic_lea(struct trans *t)
 {
     struct emit *h = &t->h;
-    struct gaddr a = gaddr_of(t, &t->ops[1]);
+    const struct form *f = t->g[t->cur].form;
+    struct gaddr a = gaddr_of(t);
     a.seg_base = 0;
-    unsigned dst = (unsigned)insn_gpr_id(t->ops[0].reg.value), size = t->in->operand_width;
+    unsigned dst = (unsigned)f->lea, size = f->operand_width;
     bool direct = !is_slot(dst) && size >= 32 && a.base != (int)dst && a.index != (int)dst;
     if (direct && (a.width == 64 || size == 32)) {
         /* the usual case in one go, unless the displacement needs several steps */
@@ -572,66 +542,92 @@ bool generic_can(const struct trans *t)
     return n > 0 && n <= PAGE_SIZE;
 }
 
-void generic_translate(struct trans *t, bool vector)
+static void plan_xsave(const struct trans *t, struct plan *p)
 {
-    struct plan p = { .r = { .reg = -1, .rm = -1, .vvvv = -1, .opreg = -1, .subst_reg = 0xff }, .swap = -1 };
-    const struct ginsn *g = &t->g[t->cur];
-    const ZydisDecodedOperand *mem = t->mem;
-    unsigned flags = 0;
-    p.r.has_mem = mem != NULL;
-    plan_regs(t, &p, mem != NULL);
-    p.reads_flags = g->f.reads_flags;
-    p.writes_flags = g->f.writes_flags;
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
-        p.r.subst_reg = 4; /* XSAVE: the modified optimization must not see our buffers' addresses */
-        __attribute__((fallthrough));
-    case ZYDIS_MNEMONIC_XSAVE:
-    case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XRSTOR:
-    case ZYDIS_MNEMONIC_XRSTOR64:
-        p.mask = true;
-        p.restore = t->in->mnemonic == ZYDIS_MNEMONIC_XRSTOR || t->in->mnemonic == ZYDIS_MNEMONIC_XRSTOR64;
+        p->r.subst_reg = 4; /* XSAVE: the modified optimization must not see our buffers' addresses */
+        p->mask = true;
         break;
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64: p->restore = true; __attribute__((fallthrough));
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64: p->mask = true; break;
     default: break;
     }
-    bool side = vector || g->f.signals;
-    if (moves_pointers(t))
-        show_pointers(t);
-    if (!mem) {
-        if (side)
-            side_note(t, &t->h);
-        generic_body(t, &t->h, (struct hmem){ 0 }, &p);
-        t->x87_noted |= sets_pointers(t);
-        return;
-    }
-    unsigned acc = g->form->access, n = g->form->access_len;
-    if (is_moffs(t)) {
-        p.r.opcode = (uint8_t)((t->in->opcode < 0xa2 ? 0x8a : 0x88) + (t->in->opcode & 1));
-        p.r.reg = 0;
-    }
+}
+
+/* MEM_* of the operand. */
+static unsigned plan_access(const struct trans *t, const struct form *f)
+{
+    bool amd = t->vm->cpuid.is_amd;
+    unsigned flags = (unsigned)operand_align(t->in, f->access_len, amd) << MEM_ALIGN_SHIFT;
     if ((t->in->attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in->mnemonic == ZYDIS_MNEMONIC_XCHG)
         flags |= MEM_LOCKED;
-    if (mem->mem.segment == ZYDIS_REGISTER_SS)
+    if (t->mem->mem.segment == ZYDIS_REGISTER_SS)
         flags |= MEM_STACK;
-    if (p.swap >= 0 || p.mask)
+    if (f->plan.swap >= 0 || f->plan.mask)
         flags |= MEM_NO_DELTA | MEM_NO_GROUP;
-    if (side)
+    if (f->facts.way == WAY_VECTOR || f->facts.signals)
         flags |= MEM_SIDE;
-    bool waits = insn_waits_for_fpu(t->in, t->ops);
-    if (waits)
+    if (insn_waits_for_fpu(t->in, t->ops))
         flags |= MEM_FPU_WAIT;
-    if (acc != MMU_SLOW_R && insn_rehearses(t))
+    if (f->access != MMU_SLOW_R && insn_rehearses(t))
         flags |= MEM_REHEARSE;
-    if (masked_by_element(t->in, t->ops, t->vm->cpuid.is_amd))
+    if (masked_by_element(t->in, t->ops, amd))
         flags |= MEM_MASKED;
-    flags |= (unsigned)operand_align(t->in, n, t->vm->cpuid.is_amd) << MEM_ALIGN_SHIFT;
-    if (insn_is_denied(t)) {
-        mem_denied(t, flags, generic_body, &p);
+    return flags;
+}
+
+void generic_learn(const struct trans *t, struct form *f)
+{
+    struct plan *p = &f->plan;
+    unsigned access;
+    f->access_len = 0;
+    f->lea = -1;
+    f->operand_width = t->in->operand_width;
+    if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
+        f->lea = (int8_t)insn_gpr_id(t->ops[0].reg.value);
+    if (f->facts.way != WAY_GENERIC && f->facts.way != WAY_VECTOR)
         return;
+    *p =
+        (struct plan){ .r = { .reg = -1, .rm = -1, .vvvv = -1, .opreg = -1, .subst_reg = 0xff }, .swap = -1 };
+    p->r.has_mem = t->mem != NULL;
+    plan_regs(t, p, t->mem != NULL);
+    plan_xsave(t, p);
+    p->moves_pointers = moves_pointers(t);
+    p->sets_pointers = sets_pointers(t);
+    if (is_moffs(t)) {
+        p->r.opcode = (uint8_t)((t->in->opcode < 0xa2 ? 0x8a : 0x88) + (t->in->opcode & 1));
+        p->r.reg = 0;
     }
-    struct gaddr a = gaddr_of(t, mem);
-    mem_access(t, &a, n, acc, flags, generic_body, &p);
-    t->x87_noted |= sets_pointers(t);
+    if (!t->mem || f->lea >= 0)
+        return;
+    f->access_len = (uint16_t)generic_access(t, t->mem, &access);
+    f->access = (uint8_t)access;
+    p->denied = insn_is_denied(t);
+    p->flags = (uint16_t)plan_access(t, f);
+}
+
+void generic_translate(struct trans *t, bool vector)
+{
+    const struct ginsn *g = &t->g[t->cur];
+    struct plan p = g->form->plan;
+    p.reads_flags = g->f.reads_flags;
+    p.writes_flags = g->f.writes_flags;
+    if (p.moves_pointers)
+        show_pointers(t);
+    if (!p.r.has_mem) {
+        if (vector || g->f.signals)
+            side_note(t, &t->h);
+        generic_body(t, &t->h, (struct hmem){ 0 }, &p);
+    } else if (p.denied) {
+        mem_denied(t, p.flags, generic_body, &p);
+        return;
+    } else {
+        struct gaddr a = gaddr_of(t);
+        mem_access(t, &a, g->form->access_len, g->form->access, p.flags, generic_body, &p);
+    }
+    t->x87_noted |= p.sets_pointers;
 }

@@ -22,12 +22,11 @@
 
 static struct gspot spot_of(const struct ginsn *g, const struct gaddr *a)
 {
-    struct gspot s = { .base = GSPOT_NONE,
-                       .index = GSPOT_NONE,
-                       .rip = a->rip,
-                       .width = (uint8_t)a->width,
-                       .seg_base = a->seg_base,
-                       .disp = a->disp };
+    struct gspot s = {
+        .base = GSPOT_NONE, .index = GSPOT_NONE, .rip = a->rip, .width = (uint8_t)a->width, .disp = a->disp
+    };
+    if (a->seg_base)
+        s.seg = a->seg_base == offsetof(struct tcpu, seg_base_fs) ? S_FS : S_GS;
     if (a->base >= 0) {
         s.base = g->before[a->base].id;
         s.disp += g->before[a->base].off;
@@ -40,12 +39,6 @@ static struct gspot spot_of(const struct ginsn *g, const struct gaddr *a)
     return s;
 }
 
-bool group_comparable(const struct gspot *a, const struct gspot *b)
-{
-    return a->base == b->base && a->index == b->index && a->scale == b->scale && a->rip == b->rip &&
-           a->seg_base == b->seg_base && a->width == b->width;
-}
-
 /* MOV with an absolute 64-bit address has displacements whose differences overflow; and nothing is worth
  * grouping there. Nor through a segment whose limit each access must respect, or where addresses wrap before
  * the base is added: what is near then need not be in the same page. */
@@ -55,10 +48,16 @@ static bool near_disp(const struct gaddr *a)
            (!a->seg_base || a->width == 64);
 }
 
-void group_note_access(struct ginsn *g, const struct gaddr *a, unsigned len, bool write)
+void group_note_access(struct trans *t, struct ginsn *g, const struct gaddr *a, unsigned len, bool write)
 {
-    struct gaccess *x = &g->access[g->access_count++];
-    *x = (struct gaccess){ .len = len, .write = write, .groups = near_disp(a) && a->base != BASE_SCRATCH };
+    struct gaccess *x = &t->accesses[t->access_count++];
+    g->access_count++;
+    *x = (struct gaccess){ .len = (uint16_t)len,
+                           .write = write,
+                           .groups = near_disp(a) && a->base != BASE_SCRATCH,
+                           .insn = (uint8_t)(g - t->g),
+                           .exits = (uint8_t)t->branches,
+                           .calls = (uint8_t)t->barriers };
     if (x->groups)
         x->spot = spot_of(g, a);
 }
@@ -72,26 +71,24 @@ struct scan {
 /* Looks for accesses behind the current one that can share its check. */
 static void look_ahead(const struct trans *t, const struct gspot *at, struct scan *s)
 {
-    const bool stack = at->base == t->g[t->cur].before[R_SP].id;
-    bool certain = true;
-    for (unsigned j = t->cur; j < t->count && !t->g[j].f.barrier; j++) {
-        const struct ginsn *g = &t->g[j];
-        for (unsigned i = 0; i < g->access_count; i++) {
-            const struct gaccess *x = &g->access[i];
-            if (!x->groups || !group_comparable(at, &x->spot) ||
-                (x->write && !s->write && !certain && !stack))
-                continue;
-            int64_t lo = x->spot.disp < s->lo ? x->spot.disp : s->lo,
-                    hi = x->spot.disp + x->len > s->hi ? x->spot.disp + x->len : s->hi;
-            if (hi - lo > GROUP_SPAN_MAX)
-                continue;
-            s->lo = lo;
-            s->hi = hi;
-            s->last = j;
-            s->members += j > t->cur;
-            s->write |= x->write;
-        }
-        certain &= !g->f.side_exit;
+    const struct ginsn *g = &t->g[t->cur];
+    const struct gaccess *first = &t->accesses[g->access_first], *end = &t->accesses[t->access_count];
+    const bool stack = at->base == g->before[R_SP].id;
+    if (g->f.barrier)
+        return;
+    for (const struct gaccess *x = first; x < end && x->calls == first->calls; x++) {
+        if (!group_comparable(at, &x->spot) || !x->groups ||
+            (x->write && !s->write && !stack && x->exits != first->exits))
+            continue;
+        int64_t lo = x->spot.disp < s->lo ? x->spot.disp : s->lo,
+                hi = x->spot.disp + x->len > s->hi ? x->spot.disp + x->len : s->hi;
+        if (hi - lo > GROUP_SPAN_MAX)
+            continue;
+        s->lo = lo;
+        s->hi = hi;
+        s->last = x->insn;
+        s->members += x->insn > t->cur;
+        s->write |= x->write;
     }
 }
 
@@ -155,8 +152,8 @@ static void emit_check(struct trans *t, const struct group *g, const struct gadd
 void group_check_early(struct trans *t, const struct group *g)
 {
     const struct gspot *s = &g->spot;
-    struct gaddr at = { .base = s->base == GSPOT_NONE ? -1 : (int)s->base,
-                        .index = s->index == GSPOT_NONE ? -1 : (int)s->index,
+    struct gaddr at = { .base = s->base == GSPOT_NONE ? -1 : (int8_t)s->base,
+                        .index = s->index == GSPOT_NONE ? -1 : (int8_t)s->index,
                         .scale = s->index == GSPOT_NONE ? 1 : s->scale,
                         .disp = g->lo,
                         .rip = s->rip,
@@ -173,26 +170,24 @@ static struct group *begin(struct trans *t, const struct gaddr *a, unsigned n, b
     look_ahead(t, &spot, &s);
     if (s.members < (t->small ? 4 : 2))
         return NULL;
-    struct group *g = NULL;
     bool dc_free = true;
-    for (unsigned i = 0; i < TRANS_GROUPS; i++) {
-        if (!t->groups[i].live)
-            g = &t->groups[i];
-        else if (t->groups[i].slot < 0)
-            dc_free = false;
-    }
-    if (!g)
+    for (unsigned m = t->live_groups; m; m &= m - 1)
+        dc_free &= t->groups[__builtin_ctz(m)].slot >= 0;
+    unsigned free = ~t->live_groups & ((1u << TRANS_GROUPS) - 1);
+    if (!free)
         return NULL;
+    unsigned slot = 31u - (unsigned)__builtin_clz(free);
+    struct group *g = &t->groups[slot];
     struct gaddr at = *a;
     at.disp += s.lo - spot.disp;
     spot.disp = 0;
-    *g = (struct group){ .live = true,
-                         .write = s.write,
+    *g = (struct group){ .write = s.write,
                          .spot = spot,
                          .lo = s.lo,
                          .hi = s.hi,
                          .last = s.last,
-                         .slot = dc_free ? -1 : (int)(g - t->groups) };
+                         .slot = dc_free ? -1 : (int)slot };
+    t->live_groups |= 1u << slot;
     emit_check(t, g, &at, write ? GROUP_W : s.write ? GROUP_R_THEN_W : GROUP_R);
     return g;
 }
@@ -210,9 +205,9 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
         return false;
     struct gspot spot = spot_of(&t->g[t->cur], a);
     struct group *g = NULL;
-    for (unsigned i = 0; i < TRANS_GROUPS && !g; i++) {
-        struct group *x = &t->groups[i];
-        if (x->live && group_comparable(&x->spot, &spot) && x->lo <= spot.disp && spot.disp + n <= x->hi &&
+    for (unsigned m = t->live_groups; m && !g; m &= m - 1) {
+        struct group *x = &t->groups[__builtin_ctz(m)];
+        if (group_comparable(&x->spot, &spot) && x->lo <= spot.disp && spot.disp + n <= x->hi &&
             (!write || x->write))
             g = x;
     }
@@ -253,18 +248,16 @@ bool group_access(struct trans *t, const struct gaddr *a, unsigned n, bool write
 
 void group_after_insn(struct trans *t)
 {
-    const struct ginsn *gi = &t->g[t->cur];
-    for (unsigned i = 0; i < TRANS_GROUPS; i++) {
-        struct group *g = &t->groups[i];
-        if (gi->f.barrier || g->last <= t->cur)
-            g->live = false;
+    for (unsigned m = t->live_groups; m; m &= m - 1) {
+        if (t->g[t->cur].f.barrier || t->groups[__builtin_ctz(m)].last <= t->cur)
+            t->live_groups &= ~(m & -m);
     }
 }
 
 void group_take_dc(struct trans *t)
 {
-    for (unsigned i = 0; i < TRANS_GROUPS; i++) {
-        if (t->groups[i].slot < 0)
-            t->groups[i].live = false;
+    for (unsigned m = t->live_groups; m; m &= m - 1) {
+        if (t->groups[__builtin_ctz(m)].slot < 0)
+            t->live_groups &= ~(m & -m);
     }
 }

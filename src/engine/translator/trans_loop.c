@@ -42,8 +42,7 @@ static bool value_lasts(const struct trans *t, unsigned id, unsigned at)
 
 static bool spot_lasts(const struct trans *t, const struct gaccess *x, unsigned at)
 {
-    return x->groups && !x->spot.seg_base && value_lasts(t, x->spot.base, at) &&
-           value_lasts(t, x->spot.index, at);
+    return x->groups && !x->spot.seg && value_lasts(t, x->spot.base, at) && value_lasts(t, x->spot.index, at);
 }
 
 /* Adds the access to a group that has room, or makes one. */
@@ -62,20 +61,18 @@ static void collect(struct trans *t, const struct gaccess *x, unsigned at, unsig
     if (*count == LOOP_GROUPS)
         return;
     struct group *g = &t->groups[(*count)++];
-    *g = (struct group){ .live = true, .spot = x->spot, .lo = lo, .hi = hi, .last = at };
+    *g = (struct group){ .spot = x->spot, .lo = lo, .hi = hi, .last = at };
     g->slot = (int)(g - t->groups); /* not DC, which others may take on the way */
+    t->live_groups |= 1u << g->slot;
     g->spot.disp = 0;
 }
 
 /* Writes near a read have a check in each round anyway, which the read shares. */
 static bool is_written(const struct trans *t, const struct gspot *spot, unsigned at)
 {
-    for (unsigned i = 0; i <= at; i++) {
-        for (unsigned k = 0; k < t->g[i].access_count; k++) {
-            const struct gaccess *x = &t->g[i].access[k];
-            if (x->write && x->groups && group_comparable(&x->spot, spot))
-                return true;
-        }
+    for (const struct gaccess *x = t->accesses; x < &t->accesses[t->access_count] && x->insn <= at; x++) {
+        if (x->write && x->groups && group_comparable(&x->spot, spot))
+            return true;
     }
     return false;
 }
@@ -83,12 +80,9 @@ static bool is_written(const struct trans *t, const struct gspot *spot, unsigned
 static unsigned find_groups(struct trans *t, unsigned at)
 {
     unsigned count = 0;
-    for (unsigned i = 0; i <= at; i++) {
-        for (unsigned k = 0; k < t->g[i].access_count; k++) {
-            const struct gaccess *x = &t->g[i].access[k];
-            if (!x->write && spot_lasts(t, x, at) && !is_written(t, &x->spot, at))
-                collect(t, x, at, &count);
-        }
+    for (const struct gaccess *x = t->accesses; x < &t->accesses[t->access_count] && x->insn <= at; x++) {
+        if (!x->write && spot_lasts(t, x, at) && !is_written(t, &x->spot, at))
+            collect(t, x, at, &count);
     }
     return count;
 }

@@ -22,29 +22,36 @@ void side_note(struct trans *t, struct emit *e)
                                                  .host_flags = t->host_flags };
 }
 
-struct gaddr gaddr_of(const struct trans *t, const ZydisDecodedOperand *op)
+void gaddr_learn(const struct trans *t, struct form *f)
 {
-    if (t->mode & MODE_NATIVE)
-        return (struct gaddr){ .base = BASE_SCRATCH, .index = -1, .scale = 1, .width = 64 };
-    struct gaddr a = {
-        .base = -1, .index = -1, .scale = 1, .disp = op->mem.disp.value, .width = t->in->address_width
-    };
-    if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
-        a.rip = true;
-        a.disp += next_off(t);
-    } else if (op->mem.base != ZYDIS_REGISTER_NONE) {
-        a.base = ZydisRegisterGetId(op->mem.base);
-    }
-    if (op->mem.index != ZYDIS_REGISTER_NONE) {
-        a.index = ZydisRegisterGetId(op->mem.index);
-        a.scale = op->mem.scale ? op->mem.scale : 1;
-    }
+    const ZydisDecodedOperand *op = f->disp_op >= 0 ? &f->ops[f->disp_op] : f->mem;
+    struct gaddr *a = &f->addr;
+    *a = (struct gaddr){ .base = -1, .index = -1, .scale = 1, .width = t->in->address_width };
+    if (!op)
+        return;
+    if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP)
+        a->rip = true;
+    else
+        a->base = (int8_t)insn_gpr_id(op->mem.base);
+    a->index = (int8_t)insn_gpr_id(op->mem.index);
+    if (a->index >= 0)
+        a->scale = op->mem.scale ? op->mem.scale : 1;
     bool fs = op->mem.segment == ZYDIS_REGISTER_FS;
     if (!fs && op->mem.segment != ZYDIS_REGISTER_GS)
-        return a;
-    a.seg_base = fs ? offsetof(struct tcpu, seg_base_fs) : offsetof(struct tcpu, seg_base_gs);
+        return;
+    a->seg_base = (uint32_t)(fs ? offsetof(struct tcpu, seg_base_fs) : offsetof(struct tcpu, seg_base_gs));
     if (t->bits == 32)
-        a.seg_room = fs ? offsetof(struct tcpu, seg_room_fs) : offsetof(struct tcpu, seg_room_gs);
+        a->seg_room =
+            (uint32_t)(fs ? offsetof(struct tcpu, seg_room_fs) : offsetof(struct tcpu, seg_room_gs));
+}
+
+struct gaddr gaddr_of(const struct trans *t)
+{
+    const struct ginsn *g = &t->g[t->cur];
+    if (t->mode & MODE_NATIVE)
+        return (struct gaddr){ .base = BASE_SCRATCH, .index = -1, .scale = 1, .width = 64 };
+    struct gaddr a = g->form->addr;
+    a.disp = g->disp + (a.rip ? next_off(t) : 0);
     return a;
 }
 

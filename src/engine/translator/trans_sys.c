@@ -267,7 +267,7 @@ static void bit_body(struct trans *t, struct emit *e, struct hmem ref, void *arg
     fl_need(t, e, tmp);
     e_load(e, 1, tmp, GS(scratch[3]));
     struct recode r = {
-        .reg = tmp, .rm = -1, .vvvv = -1, .opreg = -1, .has_mem = true, .mem = ref, .subst_reg = 0xff
+        .reg = (int8_t)tmp, .rm = -1, .vvvv = -1, .opreg = -1, .has_mem = true, .mem = ref, .subst_reg = 0xff
     };
     recode(t, e, &r);
     fl_written(t);
@@ -280,7 +280,7 @@ static void bit_test(struct trans *t)
     struct emit *h = &t->h;
     unsigned w = t->in->operand_width == 64, reg = (unsigned)ZydisRegisterGetId(t->ops[1].reg.value),
              flags = 0;
-    struct gaddr a = gaddr_of(t, &t->ops[0]);
+    struct gaddr a = gaddr_of(t);
     fl_clobber(t, h);
     lea_guest(t, h, T0, &a);
     if (is_slot(reg))
@@ -312,7 +312,7 @@ static void bit_test(struct trans *t)
 static void string_page(struct trans *t, int gpr, bool write, unsigned size, int dst)
 {
     struct emit *h = &t->h;
-    struct gaddr a = { .base = gpr, .index = -1, .scale = 1, .width = 64 };
+    struct gaddr a = { .base = (int8_t)gpr, .index = -1, .scale = 1, .width = 64 };
     size_t tag = write ? offsetof(struct tlb_entry, tag_w) : offsetof(struct tlb_entry, tag_r);
     lea_guest(t, &t->h, T0, &a);
     emit_tlb_index(t);

@@ -8,6 +8,8 @@
  * (trans_group.c) are found by that. Only results of the full width count: others are cut off. */
 #include "engine/translator/trans.h"
 
+#include <string.h>
+
 #define OFFSET_MAX 0x4000 /* more is not near enough for anything */
 
 static uint16_t written_regs(const struct trans *t)
@@ -23,8 +25,10 @@ static uint16_t written_regs(const struct trans *t)
 
 void values_begin(struct trans *t)
 {
-    for (unsigned r = 0; r < 16; r++)
-        t->values[r] = (struct gvalue){ (uint16_t)r, 0 };
+    static const struct gvalue own[16] = { { 0, 0 },  { 1, 0 },  { 2, 0 },  { 3, 0 }, { 4, 0 },  { 5, 0 },
+                                           { 6, 0 },  { 7, 0 },  { 8, 0 },  { 9, 0 }, { 10, 0 }, { 11, 0 },
+                                           { 12, 0 }, { 13, 0 }, { 14, 0 }, { 15, 0 } };
+    memcpy(t->values, own, sizeof own);
     t->value_count = 16;
 }
 

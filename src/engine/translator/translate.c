@@ -56,7 +56,7 @@ static void translate_insn(struct trans *t)
         break;
     case WAY_GENERIC:
     case WAY_VECTOR:
-        if (t->in->mnemonic == ZYDIS_MNEMONIC_LEA)
+        if (g->form->lea >= 0)
             generic_lea(t);
         else
             generic_translate(t, g->f.way == WAY_VECTOR);
@@ -94,7 +94,7 @@ static void decode(struct trans *t, struct ginsn *g, unsigned off)
     if (!form_find(t, g, n))
         form_decode(t, g, n);
     g->decoded = g->form->decoded;
-    g->length = g->form->in.length;
+    g->length = g->form->length;
 }
 
 void trans_set_current(struct trans *t, unsigned i)
@@ -102,6 +102,7 @@ void trans_set_current(struct trans *t, unsigned i)
     struct ginsn *g = &t->g[i];
     t->cur = i;
     t->off = g->off;
+    t->length = g->length;
     t->in = &g->form->in;
     t->ops = g->form->ops;
     t->mem = g->form->mem;
@@ -110,33 +111,32 @@ void trans_set_current(struct trans *t, unsigned i)
 }
 
 /* The accesses that translating g will make, in their order. */
-static void find_accesses(const struct trans *t, struct ginsn *g)
+static void find_accesses(struct trans *t, struct ginsn *g)
 {
     unsigned w = t->bits / 8;
-    const ZydisDecodedOperand *mem = t->mem;
     struct gaddr sp = { .base = R_SP, .index = -1, .scale = 1, .width = t->bits };
     if (g->f.way == WAY_GENERIC || g->f.way == WAY_VECTOR) {
         if (g->form->access_len) {
-            struct gaddr a = gaddr_of(t, mem);
-            group_note_access(g, &a, g->form->access_len, g->form->access != MMU_SLOW_R);
+            struct gaddr a = gaddr_of(t);
+            group_note_access(t, g, &a, g->form->access_len, g->form->access != MMU_SLOW_R);
         }
         return;
     }
     if (g->f.way != WAY_FLOW)
         return;
-    if (mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
-        struct gaddr a = gaddr_of(t, mem);
-        group_note_access(g, &a, w, false);
+    if (t->mem && t->mem->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
+        struct gaddr a = gaddr_of(t);
+        group_note_access(t, g, &a, w, false);
     }
     switch (t->in->mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
     case ZYDIS_MNEMONIC_CALL:
         sp.disp = -(int64_t)w;
-        group_note_access(g, &sp, w, true);
+        group_note_access(t, g, &sp, w, true);
         break;
     case ZYDIS_MNEMONIC_LEAVE: sp.base = R_BP; __attribute__((fallthrough));
     case ZYDIS_MNEMONIC_POP:
-    case ZYDIS_MNEMONIC_RET: group_note_access(g, &sp, w, false); break;
+    case ZYDIS_MNEMONIC_RET: group_note_access(t, g, &sp, w, false); break;
     default: break;
     }
 }
@@ -187,9 +187,10 @@ static void learn_branch(const struct trans *t, struct insn_facts *x)
 static void learn(const struct trans *t, struct form *f)
 {
     struct insn_facts *x = &f->facts;
-    unsigned special = SPECIAL_UD, access;
+    unsigned special = SPECIAL_UD;
     *x = (struct insn_facts){ .way = WAY_INTERP, .barrier = true, .to = -1, .from = -1 };
     f->access_len = 0;
+    f->lea = -1;
     f->counts = false;
     x->unknown = !f->decoded && f->in.length;
     x->ends = !f->decoded;
@@ -208,17 +209,17 @@ static void learn(const struct trans *t, struct form *f)
     learn_branch(t, x);
     values_learn(t, x);
     f->counts = insn_counts(t);
-    if ((x->way == WAY_GENERIC || x->way == WAY_VECTOR) && t->mem && t->in->mnemonic != ZYDIS_MNEMONIC_LEA) {
-        f->access_len = (uint16_t)generic_access(t, t->mem, &access);
-        f->access = (uint8_t)access;
-    }
+    gaddr_learn(t, f);
+    generic_learn(t, f);
+    encoding_learn(t, f);
+    fl_learn(t, f);
 }
 
 /* Fills what looking ahead needs. Returns whether the block goes on behind g. */
 static bool survey(struct trans *t, struct ginsn *g)
 {
     struct form *f = g->form;
-    if (!f->key_len) {
+    if (!f->kept) {
         learn(t, f);
         form_keep(t, g);
     }
@@ -228,12 +229,14 @@ static bool survey(struct trans *t, struct ginsn *g)
         g->f.kills_flags = g->f.writes_flags && !g->f.reads_flags;
     }
     g->access_count = 0;
+    g->access_first = (uint8_t)t->access_count;
     memcpy(g->before, t->values, sizeof g->before);
     if (!g->decoded)
         return false;
     find_accesses(t, g);
     t->goes_back |= g->f.way == WAY_FLOW && flow_goes_back(t);
     values_after(t, g);
+    t->barriers += g->f.barrier;
     if (g->f.side_exit)
         return ++t->branches < TRANS_MAX_BRANCHES;
     return !g->f.ends;
@@ -296,6 +299,7 @@ struct translation {
     struct trans t;
     struct tb_side side[TRANS_MAX_SIDE];
     struct ginsn g[TRANS_MAX_INSNS + 1];
+    struct gaccess accesses[2 * TRANS_MAX_INSNS];
     struct forms forms;
 };
 
@@ -334,10 +338,21 @@ void translate_look(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage
                          .bits = mode & MODE_BITS ? 32 : 64,
                          .side = c->translation->side,
                          .g = c->translation->g,
+                         .accesses = c->translation->accesses,
                          .forms = &c->translation->forms };
     t->forms->block++;
     insn_decoder_init(&t->decoder, (mode & MODE_BITS) == 2u << MODE_BITS_SHIFT ? 16 : t->bits);
     look_at_block(t);
+}
+
+/* Of sixteen bytes each. */
+static bool begin_alike(const uint8_t *a, const uint8_t *b, unsigned n)
+{
+    uint64_t x[2], y[2];
+    memcpy(x, a, sizeof x);
+    memcpy(y, b, sizeof y);
+    uint64_t low = x[0] ^ y[0], high = x[1] ^ y[1];
+    return n < 8 ? (low & ((1ull << 8 * n) - 1)) == 0 : low == 0 && (high & ((1ull << 8 * (n - 8)) - 1)) == 0;
 }
 
 bool translate_is_current(const struct tcpu *c)
@@ -346,6 +361,11 @@ bool translate_is_current(const struct tcpu *c)
     for (unsigned i = 0; i < t->count; i++) {
         const struct ginsn *g = &t->g[i];
         unsigned n = g->decoded ? g->length : g->seen, room = (unsigned)PAGE_SIZE - g->off;
+        if (likely(room >= 16)) {
+            if (!begin_alike(t->page + g->off, g->bytes, n))
+                return false;
+            continue;
+        }
         if (memcmp(t->page + g->off, g->bytes, n < room ? n : room) != 0)
             return false;
         if (n > room && memcmp(tvm_hva(t->vm, t->gpage2), g->bytes + room, n - room) != 0)

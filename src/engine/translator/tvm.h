@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "engine/translator/cpu.h"
+#include "engine/translator/flags_probe.h"
 #include "host/jitmem.h"
 
 #define PAGE_SIZE 4096ull
@@ -49,7 +50,7 @@ struct tvm {
     struct cpuid_model cpuid;
     uint64_t host_tsc_khz;
     bool host_bmi2;         /* translated code may use BMI2 */
-    bool flags_independent; /* flags_probe.h */
+    struct flags_probe flags; /* of this host */
     uint64_t tsc_base;      /* host TSC when the VM was opened */
     uint64_t tsc_offset;    /* of all vCPUs, once one has been given a state */
     uint64_t tsc_first;     /* the TSC value that came with it */

@@ -88,6 +88,8 @@ void cpu_run_in(struct tcpu *c)
 void cpu_request(struct tcpu *c, uint32_t xr)
 {
     atomic_fetch_or(&c->exit_request, xr);
+    atomic_store(&c->jc_mask, 0);
+    atomic_store(&c->return_bias, 1);
     if (atomic_load(&c->sleeping)) {
         atomic_fetch_add(&c->wake_seq, 1);
         light_futex_wake(&c->wake_seq);
@@ -902,10 +904,22 @@ enum exit_reason vcpu_single_step(struct tcpu *c)
     return single_step(c);
 }
 
+/* Before exit_request is looked at: a request that comes behind that look ends what this begins. One that has
+ * been seen to already may still end it; then translated code leaves for nothing, once. */
+static void let_jump(struct tcpu *c)
+{
+    if (atomic_load_explicit(&c->jc_mask, memory_order_relaxed) == 0 ||
+        atomic_load_explicit(&c->return_bias, memory_order_relaxed)) {
+        atomic_store(&c->jc_mask, JC_MASK);
+        atomic_store(&c->return_bias, 0);
+    }
+}
+
 enum exit_kind vcpu_loop(struct tcpu *c)
 {
     enum exit_kind kind = EXIT_KICKED;
     for (;;) {
+        let_jump(c);
         if (atomic_load(&c->intr_deferred) && interruptible(c)) {
             atomic_store(&c->intr_deferred, 0);
             atomic_fetch_or(&c->exit_request, XR_INTR);
