@@ -28,7 +28,9 @@ static inline struct hmem gs_gpr(unsigned r)
 
 #define TRANS_MAX_INSNS 64
 #define TRANS_MAX_BRANCHES 4
-#define TRANS_MAX_SIDE 128
+/* A few for each instruction, so that no block ends for want of them where flags are forgotten
+ * (trans_flags.c); struct tb counts in a byte. */
+#define TRANS_MAX_SIDE 252
 
 /* What an instruction is translated by (translate.c). */
 enum way { WAY_GENERIC, WAY_VECTOR, WAY_INTERP, WAY_NOTHING, WAY_SPECIAL, WAY_FLOW, WAY_SYS };
@@ -91,6 +93,7 @@ struct insn_facts {
     bool barrier;     /* goes to C, where anything may change */
     bool unknown;     /* no instruction, or none that the guest has */
     bool reads_flags; /* any status flag, or leaves one as it was */
+    bool tests_flags; /* what it does depends on one */
     bool writes_flags;
     bool kills_flags; /* writes all of them without reading any */
     bool signals;     /* the host may raise a signal for it, SSE and x87 apart */
@@ -378,6 +381,7 @@ static inline unsigned next_off(const struct trans *t)
 /* ---- flags (trans_flags.c) ---- */
 void fl_save(struct trans *t, struct emit *e);    /* makes tcpu.fl valid; uses T1 */
 void fl_clobber(struct trans *t, struct emit *e); /* saves, then EFLAGS are free */
+bool fl_passed_on(const struct trans *t); /* somebody sees the flags that the current instruction leaves */
 bool fl_forgotten(const struct trans *t); /* nobody can see the flags that the current instruction finds */
 bool fl_free(const struct trans *t);      /* EFLAGS can be lost and nothing need be saved for that */
 void fl_lose(struct trans *t, struct emit *e); /* EFLAGS are free; saves only if it must */

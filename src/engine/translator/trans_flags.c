@@ -252,6 +252,11 @@ bool fl_forgotten(const struct trans *t)
     return forgotten(t, t->cur);
 }
 
+bool fl_passed_on(const struct trans *t)
+{
+    return !forgotten(t, t->cur + 1);
+}
+
 /* Whether the flags are overwritten or read, from the current instruction on, before the recipe is spoilt or
  * they must be in tcpu.fl anyway. */
 static bool recipe_lasts(const struct trans *t)

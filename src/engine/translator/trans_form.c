@@ -5,9 +5,9 @@
  * vCPU keeps a table of forms by the mode and the bytes in front of displacement and immediate: prefixes,
  * opcode, ModRM and SIB. These numbers themselves are the instruction's own (struct ginsn); where somebody
  * looks for them among the operands, they are written there while the instruction is the current one
- * (trans_set_current). What more there is to an instruction must not depend on them. Where it does (numbers of registers or opcodes in immediates, EVEX's displacements
- * in units of the operand) the form is not kept (is_told_by_key); what the counts of shifts mean for the
- * flags is looked at each time.
+ * (trans_set_current). What more there is to an instruction must not depend on them. Where it does (numbers of
+ * registers or opcodes in immediates, EVEX's displacements in units of the operand) the form is not kept
+ * (is_told_by_key); what the counts of shifts mean for the flags is looked at each time.
  *
  * Nearly all that writing a generic instruction takes is in the form's first few lines of the cache: what
  * Zydis makes of an instruction is ten times as long.

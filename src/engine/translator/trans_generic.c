@@ -614,7 +614,7 @@ void generic_translate(struct trans *t, bool vector)
 {
     const struct ginsn *g = &t->g[t->cur];
     struct plan p = g->form->plan;
-    p.reads_flags = g->f.reads_flags;
+    p.reads_flags = g->f.tests_flags || (g->f.reads_flags && fl_passed_on(t));
     p.writes_flags = g->f.writes_flags;
     if (p.moves_pointers)
         show_pointers(t);

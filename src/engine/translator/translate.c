@@ -202,6 +202,7 @@ static void learn(const struct trans *t, struct form *f)
     x->barrier = x->way == WAY_INTERP || x->way == WAY_SPECIAL || x->way == WAY_SYS;
     insn_flags(t, &x->reads_flags, &x->writes_flags);
     x->kills_flags = x->writes_flags && !x->reads_flags;
+    x->tests_flags = t->in->cpu_flags && (t->in->cpu_flags->tested & FL_STATUS);
     x->undefined_flags = t->in->cpu_flags ? (uint16_t)t->in->cpu_flags->undefined : 0;
     x->signals = insn_signals(t);
     x->plain = t->in->mnemonic != ZYDIS_MNEMONIC_RDRAND && t->in->mnemonic != ZYDIS_MNEMONIC_RDSEED &&
