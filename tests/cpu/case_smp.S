@@ -337,6 +337,52 @@ CASE_EXIT(cross_modifying, MODE_LONG, 2, EXIT_BY_PORT)
     mov flag_b[rip], r13
     jmp 4b
 
+/* The same; both write the page, and TLBs are emptied before or after it, often enough for counts of that to wrap. */
+    .macro empty_tlb
+    mov rax, cr4
+    xor rax, 0x80 /* PGE */
+    mov cr4, rax
+    .endm
+CASE_EXIT(cross_modifying_flush, MODE_LONG, 2, EXIT_BY_PORT)
+    mov dword ptr [CASE_DATA], 0x000000b8 /* mov eax, imm32; ret */
+    mov byte ptr [CASE_DATA + 5], 0xc3
+    other 1f
+    mov r12d, 1200
+2:  mov dword ptr [CASE_DATA + 1], 0 /* it is code no more, and has its place in the TLB again */
+    test r12d, 1
+    jz 5f
+    empty_tlb
+5:  mov [CASE_DATA + 1], r12d
+    test r12d, 2
+    jz 6f
+    empty_tlb
+6:  mov flag_a[rip], r12
+3:  pause
+    cmp flag_b[rip], r12
+    jne 3b
+    EQ(dword ptr [SHARED], r12d)
+    dec r12d
+    jnz 2b
+    PASS
+1:  xor r13d, r13d
+4:  mov rax, flag_a[rip]
+    cmp rax, r13
+    je 4b
+    mov r13, rax
+    test r13d, 4
+    jz 7f
+    mov [CASE_DATA + 64], r13
+    test r13d, 8
+    jz 7f
+    empty_tlb
+7:  xor eax, eax
+    cpuid
+    mov ebx, CASE_DATA
+    call rbx
+    mov [SHARED], eax
+    mov flag_b[rip], r13
+    jmp 4b
+
 /* The same without a word: the other vCPU runs the code all the time and must come to see the new one, which is
  * written in one aligned piece. */
 CASE_EXIT(cross_modifying_loop, MODE_LONG, 2, EXIT_BY_PORT)

@@ -48,6 +48,7 @@ static bool divide(struct code_cache *cc)
     cc->segment_tbs = (uint32_t)(size / 160 / cc->segment_count);
     cc->segment_sides = (uint32_t)(size / 64 / cc->segment_count);
     cc->jump_max = (uint32_t)(size / 128);
+    cc->segment_begun = cpu_now_ns();
     for (unsigned i = 0; i < cc->segment_count; i++) {
         struct cache_segment *s = &cc->segments[i];
         s->hot = s->hot_pos = (uint32_t)cc->stub_len + i * cc->segment_hot;
@@ -155,16 +156,21 @@ void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage)
     /* Another vCPU may be at it and wait for its exclusive section: then both do it, since neither may read
      * code while a third can still store there unseen. */
     atomic_store(&p->code, PAGE_BECOMES_CODE);
-    uint8_t owner = atomic_load(&p->w_owner);
+    uint16_t owner = atomic_load(&p->w_owner);
     uint64_t hpage = (uint64_t)(uintptr_t)tvm_hva(vm, gpage);
-    if (owner == c->index + 1) {
+    if (owner == tvm_writer(c)) {
         mmu_drop_write_tags(c, hpage, p->w_page);
-    } else if (owner != 0) {
+    } else if (tvm_has_writer(vm, owner)) {
         tvm_exclusive_begin(vm, c);
-        for (unsigned i = 0; i < vm->cpu_count; i++)
-            mmu_drop_write_tags(vm->cpus[i], hpage, PAGE_MANY);
+        owner = atomic_load(&p->w_owner); /* others by now, or none */
+        for (unsigned i = 0; i < vm->cpu_count; i++) {
+            if (owner == PAGE_WRITERS || owner == tvm_writer(vm->cpus[i]))
+                mmu_drop_write_tags(vm->cpus[i], hpage, owner == PAGE_WRITERS ? PAGE_MANY : p->w_page);
+        }
         tvm_exclusive_end(vm, c);
     }
-    atomic_store(&p->w_owner, 0);
-    atomic_store(&p->code, PAGE_IS_CODE);
+    /* Unless the other was faster, and the page has been something else since. */
+    atomic_compare_exchange_strong(&p->w_owner, &owner, 0);
+    uint8_t becomes = PAGE_BECOMES_CODE;
+    atomic_compare_exchange_strong(&p->code, &becomes, PAGE_IS_CODE);
 }

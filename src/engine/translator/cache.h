@@ -147,6 +147,7 @@ struct code_cache {
     unsigned segment_count, now;                                    /* in use; the one that is being filled */
     uint32_t segment_hot, segment_cold, segment_tbs, segment_sides; /* sizes of each one's parts */
     uint32_t fillings;
+    uint64_t segment_begun; /* when the one that is being filled was begun: cpu_now_ns */
     struct tb *tbs;
     struct tb_side *side;
     struct cache_jump *jumps;

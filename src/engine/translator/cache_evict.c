@@ -33,6 +33,7 @@ static void begin_segment(struct code_cache *cc, unsigned i)
 {
     cc->now = i;
     cc->segments[i].filled = ++cc->fillings;
+    cc->segment_begun = cpu_now_ns();
 }
 
 bool cache_next_segment(struct code_cache *cc)

@@ -254,6 +254,7 @@ struct tcpu {
     uint64_t halt_spin;              /* TSC ticks that the next HLT spins before it sleeps (vcpu.c) */
     uint32_t jc_mode[MMU_COUNT];     /* the mode that the jump cache's entries were made under */
     uint32_t flush_gen;              /* counts changes of this vCPU's translations */
+    _Atomic uint8_t tag_gen;         /* counts how often its TLB lost everything (page_info.w_owner) */
     uint32_t translate_gen;          /* the code cache's flush_gen when the last block was made */
     uint8_t need_exclusive; /* the instruction must run while all other vCPUs stand still (split LOCK) */
     uint8_t fixed_ok;       /* blocks of fixed address may run (fixed.c) */

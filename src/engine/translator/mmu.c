@@ -9,10 +9,11 @@
  * faults.
  *
  * A page that holds translated code (page_info.code) never gets tag_w, so each store to it comes here and
- * invalidates the blocks that it hits. page_info.w_owner remembers which vCPU may hold a write tag; marking a
- * page as code (cache.c) first takes those tags away. Filling a tag and marking a page race; both sides
- * write, fence, then read: fill: w_owner = me; fence; if (code) no tag        mark: code = 1; fence; if
- * (w_owner) take the tags away
+ * invalidates the blocks that it hits. page_info.w_owner remembers which vCPU may hold a write tag, and has
+ * held it since its TLB was last emptied (tcpu.tag_gen): what a kernel wrote when it began is not written any
+ * more. Marking a page as code (cache.c) first takes those tags away. Filling a tag and marking a page race;
+ * both sides write, fence, then read: fill: w_owner = me; fence; if (code) no tag        mark: code = 1;
+ * fence; if (w_owner) take the tags away
  *
  * Invalid tags: the entry with index i holds a page whose index would be ~i, so no lookup can match it. Fills
  * of pages that are not global are logged, so that a CR3 load touches only those. Dirty and accessed bits are

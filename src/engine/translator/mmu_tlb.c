@@ -50,18 +50,19 @@ void mmu_init(struct tcpu *c)
 /* Says that c may hold a write tag for page p, then whether it may have one (the page holds no code). */
 static bool claim_write(struct tcpu *c, struct page_info *p, uint64_t lin)
 {
-    uint8_t me = (uint8_t)(c->index + 1), old = 0;
+    uint16_t me = tvm_writer(c), old = atomic_load(&p->w_owner);
     uint32_t page = (uint32_t)(lin >> 12);
-    uint8_t now = atomic_load(&p->w_owner);
-    if (now == 255 || (now == me && p->w_page == page)) /* nothing to say: who marks the page finds it said */
-        return !atomic_load(&p->code);
-    if (atomic_compare_exchange_strong(&p->w_owner, &old, me))
-        p->w_page = page;
-    else if (old == me && p->w_page != page)
+    while (old != me && old != PAGE_WRITERS) {
+        bool alone = !tvm_has_writer(c->vm, old);
+        if (!atomic_compare_exchange_strong(&p->w_owner, &old, alone ? me : PAGE_WRITERS))
+            continue;
+        if (alone)
+            p->w_page = page;
+        break;
+    }
+    if (old == me && p->w_page != page)
         p->w_page = PAGE_MANY;
-    else if (old != me && old != 255)
-        atomic_store(&p->w_owner, 255);
-    return !atomic_load(&p->code);
+    return !atomic_load(&p->code); /* whether or not there was something to say: who marks it finds it said */
 }
 
 /* The entry is about to be filled: whether a CR3 load must find it. */
@@ -230,6 +231,7 @@ void mmu_flush_all(struct tcpu *c)
     c->large_bloom = 0;
     c->huge_seen = 0;
     c->user_global_code = 0;
+    atomic_fetch_add(&c->tag_gen, 1);
     mmu_flush_pcids(c);
     mmu_flush_jump_cache(c);
     fixed_verify_all(c);

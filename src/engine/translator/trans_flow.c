@@ -259,21 +259,33 @@ void flow_transfer(struct trans *t, unsigned what, const uint8_t *stub)
     t->done = true;
 }
 
-/* The way to the target, behind a test for a branch not taken; what follows has the flags of before. Going
- * back, if nothing earlier in the block did it, exit_request is looked at here, where nobody needs EFLAGS any
- * more: code behind a backward branch hardly ever uses the flags that the branch did. */
-static void taken_edge(struct trans *t, int64_t target)
+/* Before a jump back to the target, if nothing earlier in the block did it: a look at exit_request. Flags that
+ * can be made anew are, behind it; to save them takes longer, and the next round seldom looks at them. */
+static void poll_back(struct trans *t, int64_t target)
 {
     struct emit *h = &t->h, *k = &t->k;
+    bool anew = !t->saved_flags && t->recipe.kind != RECIPE_NONE;
+    if (anew)
+        t->host_flags = false;
+    else
+        fl_clobber(t, h);
+    e_alu_mi(h, 0, ALU_CMP, GS(exit_request), 0);
+    e_jcc(h, CC_NE, e_rx(k));
+    fl_cold(t, k);
+    load_target(t, k, target);
+    e_jmp(k, t->cc->stubs.exit_lookup);
+    if (anew)
+        fl_need(t, h, T1);
+}
+
+/* The way to the target, behind a test for a branch not taken; what follows has the flags of before. */
+static void taken_edge(struct trans *t, int64_t target)
+{
+    struct emit *h = &t->h;
     bool host = t->host_flags, saved = t->saved_flags;
     if (is_direct(t, target)) {
-        if (target <= (int64_t)t->off && !t->polled) {
-            fl_clobber(t, h);
-            e_alu_mi(h, 0, ALU_CMP, GS(exit_request), 0);
-            e_jcc(h, CC_NE, e_rx(k));
-            load_target(t, k, target);
-            e_jmp(k, t->cc->stubs.exit_lookup);
-        }
+        if (target <= (int64_t)t->off && !t->polled)
+            poll_back(t, target);
         if (loop_closes(t, target)) {
             e_jmp(h, loop_again(t));
         } else {
@@ -564,8 +576,8 @@ static void translate_jmp(struct trans *t)
     const ZydisDecodedOperand *op = &t->ops[0];
     if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         int64_t target = (int64_t)next_off(t) + t->in->raw.imm[0].value.s;
-        if (is_direct(t, target) && target <= (int64_t)t->off)
-            flow_poll(t);
+        if (is_direct(t, target) && target <= (int64_t)t->off && !t->polled && !(t->mode & MODE_ONE))
+            poll_back(t, target);
         flow_exit_direct(t, target);
         return;
     }

@@ -23,9 +23,9 @@
  * Small and fast. Most code runs a few times and never again, and what it costs is making it and the room
  * that it takes in the cache. So blocks are made small first: checks of memory operands and the look-ups of
  * the jump cache are calls of shared code (stubs.c), and only larger groups of accesses share a check. A
- * timer of the vCPU's CPU time notes where translated code is (fault_linux.c); what is met there twice is in
- * a page whose blocks are made again to be fast, with everything in line (vcpu_heavy.c), as are those to
- * come.
+ * timer of the vCPU's CPU time notes where translated code is (fault_linux.c); what is met there, twice while
+ * there is much new code, is in a page whose blocks are made again to be fast, with everything in line
+ * (vcpu_heavy.c), as are those to come.
  *
  * An instruction that runs into the next page is a block of its own, found only through the dispatcher and
  * the jump cache, because the second page's mapping can change. */

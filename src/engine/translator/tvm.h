@@ -27,12 +27,13 @@ struct tb; /* cache.h */
 
 #define PAGE_FAST 2
 #define PAGE_MANY 0xffffffffu
+#define PAGE_WRITERS 0xffu
 enum { PAGE_IS_CODE = 1, PAGE_BECOMES_CODE }; /* the latter: write tags may still be there */
 struct page_info {
-    struct tb *_Atomic tbs;  /* blocks with guest code in this page */
-    uint8_t samples;         /* that met small blocks in it; at PAGE_FAST all are made to be fast */
-    _Atomic uint8_t code;    /* PAGE_*; never gets a write tag in any TLB unless 0 */
-    _Atomic uint8_t w_owner; /* who may hold a write tag: 0 nobody, 1 + vCPU index, 255 several */
+    struct tb *_Atomic tbs;   /* blocks with guest code in this page */
+    uint8_t samples;          /* that met small blocks in it; at PAGE_FAST all are made fast (vcpu_heavy.c) */
+    _Atomic uint8_t code;     /* PAGE_*; never gets a write tag in any TLB unless 0 */
+    _Atomic uint16_t w_owner; /* who may hold a write tag: 0 nobody, tvm_writer(), PAGE_WRITERS several */
     uint32_t w_page; /* the owner's business: for which linear page (low bits of its number), or PAGE_MANY */
 };
 
@@ -90,6 +91,16 @@ static inline struct page_info *tvm_page(struct tvm *vm, uint64_t gpa)
 {
     struct tvm_slot *s = tvm_slot_of(vm, gpa);
     return s ? &s->pages[(gpa - s->gpa) >> 12] : NULL;
+}
+
+/* The vCPU in page_info.w_owner. It has lost all its write tags since its tag_gen was another. */
+static inline uint16_t tvm_writer(const struct tcpu *c)
+{
+    return (uint16_t)((c->index + 1) | (unsigned)atomic_load(&c->tag_gen) << 8);
+}
+static inline bool tvm_has_writer(const struct tvm *vm, uint16_t owner)
+{
+    return owner == PAGE_WRITERS || (owner && owner == tvm_writer(vm->cpus[(owner & 0xff) - 1]));
 }
 
 /* hva is in a slot. */

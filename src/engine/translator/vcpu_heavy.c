@@ -141,11 +141,16 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
     cache_sweep(c->vm, gpage);
 }
 
-/* Once is chance: a program with much code, none of it hot, would fill the cache with fast blocks. */
-static bool is_met_again(struct page_info *p)
+#define MUCH_NEW_CODE_NS 1000000000ull
+
+/* While new code fills the cache, once is chance: a program with much code, none of it hot, would crowd it with
+ * fast blocks. */
+static bool is_met_enough(const struct code_cache *cc, struct page_info *p)
 {
+    bool once = cpu_now_ns() - cc->segment_begun > MUCH_NEW_CODE_NS;
+
     if (p->samples < PAGE_FAST)
-        p->samples++;
+        p->samples = once ? PAGE_FAST : (uint8_t)(p->samples + 1);
     return p->samples == PAGE_FAST;
 }
 
@@ -158,7 +163,7 @@ bool heavy_samples(struct tcpu *c)
     for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
         const struct tb_side *side;
         struct tb *tb = cache_by_host(cc, c->samples[i], &side);
-        if (tb && tb->small && !atomic_load(&tb->dead) && is_met_again(tvm_page(c->vm, tb->gpage)))
+        if (tb && tb->small && !atomic_load(&tb->dead) && is_met_enough(cc, tvm_page(c->vm, tb->gpage)))
             make_page_fast(c, tb->gpage);
     }
     c->sample_gen = atomic_load(&cc->flush_gen);
