@@ -76,7 +76,7 @@ static void is_as_decoded(struct fixture *f, unsigned room)
 
     assert_true(ZYAN_SUCCESS(insn_decode_zydis(&t->decoder, g->bytes, room, &in, ops)));
     form_set_numbers(g->form, g);
-    assert_memory_equal(&g->form->in, &in, sizeof(in));
+    assert_memory_equal(g->form->in, &in, sizeof(in));
     assert_memory_equal(g->form->ops, ops, in.operand_count * sizeof(ops[0]));
     assert_int_equal(g->form->mem ? g->form->mem - g->form->ops : -1,
                      insn_find_mem(&in, ops) ? insn_find_mem(&in, ops) - ops : -1);
@@ -173,7 +173,7 @@ static void in_use(void **state)
             form_decode(&f->t, f->g, sizeof other);
             form_keep(&f->t, f->g);
         }
-        assert_int_equal(kept->in.mnemonic, ZYDIS_MNEMONIC_NOP);
+        assert_int_equal(kept->in->mnemonic, ZYDIS_MNEMONIC_NOP);
     }
 }
 

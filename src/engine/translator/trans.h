@@ -161,11 +161,11 @@ struct encoding {
     uint8_t escapes[2], prefixes[ZYDIS_MAX_INSTRUCTION_LENGTH + 1];
 };
 
-#define FORM_BITS 11
+#define FORM_BITS 12
+#define FORM_WHOLE_BITS 10
 #define FORM_OPERANDS 5 /* of forms that are kept */
 
-/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). For
- * most of them the first lines of the cache are all that is looked at. */
+/* A decoded instruction, as others may be too that differ in displacement and immediate (trans_form.c). */
 struct form {
     struct insn_facts facts;
     bool decoded;
@@ -186,7 +186,14 @@ struct form {
     struct flag_recipe recipe;
     const ZydisDecodedOperand *mem; /* insn_find_mem */
     ZydisDecodedOperand *ops;
+    ZydisDecodedInstruction *in; /* NULL: nobody will ask; nor for mem and ops */
+};
+
+/* What Zydis has made of the instruction of a form that is kept. */
+struct form_whole {
+    struct form *of;
     ZydisDecodedInstruction in;
+    ZydisDecodedOperand ops[FORM_OPERANDS];
 };
 
 /* Which one is kept at this place. */
@@ -286,14 +293,15 @@ struct trans {
     struct forms *forms;
 };
 
-/* Of a vCPU: 2 MB. */
+/* Of a vCPU: 1.6 MB. */
 struct forms {
     uint32_t block;                       /* number of the one in the making */
     struct form own[TRANS_MAX_INSNS + 1]; /* of that block's instructions, as far as they are not kept */
+    ZydisDecodedInstruction own_in[TRANS_MAX_INSNS + 1];
     ZydisDecodedOperand own_ops[TRANS_MAX_INSNS + 1][ZYDIS_MAX_OPERAND_COUNT];
     struct form_key keys[1 << FORM_BITS];
     struct form kept[1 << FORM_BITS];
-    ZydisDecodedOperand kept_ops[1 << FORM_BITS][FORM_OPERANDS];
+    struct form_whole wholes[1 << FORM_WHOLE_BITS];
 };
 
 static inline bool held_valid(const struct trans *t, const struct emit *e)

@@ -5,12 +5,12 @@
  * vCPU keeps a table of forms by the mode and the bytes in front of displacement and immediate: prefixes,
  * opcode, ModRM and SIB. These numbers themselves are the instruction's own (struct ginsn); where somebody
  * looks for them among the operands, they are written there while the instruction is the current one
- * (trans_set_current). What more there is to an instruction must not depend on them. Where it does (numbers of
- * registers or opcodes in immediates, EVEX's displacements in units of the operand) the form is not kept
+ * (trans_set_current). What more there is to an instruction must not depend on them. Where it does (numbers
+ * of registers or opcodes in immediates, EVEX's displacements in units of the operand) the form is not kept
  * (is_told_by_key); what the counts of shifts mean for the flags is looked at each time.
  *
- * Nearly all that writing a generic instruction takes is in the form's first few lines of the cache: what
- * Zydis makes of an instruction is ten times as long.
+ * What Zydis makes of an instruction is several times as long as all that writing a generic one takes, so of
+ * those it is not kept; for the others there is a smaller table of its own (struct form_whole).
  *
  * The key may have more bytes than need be: then the same form is in the table twice. It must not have less.
  *
@@ -124,40 +124,38 @@ static bool from_displacement(const ZydisDecodedOperand *op)
 static void find_numbers(struct form *f)
 {
     f->disp_op = f->imm_op = -1;
-    for (unsigned i = 0; i < f->in.operand_count; i++) {
+    for (unsigned i = 0; i < f->in->operand_count; i++) {
         if (from_displacement(&f->ops[i]))
             f->disp_op = (int8_t)i;
         else if (from_immediate(&f->ops[i]) && f->imm_op < 0)
             f->imm_op = (int8_t)i;
     }
-    f->disp_at = f->in.raw.disp.offset;
-    f->disp_bits = f->in.raw.disp.size;
-    f->imm_at = f->in.raw.imm[0].offset;
-    f->imm_bits = f->in.raw.imm[0].size;
-    f->imm_signed = f->in.raw.imm[0].is_signed;
+    f->disp_at = f->in->raw.disp.offset;
+    f->disp_bits = f->in->raw.disp.size;
+    f->imm_at = f->in->raw.imm[0].offset;
+    f->imm_bits = f->in->raw.imm[0].size;
+    f->imm_signed = f->in->raw.imm[0].is_signed;
 }
 
 static int64_t displacement(const struct form *f)
 {
-    return f->disp_op >= 0 ? f->ops[f->disp_op].mem.disp.value : f->in.raw.disp.value;
+    return f->disp_op >= 0 ? f->ops[f->disp_op].mem.disp.value : f->in->raw.disp.value;
 }
 
 static int64_t immediate(const struct form *f)
 {
-    return f->imm_op >= 0 ? f->ops[f->imm_op].imm.value.s : f->in.raw.imm[0].value.s;
+    return f->imm_op >= 0 ? f->ops[f->imm_op].imm.value.s : f->in->raw.imm[0].value.s;
 }
 
 void form_set_numbers(struct form *f, const struct ginsn *g)
 {
-    uint8_t way = f->facts.way;
-    if (!f->kept) /* it is this instruction's own */
+    if (!f->kept || !f->in ||
+        f->facts.way == WAY_VECTOR) /* its own already, or nobody will look for them here */
         return;
-    if (!f->counts && (way == WAY_GENERIC || way == WAY_VECTOR || way == WAY_NOTHING))
-        return; /* nobody will look for them here */
     if (f->disp_bits)
-        f->ops[f->disp_op].mem.disp.value = f->in.raw.disp.value = g->disp;
+        f->ops[f->disp_op].mem.disp.value = f->in->raw.disp.value = g->disp;
     if (f->imm_bits)
-        f->ops[f->imm_op].imm.value.s = f->in.raw.imm[0].value.s = g->imm;
+        f->ops[f->imm_op].imm.value.s = f->in->raw.imm[0].value.s = g->imm;
 }
 
 /* ---- keeping ---- */
@@ -165,7 +163,7 @@ void form_set_numbers(struct form *f, const struct ginsn *g)
 /* Whether the instruction is another's twin if that has the same first n bytes, but for its numbers. */
 static bool is_told_by_key(const struct form *f, unsigned n)
 {
-    const ZydisDecodedInstruction *in = &f->in;
+    const ZydisDecodedInstruction *in = f->in;
     if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && in->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
         return false;
     if (in->opcode_map == ZYDIS_OPCODE_MAP_0F0F || in->operand_count > FORM_OPERANDS || in->raw.imm[1].size)
@@ -181,6 +179,23 @@ static bool is_told_by_key(const struct form *f, unsigned n)
     return n >= (f->disp_bits ? f->disp_at : f->imm_bits ? f->imm_at : in->length);
 }
 
+/* Whether Zydis's part will be asked for when the instruction comes again. */
+static bool is_wanted_whole(const struct form *f)
+{
+    bool generic = f->facts.way == WAY_GENERIC && f->encoding.legacy && !f->counts;
+    return !generic && f->facts.way != WAY_NOTHING;
+}
+
+static struct form_whole *whole_of(const struct trans *t, unsigned place)
+{
+    return &t->forms->wholes[place & ((1u << FORM_WHOLE_BITS) - 1)];
+}
+
+static bool is_in_use(const struct trans *t, const struct form *f)
+{
+    return f->kept && f->block == t->forms->block;
+}
+
 bool form_find(const struct trans *t, struct ginsn *g, unsigned room)
 {
     unsigned n = g->key_len = (uint8_t)key_length(g->bytes, t->bits == 64);
@@ -191,6 +206,8 @@ bool form_find(const struct trans *t, struct ginsn *g, unsigned room)
     struct form *f = &t->forms->kept[place];
     g->key = key;
     if (!n || k->len != n || k->bytes != key || k->mode != mode || f->length > room || n > room)
+        return false;
+    if (f->in && whole_of(t, place)->of != f)
         return false;
     f->block = t->forms->block;
     g->form = f;
@@ -203,17 +220,18 @@ void form_decode(struct trans *t, struct ginsn *g, unsigned room)
 {
     unsigned i = (unsigned)(g - t->g);
     struct form *f = &t->forms->own[i];
+    f->in = &t->forms->own_in[i];
     f->ops = t->forms->own_ops[i];
     f->kept = false;
     g->form = f;
-    ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, room, &f->in, f->ops);
+    ZyanStatus st = insn_decode_zydis(&t->decoder, g->bytes, room, f->in, f->ops);
     f->decoded = ZYAN_SUCCESS(st);
     if (!f->decoded) {
-        memset(&f->in, 0, sizeof f->in);
-        f->in.length = st == ZYDIS_STATUS_NO_MORE_DATA && room < 15 ? 0 : 1;
+        memset(f->in, 0, sizeof *f->in);
+        f->in->length = st == ZYDIS_STATUS_NO_MORE_DATA && room < 15 ? 0 : 1;
     }
-    f->length = f->in.length;
-    f->mem = f->decoded ? insn_find_mem(&f->in, f->ops) : NULL;
+    f->length = f->in->length;
+    f->mem = f->decoded ? insn_find_mem(f->in, f->ops) : NULL;
     find_numbers(f);
     g->disp = displacement(f);
     g->imm = immediate(f);
@@ -226,14 +244,20 @@ void form_keep(struct trans *t, const struct ginsn *g)
     unsigned place = place_of(g->key, mode);
     struct form_key *k = &t->forms->keys[place];
     struct form *f = &t->forms->kept[place];
-    if (!g->key_len || !own->decoded || !is_told_by_key(own, g->key_len) ||
-        (k->len && f->block == t->forms->block))
+    struct form_whole *w = is_wanted_whole(own) ? whole_of(t, place) : NULL;
+    if (!g->key_len || !own->decoded || !is_told_by_key(own, g->key_len) || is_in_use(t, f) ||
+        (w && w->of && is_in_use(t, w->of)))
         return;
     *k = (struct form_key){ g->key, mode, g->key_len };
     *f = *own;
     f->kept = true;
     f->block = 0; /* this block has its own */
-    f->ops = t->forms->kept_ops[place];
-    memcpy(f->ops, own->ops, own->in.operand_count * sizeof *f->ops);
-    f->mem = own->mem ? f->ops + (own->mem - own->ops) : NULL;
+    f->in = w ? &w->in : NULL;
+    f->ops = w ? w->ops : NULL;
+    f->mem = w && own->mem ? w->ops + (own->mem - own->ops) : NULL;
+    if (w) {
+        w->of = f;
+        w->in = *own->in;
+        memcpy(w->ops, own->ops, own->in->operand_count * sizeof *w->ops);
+    }
 }

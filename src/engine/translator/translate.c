@@ -103,7 +103,7 @@ void trans_set_current(struct trans *t, unsigned i)
     t->cur = i;
     t->off = g->off;
     t->length = g->length;
-    t->in = &g->form->in;
+    t->in = g->form->in;
     t->ops = g->form->ops;
     t->mem = g->form->mem;
     t->bytes = g->bytes;
@@ -147,7 +147,7 @@ static void tell_unknown(const struct trans *t, const struct ginsn *g)
 {
     struct tvm *vm = t->vm;
     unsigned room = (unsigned)PAGE_SIZE - g->off, n = 0;
-    const ZydisDecodedInstruction *in = &g->form->in;
+    const ZydisDecodedInstruction *in = g->form->in;
     unsigned len = g->decoded ? g->length : room < 15 ? room : 15;
     char text[15 * 3 + 1];
 
@@ -192,7 +192,7 @@ static void learn(const struct trans *t, struct form *f)
     f->access_len = 0;
     f->lea = -1;
     f->counts = false;
-    x->unknown = !f->decoded && f->in.length;
+    x->unknown = !f->decoded && f->length;
     x->ends = !f->decoded;
     if (!f->decoded)
         return;
