@@ -795,6 +795,67 @@ CASE(timer_periodic, MODE_LONG)
     x2write 0x838, 0
     PASS
 
+/* Interrupts reach code that never jumps backward to a place of its own page that is written in the jump. */
+CASE(timer_ends_loops, MODE_LONG)
+    x2apic_on
+    x2write 0x83e, 0xb
+    x2write 0x832, 0x4a
+    sti
+    mov r12d, 20
+again_timed:
+    mov ebx, irq_count[rip + 40]
+    x2write 0x838, 30000
+    lea rax, [rip + 1f] /* indirect jumps */
+1:  cmp irq_count[rip + 40], ebx
+    jne 2f
+    jmp rax
+2:  mov ebx, irq_count[rip + 40]
+    x2write 0x838, 30000
+    lea rax, [rip + 3f] /* returns without calls */
+3:  cmp irq_count[rip + 40], ebx
+    jne 4f
+    push rax
+    ret
+4:  mov ebx, irq_count[rip + 40]
+    x2write 0x838, 30000
+back_timed:             /* jumps to another page and back */
+    cmp irq_count[rip + 40], ebx
+    je away_timed
+    mov ebx, irq_count[rip + 40]
+    x2write 0x838, 30000
+    lea rax, [rip + called_timed] /* indirect calls that return */
+    mov rbp, rsp
+    lea rdx, [rip + 6f]
+6:  call rax
+    cmp irq_count[rip + 40], ebx
+    jne 7f
+    jmp rdx
+7:  EQ(rsp, rbp)
+    mov ebx, irq_count[rip + 40]
+    x2write 0x838, 30000
+    mov esi, 50 /* direct calls that return, 2 to the 50th */
+    call tree_timed
+    EQ(rsp, rbp)
+    dec r12d
+    jnz again_timed
+    cli
+    PASS
+tree_timed:
+    cmp irq_count[rip + 40], ebx
+    jne 8f
+    test esi, esi
+    jz 8f
+    dec esi
+    call tree_timed
+    call tree_timed
+    inc esi
+8:  ret
+    .p2align 12
+away_timed:
+    jmp back_timed
+called_timed:
+    ret
+
 CASE(timer_deadline, MODE_LONG)
     mov eax, 1
     cpuid
