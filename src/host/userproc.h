@@ -1,0 +1,90 @@
+/* A process that runs user-mode x86-64 code on the host's CPU and can do nothing else.
+ *
+ * It starts out empty. What it sees are pieces of one memory file, at the addresses and with the rights that
+ * its owner asks for, besides a hole of its own, a few pages at a random address. Its code runs until it
+ * makes a system call, faults or is kicked, and then its owner has its registers. No system call is ever
+ * done: not by SYSCALL, not by SYSENTER or INT 0x80, not even through the code in the hole, which is how the
+ * owner's changes of the mappings are made. It dies with the thread that made it, and no signal but SIGKILL
+ * does anything to it.
+ *
+ * It is driven by ptrace, so all calls come from the thread that made it, but for userproc_kick and, once
+ * that thread has ended, userproc_free.
+ *
+ * A program that waits for any child (wait, waitpid(-1)) on another thread takes the reports that the owner
+ * waits for: there is no hiding them from threads of one process. A program that handles SIGCHLD gets that
+ * signal at each stop. */
+#ifndef HOST_USERPROC_H
+#define HOST_USERPROC_H
+
+#include <sys/types.h>
+
+#include "util/err.h"
+
+struct userproc;
+
+/* CS, SS, DS, ES, FS and GS are as in any 64-bit program of the host at the beginning of each run. */
+struct userproc_regs {
+    uint64_t gpr[16]; /* by their numbers in instructions: RAX RCX RDX RBX RSP RBP RSI RDI R8... */
+    uint64_t rip;
+    uint64_t rflags;           /* in: the arithmetic flags, DF, AC and ID count. Out: as the host has them */
+    uint64_t fs_base, gs_base; /* below 2^47 - 4096 */
+};
+
+#define USERPROC_R 1u
+#define USERPROC_W 2u /* R comes with it, as x86 has it */
+#define USERPROC_X 4u /* R comes with it */
+
+struct userproc_map {
+    uint64_t va, len, offset; /* multiples of the page size; offset: in the memory file */
+    unsigned prot;            /* 0: take away what is there */
+};
+
+enum userproc_why {
+    USERPROC_SYSCALL, /* RIP is behind the instruction, which did nothing. RCX and R11 after SYSCALL are what
+                         that instruction makes them */
+    USERPROC_FAULT,   /* an access to memory; RIP is at the instruction */
+    USERPROC_TRAP,    /* another exception: INT3 (RIP behind it), #UD, #DE... */
+    USERPROC_KICKED,
+    USERPROC_REFUSED, /* the host takes no such registers; nothing ran */
+    USERPROC_GONE,    /* the process is of no use any more */
+};
+
+struct userproc_exit {
+    enum userproc_why why;
+    int signal;    /* FAULT, TRAP: by which the host tells it */
+    bool has_addr; /* FAULT: addr is the address that was accessed. Else the host does not tell any, as with
+                      general protection and with alignment checks */
+    uint64_t addr;
+    bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
+};
+
+/* Makes one that can map the file ram_fd, which stays the caller's. On failure *out is NULL; error: HOST. */
+bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err);
+/* NULL is fine. */
+void userproc_free(struct userproc *p);
+
+/* The addresses that cannot be mapped. */
+void userproc_hole(const struct userproc *p, uint64_t *va, uint64_t *len);
+/* Bytes of the XSAVE area, in the standard format, for all that the host's kernel saves. */
+size_t userproc_xsave_size(const struct userproc *p);
+/* For messages. */
+pid_t userproc_pid(const struct userproc *p);
+
+/* Changes mappings, in order. Entries that go on where the one before ends, in the process and in the file
+ * and with the same rights, cost as much as one. False if the process is gone, the host gives no more
+ * mappings (there are some 65000) or an entry lies outside of user space or in the hole; then those before it
+ * may have been done. */
+bool userproc_set_maps(struct userproc *p, const struct userproc_map *map, unsigned n);
+/* Takes away all that is mapped. */
+bool userproc_clear(struct userproc *p);
+
+/* Runs from regs and xsave, and leaves there what it came to. False if why is REFUSED or GONE, and then both
+ * are as they were. xsave may be NULL: these registers stay as the process has them, in and out. */
+bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, struct userproc_exit *exit);
+/* Fetches these registers alone. */
+bool userproc_get_xsave(struct userproc *p, void *xsave);
+/* Makes the run that goes on, or else the next one, return; if it returns for another reason, then the one
+ * after. Any thread, also a signal handler. */
+void userproc_kick(struct userproc *p);
+
+#endif
