@@ -16,6 +16,7 @@
 #ifndef HOST_USERPROC_H
 #define HOST_USERPROC_H
 
+#include <sched.h>
 #include <sys/types.h>
 
 #include "util/err.h"
@@ -58,8 +59,30 @@ struct userproc_exit {
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };
 
+/* Which CPU a thread and the processes that it drives use: the same, which makes a run and what follows it
+ * five times as fast as when each wakes the other on a CPU of its own. The thread keeps to the CPU on which a
+ * series of runs finds it, until it rests; from time to time the series looks whether others want that CPU
+ * too, and then the host may choose anew. One for each thread that has processes, its owner's memory, zeroed
+ * at first. */
+struct userproc_seat {
+    bool taken;
+    bool useless; /* the host does not let us choose */
+    int cpu;
+    cpu_set_t free;      /* the thread's CPUs while the seat is not taken */
+    const void *watched; /* the process whose use of the CPU is looked at, and whether others ran meanwhile */
+    bool mixed;
+    uint64_t watched_since, judged_at; /* nanoseconds */
+    uint64_t used;                     /* CPU time of the two until watched_since */
+};
+
 /* Makes one that can map the file ram_fd, which stays the caller's. On failure *out is NULL; error: HOST. */
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err);
+/* Puts its runs on a seat, which lives longer than it. */
+void userproc_sit(struct userproc *p, struct userproc_seat *seat);
+/* Lets the host choose the thread's CPU again: before the thread waits for something or works for long
+ * without a run, and before it makes a thread, which inherits its CPUs. They are as before the series, or as
+ * somebody else has set them meanwhile. Fine when it rests already. */
+void userproc_rest(struct userproc_seat *seat);
 /* NULL is fine. */
 void userproc_free(struct userproc *p);
 

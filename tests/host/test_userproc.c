@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -600,6 +601,113 @@ static void kicks_meet_other_stops(void **state)
     assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
 }
 
+/* ---- the seat ---- */
+
+static int count_cpus(pid_t pid)
+{
+    cpu_set_t set;
+
+    assert_int_equal(sched_getaffinity(pid, sizeof(set), &set), 0);
+    return CPU_COUNT(&set);
+}
+
+static void both_use_one_cpu_until_rest(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_seat seat = { 0 };
+    cpu_set_t before, now;
+
+    sched_getaffinity(0, sizeof(before), &before);
+    userproc_sit(f->p, &seat);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+        assert_int_equal(count_cpus(0), 1);
+        sched_getaffinity(userproc_pid(f->p), sizeof(now), &now);
+        assert_true(CPU_ISSET(sched_getcpu(), &now));
+        assert_int_equal(CPU_COUNT(&now), 1);
+    }
+    userproc_rest(&seat);
+    sched_getaffinity(0, sizeof(now), &now);
+    assert_true(CPU_EQUAL(&before, &now));
+    userproc_rest(&seat);
+    /* Changes of mappings are on the seat, too. */
+    assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
+    assert_int_equal(count_cpus(0), 1);
+    userproc_rest(&seat);
+    assert_true(userproc_clear(f->p));
+    assert_int_equal(count_cpus(0), 1);
+    userproc_rest(&seat);
+    sched_getaffinity(0, sizeof(now), &now);
+    assert_true(CPU_EQUAL(&before, &now));
+}
+
+static void two_share_a_seat(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_seat seat = { 0 };
+    struct userproc *first = f->p, *second;
+    const int before = count_cpus(0);
+
+    assert_true(userproc_make(&second, f->fd, NULL));
+    assert_int_equal(count_cpus(0), before);
+    userproc_sit(first, &seat);
+    userproc_sit(second, &seat);
+    f->p = second;
+    assert_true(map(f, CODE_VA, PAGE, 0, USERPROC_X));
+    for (int i = 0; i < 4; i++) {
+        f->p = i & 1 ? first : second;
+        assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    }
+    f->p = first;
+    userproc_free(second);
+    userproc_rest(&seat);
+    assert_int_equal(count_cpus(0), before);
+}
+
+/* What others do to a thread's CPUs stays. */
+static void cpus_set_meanwhile_stay(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_seat seat = { 0 };
+    cpu_set_t before, other, now;
+
+    sched_getaffinity(0, sizeof(before), &before);
+    userproc_sit(f->p, &seat);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    other = before;
+    CPU_CLR(sched_getcpu(), &other);
+    if (!CPU_COUNT(&other))
+        skip();
+    sched_setaffinity(0, sizeof(other), &other);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    userproc_rest(&seat);
+    sched_getaffinity(0, sizeof(now), &now);
+    assert_true(CPU_EQUAL(&other, &now));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    assert_true(CPU_ISSET(sched_getcpu(), &other));
+    userproc_rest(&seat);
+    sched_setaffinity(0, sizeof(before), &before);
+}
+
+/* A thread that is on a busy CPU leaves it if there is an idle one, which no test can count on; but it goes
+ * on whatever becomes of that. */
+static void a_long_series_goes_on(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_seat seat = { 0 };
+    const int before = count_cpus(0);
+
+    userproc_sit(f->p, &seat);
+    for (int i = 0; i < 3000; i++) {
+        f->regs.gpr[RBX] = 50000;
+        /* 1: dec %rbx; jnz 1b; int3 */
+        assert_int_equal(run_code(f, 0x48, 0xff, 0xcb, 0x75, 0xfb, 0xcc), USERPROC_TRAP);
+        assert_int_equal(f->regs.gpr[RBX], 0);
+    }
+    userproc_rest(&seat);
+    assert_int_equal(count_cpus(0), before);
+}
+
 /* ---- its life ---- */
 
 static void signals_from_outside_change_nothing(void **state)
@@ -737,6 +845,10 @@ int main(void)
         TEST(kick_before_a_run),
         TEST(kicks_end_a_loop),
         TEST(kicks_meet_other_stops),
+        TEST(both_use_one_cpu_until_rest),
+        TEST(two_share_a_seat),
+        TEST(cpus_set_meanwhile_stay),
+        TEST(a_long_series_goes_on),
         TEST(signals_from_outside_change_nothing),
         TEST(a_killed_one_is_gone),
         TEST(it_has_one_descriptor),

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "host/anonfile.h"
+#include "host/linux/userproc_seat.h"
 #include "host/random.h"
 
 #define PAGE 4096u
@@ -40,8 +41,11 @@
 #define HOLE_LEN ((1 + LIST_PAGES) * PAGE)
 #define CODE_OFFSET 0x100u /* in the page, behind the headers */
 #define CODE_ONE CODE_OFFSET
-#define CODE_LIST (CODE_OFFSET + 3)
-#define CODE_FLAGS (CODE_OFFSET + 0x31)
+#define CODE_ONE_END (CODE_OFFSET + 0x3)
+#define CODE_LIST CODE_ONE_END
+#define CODE_LIST_END (CODE_OFFSET + 0x31)
+#define CODE_FLAGS CODE_LIST_END
+#define CODE_FLAGS_END (CODE_OFFSET + 0x33)
 #define POPULATE_MAX (16 * PAGE) /* larger pieces get their pages as they are touched */
 
 #define CHILD_RAM_FD 0
@@ -97,6 +101,8 @@ static const uint8_t image_code[] = {
 
 struct userproc {
     pid_t pid;
+    struct userproc_seat *seat; /* may be NULL */
+    struct seat_child place;
     bool gone;   /* nothing can be done with it */
     bool reaped; /* it is no child of ours any more, not even a dead one */
     uint64_t hole;
@@ -163,27 +169,29 @@ static bool signal_is_own(int sig, const siginfo_t *info)
     return false;
 }
 
-/* Runs our own code in the process until its INT3. p->regs holds where and with what, and then what it came
- * to, which is false if it never came there. */
-static bool code_run(struct userproc *p)
+/* Runs our own code in the process, which stops at the INT3 before `end`. p->regs holds with what, and then
+ * what it came to. */
+static bool code_run(struct userproc *p, uint64_t begin, uint64_t end)
 {
-    siginfo_t info;
     int sig;
 
+    p->regs.rip = p->hole + begin;
     p->regs.orig_rax = UINT64_MAX;
     p->regs.eflags = FLAGS_IF;
     if (p->gone || ptrace(PTRACE_SETREGS, p->pid, NULL, &p->regs)) {
         p->gone = true;
         return false;
     }
+    /* Another stop is a signal from outside, or a kick that has come too late. */
     do {
-        if (!resume(p, PTRACE_CONT) || !wait_stop(p, &sig) || !siginfo_get(p, &info))
+        if (!resume(p, PTRACE_CONT) || !wait_stop(p, &sig))
             return false;
-    } while (!signal_is_own(sig, &info));
-    if (sig == SIGTRAP && ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs) == 0)
-        return true;
-    p->gone = true;
-    return false;
+        if (ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs)) {
+            p->gone = true;
+            return false;
+        }
+    } while (p->regs.rip != p->hole + end);
+    return true;
 }
 
 /* Does the first n entries of the list. False if one fails. */
@@ -194,10 +202,9 @@ static bool list_run(struct userproc *p, size_t n)
     if (!n)
         return true;
     errno = ESRCH;
-    p->regs.rip = p->hole + CODE_LIST;
     p->regs.rbx = p->hole + PAGE;
     p->regs.rbp = n;
-    done = code_run(p) && p->regs.rbp == 0;
+    done = code_run(p, CODE_LIST, CODE_LIST_END) && p->regs.rbp == 0;
     if (!done && !p->gone)
         errno = (int)-(int64_t)p->regs.rax;
     memset(p->image->list, 0, n * sizeof(p->image->list[0]));
@@ -305,6 +312,7 @@ static bool start(struct userproc *p, struct birth *b)
     if (p->pid < 0)
         return false;
     p->reaped = false;
+    seat_child_init(&p->place, p->pid);
     return wait_stop(p, &sig) && sig == SIGTRAP && !b->error &&
            ptrace(PTRACE_SETOPTIONS, p->pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD) == 0 &&
            ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs) == 0;
@@ -313,7 +321,6 @@ static bool start(struct userproc *p, struct birth *b)
 /* Has the process see the list. */
 static bool list_map(struct userproc *p)
 {
-    p->regs.rip = p->hole + CODE_ONE;
     p->regs.rax = SYS_mmap;
     p->regs.rdi = p->hole + PAGE;
     p->regs.rsi = LIST_PAGES * PAGE;
@@ -322,7 +329,7 @@ static bool list_map(struct userproc *p)
     p->regs.r8 = CHILD_OWN_FD;
     p->regs.r9 = offsetof(struct image, list);
     errno = ESRCH;
-    if (!code_run(p))
+    if (!code_run(p, CODE_ONE, CODE_ONE_END))
         return false;
     errno = (int)-(int64_t)p->regs.rax; /* of some meaning if it failed */
     return p->regs.rax == p->hole + PAGE;
@@ -394,6 +401,7 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
     if (!p)
         return err_set(err, YADO_ERR_MEMORY, "no memory for a process");
     p->reaped = true;
+    p->place.cpu = -1;
     p->image = MAP_FAILED;
     p->hole = hole_choose();
     fd = anonfile_open("yado-user", sizeof(*p->image), true);
@@ -402,9 +410,13 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
     if (p->image == MAP_FAILED) {
         err_set_errno(err, YADO_ERR_HOST, errno, "the host gives no memory file");
     } else {
+        struct userproc_seat seat = { 0 };
+
         image_write(p->image, p->hole);
+        seat_take(&seat);
         if (make_process(p, ram_fd, fd, err) && make_xsave(p, err))
             *out = p;
+        userproc_rest(&seat);
     }
     if (fd >= 0)
         close(fd);
@@ -428,6 +440,11 @@ void userproc_free(struct userproc *p)
         munmap(p->image, sizeof(*p->image));
     free(p->xsave);
     free(p);
+}
+
+void userproc_sit(struct userproc *p, struct userproc_seat *seat)
+{
+    p->seat = seat;
 }
 
 void userproc_hole(const struct userproc *p, uint64_t *va, uint64_t *len)
@@ -480,6 +497,7 @@ bool userproc_set_maps(struct userproc *p, const struct userproc_map *map, unsig
     struct userproc_map piece;
     size_t used = 0;
 
+    seat_begin(p->seat, &p->place);
     for (unsigned i = 0; i < n;) {
         piece = map[i];
         if (!map_is_allowed(p, &piece))
@@ -498,6 +516,7 @@ bool userproc_set_maps(struct userproc *p, const struct userproc_map *map, unsig
 
 bool userproc_clear(struct userproc *p)
 {
+    seat_begin(p->seat, &p->place);
     return list_run(p, list_add_clear(p, 0));
 }
 
@@ -510,9 +529,8 @@ static bool flags_set_id(struct userproc *p, uint64_t rflags)
     if (((p->regs.eflags ^ rflags) & FLAGS_ID) == 0)
         return true;
     memcpy(p->image->list, &(uint64_t){ FLAGS_IF | (rflags & FLAGS_ID) }, 8);
-    p->regs.rip = p->hole + CODE_FLAGS;
     p->regs.rsp = p->hole + PAGE;
-    return code_run(p);
+    return code_run(p, CODE_FLAGS, CODE_FLAGS_END);
 }
 
 static bool regs_set(struct userproc *p, const struct userproc_regs *regs)
@@ -625,6 +643,7 @@ bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, s
         exit->why = USERPROC_KICKED;
         return true;
     }
+    seat_begin(p->seat, &p->place);
     if (!regs_set(p, regs) || !xsave_set(p, xsave)) {
         p->gone = p->gone || errno == ESRCH;
         exit->why = p->gone ? USERPROC_GONE : USERPROC_REFUSED;
