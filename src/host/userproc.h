@@ -55,7 +55,7 @@ struct userproc_exit {
     int signal;    /* FAULT, TRAP: by which the host tells it */
     bool has_addr; /* FAULT: addr is the address that was accessed. Else the host does not tell any, as with
                       general protection and with alignment checks */
-    uint64_t addr;
+    uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };
 
@@ -77,6 +77,11 @@ struct userproc_seat {
 
 /* Makes one that can map the file ram_fd, which stays the caller's. On failure *out is NULL; error: HOST. */
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err);
+/* Has instructions fault, without an address, that are no business of the kernel otherwise. False if the host
+ * cannot do that; then nothing has changed. */
+#define USERPROC_TRAP_TSC 1u   /* RDTSC, RDTSCP */
+#define USERPROC_TRAP_CPUID 2u /* not all processors can do that */
+bool userproc_trap(struct userproc *p, unsigned what);
 /* Puts its runs on a seat, which lives longer than it. */
 void userproc_sit(struct userproc *p, struct userproc_seat *seat);
 /* Lets the host choose the thread's CPU again: before the thread waits for something or works for long

@@ -489,6 +489,47 @@ static void old_system_calls_do_nothing(void **state)
     assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
 }
 
+/* What old programs call at a fixed address, which the host's kernel answers by itself, if it has that. */
+static void vsyscalls_do_nothing(void **state)
+{
+    struct fixture *f = *state;
+
+    f->regs.gpr[RDI] = DATA_VA;
+    f->regs.gpr[RSI] = 0;
+    f->regs.gpr[RSP] = DATA_VA + 64;
+    for (unsigned i = 0; i < 3; i++) {
+        const uint64_t to = 0xffffffffff600000 + i * 0x400;
+
+        f->regs.gpr[RBX] = to;
+        run_code(f, 0xff, 0xd3, 0xcc); /* call *%rbx */
+        assert_int_equal(f->exit.why, USERPROC_FAULT);
+        assert_true(f->exit.has_addr);
+        assert_int_equal(f->exit.addr, to);
+        assert_int_equal(f->regs.rip, to);
+        assert_int_equal(f->regs.gpr[RSP], DATA_VA + 56);
+        assert_memory_equal(f->ram + DATA_OFFSET, "\0\0\0\0\0\0\0\0", 8);
+        f->regs.gpr[RSP] += 8;
+    }
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+}
+
+static void instructions_trap_on_request(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(run_code(f, 0x0f, 0x31, 0x0f, 0xa2, 0xcc), USERPROC_TRAP); /* rdtsc; cpuid; int3 */
+    assert_true(userproc_trap(f->p, USERPROC_TRAP_TSC));
+    assert_int_equal(run_code(f, 0x0f, 0x31, 0xcc), USERPROC_FAULT);
+    assert_false(f->exit.has_addr);
+    assert_int_equal(f->regs.rip, CODE_VA);
+    if (userproc_trap(f->p, USERPROC_TRAP_CPUID)) {
+        assert_int_equal(run_code(f, 0x0f, 0xa2, 0xcc), USERPROC_FAULT);
+        assert_false(f->exit.has_addr);
+    }
+    assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
+    assert_int_equal(run_code(f, 0x90, 0xcc), USERPROC_TRAP);
+}
+
 /* The code in the hole with a list of the guest's own. */
 static void the_code_in_the_hole_is_of_no_use(void **state)
 {
@@ -841,6 +882,8 @@ int main(void)
         TEST(exceptions_are_told),
         TEST(system_calls_do_nothing),
         TEST(old_system_calls_do_nothing),
+        TEST(vsyscalls_do_nothing),
+        TEST(instructions_trap_on_request),
         TEST(the_code_in_the_hole_is_of_no_use),
         TEST(kick_before_a_run),
         TEST(kicks_end_a_loop),

@@ -12,9 +12,12 @@
  * With its first list the process takes away all that the kernel gave it: stack, vdso, descriptors. */
 #include "host/userproc.h"
 
+#include <asm/prctl.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -158,10 +161,10 @@ static bool siginfo_get(struct userproc *p, siginfo_t *info)
     return false;
 }
 
-/* Whether an instruction raised the signal, rather than somebody sent it. */
+/* Whether the code raised the signal, rather than somebody sent it. */
 static bool signal_is_own(int sig, const siginfo_t *info)
 {
-    static const int own[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
+    static const int own[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
 
     for (size_t i = 0; i < array_size(own); i++)
         if (sig == own[i])
@@ -345,21 +348,48 @@ static size_t list_add_clear(struct userproc *p, size_t n)
     return n + 2;
 }
 
-/* Takes away what the process was born with. */
+/* Takes away what the process was born with, and the right to do any system call from elsewhere than its
+ * page. That is for the kernel's vsyscall page, too, whose calls PTRACE_SYSEMU does not see: they become
+ * SIGSYS. */
 static bool make_empty(struct userproc *p)
 {
-    static const char name[8] = "yadouser";
+    struct {
+        uint64_t no_signals;
+        char name[8];
+        struct sock_fprog prog;
+        struct sock_filter filter[7];
+    } *data = (void *)&p->image->list[LIST_MAX / 2]; /* entries that are none */
+    const uint64_t at = p->hole + (uint64_t)((uint8_t *)data - p->image->bytes);
+    const uint32_t ip = offsetof(struct seccomp_data, instruction_pointer);
+    const struct sock_filter filter[7] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(p->hole >> 32), 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)p->hole, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+    };
     struct list_entry *list = p->image->list;
-    const uint64_t data = p->hole + PAGE + 32 * sizeof(list[0]); /* an entry that is not one */
     size_t n = 0;
+    bool done;
 
-    memset(&list[32], 0, sizeof(list[32])); /* the empty signal mask, and the end of the name */
-    memcpy(&list[32].arg[0], name, sizeof(name));
+    memcpy(data->name, "yadouser", sizeof(data->name));
+    memcpy(data->filter, filter, sizeof(filter));
+    data->prog.len = array_size(filter);
+    data->prog.filter = (struct sock_filter *)(at + offsetof(__typeof__(*data), filter));
     list[n++] = (struct list_entry){ SYS_close, { CHILD_OWN_FD }, 0 };
-    list[n++] = (struct list_entry){ SYS_rt_sigprocmask, { SIG_SETMASK, data, 0, 8 }, 0 };
-    list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_NAME, data + 8 }, 0 };
+    list[n++] = (struct list_entry){ SYS_rt_sigprocmask, { SIG_SETMASK, at, 0, 8 }, 0 };
+    list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_NAME, at + offsetof(__typeof__(*data), name) }, 0 };
+    list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_NO_NEW_PRIVS, 1 }, 0 };
+    list[n++] = (struct list_entry){ SYS_seccomp,
+                                     { SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                                       at + offsetof(__typeof__(*data), prog) },
+                                     0 };
     n = list_add_clear(p, n);
-    return list_run(p, n);
+    done = list_run(p, n);
+    memset(data, 0, sizeof(*data));
+    return done;
 }
 
 static bool make_process(struct userproc *p, int ram_fd, int own_fd, struct yado_error *err)
@@ -440,6 +470,17 @@ void userproc_free(struct userproc *p)
         munmap(p->image, sizeof(*p->image));
     free(p->xsave);
     free(p);
+}
+
+bool userproc_trap(struct userproc *p, unsigned what)
+{
+    size_t n = 0;
+
+    if (what & USERPROC_TRAP_CPUID) /* first: it is the one that may fail */
+        p->image->list[n++] = (struct list_entry){ SYS_arch_prctl, { ARCH_SET_CPUID, 0 }, 0 };
+    if (what & USERPROC_TRAP_TSC)
+        p->image->list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_TSC, PR_TSC_SIGSEGV }, 0 };
+    return list_run(p, n);
 }
 
 void userproc_sit(struct userproc *p, struct userproc_seat *seat)
@@ -566,6 +607,11 @@ static bool regs_get(struct userproc *p, struct userproc_regs *regs, struct user
     g[8] = r->r8, g[9] = r->r9, g[10] = r->r10, g[11] = r->r11;
     g[12] = r->r12, g[13] = r->r13, g[14] = r->r14, g[15] = r->r15;
     regs->rip = r->rip;
+    if (exit->signal == SIGSYS) {
+        /* The kernel has returned from the page already, with nothing done. */
+        regs->rip = exit->addr;
+        g[4] -= 8;
+    }
     regs->rflags = r->eflags;
     regs->fs_base = r->fs_base;
     regs->gs_base = r->gs_base;
@@ -613,6 +659,12 @@ static bool stop_counts(struct userproc *p, int sig, struct userproc_exit *exit)
     if (!siginfo_get(p, &info))
         return true;
     exit->signal = sig;
+    if (sig == SIGSYS) {
+        exit->why = USERPROC_FAULT;
+        exit->has_addr = true;
+        exit->addr = (uintptr_t)info.si_call_addr;
+        return signal_is_own(sig, &info);
+    }
     exit->why = sig == SIGSEGV || sig == SIGBUS ? USERPROC_FAULT : USERPROC_TRAP;
     exit->has_addr = exit->why == USERPROC_FAULT && info.si_code != SI_KERNEL &&
                      (sig == SIGSEGV || info.si_code != BUS_ADRALN);
