@@ -11,8 +11,8 @@
  * that thread has ended, userproc_free.
  *
  * A program that waits for any child (wait, waitpid(-1)) on another thread takes the reports that the owner
- * waits for: there is no hiding them from threads of one process. A program that handles SIGCHLD gets that
- * signal at each stop. */
+ * waits for: there is no hiding them from threads of one process. So none is made in a program that handles
+ * SIGCHLD, which would also get that signal at each stop. */
 #ifndef HOST_USERPROC_H
 #define HOST_USERPROC_H
 

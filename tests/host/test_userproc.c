@@ -861,6 +861,31 @@ static void a_file_that_cannot_be_had(void **state)
     assert_non_null(strstr(err.message, "descriptors"));
 }
 
+static void on_child(int sig)
+{
+    (void)sig;
+}
+
+/* A program that waits for all children would take our reports. */
+static void not_where_children_are_waited_for(void **state)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct sigaction ours = { .sa_handler = on_child }, before;
+    struct fixture *f = *state;
+    struct userproc *p;
+
+    sigaction(SIGCHLD, &ours, &before);
+    assert_false(userproc_make(&p, f->fd, &err));
+    assert_null(p);
+    assert_non_null(strstr(err.message, "SIGCHLD"));
+    ours.sa_handler = SIG_IGN;
+    sigaction(SIGCHLD, &ours, NULL);
+    assert_true(userproc_make(&p, f->fd, NULL));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    userproc_free(p);
+    sigaction(SIGCHLD, &before, NULL);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -897,6 +922,7 @@ int main(void)
         TEST(it_has_one_descriptor),
         TEST(nothing_is_left),
         TEST(it_ends_with_its_thread),
+        TEST(not_where_children_are_waited_for),
         cmocka_unit_test(a_file_that_cannot_be_had),
     };
 

@@ -54,6 +54,8 @@
 #define CHILD_RAM_FD 0
 #define CHILD_OWN_FD 1
 
+#define BIRTH_STACK 16384
+
 #define FLAGS_IF 0x200u
 #define FLAGS_ID 0x200000u
 #define FLAGS_IN                                                                                             \
@@ -298,20 +300,27 @@ static int birth_main(void *arg)
 /* Starts the process, stopped at its first instruction. */
 static bool start(struct userproc *p, struct birth *b)
 {
-    uint8_t stack[16384] __attribute__((aligned(16)));
+    uint8_t *stack = malloc(BIRTH_STACK);
     sigset_t all, callers;
     int sig;
+
+    if (!stack) {
+        b->error = ENOMEM;
+        b->step = "stack";
+        return false;
+    }
 
     /* A signal handler of ours must not run in the child. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &callers);
     /* No signal at its end: nobody but us is to notice. */
-    p->pid = clone(birth_main, stack + sizeof(stack), CLONE_VM | CLONE_VFORK, b);
+    p->pid = clone(birth_main, stack + BIRTH_STACK, CLONE_VM | CLONE_VFORK, b);
     if (p->pid < 0) {
         b->error = errno;
         b->step = "clone";
     }
     pthread_sigmask(SIG_SETMASK, &callers, NULL);
+    free(stack);
     if (p->pid < 0)
         return false;
     p->reaped = false;
@@ -422,12 +431,24 @@ static bool make_xsave(struct userproc *p, struct yado_error *err)
     return true;
 }
 
+/* Whether the program seems to wait for children as they come, which would take our reports. */
+static bool waits_for_children(void)
+{
+    struct sigaction action;
+
+    return sigaction(SIGCHLD, NULL, &action) == 0 &&
+           ((action.sa_flags & SA_SIGINFO) || (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN));
+}
+
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
 {
-    struct userproc *p = calloc(1, sizeof(*p));
+    struct userproc *p;
     int fd;
 
     *out = NULL;
+    if (waits_for_children())
+        return err_set(err, YADO_ERR_HOST, "no process for user code: this program handles SIGCHLD");
+    p = calloc(1, sizeof(*p));
     if (!p)
         return err_set(err, YADO_ERR_MEMORY, "no memory for a process");
     p->reaped = true;
