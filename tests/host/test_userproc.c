@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -231,6 +232,47 @@ static void loaded_selectors_are_told_and_undone(void **state)
     assert_int_equal(f->regs.gpr[RBX], 0x33);
     assert_int_equal(f->regs.gpr[RDX], 0x2b);
     assert_false(f->exit.selectors_changed);
+}
+
+/* Code may give itself bases that the owner could not. */
+static void bases_of_the_upper_half(void **state)
+{
+    struct fixture *f = *state;
+
+    if (!(getauxval(AT_HWCAP2) & 2))
+        skip(); /* no WRGSBASE */
+    f->regs.gpr[RAX] = 0xffff888000000000;
+    /* wrgsbase %rax; wrfsbase %rax; int3 */
+    assert_int_equal(run_code(f, 0xf3, 0x48, 0x0f, 0xae, 0xd8, 0xf3, 0x48, 0x0f, 0xae, 0xd0, 0xcc),
+                     USERPROC_TRAP);
+    assert_int_equal(f->regs.gs_base, 0xffff888000000000);
+    assert_int_equal(f->regs.fs_base, 0xffff888000000000);
+    assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
+    f->regs.fs_base = f->regs.gs_base = 0;
+    assert_int_equal(run_code(f, 0x90, 0xcc), USERPROC_TRAP);
+}
+
+/* 32-bit code of the host is at hand by a far jump; the next run is 64-bit code again. */
+static void compatibility_mode_is_told_and_undone(void **state)
+{
+    struct fixture *f = *state;
+
+    f->regs.gpr[RSP] = DATA_VA;
+    assert_true(map(f, 0x50000, PAGE, DATA_OFFSET, USERPROC_R));
+    memcpy(f->ram + DATA_OFFSET, &(uint32_t[]){ CODE_VA + 16, 0x23 }, 8);
+    memcpy(f->ram + 16, (uint8_t[]){ 0x40, 0x40, 0xcc }, 3); /* inc %eax twice: REX prefixes in 64-bit code */
+    f->regs.gpr[RAX] = 1;
+    run_code(f, 0xff, 0x2c, 0x25, 0, 0, 5, 0); /* ljmp *0x50000 */
+    if (f->exit.why == USERPROC_FAULT)
+        skip(); /* a host without 32-bit programs */
+    assert_int_equal(f->exit.why, USERPROC_TRAP);
+    assert_true(f->exit.selectors_changed);
+    assert_int_equal(f->regs.gpr[RAX], 3);
+    assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
+    assert_int_equal(run_code(f, 0x48, 0xff, 0xc0, 0xcc), USERPROC_TRAP);
+    assert_false(f->exit.selectors_changed);
+    assert_int_equal(f->regs.rip, CODE_VA + 4);
+    assert_int_equal(f->regs.gpr[RAX], 4);
 }
 
 /* ---- mappings ---- */
@@ -898,6 +940,8 @@ int main(void)
         TEST(vector_registers_go_there_and_back),
         TEST(bad_registers_are_refused),
         TEST(loaded_selectors_are_told_and_undone),
+        TEST(bases_of_the_upper_half),
+        TEST(compatibility_mode_is_told_and_undone),
         TEST(loads_and_stores_reach_the_file),
         TEST(rights_are_as_asked_for),
         TEST(mappings_are_taken_away),

@@ -186,6 +186,7 @@ static bool code_run(struct userproc *p, uint64_t begin, uint64_t end)
     p->regs.rip = p->hole + begin;
     p->regs.orig_rax = UINT64_MAX;
     p->regs.eflags = FLAGS_IF;
+    p->regs.fs_base = p->regs.gs_base = 0; /* guest code can give itself some that ptrace would not */
     if (p->gone || ptrace(PTRACE_SETREGS, p->pid, NULL, &p->regs)) {
         p->gone = true;
         return false;
@@ -486,7 +487,9 @@ void userproc_free(struct userproc *p)
     if (!p)
         return;
     if (!p->reaped) {
-        kill(p->pid, SIGKILL);
+        /* Its number is not that of another process by now, which kill() could not be sure of. If its thread
+         * has ended it has been killed. */
+        ptrace(PTRACE_KILL, p->pid, NULL, NULL);
         while (waitpid(p->pid, &status, __WALL) < 0 ? errno == EINTR : WIFSTOPPED(status))
             ;
     }
