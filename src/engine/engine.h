@@ -42,7 +42,10 @@ struct engine_config {
 
 struct engine_memslot {
     uint64_t gpa, len;
-    void *hva; /* page aligned, stays mapped until close */
+    void *hva;    /* page aligned, stays mapped until close */
+    bool in_file; /* it is pages of the memory file `fd`, which is open until close, from `offset` on */
+    int fd;
+    uint64_t offset;
 };
 
 /* A place that the guest writes to in order to wake a device. */
@@ -59,6 +62,7 @@ struct engine_doorbell {
 
 struct engine_ops {
     const char *name;
+    bool ram_in_file; /* wants RAM in a memory file, where the host has one */
     /* Whether this host can run it, with the reason if not. */
     bool (*available)(struct yado_error *err);
     /* Whether an engine that is available should be taken by itself, with the reason if not. NULL: always.

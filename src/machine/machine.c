@@ -224,7 +224,12 @@ static bool engine_make(struct machine *m, struct yado_error *err)
         return false;
     for (unsigned i = 0; i < gmem_slot_count(m->mem); i++) {
         struct gmem_slot s = gmem_slot_at(m->mem, i);
-        struct engine_memslot slot = { .gpa = s.gpa, .len = s.len, .hva = s.hva };
+        struct engine_memslot slot = { .gpa = s.gpa,
+                                       .len = s.len,
+                                       .hva = s.hva,
+                                       .in_file = gmem_fd(m->mem) >= 0,
+                                       .fd = gmem_fd(m->mem),
+                                       .offset = s.offset };
 
         if (!ops->map(m->vm, &slot, err))
             return false;
@@ -283,7 +288,7 @@ struct machine *machine_new(const struct machine_config *cfg, struct yado_error 
     if (m->legacy && !cfg->engine->intr)
         log_line(cfg->log, LOG_MACHINE, "the %s engine does not take the 8259s' interrupts",
                  cfg->engine->name);
-    m->mem = gmem_new(cfg->ram_size, PC_LOW_RAM_END, err);
+    m->mem = gmem_new(cfg->ram_size, PC_LOW_RAM_END, cfg->engine->ram_in_file, err);
     if (!m->mem || !board_make(m, err) || !engine_make(m, err) || !vcpus_make(m, err) || !boot(m, err)) {
         machine_free(m);
         return NULL;

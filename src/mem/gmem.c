@@ -1,6 +1,6 @@
 /* Guest memory: see mem/gmem.h.
  *
- * One private mapping (host/anonmem.h) with inaccessible address space on either side, so that a device that
+ * One mapping (host/anonmem.h) with inaccessible address space on either side, so that a device that
  * runs over the end of RAM stops at once. Nothing is reserved: the host gives pages as the guest touches
  * them, and gets back what the guest does without (gmem_discard). The mapping itself stays as it is all the
  * time, so that pointers into it, an engine's TLBs among them, never go stale: only contents change. */
@@ -41,7 +41,7 @@ static bool size_check(uint64_t size, struct yado_error *err)
     return true;
 }
 
-struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err)
+struct gmem *gmem_new(uint64_t size, uint64_t low_end, bool in_file, struct yado_error *err)
 {
     struct gmem *mem;
     uint8_t *ram;
@@ -54,7 +54,7 @@ struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err)
         err_set(err, YADO_ERR_HOST, "guest memory: out of memory");
         return NULL;
     }
-    if (!anonmem_map(&mem->ram, "yado-ram", size)) {
+    if (!anonmem_map(&mem->ram, "yado-ram", size, in_file)) {
         err_set_errno(err, YADO_ERR_MEMORY, errno, "memory size: the host gives no %llu MiB; ask for less",
                       (unsigned long long)(size >> 20));
         gmem_free(mem);
@@ -65,8 +65,9 @@ struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err)
         mem->slots[mem->slot_count++] = (struct gmem_slot){ .gpa = 0, .len = size, .hva = ram };
     } else {
         mem->slots[mem->slot_count++] = (struct gmem_slot){ .gpa = 0, .len = low_end, .hva = ram };
-        mem->slots[mem->slot_count++] =
-            (struct gmem_slot){ .gpa = GIB(4), .len = size - low_end, .hva = ram + low_end };
+        mem->slots[mem->slot_count++] = (struct gmem_slot){
+            .gpa = GIB(4), .len = size - low_end, .hva = ram + low_end, .offset = low_end
+        };
     }
     return mem;
 }
@@ -93,6 +94,11 @@ struct gmem_slot gmem_slot_at(const struct gmem *mem, unsigned i)
 uint64_t gmem_size(const struct gmem *mem)
 {
     return mem->ram.size;
+}
+
+int gmem_fd(const struct gmem *mem)
+{
+    return mem->ram.fd;
 }
 
 void *gmem_span(const struct gmem *mem, uint64_t gpa, uint64_t len, enum gmem_access access)
@@ -136,6 +142,19 @@ void gmem_written(const struct gmem *mem, uint64_t gpa, uint64_t len)
         mem->hook(mem->hook_ctx, gpa, len);
 }
 
+void gmem_will_fill(const struct gmem *mem, uint64_t gpa, uint64_t len)
+{
+    const uint8_t *p = gmem_span(mem, gpa, len, GMEM_WRITE);
+    uint64_t from, to;
+
+    if (!p || len < ANONMEM_LARGE || mem->ram.fd < 0)
+        return;
+    from = align_down((uint64_t)(p - mem->ram.at), ANONMEM_LARGE);
+    to = min_u64(align_up((uint64_t)(p - mem->ram.at) + len, ANONMEM_LARGE),
+                 align_down(mem->ram.size, ANONMEM_LARGE));
+    anonmem_make_large(mem->ram.at + from, to - from);
+}
+
 bool gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len)
 {
     uint8_t *p = gmem_span(mem, gpa, len, GMEM_WRITE);
@@ -147,7 +166,7 @@ bool gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len)
     whole = len > before ? align_down(len - before, GMEM_PAGE) : 0;
     if (!whole)
         return true;
-    if (!anonmem_discard(p + before, whole))
+    if (!anonmem_discard(&mem->ram, p + before, whole))
         return false;
     gmem_written(mem, gpa + before, whole);
     return true;

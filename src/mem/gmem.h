@@ -1,6 +1,6 @@
 /* Guest physical memory: the only code that turns a guest physical address into a host pointer.
  *
- * RAM is one private mapping that shows at up to two guest ranges (below and above the PCI hole). Slots
+ * RAM is one mapping that shows at up to two guest ranges (below and above the PCI hole). Slots
  * are fixed after gmem_new, so lookups take no lock and may run on any thread. Bytes may change under the
  * reader at any time: copy once, then check the copy. */
 #ifndef MEM_GMEM_H
@@ -14,18 +14,21 @@ struct gmem_slot {
     uint64_t gpa;
     uint64_t len;
     uint8_t *hva;
+    uint64_t offset; /* where it begins in the file gmem_fd() */
 };
 
 enum gmem_access { GMEM_READ, GMEM_WRITE };
 
 /* Makes `size` bytes of zeroed RAM: [0, min(size, low_end)) and the rest from 4 GiB up. `size` is a multiple
- * of 1 MiB. NULL and err on failure. */
-struct gmem *gmem_new(uint64_t size, uint64_t low_end, struct yado_error *err);
+ * of 1 MiB. With in_file it is a memory file if the host allows. NULL and err on failure. */
+struct gmem *gmem_new(uint64_t size, uint64_t low_end, bool in_file, struct yado_error *err);
 void gmem_free(struct gmem *mem); /* NULL is fine */
 
 unsigned gmem_slot_count(const struct gmem *mem);
 struct gmem_slot gmem_slot_at(const struct gmem *mem, unsigned i);
 uint64_t gmem_size(const struct gmem *mem);
+/* The memory file, for processes that map pages of RAM; the descriptor stays gmem's. -1: RAM is private. */
+int gmem_fd(const struct gmem *mem);
 
 /* Pointer to [gpa, gpa + len) if the whole range is RAM of one slot, else NULL. len 0 gives NULL. With
  * GMEM_WRITE the caller promises to call gmem_written() for the same range after writing. */
@@ -37,6 +40,10 @@ bool gmem_write(const struct gmem *mem, uint64_t gpa, const void *buf, uint64_t 
 
 /* Device code wrote [gpa, gpa+len): engines that cache translated guest code hear of it. */
 void gmem_written(const struct gmem *mem, uint64_t gpa, uint64_t len);
+
+/* All of [gpa, gpa + len) is about to be written: the host is asked for it in large pages where it gives none
+ * by itself. It may take a little more than that. A range that is not RAM of one slot is left alone. */
+void gmem_will_fill(const struct gmem *mem, uint64_t gpa, uint64_t len);
 
 /* Gives the whole 4 KiB pages inside [gpa, gpa + len) back to the host. They read as zero from now on and are
  * taken anew when they are touched; to the engine this is a write (gmem_written is called). Any thread, also

@@ -51,7 +51,7 @@ static void initrd_make(size_t len)
 static void loads_where_it_should(void **state)
 {
     struct boot_input in = input_make();
-    struct gmem *mem = gmem_new(RAM, GIB(3), NULL);
+    struct gmem *mem = gmem_new(RAM, GIB(3), false, NULL);
     struct yado_error err = YADO_ERROR_INIT;
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     const uint8_t *ram, *zp;
@@ -97,7 +97,7 @@ static void loads_where_it_should(void **state)
 static void page_tables_are_identity(void **state)
 {
     struct boot_input in = input_make();
-    struct gmem *mem = gmem_new(RAM, GIB(3), NULL);
+    struct gmem *mem = gmem_new(RAM, GIB(3), false, NULL);
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     const uint8_t *ram;
 
@@ -121,7 +121,7 @@ static void page_tables_are_identity(void **state)
 static void memory_map(void **state)
 {
     struct boot_input in = input_make();
-    struct gmem *mem = gmem_new(GIB(4), GIB(3), NULL);
+    struct gmem *mem = gmem_new(GIB(4), GIB(3), false, NULL);
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     const struct boot_reserved expect[] = {
         { 0, 0x9fc00, BOOT_MAP_RAM },
@@ -153,7 +153,7 @@ static void memory_map(void **state)
 static void initrd_obeys_the_kernels_limit(void **state)
 {
     struct boot_input in = input_make();
-    struct gmem *mem = gmem_new(RAM, GIB(3), NULL);
+    struct gmem *mem = gmem_new(RAM, GIB(3), false, NULL);
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     const uint8_t *ram = gmem_span(mem, 0, RAM, GMEM_READ);
 

@@ -61,7 +61,7 @@ static struct boot_input elf_make(bool is64, uint64_t vaddr)
 
 static void expect_loaded(const struct boot_input *in, uint64_t entry)
 {
-    struct gmem *mem = gmem_new(RAM, GIB(3), NULL);
+    struct gmem *mem = gmem_new(RAM, GIB(3), false, NULL);
     struct yado_error err = YADO_ERROR_INIT;
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     uint8_t *ram = gmem_span(mem, 0, RAM, GMEM_WRITE);

@@ -67,7 +67,7 @@ static struct boot_input input_make(void)
 static void loads_where_it_should(void **state)
 {
     struct boot_input in = input_make();
-    struct gmem *mem = gmem_new(RAM, GIB(3), NULL);
+    struct gmem *mem = gmem_new(RAM, GIB(3), false, NULL);
     struct yado_error err = YADO_ERROR_INIT;
     struct x86_state *s = aligned_alloc(64, sizeof(*s));
     uint8_t *ram = gmem_span(mem, 0, RAM, GMEM_WRITE);

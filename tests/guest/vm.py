@@ -333,7 +333,8 @@ class Guest:
 
     def _memory(self):
         """(all, RAM): bytes of memory of the process, and those of them that are the guest's RAM. RAM is the mapping that
-        neither children nor core files get (VmFlags dc and dd)."""
+        neither children nor core files get (VmFlags dc and dd). Where it is a file, the host may hold more of it than is
+        mapped at the moment, which counts as RAM too."""
         total = ram = pss = 0
         seen = False
         with open(f'/proc/{self.process.pid}/smaps', encoding='utf-8', errors='replace') as smaps:
@@ -346,7 +347,19 @@ class Guest:
                     seen = True
         if not seen:
             raise GuestError('the process has no mapping that looks like guest RAM')
-        return total, ram
+        unmapped = max(0, self._ram_file() - ram)
+        return total + unmapped, ram + unmapped
+
+    def _ram_file(self):
+        """Bytes that the host has given the file that RAM is in; 0 if there is none."""
+        folder = f'/proc/{self.process.pid}/fd'
+        for fd in os.listdir(folder):
+            try:
+                if 'memfd:yado-ram' in os.readlink(f'{folder}/{fd}'):
+                    return os.stat(f'{folder}/{fd}').st_blocks * 512
+            except FileNotFoundError:
+                pass # it has been closed
+        return 0
 
     def memory_beside_guest(self):
         """Bytes of memory that the process uses beside the guest's RAM."""

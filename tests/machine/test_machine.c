@@ -35,6 +35,7 @@ struct engine_vm {
     struct engine_config cfg;
     struct engine_vcpu cpus[4];
     uint64_t mapped;
+    struct engine_memslot low; /* guest physical 0 */
 };
 
 /* What CPU 0's guest does, once per start of the guest. Sets out->kind if run() shall return with it. */
@@ -78,6 +79,8 @@ static bool fake_map(struct engine_vm *vm, const struct engine_memslot *slot, st
 {
     (void)err;
     vm->mapped += slot->len;
+    if (!slot->gpa)
+        vm->low = *slot;
     return true;
 }
 
@@ -155,6 +158,7 @@ static void fake_stood_still(struct engine_vm *vm)
 
 static const struct engine_ops fake_engine = {
     .name = "fake",
+    .ram_in_file = true,
     .available = fake_available,
     .open = fake_open,
     .close = fake_close,
@@ -289,6 +293,20 @@ static void on_attention(void *ctx)
     sem_post(&b->attention);
 }
 
+/* The engine finds RAM in the file, too, with the kernel in it. */
+static void check_file(const struct engine_memslot *slot)
+{
+    static const uint8_t want[] = { TINY_HALT };
+    uint8_t code[sizeof(want)];
+
+    if (!slot->in_file) {
+        print_message("RAM cannot be a memory file here\n");
+        return;
+    }
+    assert_int_equal(pread(slot->fd, code, sizeof(code), (off_t)(slot->offset + TINY_ENTRY)), sizeof(code));
+    assert_memory_equal(code, want, sizeof(want));
+}
+
 static void bench_open(struct bench *b, guest_fn guest, bool stop_on_reset)
 {
     static const uint8_t code[] = { TINY_HALT };
@@ -315,6 +333,7 @@ static void bench_open(struct bench *b, guest_fn guest, bool stop_on_reset)
     if (!b->m)
         fail_msg("%s", err.message);
     assert_int_equal(fake.vm->mapped, MIB(64));
+    check_file(&fake.vm->low);
     assert_int_equal(fake.vm->cpus[0].state.rip, TINY_ENTRY);
     assert_int_equal(fake.vm->cpus[1].state.mp_state, X86_MP_WAIT_SIPI);
     assert_true(machine_start(b->m, &err));

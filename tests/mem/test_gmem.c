@@ -1,5 +1,6 @@
 /* Guest memory: slots, range checks with wrap-around, copies, the write hook, sizes that the host cannot
- * give, pages given back. */
+ * give, pages given back, RAM in a file that other processes map. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,10 +20,16 @@
 
 #define LOW_END GIB(3)
 
-static struct gmem *gmem_get(uint64_t size, uint64_t low_end)
+/* Most tests are run with private RAM and with RAM in a file: their state. */
+static bool in_file(void **state)
+{
+    return *state != NULL;
+}
+
+static struct gmem *gmem_get(uint64_t size, uint64_t low_end, bool file)
 {
     struct yado_error err = YADO_ERROR_INIT;
-    struct gmem *mem = gmem_new(size, low_end, &err);
+    struct gmem *mem = gmem_new(size, low_end, file, &err);
 
     if (!mem)
         fail_msg("%s", err.message);
@@ -30,10 +38,9 @@ static struct gmem *gmem_get(uint64_t size, uint64_t low_end)
 
 static void small_ram_is_one_slot(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(3), LOW_END);
+    struct gmem *mem = gmem_get(MIB(3), LOW_END, in_file(state));
     struct gmem_slot s;
 
-    (void)state;
     assert_int_equal(gmem_slot_count(mem), 1);
     s = gmem_slot_at(mem, 0);
     assert_int_equal(s.gpa, 0);
@@ -48,10 +55,9 @@ static void small_ram_is_one_slot(void **state)
 
 static void hole_splits_ram(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(5), MIB(2));
+    struct gmem *mem = gmem_get(MIB(5), MIB(2), in_file(state));
     struct gmem_slot low, high;
 
-    (void)state;
     assert_int_equal(gmem_slot_count(mem), 2);
     low = gmem_slot_at(mem, 0);
     high = gmem_slot_at(mem, 1);
@@ -73,9 +79,8 @@ static void hole_splits_ram(void **state)
 
 static void span_refuses_what_wraps(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct gmem *mem = gmem_get(MIB(1), LOW_END, in_file(state));
 
-    (void)state;
     assert_non_null(gmem_span(mem, 0, MIB(1), GMEM_READ));
     assert_non_null(gmem_span(mem, MIB(1) - 1, 1, GMEM_READ));
     assert_null(gmem_span(mem, 0, 0, GMEM_READ));
@@ -104,11 +109,10 @@ static void hook(void *ctx, uint64_t gpa, uint64_t len)
 
 static void copies_are_all_or_nothing(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct gmem *mem = gmem_get(MIB(1), LOW_END, in_file(state));
     struct hook_log h = { 0 };
     char buf[16] = "untouched";
 
-    (void)state;
     gmem_set_write_hook(mem, hook, &h);
     assert_true(gmem_write(mem, MIB(1) - 4, "abcd", 4));
     assert_int_equal(h.count, 1);
@@ -150,10 +154,9 @@ static bool store_faults(volatile uint8_t *p)
 
 static void overrun_stops_at_the_guard(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct gmem *mem = gmem_get(MIB(1), LOW_END, in_file(state));
     struct gmem_slot s = gmem_slot_at(mem, 0);
 
-    (void)state;
     assert_false(store_faults(s.hva));
     assert_false(store_faults(s.hva + s.len - 1));
     assert_true(store_faults(s.hva + s.len));
@@ -163,12 +166,11 @@ static void overrun_stops_at_the_guard(void **state)
 
 static void children_do_not_inherit_ram(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct gmem *mem = gmem_get(MIB(1), LOW_END, in_file(state));
     struct gmem_slot s = gmem_slot_at(mem, 0);
     int status;
     pid_t pid;
 
-    (void)state;
     s.hva[0] = 1;
     pid = fork();
     if (pid == 0)
@@ -196,11 +198,10 @@ static unsigned resident(void *at, uint64_t len)
 
 static void discard_frees_whole_pages_only(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(8), MIB(4));
+    struct gmem *mem = gmem_get(MIB(8), MIB(4), in_file(state));
     struct gmem_slot low = gmem_slot_at(mem, 0), high = gmem_slot_at(mem, 1);
     struct hook_log h = { 0 };
 
-    (void)state;
     memset(low.hva, 0x55, low.len);
     memset(high.hva, 0x55, high.len);
     assert_int_equal(resident(low.hva, MIB(8)), 2048);
@@ -236,11 +237,10 @@ static void discard_frees_whole_pages_only(void **state)
 
 static void discard_outside_ram_does_nothing(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(8), MIB(4));
+    struct gmem *mem = gmem_get(MIB(8), MIB(4), in_file(state));
     struct gmem_slot low = gmem_slot_at(mem, 0);
     struct hook_log h = { 0 };
 
-    (void)state;
     gmem_set_write_hook(mem, hook, &h);
     memset(low.hva, 0x55, low.len);
     assert_false(gmem_discard(mem, 0, 0));
@@ -281,11 +281,10 @@ static void *use_pages(void *ctx)
 
 static void discard_while_in_use(void **state)
 {
-    struct gmem *mem = gmem_get(MIB(1), LOW_END);
+    struct gmem *mem = gmem_get(MIB(1), LOW_END, in_file(state));
     struct user u = { .at = gmem_slot_at(mem, 0).hva };
     pthread_t thread;
 
-    (void)state;
     assert_int_equal(pthread_create(&thread, NULL, use_pages, &u), 0);
     while (atomic_load(&u.rounds) < 500)
         assert_true(gmem_discard(mem, 0, 64 * 4096));
@@ -297,25 +296,130 @@ static void discard_while_in_use(void **state)
     gmem_free(mem);
 }
 
+/* ---- RAM in a file ---- */
+
+static struct gmem *file_get(uint64_t size, uint64_t low_end)
+{
+    struct gmem *mem = gmem_get(size, low_end, true);
+
+    if (gmem_fd(mem) < 0) {
+        print_message("RAM cannot be a memory file here\n");
+        gmem_free(mem);
+        skip();
+    }
+    return mem;
+}
+
+static uint64_t file_taken(const struct gmem *mem)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(gmem_fd(mem), &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* Exit status 7: as it should be. */
+static int child_maps(const struct gmem *mem, struct gmem_slot high)
+{
+    uint8_t *p = mmap(NULL, high.len, PROT_READ | PROT_WRITE, MAP_SHARED, gmem_fd(mem), (off_t)high.offset);
+
+    if (p == MAP_FAILED || p[5000] != 0x55)
+        return 1;
+    p[5001] = 0x66;
+    return 7;
+}
+
+static void other_processes_map_it(void **state)
+{
+    struct gmem *mem = file_get(MIB(5), MIB(2));
+    struct gmem_slot low = gmem_slot_at(mem, 0), high = gmem_slot_at(mem, 1);
+    int status, fd = gmem_fd(mem);
+    uint8_t *again;
+    pid_t pid;
+
+    (void)state;
+    assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    assert_int_equal(low.offset, 0);
+    assert_int_equal(high.offset, MIB(2));
+    high.hva[5000] = 0x55;
+    pid = fork();
+    if (pid == 0)
+        _exit(child_maps(mem, high));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 7);
+    assert_int_equal(high.hva[5001], 0x66);
+
+    /* As code; and what is given back is zero there too. */
+    again = mmap(NULL, MIB(3), PROT_READ | PROT_EXEC, MAP_SHARED, fd, (off_t)high.offset);
+    assert_ptr_not_equal(again, MAP_FAILED);
+    assert_int_equal(again[5001], 0x66);
+    assert_true(gmem_discard(mem, GIB(4), 8192));
+    assert_int_equal(again[5001], 0);
+    high.hva[5001] = 1;
+    assert_int_equal(again[5001], 1);
+    munmap(again, MIB(3));
+    gmem_free(mem);
+    assert_int_equal(fcntl(fd, F_GETFD), -1);
+}
+
+static void private_ram_has_no_file(void **state)
+{
+    struct gmem *mem = gmem_get(MIB(1), LOW_END, false);
+
+    (void)state;
+    assert_int_equal(gmem_fd(mem), -1);
+    gmem_free(mem);
+}
+
+/* Large pages are asked for where much is filled at once, hold what was there, and go back like others. */
+static void large_pages_of_a_file(void **state)
+{
+    struct gmem *mem = file_get(MIB(9), MIB(4));
+    struct gmem_slot low = gmem_slot_at(mem, 0), high = gmem_slot_at(mem, 1);
+
+    (void)state;
+    gmem_will_fill(mem, 0, MIB(2) - 1);  /* too little for one */
+    gmem_will_fill(mem, MIB(3), MIB(2)); /* not RAM of one slot */
+    gmem_will_fill(mem, GIB(4) + MIB(5), UINT64_MAX);
+    assert_int_equal(file_taken(mem), 0);
+    high.hva[MIB(2) + 77] = 0x55;
+    gmem_will_fill(mem, GIB(4) + 4096, MIB(5) - 4096);
+    assert_int_equal(high.hva[MIB(2) + 77], 0x55);
+    if (file_taken(mem) != MIB(4)) /* the last MiB is no whole one */
+        print_message("no large pages for shared memory here\n");
+    memset(high.hva, 0x55, high.len);
+    assert_int_equal(file_taken(mem), MIB(5));
+    assert_true(gmem_discard(mem, GIB(4) + 4096, 4096));
+    assert_true(file_taken(mem) <= MIB(5)); /* the host may need to keep a part of a large page */
+    assert_int_equal(high.hva[4095], 0x55);
+    assert_int_equal(high.hva[8192], 0x55);
+    assert_true(gmem_discard(mem, GIB(4), MIB(5)));
+    assert_int_equal(file_taken(mem), 0);
+    assert_int_equal(high.hva[MIB(2) + 77], 0);
+    assert_int_equal(low.hva[MIB(4) - 1], 0);
+    gmem_free(mem);
+}
+
 static void bad_sizes_are_told(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
     const uint64_t total = memory_facts_get().total;
 
     (void)state;
-    assert_null(gmem_new(0, LOW_END, &err));
+    assert_null(gmem_new(0, LOW_END, false, &err));
     assert_int_equal(err.code, YADO_ERR_INVALID_CONFIG);
     err = (struct yado_error)YADO_ERROR_INIT;
-    assert_null(gmem_new(MIB(1) + 4096, LOW_END, &err));
+    assert_null(gmem_new(MIB(1) + 4096, LOW_END, true, &err));
     assert_int_equal(err.code, YADO_ERR_INVALID_CONFIG);
     assert_non_null(strstr(err.message, "memory size"));
     assert_true(total > MIB(64));
     err = (struct yado_error)YADO_ERROR_INIT;
-    assert_null(gmem_new(align_up(total + 1, MIB(1)), LOW_END, &err));
+    assert_null(gmem_new(align_up(total + 1, MIB(1)), LOW_END, true, &err));
     assert_int_equal(err.code, YADO_ERR_MEMORY);
     assert_non_null(strstr(err.message, "more than this host has"));
     err = (struct yado_error)YADO_ERROR_INIT;
-    assert_null(gmem_new(UINT64_MAX & ~(MIB(1) - 1), LOW_END, &err));
+    assert_null(gmem_new(UINT64_MAX & ~(MIB(1) - 1), LOW_END, false, &err));
     assert_int_equal(err.code, YADO_ERR_MEMORY);
 }
 
@@ -333,14 +437,21 @@ static void limits_are_errors(void **state)
         struct gmem *mem;
 
         setrlimit(RLIMIT_FSIZE, &file); /* has nothing to do with RAM */
-        mem = gmem_new(MIB(2), LOW_END, &err);
+        mem = gmem_new(MIB(2), LOW_END, false, &err);
         if (!mem)
             _exit(1);
+        gmem_free(mem);
+        mem = gmem_new(MIB(2), LOW_END, true, &err); /* no file as large: private */
+        if (!mem || gmem_fd(mem) != -1)
+            _exit(3);
+        gmem_slot_at(mem, 0).hva[4096] = 1;
+        if (!gmem_discard(mem, 0, MIB(1)) || gmem_slot_at(mem, 0).hva[4096])
+            _exit(4);
         gmem_free(mem);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
         const struct rlimit space = { MIB(512), MIB(512) };
         setrlimit(RLIMIT_AS, &space);
-        if (gmem_new(MIB(600), LOW_END, &err) || err.code != YADO_ERR_MEMORY)
+        if (gmem_new(MIB(600), LOW_END, true, &err) || err.code != YADO_ERR_MEMORY)
             _exit(2);
 #endif
         _exit(7);
@@ -350,18 +461,23 @@ static void limits_are_errors(void **state)
     assert_int_equal(WEXITSTATUS(status), 7);
 }
 
+#define BOTH(test) cmocka_unit_test_prestate(test, NULL), cmocka_unit_test_prestate(test, (void *)1)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_ram_is_one_slot),
-        cmocka_unit_test(hole_splits_ram),
-        cmocka_unit_test(span_refuses_what_wraps),
-        cmocka_unit_test(copies_are_all_or_nothing),
-        cmocka_unit_test(overrun_stops_at_the_guard),
-        cmocka_unit_test(children_do_not_inherit_ram),
-        cmocka_unit_test(discard_frees_whole_pages_only),
-        cmocka_unit_test(discard_outside_ram_does_nothing),
-        cmocka_unit_test(discard_while_in_use),
+        BOTH(small_ram_is_one_slot),
+        BOTH(hole_splits_ram),
+        BOTH(span_refuses_what_wraps),
+        BOTH(copies_are_all_or_nothing),
+        BOTH(overrun_stops_at_the_guard),
+        BOTH(children_do_not_inherit_ram),
+        BOTH(discard_frees_whole_pages_only),
+        BOTH(discard_outside_ram_does_nothing),
+        BOTH(discard_while_in_use),
+        cmocka_unit_test(other_processes_map_it),
+        cmocka_unit_test(private_ram_has_no_file),
+        cmocka_unit_test(large_pages_of_a_file),
         cmocka_unit_test(bad_sizes_are_told),
         cmocka_unit_test(limits_are_errors),
     };

@@ -41,7 +41,7 @@ void drv_init(struct drv *d)
     struct yado_error err = YADO_ERROR_INIT;
 
     memset(d, 0, sizeof(*d));
-    d->mem = gmem_new(DRV_MEM_SIZE, GIB(3), &err);
+    d->mem = gmem_new(DRV_MEM_SIZE, GIB(3), false, &err);
     if (!d->mem)
         fail_msg("%s", err.message);
     d->next_gpa = 0x1000;

@@ -124,6 +124,7 @@ enum tcounter {
     TC_BLOCKS_FAST, /* blocks made again to be fast */
     TC_SAMPLES,
     TC_SPINS, /* times that a vCPU slept because it had spun for long */
+    TC_RAM_LARGE,
     TC_COUNTER_END,
     TCOUNTER_COUNT = 40,
 };

@@ -9,6 +9,7 @@
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/perf_map.h"
+#include "engine/translator/ram_large.h"
 #include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
@@ -113,8 +114,10 @@ static void translator_close(struct engine_vm *evm)
         munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(vm->cpus[i], sizeof(struct tcpu));
     }
-    for (unsigned i = 0; i < vm->slot_count; i++)
+    for (unsigned i = 0; i < vm->slot_count; i++) {
         munmap(vm->slots[i].pages, (vm->slots[i].len >> 12) * sizeof(struct page_info));
+        ram_large_close(&vm->slots[i]);
+    }
     cache_free(vm->cache);
     perf_map_close(vm->perf_map);
     pthread_mutex_destroy(&vm->excl_lock);
@@ -233,7 +236,10 @@ static bool translator_map(struct engine_vm *evm, const struct engine_memslot *s
     void *pages = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED)
         return err_set(err, YADO_ERR_MEMORY, "translator: out of memory for page tables of guest memory");
-    vm->slots[vm->slot_count++] = (struct tvm_slot){ slot->gpa, slot->len, slot->hva, pages };
+    struct tvm_slot *s = &vm->slots[vm->slot_count++];
+    *s = (struct tvm_slot){ slot->gpa, slot->len, slot->hva, pages, NULL };
+    if (slot->in_file)
+        ram_large_open(s);
     return true;
 }
 
@@ -289,6 +295,7 @@ static void translator_intr(struct engine_vm *evm, bool level)
 static void translator_memory_written(struct engine_vm *evm, uint64_t gpa, uint64_t len)
 {
     cache_invalidate(&evm->vm, NULL, gpa, len);
+    ram_large_forget(&evm->vm, gpa, len);
 }
 
 static uint64_t translator_tsc_khz(struct engine_vm *evm)
@@ -425,7 +432,7 @@ static void translator_counters(struct engine_vm *evm,
         "tlb_miss_c",      "helper_special", "device_access",
         "shadow_compared", "shadow_skipped", "shadow_different",
         "unknown_insns",   "blocks_fast",    "samples",
-        "spins",
+        "spins",           "ram_large_pages",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {
@@ -445,6 +452,7 @@ static void translator_counters(struct engine_vm *evm,
 
 const struct engine_ops engine_translator = {
     .name = "translator",
+    .ram_in_file = true,
     .available = translator_available,
     .open = translator_open,
     .close = translator_close,

@@ -7,6 +7,7 @@
 #include "engine/translator/sys.h"
 #include "engine/translator/tvm.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/ram_large.h"
 #include "engine/translator/vcpu.h"
 
 void fault_timer_arm(struct tcpu *c, uint64_t delta_ns)
@@ -143,6 +144,13 @@ enum exit_reason vcpu_step_exclusive(struct tcpu *c)
     tvm_exclusive_end(c->vm, c);
     cpu_heavy_end(c);
     return why;
+}
+
+void cpu_ram_large(struct tcpu *c, struct tvm_slot *s, uint64_t stretch)
+{
+    cpu_heavy_begin(c);
+    ram_large_make(c, s, stretch);
+    cpu_heavy_end(c);
 }
 
 bool vcpu_vec_mem(struct tcpu *c)

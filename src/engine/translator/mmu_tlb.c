@@ -18,6 +18,7 @@
 #include "engine/translator/fixed.h"
 #include "engine/translator/light_sys.h"
 #include "engine/translator/mmu.h"
+#include "engine/translator/ram_large.h"
 
 static inline uint64_t tlb_invalid_tag(unsigned i)
 {
@@ -101,6 +102,7 @@ struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const str
         c->large_bloom |= 1ull << ((lin >> 30) & 63);
         c->huge_seen |= w->shift >= 30;
     }
+    ram_large_meet(c, slot, gpage - slot->gpa);
     e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
     e->delta = e->hpage - page;
     give_tags(c, idx, page, w->writable ? &slot->pages[(gpage - slot->gpa) >> 12] : NULL);

@@ -41,6 +41,7 @@ struct tvm_slot {
     uint64_t gpa, len;
     uint8_t *hva;
     struct page_info *pages;
+    _Atomic uint8_t *met; /* ram_large.c; NULL: not for this slot */
 };
 
 struct code_cache; /* cache.h */

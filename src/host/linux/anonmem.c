@@ -1,20 +1,62 @@
-/* Private anonymous mappings. */
+/* Private anonymous mappings, and shared ones of memory files. */
 #include "host/anonmem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
+#include "host/anonfile.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
-bool anonmem_map(struct anonmem *mem, const char *name, uint64_t size)
+/* Whether the host promises no more memory than it has (vm.overcommit_memory). Private memory is promised
+ * when it is mapped, a page of a file when it is touched: too late for an error. */
+static bool host_is_strict(void)
+{
+    int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+    char mode = 0;
+
+    if (fd < 0)
+        return false;
+    if (read(fd, &mode, 1) != 1)
+        mode = 0;
+    close(fd);
+    return mode == '2';
+}
+
+/* Puts a memory file at `at`. -1 where it cannot be had, or could not give pages back. */
+static int map_file(void *at, const char *name, uint64_t size)
+{
+    int fd = host_is_strict() ? -1 : anonfile_open(name, size, true);
+
+    if (fd < 0)
+        return -1;
+    if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) != MAP_FAILED &&
+        !madvise(at, size, MADV_REMOVE))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static bool map_private(void *at, uint64_t size)
+{
+    return mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+                0) != MAP_FAILED;
+}
+
+bool anonmem_map(struct anonmem *mem, const char *name, uint64_t size, bool in_file)
 {
     uint8_t *reserved, *at;
 
-    *mem = (struct anonmem){ 0 };
+    *mem = (struct anonmem){ .fd = -1 };
     if (size > INT64_MAX - 2 * ANONMEM_GUARD) {
         errno = ENOMEM;
         return false;
@@ -24,7 +66,8 @@ bool anonmem_map(struct anonmem *mem, const char *name, uint64_t size)
     if (reserved == MAP_FAILED)
         return false;
     at = (uint8_t *)align_up((uintptr_t)reserved + 1, ANONMEM_GUARD);
-    if (mprotect(at, size, PROT_READ | PROT_WRITE)) {
+    mem->fd = in_file ? map_file(at, name, size) : -1;
+    if (mem->fd < 0 && !map_private(at, size)) {
         int saved = errno;
 
         munmap(reserved, mem->reserved_len);
@@ -48,10 +91,20 @@ void anonmem_unmap(struct anonmem *mem)
 {
     if (mem->reserved)
         munmap(mem->reserved, mem->reserved_len);
-    *mem = (struct anonmem){ 0 };
+    if (mem->reserved && mem->fd >= 0)
+        close(mem->fd);
+    *mem = (struct anonmem){ .fd = -1 };
 }
 
-bool anonmem_discard(void *at, uint64_t len)
+bool anonmem_make_large(void *at, uint64_t len)
 {
-    return madvise(at, len, MADV_DONTNEED) == 0;
+    /* The kernel refuses a stretch without any page. */
+    for (uint64_t off = 0; off < len; off += ANONMEM_LARGE)
+        (void)*((volatile uint8_t *)at + off);
+    return madvise(at, len, MADV_COLLAPSE) == 0;
+}
+
+bool anonmem_discard(const struct anonmem *mem, void *at, uint64_t len)
+{
+    return madvise(at, len, mem->fd < 0 ? MADV_DONTNEED : MADV_REMOVE) == 0;
 }

@@ -1,0 +1,206 @@
+/* Large host pages under guest RAM in a file: asked for where a guest comes first, once, and again for what
+ * was given back whole. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+#include "host/anonmem.h"
+#include "mem/gmem.h"
+#include "x86/regs.h"
+
+#define RAM MIB(9)
+#define STRETCHES (RAM / ANONMEM_LARGE) /* and half of one */
+#define CODE 0x1000
+
+/* Adds 1 to a byte of each page from EDI up to ESI, and says so. */
+static const uint8_t guest[] = {
+    0xfe, 0x07,                         /* inc byte [edi] */
+    0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /* add edi, 4096 */
+    0x39, 0xf7,                         /* cmp edi, esi */
+    0x72, 0xf4,                         /* jb */
+    0xe6, 0x10,                         /* out 0x10, al */
+};
+
+struct fixture {
+    struct gmem *mem;
+    struct engine_vm *vm;
+    struct x86_state *s;
+};
+
+static void on_io(void *ctx, unsigned vcpu, struct exit *access)
+{
+    struct fixture *f = ctx;
+
+    (void)access;
+    engine_translator.kick(engine_translator.vcpu(f->vm, vcpu));
+}
+
+static void on_written(void *ctx, uint64_t gpa, uint64_t len)
+{
+    engine_translator.memory_written(ctx, gpa, len);
+}
+
+static int set_up(void **state, bool in_file)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct fixture *f = calloc(1, sizeof(*f));
+    struct engine_config cfg = { .vcpu_count = 1, .host = { .io = on_io, .ctx = f } };
+    struct engine_memslot slot = { .len = RAM };
+
+    assert_non_null(f);
+    f->s = aligned_alloc(64, sizeof(*f->s));
+    f->mem = gmem_new(RAM, GIB(3), in_file, &err);
+    assert_true(f->s && f->mem && engine_translator.open(&f->vm, &cfg, &err));
+    slot.hva = gmem_slot_at(f->mem, 0).hva;
+    slot.fd = gmem_fd(f->mem);
+    slot.in_file = slot.fd >= 0;
+    assert_true(engine_translator.map(f->vm, &slot, &err));
+    gmem_set_write_hook(f->mem, on_written, f->vm);
+    assert_true(gmem_write(f->mem, CODE, guest, sizeof(guest)));
+    *state = f;
+    return 0;
+}
+
+static int set_up_file(void **state)
+{
+    return set_up(state, true);
+}
+
+static int set_up_private(void **state)
+{
+    return set_up(state, false);
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+
+    engine_translator.close(f->vm);
+    gmem_free(f->mem);
+    free(f->s);
+    free(f);
+    return 0;
+}
+
+static void touch(struct fixture *f, uint32_t from, uint32_t to)
+{
+    struct engine_vcpu *cpu = engine_translator.vcpu(f->vm, 0);
+    struct yado_error err = YADO_ERROR_INIT;
+    struct exit out;
+
+    x86_state_reset(f->s, 0);
+    f->s->cr0 = CR0_PE | CR0_ET | CR0_NE;
+    for (unsigned i = S_ES; i <= S_GS; i++)
+        f->s->seg[i] = (struct x86_segment){ .limit = ~0u, .sel = 16, .attr = i == S_CS ? 0xc09b : 0xc093 };
+    f->s->rip = CODE;
+    f->s->gpr[R_DI] = from;
+    f->s->gpr[R_SI] = to;
+    assert_true(engine_translator.set_state(cpu, f->s, &err));
+    engine_translator.run(cpu, &out, &err);
+    assert_int_equal(out.kind, EXIT_KICKED);
+}
+
+static void take_count(void *ctx, const char *name, uint64_t value)
+{
+    if (!strcmp(name, "ram_large_pages"))
+        *(uint64_t *)ctx = value;
+}
+
+static uint64_t count(struct fixture *f)
+{
+    uint64_t n = ~0ull;
+
+    engine_translator.counters(f->vm, take_count, &n);
+    return n;
+}
+
+/* Bytes that the host has given the file. */
+static uint64_t taken(struct fixture *f)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(gmem_fd(f->mem), &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static void check_bytes(struct fixture *f, uint32_t from, uint32_t to, uint8_t want)
+{
+    const uint8_t *ram = gmem_slot_at(f->mem, 0).hva;
+
+    for (uint32_t at = from; at < to; at += 4096)
+        assert_int_equal(ram[at], want);
+}
+
+static bool host_can(void)
+{
+    struct anonmem m;
+    bool can = anonmem_map(&m, "test", ANONMEM_LARGE, true) && m.fd >= 0 && anonmem_make_large(m.at, m.size);
+
+    anonmem_unmap(&m);
+    return can;
+}
+
+static void where_a_guest_comes(void **state)
+{
+    struct fixture *f = *state;
+
+    if (!host_can()) {
+        print_message("no large pages for shared memory here\n");
+        touch(f, MIB(2), RAM);
+        check_bytes(f, MIB(2), RAM, 1);
+        assert_int_equal(count(f), 0);
+        skip();
+    }
+    touch(f, MIB(2), MIB(2) + 4096);
+    assert_int_equal(count(f), 1); /* not the code's: that was only fetched */
+    assert_true(taken(f) >= ANONMEM_LARGE);
+    touch(f, MIB(2), RAM);
+    check_bytes(f, MIB(2) + 4096, RAM, 1);
+    assert_int_equal(count(f), STRETCHES - 1); /* without the half one at the end */
+    touch(f, MIB(2), RAM);
+    check_bytes(f, MIB(2) + 4096, RAM, 2);
+    assert_int_equal(count(f), STRETCHES - 1);
+}
+
+static void what_was_given_back(void **state)
+{
+    struct fixture *f = *state;
+
+    if (!host_can()) {
+        print_message("no large pages for shared memory here\n");
+        skip();
+    }
+    touch(f, MIB(2), RAM);
+    assert_true(gmem_discard(f->mem, MIB(2) + 4096, MIB(2))); /* a part of each of two */
+    assert_true(gmem_discard(f->mem, MIB(6), MIB(3)));        /* a whole one, and all of the half one */
+    touch(f, MIB(2), RAM);
+    assert_int_equal(count(f), STRETCHES - 1 + 1);
+    check_bytes(f, MIB(2) + 4096, MIB(4) + 4096, 1);
+    check_bytes(f, MIB(4) + 4096, MIB(6), 2);
+    check_bytes(f, MIB(6), RAM, 1);
+}
+
+static void not_for_private_ram(void **state)
+{
+    struct fixture *f = *state;
+
+    touch(f, MIB(2), RAM);
+    check_bytes(f, MIB(2), RAM, 1);
+    assert_int_equal(count(f), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(where_a_guest_comes, set_up_file, tear_down),
+        cmocka_unit_test_setup_teardown(what_was_given_back, set_up_file, tear_down),
+        cmocka_unit_test_setup_teardown(not_for_private_ram, set_up_private, tear_down),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
