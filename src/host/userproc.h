@@ -78,7 +78,8 @@ struct userproc_seat {
 /* Makes one that can map the file ram_fd, which stays the caller's. On failure *out is NULL; error: HOST. */
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err);
 /* Has instructions fault, without an address, that are no business of the kernel otherwise. False if the host
- * cannot do that; then nothing has changed. */
+ * cannot do that; then nothing has changed. The kernel switches this in CR4 or an MSR twice a run: that is
+ * nothing on bare metal, but in a virtual machine it may double what a run takes. */
 #define USERPROC_TRAP_TSC 1u   /* RDTSC, RDTSCP */
 #define USERPROC_TRAP_CPUID 2u /* not all processors can do that */
 bool userproc_trap(struct userproc *p, unsigned what);
