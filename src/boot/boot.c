@@ -174,10 +174,10 @@ bool boot_place(const struct boot_file *f, uint64_t off, size_t len, uint64_t gp
 {
     void *at;
 
+    gmem_will_fill(mem, gpa, len);
     if (!len || !f->read)
         return !len || gmem_write(mem, gpa, f->data + off, len);
     at = gmem_span(mem, gpa, len, GMEM_WRITE);
-    gmem_will_fill(mem, gpa, len);
     if (!at || !f->read(f, off, len, at, err))
         return false;
     gmem_written(mem, gpa, len);

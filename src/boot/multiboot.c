@@ -223,6 +223,7 @@ static bool load_segments(const struct boot_file *f, const struct boot_plan *pla
 
         if (!p)
             return false;
+        gmem_will_fill(mem, s->gpa, s->memsz);
         memcpy(p, f->data + s->off, s->filesz);
         memset(p + s->filesz, 0, s->memsz - s->filesz);
         gmem_written(mem, s->gpa, s->memsz);

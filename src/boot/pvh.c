@@ -178,6 +178,7 @@ static bool load_segments(const struct boot_file *f, struct gmem *mem)
         p = gmem_span(mem, s.paddr, s.memsz, GMEM_WRITE);
         if (!p)
             return false;
+        gmem_will_fill(mem, s.paddr, s.memsz);
         memcpy(p, f->data + s.off, s.filesz);
         memset(p + s.filesz, 0, s.memsz - s.filesz);
         gmem_written(mem, s.paddr, s.memsz);

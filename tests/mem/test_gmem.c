@@ -1,6 +1,9 @@
 /* Guest memory: slots, range checks with wrap-around, copies, the write hook, sizes that the host cannot
  * give, pages given back, RAM in a file that other processes map. */
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -8,8 +11,10 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -423,6 +428,70 @@ static void bad_sizes_are_told(void **state)
     assert_int_equal(err.code, YADO_ERR_MEMORY);
 }
 
+/* From now on the host refuses a system call, or, with `third` not -1, only calls with that third argument.
+ */
+static bool host_refuses(uint32_t call, int third, int error)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)third, 0, third < 0 ? 0 : 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = { .len = array_size(filter), .filter = filter };
+
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+}
+
+/* Exit status 7: RAM is private, and does all that it should; 77: nothing can be refused here. */
+static int without_file(uint32_t call, int third, int error)
+{
+    struct gmem *mem;
+    uint8_t *p;
+
+    if (!host_refuses(call, third, error))
+        return 77;
+    mem = gmem_new(MIB(4), LOW_END, true, NULL);
+    if (!mem || gmem_fd(mem) != -1)
+        return 1;
+    p = gmem_slot_at(mem, 0).hva;
+    gmem_will_fill(mem, 0, MIB(4));
+    memset(p, 0x55, MIB(4));
+    if (!gmem_discard(mem, MIB(1), MIB(2)) || p[MIB(1)] || p[MIB(3) - 1] || p[MIB(3)] != 0x55)
+        return 2;
+    gmem_free(mem);
+    return 7;
+}
+
+/* A host without memory files, one that allows none with code, and one that takes no pages of them back. */
+static void hosts_without_files(void **state)
+{
+    const struct {
+        uint32_t call;
+        int third, error;
+    } refused[] = {
+        { SYS_memfd_create, -1, ENOSYS },
+        { SYS_memfd_create, -1, EACCES },
+        { SYS_madvise, MADV_REMOVE, EINVAL },
+    };
+
+    (void)state;
+    for (unsigned i = 0; i < array_size(refused); i++) {
+        int status;
+        pid_t pid = fork();
+
+        if (pid == 0)
+            _exit(without_file(refused[i].call, refused[i].third, refused[i].error));
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status));
+        if (WEXITSTATUS(status) == 77)
+            skip();
+        assert_int_equal(WEXITSTATUS(status), 7);
+    }
+}
+
 /* Limits of the process are errors. Exit status 7: as it should be. */
 static void limits_are_errors(void **state)
 {
@@ -478,6 +547,7 @@ int main(void)
         cmocka_unit_test(other_processes_map_it),
         cmocka_unit_test(private_ram_has_no_file),
         cmocka_unit_test(large_pages_of_a_file),
+        cmocka_unit_test(hosts_without_files),
         cmocka_unit_test(bad_sizes_are_told),
         cmocka_unit_test(limits_are_errors),
     };
