@@ -17,12 +17,13 @@
 #define STRETCHES (RAM / ANONMEM_LARGE) /* and half of one */
 #define CODE 0x1000
 
-/* Adds 1 to a byte of each page from EDI up to ESI, and says so. */
+/* Stores XMM0 and adds 1 to a byte in each page from EDI up to ESI, and says so. */
 static const uint8_t guest[] = {
+    0x0f, 0x11, 0x47, 0x10,             /* movups [edi + 16], xmm0 */
     0xfe, 0x07,                         /* inc byte [edi] */
     0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, /* add edi, 4096 */
     0x39, 0xf7,                         /* cmp edi, esi */
-    0x72, 0xf4,                         /* jb */
+    0x72, 0xf0,                         /* jb */
     0xe6, 0x10,                         /* out 0x10, al */
 };
 
@@ -87,6 +88,26 @@ static int tear_down(void **state)
     return 0;
 }
 
+/* XMM0 of a vCPU's state; the header says that it is in use. */
+static uint8_t *xmm0(struct x86_state *s)
+{
+    s->xsave[512] |= 2;
+    return s->xsave + 160;
+}
+
+/* Asking the host takes nothing from the guest's vector registers, which are in the host's meanwhile. */
+static void check_vectors(struct fixture *f, struct engine_vcpu *cpu, uint32_t from, uint32_t to)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+
+    for (uint32_t at = from; at < to; at += 4096)
+        assert_memory_equal(gmem_slot_at(f->mem, 0).hva + at + 16, xmm0(f->s), 16);
+    memset(xmm0(f->s), 0, 16);
+    assert_true(engine_translator.get_state(cpu, f->s, &err));
+    for (unsigned i = 0; i < 16; i++)
+        assert_int_equal(xmm0(f->s)[i], 0x80 + i);
+}
+
 static void touch(struct fixture *f, uint32_t from, uint32_t to)
 {
     struct engine_vcpu *cpu = engine_translator.vcpu(f->vm, 0);
@@ -95,6 +116,9 @@ static void touch(struct fixture *f, uint32_t from, uint32_t to)
 
     x86_state_reset(f->s, 0);
     f->s->cr0 = CR0_PE | CR0_ET | CR0_NE;
+    f->s->cr4 = CR4_OSFXSR;
+    for (unsigned i = 0; i < 16; i++)
+        xmm0(f->s)[i] = (uint8_t)(0x80 + i);
     for (unsigned i = S_ES; i <= S_GS; i++)
         f->s->seg[i] = (struct x86_segment){ .limit = ~0u, .sel = 16, .attr = i == S_CS ? 0xc09b : 0xc093 };
     f->s->rip = CODE;
@@ -103,6 +127,7 @@ static void touch(struct fixture *f, uint32_t from, uint32_t to)
     assert_true(engine_translator.set_state(cpu, f->s, &err));
     engine_translator.run(cpu, &out, &err);
     assert_int_equal(out.kind, EXIT_KICKED);
+    check_vectors(f, cpu, from, to);
 }
 
 static void take_count(void *ctx, const char *name, uint64_t value)
