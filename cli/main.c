@@ -49,6 +49,7 @@ static const char help[] =
     "  --counters                 the engine's counters at the end, on standard error\n"
     "  --code-cache SIZE          of the translator: 2M to 1G (default 54M)\n"
     "  --shadow                   run every block twice and compare (translator, one CPU)\n"
+    "  --direct                   run the guest's busy programs on the CPU itself (translator)\n"
     "  --perf-map                 /tmp/perf-PID.map for profilers (translator)\n"
     "On the terminal, Ctrl-] or Ctrl-A x leaves; everything else goes to the guest.\n"
     "Exit status: 0 powered off, 1 could not start, 2 usage, 3 the guest crashed,\n"

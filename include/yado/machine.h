@@ -108,6 +108,14 @@ struct yado_engine_options {
      * (shadow_compared), could not be (shadow_skipped: privileged, vector and string instructions, device
      * accesses) and differed (shadow_different). The guest goes on with the interpreter's result. */
     bool shadow;
+    /* Let the host CPU run user code of the guest's busy programs as it is, in processes of their own that can
+     * reach nothing but that program's memory, instead of translating it: several times as fast for programs
+     * that compute, not yet for those that call their kernel or touch new memory all the time, and slower than
+     * translation where other programs want the host's CPUs. Such code sees the host CPU's extensions, whether
+     * or not the guest's CPUID tells of them. The program must not handle SIGCHLD nor wait for any child
+     * (wait(2), waitpid(-1)). Where the host does not allow it (ptrace, memory files), everything is translated,
+     * and the trace category "cpu" says why. Not together with shadow. */
+    bool direct;
 };
 
 /* All zero is a good default. */

@@ -454,6 +454,10 @@ static bool engine_options_read(struct yado_machine *m, struct yado_error *err)
     m->spec.engine_options.code_cache_size = o.code_cache_size;
     m->spec.engine_options.perf_map = o.perf_map;
     m->spec.engine_options.shadow = o.shadow;
+    m->spec.engine_options.direct = o.direct;
+    if (o.shadow && o.direct)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options: shadow and direct; code that is not translated cannot be compared");
     if (o.shadow && m->spec.cpu_count != 1)
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "engine_options.shadow: %u CPUs; blocks can be compared with one CPU only",

@@ -150,7 +150,7 @@ struct spec {
     const char *engine; /* name of a static string, or NULL: the best one */
     struct spec_engine_options {
         uint64_t code_cache_size; /* bytes; 0: default */
-        bool perf_map, shadow;
+        bool perf_map, shadow, direct;
     } engine_options;
     struct spec_boot boot;
     struct spec_platform platform;

@@ -30,6 +30,7 @@ struct engine_options {
     uint64_t code_cache_size; /* bytes of translated code, 0: default */
     bool perf_map;            /* say in /tmp/perf-PID.map where blocks are */
     bool fast_blocks;         /* make every block fast at once, however seldom it runs; for tests */
+    bool direct;              /* user code may run directly where that pays (direct.c) */
     bool shadow;              /* check every block against the general path; one vCPU */
 };
 
@@ -62,7 +63,7 @@ struct engine_doorbell {
 
 struct engine_ops {
     const char *name;
-    bool ram_in_file; /* wants RAM in a memory file, where the host has one */
+    bool ram_in_file; /* wants RAM in a memory file, where the host has one, if options.direct is set */
     /* Whether this host can run it, with the reason if not. */
     bool (*available)(struct yado_error *err);
     /* Whether an engine that is available should be taken by itself, with the reason if not. NULL: always.

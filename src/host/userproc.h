@@ -56,6 +56,7 @@ struct userproc_exit {
     bool has_addr; /* FAULT: addr is the address that was accessed. Else the host does not tell any, as with
                       general protection and with alignment checks */
     uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */
+    uint16_t cs, ss, ds, es, fs, gs;
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };
 
@@ -110,6 +111,12 @@ bool userproc_clear(struct userproc *p);
 /* Runs from regs and xsave, and leaves there what it came to. False if why is REFUSED or GONE, and then both
  * are as they were. xsave may be NULL: these registers stay as the process has them, in and out. */
 bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, struct userproc_exit *exit);
+/* Has the process stop before it runs the instruction at addr; 0: not any more. The run ends as USERPROC_TRAP
+ * with SIGTRAP. False if the host cannot do that. */
+#define USERPROC_BREAKS 4
+bool userproc_break(struct userproc *p, unsigned slot, uint64_t addr);
+/* CPU time that it has used, in nanoseconds. */
+uint64_t userproc_cpu_ns(const struct userproc *p);
 /* Fetches these registers alone. */
 bool userproc_get_xsave(struct userproc *p, void *xsave);
 /* Makes the run that goes on, or else the next one, return; if it returns for another reason, then the one

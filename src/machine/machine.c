@@ -288,7 +288,7 @@ struct machine *machine_new(const struct machine_config *cfg, struct yado_error 
     if (m->legacy && !cfg->engine->intr)
         log_line(cfg->log, LOG_MACHINE, "the %s engine does not take the 8259s' interrupts",
                  cfg->engine->name);
-    m->mem = gmem_new(cfg->ram_size, PC_LOW_RAM_END, cfg->engine->ram_in_file, err);
+    m->mem = gmem_new(cfg->ram_size, PC_LOW_RAM_END, cfg->engine->ram_in_file && cfg->engine_options.direct, err);
     if (!m->mem || !board_make(m, err) || !engine_make(m, err) || !vcpus_make(m, err) || !boot(m, err)) {
         machine_free(m);
         return NULL;

@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 # pylint: disable=wrong-import-position
 import cases
 import console_cases
+import direct_cases
 import network_cases
 import vm
 import vsock_cases
@@ -35,7 +36,7 @@ def run_case(case):
 
 
 def main():
-    need_image = cases.IMAGE + network_cases.IMAGE + vsock_cases.IMAGE + console_cases.IMAGE
+    need_image = cases.IMAGE + network_cases.IMAGE + vsock_cases.IMAGE + console_cases.IMAGE + direct_cases.IMAGE
     everyday = cases.QUICK + network_cases.QUICK + console_cases.QUICK + need_image
     need_image += network_cases.BY_HAND
     known = {case.__name__: case for case in everyday + network_cases.BY_HAND}

@@ -321,6 +321,7 @@ static void bench_open(struct bench *b, guest_fn guest, bool stop_on_reset)
     unlink(b->kernel);
     cfg = (struct machine_config){
         .engine = &fake_engine,
+        .engine_options = { .direct = true },
         .vcpu_count = 2,
         .ram_size = MIB(64),
         .boot = { .kernel = { "tiny", b->kernel_fd }, .initrd = { NULL, -1 }, .cmdline = "test" },

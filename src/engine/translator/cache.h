@@ -223,6 +223,10 @@ void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos);
 struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
 
 /* Marks the page as holding code and takes write tags for it away. Heavy, no lock held, c is RUN_OUT. */
+/* Notes of a page that cache_mark_code has marked whether its code may run directly, and keeps the mark until
+ * somebody writes there. False: it is no code any more. Light. */
+bool cache_mark_direct(struct tvm *vm, uint64_t gpage, enum page_direct answer);
+enum page_direct cache_direct(struct tvm *vm, uint64_t gpage); /* light */
 void cache_mark_code(struct tvm *vm, struct tcpu *c, uint64_t gpage);
 /* Stores n bytes inside one RAM page that may hold code, and kills the blocks that it hits. Light. c may be
  * NULL. */

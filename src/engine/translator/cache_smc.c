@@ -121,7 +121,7 @@ void cache_sweep(struct tvm *vm, uint64_t gpage)
         else
             atomic_store(&p->tbs, next);
     }
-    if (!last) {
+    if (!last && p->direct == DIRECT_UNKNOWN) {
         atomic_store(&p->code, 0);
         p->samples = 0;
     }
@@ -175,12 +175,46 @@ static bool is_hit(const struct tb *tb, uint64_t gpage, uint64_t gpa, unsigned n
            (tb->gpage2 == gpage && overlap(gpage, tb->off + len - PAGE_SIZE, gpa, n));
 }
 
+bool cache_mark_direct(struct tvm *vm, uint64_t gpage, enum page_direct answer)
+{
+    struct page_info *p = tvm_page(vm, gpage);
+    tvm_code_lock(vm);
+    bool marked = atomic_load(&p->code) == PAGE_IS_CODE;
+    if (marked)
+        p->direct = answer & 3;
+    tvm_code_unlock(vm);
+    return marked;
+}
+
+enum page_direct cache_direct(struct tvm *vm, uint64_t gpage)
+{
+    tvm_code_lock(vm);
+    enum page_direct direct = tvm_page(vm, gpage)->direct;
+    tvm_code_unlock(vm);
+    return direct;
+}
+
+/* Code that runs directly was changed: nobody runs what is in this page before it was looked at again. */
+static void call_back(struct tvm *vm, struct page_info *p)
+{
+    p->direct = DIRECT_UNKNOWN;
+    atomic_fetch_add(&vm->direct_gen, 1);
+    for (unsigned i = 0; i < tvm_vcpu_count(vm); i++) {
+        struct tcpu *c = tvm_vcpu(vm, i);
+        if (atomic_load(&c->direct_proc))
+            cpu_request(c, XR_WORK);
+    }
+}
+
 /* code_lock held. Returns how many died. */
 static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
 {
     uint64_t gpage = gpa & PAGE_MASK;
     struct page_info *p = tvm_page(vm, gpage);
     unsigned killed = 0;
+    bool direct = p->direct != DIRECT_UNKNOWN;
+    if (direct)
+        call_back(vm, p);
     for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(vm->cache, tb, gpage)) {
         if (atomic_load(&tb->dead) == TB_DEAD || !is_hit(tb, gpage, gpa, n))
             continue;
@@ -189,7 +223,7 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
         if (tb->gpage2 != ~0ull)
             cache_sweep(vm, tb->gpage == gpage ? tb->gpage2 : tb->gpage);
     }
-    if (killed)
+    if (killed || direct)
         cache_sweep(vm, gpage);
     return killed;
 }

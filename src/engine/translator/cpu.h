@@ -123,10 +123,13 @@ enum tcounter {
     TC_UNKNOWN,     /* instructions that the translator does not know, translated */
     TC_BLOCKS_FAST, /* blocks made again to be fast */
     TC_SAMPLES,
+    TC_DIRECT_RUNS,  /* of user code that is not translated ... */
+    TC_DIRECT_US,    /* ... and microseconds in them */
+    TC_DIRECT_LOST,  /* programs that went back to translated code */
     TC_SPINS, /* times that a vCPU slept because it had spun for long */
     TC_RAM_LARGE,
     TC_COUNTER_END,
-    TCOUNTER_COUNT = 40,
+    TCOUNTER_COUNT = 44,
 };
 
 /* ---- pending exception ---- */
@@ -166,7 +169,9 @@ enum step {
 #define WATCH_IO 4u    /* an I/O breakpoint is */
 #define WATCH_ALIGN 8u /* alignment is checked */
 
-struct lapic; /* lapic.h */
+struct lapic;    /* lapic.h */
+struct direct;   /* direct.h */
+struct userproc; /* host/userproc.h */
 
 struct tcpu {
     /* -- touched by translated code -- */
@@ -184,6 +189,7 @@ struct tcpu {
     _Atomic uint32_t jc_mask;
     _Atomic uint64_t return_bias;
     _Atomic uint32_t intr_deferred; /* XR_INTR arrived while IF was clear: look again when IF is set */
+    uint32_t direct_wish;           /* user code of the loaded space is to run directly */
     uint32_t exit_reason;           /* enum exit_reason: why translated code came back */
     int32_t pauses_left; /* PAUSEs of code at CPL 0 until the dispatcher looks whether this vCPU spins */
     uint64_t exit_arg;
@@ -254,9 +260,13 @@ struct tcpu {
     uint64_t pause_seen, pause_spun; /* TSC at the last look, and ticks of PAUSE loops up to then (vcpu.c) */
     uint64_t halt_spin;              /* TSC ticks that the next HLT spins before it sleeps (vcpu.c) */
     uint32_t jc_mode[MMU_COUNT];     /* the mode that the jump cache's entries were made under */
+    struct direct *direct;           /* NULL: all code is translated (direct.c) */
+    struct userproc *_Atomic direct_proc; /* runs guest code for this vCPU at the moment, or NULL */
     uint32_t flush_gen;              /* counts changes of this vCPU's translations */
     _Atomic uint8_t tag_gen;         /* counts how often its TLB lost everything (page_info.w_owner) */
     uint32_t translate_gen;          /* the code cache's flush_gen when the last block was made */
+    uint32_t direct_skip;   /* that many returns to user code are not worth another try (direct_policy.c) */
+    uint8_t direct_seated;  /* its thread keeps to one CPU (host/userproc.h) */
     uint8_t need_exclusive; /* the instruction must run while all other vCPUs stand still (split LOCK) */
     uint8_t fixed_ok;       /* blocks of fixed address may run (fixed.c) */
     uint32_t exit_bits;     /* XIT_FIXED_LINK */

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "engine/engine.h"
+#include "engine/translator/direct.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/perf_map.h"
@@ -110,6 +111,7 @@ static void translator_close(struct engine_vm *evm)
             continue;
         lapic_free(vm->cpus[i]->lapic);
         free(vm->cpus[i]->shadow);
+        direct_close(vm->cpus[i]);
         free(vm->cpus[i]->translation);
         munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
         munmap(vm->cpus[i], sizeof(struct tcpu));
@@ -172,6 +174,9 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
         return err_set(err, YADO_ERR_INVALID_CONFIG,
                        "engine_options.shadow: %u vCPUs; blocks can be compared with one vCPU only",
                        cfg->vcpu_count);
+    if (cfg->options.shadow && cfg->options.direct)
+        return err_set(err, YADO_ERR_INVALID_CONFIG,
+                       "engine_options: shadow and direct; code that is not translated cannot be compared");
     if (cfg->vcpu_count == 0 || cfg->vcpu_count > TVM_VCPUS_MAX)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "translator: %u vCPUs; 1 to %d are possible",
                        cfg->vcpu_count, TVM_VCPUS_MAX);
@@ -192,6 +197,7 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     vm->flags = flags_probe();
     vm->host_bmi2 = (r7.ebx & 1u << 8) != 0;
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_xcr0(), host_cpuid);
+    vm->direct_xsave_differs = host_xcr0() != vm->cpuid.xcr0_mask;
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
     vm->cache =
         cache_new(cfg->options.code_cache_size ? cfg->options.code_cache_size : CODE_CACHE_DEFAULT, err);
@@ -206,6 +212,8 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
             c->translation = calloc(1, translation_size());
             ok = c->translation != NULL;
         }
+        if (ok && cfg->options.direct)
+            ok = direct_open(c);
         if (ok && cfg->options.shadow) {
             c->shadow = calloc(1, sizeof(*c->shadow));
             ok = c->shadow != NULL;
@@ -237,7 +245,13 @@ static bool translator_map(struct engine_vm *evm, const struct engine_memslot *s
     if (pages == MAP_FAILED)
         return err_set(err, YADO_ERR_MEMORY, "translator: out of memory for page tables of guest memory");
     struct tvm_slot *s = &vm->slots[vm->slot_count++];
-    *s = (struct tvm_slot){ slot->gpa, slot->len, slot->hva, pages, NULL };
+    *s = (struct tvm_slot){ .gpa = slot->gpa,
+                            .len = slot->len,
+                            .hva = slot->hva,
+                            .pages = pages,
+                            .in_file = slot->in_file,
+                            .fd = slot->fd,
+                            .offset = slot->offset };
     if (slot->in_file)
         ram_large_open(s);
     return true;
@@ -262,6 +276,8 @@ static void translator_run(struct engine_vcpu *cpu, struct exit *out, struct yad
     enum exit_kind kind = vcpu_loop(c);
     cpu_run_out(c);
     cpu_heavy_begin(c);
+    if (c->direct_seated)
+        heavy_direct_rest(c);
     *out = (struct exit){ .kind = kind, .rip = c->rip };
     if (kind == EXIT_FAULT)
         err_set(err, YADO_ERR_ENGINE,
@@ -432,6 +448,7 @@ static void translator_counters(struct engine_vm *evm,
         "tlb_miss_c",      "helper_special", "device_access",
         "shadow_compared", "shadow_skipped", "shadow_different",
         "unknown_insns",   "blocks_fast",    "samples",
+        "direct_runs",     "direct_us",      "direct_lost",
         "spins",           "ram_large_pages",
     };
     struct tvm *vm = &evm->vm;

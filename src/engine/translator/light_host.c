@@ -2,6 +2,7 @@
  * through them, the timer behind the local APIC, and what the local APIC asks of its vCPU. Light: nothing
  * here may touch a vector register before cpu_heavy_begin or after cpu_heavy_end, so all of it is built
  * without them. */
+#include "engine/translator/direct.h"
 #include "engine/translator/lapic.h"
 #include "engine/translator/light_sys.h"
 #include "engine/translator/sys.h"
@@ -9,6 +10,7 @@
 #include "engine/translator/mmu.h"
 #include "engine/translator/ram_large.h"
 #include "engine/translator/vcpu.h"
+#include "engine/translator/x87_pointers.h"
 
 void fault_timer_arm(struct tcpu *c, uint64_t delta_ns)
 {
@@ -118,6 +120,22 @@ struct tb *vcpu_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint3
     } while (c->translate_gen != atomic_load(&c->vm->cache->flush_gen));
     cpu_heavy_end(c);
     return tb;
+}
+
+enum direct_end vcpu_direct(struct tcpu *c)
+{
+    x87_show(c);
+    cpu_heavy_begin(c);
+    enum direct_end end = heavy_direct(c);
+    cpu_heavy_end(c);
+    return end;
+}
+
+void vcpu_direct_rest(struct tcpu *c)
+{
+    cpu_heavy_begin(c);
+    heavy_direct_rest(c);
+    cpu_heavy_end(c);
 }
 
 void vcpu_samples(struct tcpu *c)

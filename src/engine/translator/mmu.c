@@ -225,6 +225,31 @@ bool mmu_translate(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
     return true;
 }
 
+bool mmu_peek(const struct tcpu *c, uint64_t lin, struct mmu_peeked *p)
+{
+    const uint64_t needed = PTE_P | PTE_U | PTE_A, rsvd = c->vm->gpa_reserved & PTE_ADDR;
+    uint64_t table = c->cr3 & PTE_ADDR, pte, w = PTE_W, nx = 0;
+    for (unsigned shift = 39;; shift -= 9) {
+        const uint8_t *slot = tvm_hva(c->vm, table + ((lin >> shift) & 511) * 8);
+        pte = slot ? __atomic_load_n((const uint64_t *)(const void *)slot, __ATOMIC_ACQUIRE) : 0;
+        bool large = shift > 12 && (pte & PTE_PS);
+        if ((pte & needed) != needed || (pte & rsvd) || (large && shift == 39))
+            return false;
+        w &= pte;
+        nx |= pte & PTE_NX;
+        table = pte & PTE_ADDR;
+        if (shift > 12 && !large)
+            continue;
+        uint64_t mask = (1ull << shift) - 1;
+        *p = (struct mmu_peeked){ .gpa = (table & ~mask) | (lin & mask & PAGE_MASK),
+                                  .shift = shift,
+                                  .writable = w && (pte & PTE_D),
+                                  .exec = !nx,
+                                  .global = (pte & PTE_G) && (c->cr4 & CR4_PGE) };
+        return true;
+    }
+}
+
 /* ---- code fetch ---- */
 
 bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)

@@ -72,6 +72,16 @@ struct mmu_mapping {
 };
 bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m);
 
+/* What the tables of 64-bit mode say to user code of the page of lin, if all entries of the way have the
+ * accessed bit. Changes nothing. */
+struct mmu_peeked {
+    uint64_t gpa;   /* of the 4 KiB at lin */
+    unsigned shift; /* log2 of the page's size */
+    bool writable;  /* and dirty */
+    bool exec, global;
+};
+bool mmu_peek(const struct tcpu *c, uint64_t lin, struct mmu_peeked *p);
+
 /* What translated code asks when a TLB check failed (see trans_mem.c). desc is an mmu_desc. The answer says
  * where to go on. */
 enum mmu_answer { MMU_ANS_FAULT, MMU_ANS_DIRECT, MMU_ANS_STAGED, MMU_ANS_EXCLUSIVE };

@@ -15,6 +15,7 @@
 #include "engine/translator/mmu_tlb.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/direct.h"
 #include "engine/translator/fixed.h"
 #include "engine/translator/light_sys.h"
 #include "engine/translator/mmu.h"
@@ -48,8 +49,7 @@ void mmu_init(struct tcpu *c)
     mmu_flush_jump_cache(c);
 }
 
-/* Says that c may hold a write tag for page p, then whether it may have one (the page holds no code). */
-static bool claim_write(struct tcpu *c, struct page_info *p, uint64_t lin)
+bool mmu_claim_write(struct tcpu *c, struct page_info *p, uint64_t lin)
 {
     uint16_t me = tvm_writer(c), old = atomic_load(&p->w_owner);
     uint32_t page = (uint32_t)(lin >> 12);
@@ -84,7 +84,7 @@ static void give_tags(struct tcpu *c, unsigned idx, uint64_t page, struct page_i
 {
     unsigned i = tlb_slot(page);
     struct tlb_entry *e = &c->tlb[idx][i];
-    bool write = p && claim_write(c, p, page);
+    bool write = p && mmu_claim_write(c, p, page);
     e->tag_r = page;
     e->tag_w = write ? page : tlb_invalid_tag(i);
     if (write)
@@ -119,6 +119,7 @@ static void drop_write_tag(struct tcpu *c, unsigned idx, unsigned i, uint64_t hp
 void mmu_drop_write_tags(struct tcpu *c, uint64_t hpage, uint32_t page)
 {
     const uint64_t ones = 0x0001000100010001ull, wanted = ones * (uint16_t)(hpage >> 12);
+    direct_drop_writes(c, hpage);
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
         if (page != PAGE_MANY) {
             drop_write_tag(c, idx, page & (TLB_SIZE - 1), hpage);
@@ -234,6 +235,7 @@ void mmu_flush_all(struct tcpu *c)
     c->huge_seen = 0;
     c->user_global_code = 0;
     atomic_fetch_add(&c->tag_gen, 1);
+    direct_forget_all(c);
     mmu_flush_pcids(c);
     mmu_flush_jump_cache(c);
     fixed_verify_all(c);
@@ -346,9 +348,12 @@ void mmu_flush_nonglobal(struct tcpu *c)
 {
     if (!(c->cr4 & CR4_PGE)) {
         mmu_flush_all(c);
+        direct_change_space(c);
         return;
     }
     leave_space(c, NULL);
+    direct_forget_pcid(c, direct_pcid(c));
+    direct_change_space(c);
     fixed_check_space(c);
 }
 
@@ -357,10 +362,12 @@ void mmu_flush_pcid(struct tcpu *c, uint64_t pcid)
     struct space *s = space_of(c, pcid);
     if (s)
         s->used = 0;
+    direct_forget_pcid(c, pcid);
 }
 
 void mmu_flush_pcids(struct tcpu *c)
 {
+    direct_forget_others(c);
     for (unsigned k = 0; k < SPACES; k++)
         c->spaces[k].used = 0;
 }
@@ -369,6 +376,7 @@ void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool kee
 {
     if (!(c->cr4 & CR4_PGE)) {
         mmu_flush_all(c);
+        direct_change_space(c);
         return;
     }
     if (!keep)
@@ -381,6 +389,7 @@ void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool kee
         put_jumps(c, s);
         s->used = 0;
     }
+    direct_change_space(c);
     fixed_check_space(c);
 }
 
@@ -440,6 +449,7 @@ void mmu_flush_page(struct tcpu *c, uint64_t lin)
     uint64_t n = lin >> 12;
     c->flush_gen++;
     c->counters[TC_FLUSH_PAGE]++;
+    direct_forget_page(c, lin);
     if (c->large_bloom & (1ull << ((lin >> 30) & 63))) {
         flush_large_page(c, lin);
         return;

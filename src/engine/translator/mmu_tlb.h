@@ -27,6 +27,9 @@ static inline uint64_t noted_exec(const struct tcpu *c, uint64_t n) /* of the 64
 {
     return c->user_bloom[(n >> 6) % USER_BLOOM] | c->exec_bloom[(n >> 6) % EXEC_BLOOM];
 }
+/* Says that c may hold a write tag for page p of RAM, under linear page `lin`, then whether it may have one
+ * (the page holds no code). */
+bool mmu_claim_write(struct tcpu *c, struct page_info *p, uint64_t lin);
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot);
 

@@ -393,13 +393,15 @@ static void emit_syscall(struct emit *e, const struct stubs *s)
     e_jmp(e, s->lookup[MMU_S]);
 }
 
-/* sys_sysret to 64-bit code, without TF and AC, if no interrupt has waited for it. */
+/* sys_sysret to 64-bit code, without TF and AC, if no interrupt has waited for it and
+ * that code is not to run directly. */
 static void emit_sysret64(struct emit *e, const struct stubs *s)
 {
     e_rm(e, 0, 0xf7, 0, GS(efer)); /* TEST */
     e_u32(e, EFER_SCE);
     e_jcc(e, CC_E, s->transfer);
     e_load(e, 0, T0, GS(intr_deferred));
+    e_alu_rm(e, 0, ALU_OR, T0, GS(direct_wish));
     e_rm0f(e, 0, 0xb6, H_11, GS(cpl)); /* MOVZX */
     e_alu_rr(e, 0, ALU_OR, T0, H_11);
     e_jcc(e, CC_NE, s->transfer);

@@ -29,9 +29,14 @@ struct tb; /* cache.h */
 #define PAGE_MANY 0xffffffffu
 #define PAGE_WRITERS 0xffu
 enum { PAGE_IS_CODE = 1, PAGE_BECOMES_CODE }; /* the latter: write tags may still be there */
+/* Of code: whether the host CPU may run it as it is, or with care or not at all (direct_scan.c). Kept as long
+ * as nobody writes there. */
+enum page_direct { DIRECT_UNKNOWN, DIRECT_FIT, DIRECT_CARE };
 struct page_info {
-    struct tb *_Atomic tbs;   /* blocks with guest code in this page */
-    uint8_t samples;          /* that met small blocks in it; at PAGE_FAST all are made fast (vcpu_heavy.c) */
+    struct tb *_Atomic tbs; /* blocks with guest code in this page */
+    /* Under code_lock: samples that met small blocks in it, at PAGE_FAST all are made fast (vcpu_heavy.c);
+     * and enum page_direct. */
+    uint8_t samples : 2, direct : 2;
     _Atomic uint8_t code;     /* PAGE_*; never gets a write tag in any TLB unless 0 */
     _Atomic uint16_t w_owner; /* who may hold a write tag: 0 nobody, tvm_writer(), PAGE_WRITERS several */
     uint32_t w_page; /* the owner's business: for which linear page (low bits of its number), or PAGE_MANY */
@@ -42,6 +47,9 @@ struct tvm_slot {
     uint8_t *hva;
     struct page_info *pages;
     _Atomic uint8_t *met; /* ram_large.c; NULL: not for this slot */
+    bool in_file;         /* its pages are those of the memory file fd from `offset` on */
+    int fd;
+    uint64_t offset;
 };
 
 struct code_cache; /* cache.h */
@@ -50,11 +58,11 @@ struct tvm {
     struct engine_config cfg;
     struct cpuid_model cpuid;
     uint64_t host_tsc_khz;
-    bool host_bmi2;         /* translated code may use BMI2 */
+    bool host_bmi2;           /* translated code may use BMI2 */
     struct flags_probe flags; /* of this host */
-    uint64_t tsc_base;      /* host TSC when the VM was opened */
-    uint64_t tsc_offset;    /* of all vCPUs, once one has been given a state */
-    uint64_t tsc_first;     /* the TSC value that came with it */
+    uint64_t tsc_base;        /* host TSC when the VM was opened */
+    uint64_t tsc_offset;      /* of all vCPUs, once one has been given a state */
+    uint64_t tsc_first;       /* the TSC value that came with it */
     bool tsc_set;
     uint64_t tsc_ns_mult; /* ns = (tsc * mult) >> 32 */
     struct tvm_slot slots[TVM_SLOTS];
@@ -68,7 +76,9 @@ struct tvm {
         uint8_t len, bytes[15];
     } unknown[TVM_UNKNOWN]; /* instructions that were told of; under code_lock */
     unsigned unknown_count;
-    _Atomic bool intr; /* output of the board's 8259s */
+    _Atomic uint32_t direct_gen; /* counts pages that may not run directly any more */
+    bool direct_xsave_differs;   /* the host's XCR0 has more than the guest's can */
+    _Atomic bool intr;           /* output of the board's 8259s */
     _Atomic uint32_t code_lock, code_waiters;
     pthread_mutex_t excl_lock;
     _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */

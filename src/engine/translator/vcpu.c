@@ -18,6 +18,7 @@
 #include "engine/translator/x87_pointers.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/direct.h"
 #include "engine/translator/fixed.h"
 #include "engine/translator/interp.h"
 #include "engine/translator/lapic.h"
@@ -27,6 +28,7 @@
 #include "engine/translator/shadow.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/tvm.h"
+#include "host/userproc.h"
 
 /* ---- locks and states ---- */
 
@@ -90,6 +92,9 @@ void cpu_request(struct tcpu *c, uint32_t xr)
     atomic_fetch_or(&c->exit_request, xr);
     atomic_store(&c->jc_mask, 0);
     atomic_store(&c->return_bias, 1);
+    struct userproc *proc = atomic_load(&c->direct_proc);
+    if (proc)
+        userproc_kick(proc);
     if (atomic_load(&c->sleeping)) {
         atomic_fetch_add(&c->wake_seq, 1);
         light_futex_wake(&c->wake_seq);
@@ -411,7 +416,7 @@ static void forget_rf(struct tcpu *c)
 static bool goes_straight_on(struct tcpu *c)
 {
     forget_rf(c);
-    return c->code_bits == 64 && !c->watch && !(c->rflags & (FL_TF | FL_RF)) && !c->int_shadow &&
+    return c->code_bits == 64 && !(c->direct_wish && c->cpl == 3) && !c->watch && !(c->rflags & (FL_TF | FL_RF)) && !c->int_shadow &&
            !c->exc.pending && !c->one_block && !c->shadow && !nmi_due(c) &&
            !((c->rflags & FL_IF) && atomic_load_explicit(&c->intr_deferred, memory_order_relaxed));
 }
@@ -834,6 +839,8 @@ static void sleep_until_request(struct tcpu *c)
     uint64_t since = cpu_host_tsc();
     c->counters[TC_HALTS]++;
     uint32_t seq = atomic_load(&c->wake_seq);
+    if (c->direct_seated)
+        vcpu_direct_rest(c);
     cpu_run_out(c);
     if (spin_for_request(c, since)) {
         cpu_run_in(c);
@@ -915,6 +922,27 @@ static void let_jump(struct tcpu *c)
     }
 }
 
+/* User code that may run directly. False: it is the translated code's turn. */
+static bool run_direct(struct tcpu *c, enum exit_reason *why)
+{
+    *why = XIT_LOOKUP;
+    if (c->direct_skip) {
+        c->direct_skip--;
+        return false;
+    }
+    switch (vcpu_direct(c)) {
+    case DIRECT_REQUEST: return true;
+    case DIRECT_SYSCALL:
+    case DIRECT_STEP: *why = single_step(c); return true;
+    case DIRECT_DEBUG: sys_raise_trap(c, true); return true;
+    case DIRECT_TRANSLATE: return false;
+    case DIRECT_EXCURSION: break;
+    }
+    atomic_store(&c->jc_mask, 0); /* translated code leaves soon, as if it were asked to (cpu_request) */
+    atomic_store(&c->return_bias, 1);
+    return false;
+}
+
 enum exit_kind vcpu_loop(struct tcpu *c)
 {
     enum exit_kind kind = EXIT_KICKED;
@@ -943,7 +971,7 @@ enum exit_kind vcpu_loop(struct tcpu *c)
         forget_rf(c);
         if (c->int_shadow || c->watch || (c->rflags & (FL_TF | FL_RF)) || !translatable(c)) {
             why = single_step(c);
-        } else {
+        } else if (!c->direct_wish || !direct_may_run(c) || !run_direct(c, &why)) {
             why = c->shadow ? run_shadowed(c) : vcpu_run_block(c, vcpu_mode(c));
             if (why == XIT_ONE)
                 why = vcpu_run_block(c, vcpu_mode(c) | MODE_ONE);

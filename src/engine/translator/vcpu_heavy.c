@@ -1,5 +1,6 @@
 /* The heavy side of a vCPU: what calls libc or the machine while a guest runs. Light code calls these
  * functions inside cpu_heavy_begin and cpu_heavy_end (light_host.c). */
+#include "engine/translator/direct.h"
 #include "engine/translator/mmu.h"
 #include "engine/translator/perf_map.h"
 #include "engine/translator/shadow.h"
@@ -149,8 +150,9 @@ static bool is_met_enough(const struct code_cache *cc, struct page_info *p)
 {
     bool once = cpu_now_ns() - cc->segment_begun > MUCH_NEW_CODE_NS;
 
-    if (p->samples < PAGE_FAST)
-        p->samples = once ? PAGE_FAST : (uint8_t)(p->samples + 1);
+    unsigned samples = p->samples;
+    if (samples < PAGE_FAST)
+        p->samples = once ? PAGE_FAST : (samples + 1) & 3;
     return p->samples == PAGE_FAST;
 }
 
@@ -158,11 +160,15 @@ bool heavy_samples(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
     uint64_t made = c->counters[TC_BLOCKS_FAST];
+    if (c->direct_seated && !c->direct_wish)
+        heavy_direct_rest(c);
     tvm_code_lock(c->vm);
     uint32_t n = atomic_load(&c->sample_count);
     for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
         const struct tb_side *side;
         struct tb *tb = cache_by_host(cc, c->samples[i], &side);
+        if (tb && (tb->mode & MODE_IDX) == MMU_U)
+            direct_sampled(c);
         if (tb && tb->small && !atomic_load(&tb->dead) && is_met_enough(cc, tvm_page(c->vm, tb->gpage)))
             make_page_fast(c, tb->gpage);
     }

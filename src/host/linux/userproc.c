@@ -30,6 +30,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/anonfile.h"
@@ -114,6 +115,7 @@ struct userproc {
     bool gone;   /* nothing can be done with it */
     bool reaped; /* it is no child of ours any more, not even a dead one */
     uint64_t hole;
+    uint64_t breaks; /* DR7 */
     struct image *image;
     struct user_regs_struct regs; /* as they were last, with the selectors of a 64-bit program */
     size_t xsave_size;
@@ -644,6 +646,8 @@ static bool regs_get(struct userproc *p, struct userproc_regs *regs, struct user
     regs->gs_base = r->gs_base;
     exit->selectors_changed = r->cs != old.cs || r->ss != old.ss || r->ds != old.ds || r->es != old.es ||
                               r->fs != old.fs || r->gs != old.gs;
+    exit->cs = (uint16_t)r->cs, exit->ss = (uint16_t)r->ss, exit->ds = (uint16_t)r->ds;
+    exit->es = (uint16_t)r->es, exit->fs = (uint16_t)r->fs, exit->gs = (uint16_t)r->gs;
     r->cs = old.cs, r->ss = old.ss, r->ds = old.ds, r->es = old.es, r->fs = old.fs, r->gs = old.gs;
     return true;
 }
@@ -656,6 +660,37 @@ static bool xsave_set(struct userproc *p, const void *xsave)
         return true;
     p->xsave_known = false;
     return ptrace(PTRACE_SETREGSET, p->pid, NT_X86_XSTATE, &io) == 0;
+}
+
+/* A register of the debug facility. SDM volume 3, 18.2. */
+static bool debug_set(struct userproc *p, unsigned n, uint64_t v)
+{
+    return ptrace(PTRACE_POKEUSER, p->pid, offsetof(struct user, u_debugreg) + n * sizeof(v), v) == 0;
+}
+
+bool userproc_break(struct userproc *p, unsigned slot, uint64_t addr)
+{
+    uint64_t bit = 1u << 2 * slot; /* of DR7; 0 in the rest of it: instructions */
+
+    if (p->gone || slot >= USERPROC_BREAKS || !debug_set(p, 7, p->breaks & ~bit))
+        return false;
+    p->breaks &= ~bit;
+    if (!addr)
+        return true;
+    if (!debug_set(p, slot, addr) || !debug_set(p, 7, p->breaks | bit))
+        return false;
+    p->breaks |= bit;
+    return true;
+}
+
+uint64_t userproc_cpu_ns(const struct userproc *p)
+{
+    struct timespec t = { 0 };
+    clockid_t clock;
+
+    if (clock_getcpuclockid(p->pid, &clock) == 0)
+        clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 bool userproc_get_xsave(struct userproc *p, void *xsave)

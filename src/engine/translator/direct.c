@@ -1,0 +1,357 @@
+/* Direct execution: user code of the guest that the host CPU runs as it is. Heavy; its light parts are in
+ * direct_mirror.c, direct_policy.c and direct_scan.c.
+ *
+ * Theory of operation. What a program does between two calls of its kernel needs no translation: the host CPU
+ * does with it what the guest's would, if it finds the guest's memory at the guest's addresses and the
+ * guest's registers in its own, and if whatever is not the program's business stops it. A process of the
+ * host's is such a place (host/userproc.h): empty but for the pages of guest RAM that the guest's own tables
+ * give to user code at these addresses, and held by the vCPU's thread, so that each system call and each
+ * exception stops it before anything is done. The vCPU then goes on with what is at rip: a fault is not taken
+ * over from the host, but the instruction is run again by the general path, which finds the same fault,
+ * exactly. The guest's kernel is translated as ever.
+ *
+ * Which pages a process has is in direct_mirror.c: it begins with none and is given them as it faults. Which
+ * code may not run like this, since it would not fault but see the host, is in direct_scan.c; it is
+ * translated. When it pays is in direct_policy.c. Conditions on the vCPU's state (direct_may_run) keep out
+ * what would be another thing in the process: segments, alignment checks, breakpoints, single steps.
+ *
+ * Each vCPU has its own processes, one for each of the last PCIDs that needed one, so what one vCPU's TLB
+ * forgets concerns no other. A vCPU in a process is RUN_IN, and cpu_request calls it out.
+ *
+ * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
+ * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
+ * (userproc_hole) instead of faulting; the host's vsyscall page, if it has one, answers at its address. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/translator/direct_priv.h"
+
+#include "engine/translator/cache.h"
+#include "engine/translator/sys.h"
+#include "engine/translator/vcpu.h"
+#include "engine/translator/x87_pointers.h"
+
+#define EXCURSION_NS 40000 /* of a stay, for a short absence from it to be worth its while */
+#define USER32_CS 0x23
+#define FLAGS_INSIDE (FL_STATUS | FL_DF | FL_ID)
+#define FLAGS_BACK (FLAGS_INSIDE | FL_TF | FL_AC | FL_NT)
+
+bool direct_open(struct tcpu *c)
+{
+    struct direct *d = calloc(1, sizeof *d);
+    if (!d)
+        return false;
+    d->empty_ns = ~0ull;
+    c->direct = d;
+    return true;
+}
+
+static void free_space(struct direct_space *s)
+{
+    userproc_free(s->proc);
+    free(s->pages);
+    *s = (struct direct_space){ 0 };
+}
+
+void direct_close(struct tcpu *c)
+{
+    struct direct *d = c->direct;
+    if (!d)
+        return;
+    for (unsigned i = 0; i < DIRECT_SPACES; i++)
+        free_space(&d->spaces[i]);
+    free(d->xstate);
+    free(d);
+    c->direct = NULL;
+    c->direct_wish = 0;
+}
+
+static void fail(struct tcpu *c, const char *why)
+{
+    log_line(c->vm->cfg.log, LOG_CPU, "vCPU %u: user code does not run directly any more: %s", c->index, why);
+    c->direct->failed = true;
+    for (unsigned i = 0; i < HEATS; i++)
+        c->direct->heats[i].wish = false;
+    c->direct_wish = 0;
+}
+
+static int ram_fd(const struct tvm *vm)
+{
+    for (unsigned i = 0; i < vm->slot_count; i++) {
+        if (vm->slots[i].in_file)
+            return vm->slots[i].fd;
+    }
+    return -1;
+}
+
+/* ---- spaces ---- */
+
+static bool have_xstate(struct direct *d, const struct userproc *proc)
+{
+    d->xstate_size = userproc_xsave_size(proc);
+    if (!d->xstate)
+        d->xstate = aligned_alloc(64, align_up(d->xstate_size, 64));
+    return d->xstate;
+}
+
+static bool make_space(struct tcpu *c, struct direct_space *s)
+{
+    struct yado_error err;
+    if (s->proc)
+        return true;
+    s->pages = calloc(MIRROR_SLOTS, sizeof *s->pages);
+    s->gen = 1;
+    if (s->pages && userproc_make(&s->proc, ram_fd(c->vm), &err) && have_xstate(c->direct, s->proc)) {
+        c->direct->cpuid_faults = userproc_trap(s->proc, USERPROC_TRAP_CPUID);
+        userproc_hole(s->proc, &s->hole, &s->hole_len);
+        userproc_sit(s->proc, &c->direct->seat);
+        return true;
+    }
+    fail(c, s->pages && !s->proc ? err.message : "out of memory");
+    free_space(s);
+    return false;
+}
+
+/* The mirror of the loaded space; of the one that has not run for longest if it has none yet. */
+static struct direct_space *space_for(struct tcpu *c)
+{
+    struct direct *d = c->direct;
+    struct direct_space *s = d->loaded;
+    if (!s) {
+        s = &d->spaces[0];
+        for (unsigned i = 1; i < DIRECT_SPACES; i++) {
+            if (d->spaces[i].used < s->used)
+                s = &d->spaces[i];
+        }
+        if (!make_space(c, s))
+            return NULL;
+        mirror_wipe(s);
+        s->taken = true;
+        s->pcid = (uint16_t)direct_pcid(c);
+        d->loaded = s;
+        d->last_cr2 = 0;
+    }
+    s->used = ++d->clock;
+    return s;
+}
+
+/* Code that was written to since it was found fit to run directly does not, anywhere. */
+static void forget_changed_code(struct tcpu *c)
+{
+    struct direct *d = c->direct;
+    uint32_t gen = atomic_load(&c->vm->direct_gen);
+    if (gen == d->code_gen)
+        return;
+    d->code_gen = gen;
+    for (unsigned k = 0; k < DIRECT_SPACES; k++) {
+        struct direct_space *s = &d->spaces[k];
+        for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
+            struct mirror_page *p = &s->pages[i];
+            if (p->gen == s->gen && (p->prot & USERPROC_X) &&
+                cache_direct(c->vm, (uint64_t)p->frame << 12) == DIRECT_UNKNOWN)
+                mirror_take_page(s, p);
+        }
+    }
+}
+
+static bool settle(struct direct_space *s)
+{
+    bool ok = true;
+    if (s->wipe)
+        ok = userproc_clear(s->proc);
+    s->wipe = false;
+    if (ok && s->change_count)
+        ok = userproc_set_maps(s->proc, s->changes, s->change_count);
+    s->change_count = 0;
+    for (unsigned i = 0; ok && s->breaks_changed && i < USERPROC_BREAKS; i++)
+        ok = userproc_break(s->proc, i, s->breaks[i]);
+    s->breaks_changed = false;
+    return ok;
+}
+
+/* ---- state ---- */
+
+static void load(struct tcpu *c, struct userproc_regs *r)
+{
+    struct direct *d = c->direct;
+    memcpy(r->gpr, c->gpr, sizeof r->gpr);
+    r->rip = c->rip;
+    r->rflags = (cpu_rflags(c) & FLAGS_INSIDE) | FL_IF | FL_1;
+    r->fs_base = c->seg[S_FS].base;
+    r->gs_base = c->seg[S_GS].base;
+    size_t n = d->xstate_size < sizeof c->xsave_area ? d->xstate_size : sizeof c->xsave_area;
+    memcpy(d->xstate, c->xsave_area, n);
+}
+
+static void store(struct tcpu *c, const struct userproc_regs *r)
+{
+    struct direct *d = c->direct;
+    uint64_t mask = c->vm->cpuid.xcr0_mask, in_use;
+    memcpy(c->gpr, r->gpr, sizeof c->gpr);
+    c->rip = r->rip;
+    cpu_set_rflags(c, (cpu_rflags(c) & ~(uint64_t)FLAGS_BACK) | (r->rflags & FLAGS_BACK));
+    c->seg[S_FS].base = r->fs_base;
+    c->seg[S_GS].base = r->gs_base;
+    size_t n = d->xstate_size < sizeof c->xsave_area ? d->xstate_size : sizeof c->xsave_area;
+    memcpy(c->xsave_area, d->xstate, n);
+    memcpy(&in_use, c->xsave_area + XSAVE_HEADER, sizeof in_use);
+    in_use &= mask;
+    memcpy(c->xsave_area + XSAVE_HEADER, &in_use, sizeof in_use);
+    sys_mode_changed(c);
+}
+
+/* The code has loaded segment registers. What a selector stands for is in the host's table what it is in
+ * every Linux guest's; but the guest's own is asked, and a process whose code does that is one to be
+ * translated (direct_may_run). */
+static void load_selectors(struct tcpu *c, const struct userproc_regs *r, const struct userproc_exit *x)
+{
+    const uint16_t sel[S_COUNT] = {
+        [S_ES] = x->es, [S_SS] = x->ss, [S_DS] = x->ds, [S_FS] = x->fs, [S_GS] = x->gs
+    };
+    struct tcpu_exception before = c->exc;
+    if (x->cs == USER32_CS) {
+        c->seg[S_CS].sel = x->cs;
+        c->seg[S_CS].attr = (uint16_t)((c->seg[S_CS].attr & ~SEG_L) | SEG_DB);
+        sys_mode_changed(c);
+    }
+    for (unsigned i = 0; i < S_COUNT; i++) {
+        if (i != S_CS && sel[i] != c->seg[i].sel)
+            sys_load_seg(c, i, sel[i]);
+    }
+    c->exc = before;
+    c->seg[S_FS].base = r->fs_base;
+    c->seg[S_GS].base = r->gs_base;
+    sys_mode_changed(c);
+}
+
+/* ---- runs ---- */
+
+static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x,
+                                  bool *again)
+{
+    if (!x->has_addr)
+        return DIRECT_STEP;
+    bool fetch = x->addr - c->rip < 15;
+    struct mirror_page *p = mirror_find(s, x->addr & PAGE_MASK);
+    if (fetch && p && (p->prot & USERPROC_X))
+        fetch = false; /* the instruction's own bytes as data */
+    *again = mirror_bring(c, s, x->addr, fetch);
+    if (fetch && !*again && s->unfit[(x->addr >> 12) % MIRROR_UNFIT] == ((x->addr & PAGE_MASK) | 1))
+        return DIRECT_TRANSLATE;
+    return DIRECT_STEP;
+}
+
+static bool is_break(const struct direct_space *s, uint64_t rip)
+{
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+        if (s->breaks[i] && s->breaks[i] == rip)
+            return true;
+    }
+    return false;
+}
+
+static enum direct_end take_trap(struct tcpu *c, const struct direct_space *s, const struct userproc_exit *x)
+{
+    if (x->signal != SIGTRAP || is_break(s, c->rip))
+        return DIRECT_STEP;
+    if (c->rflags & FL_TF)
+        return DIRECT_DEBUG;
+    c->rip--; /* INT3 and ICEBP */
+    return DIRECT_STEP;
+}
+
+/* again: the process may go on. */
+static enum direct_end take_exit(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x,
+                                 bool *again)
+{
+    switch (x->why) {
+    case USERPROC_SYSCALL: c->rip -= 2; return DIRECT_SYSCALL;
+    case USERPROC_FAULT: return take_fault(c, s, x, again);
+    case USERPROC_TRAP: return take_trap(c, s, x);
+    default: return DIRECT_REQUEST;
+    }
+}
+
+static bool is_called(const struct tcpu *c)
+{
+    return atomic_load(&c->exit_request) || (atomic_load(&c->intr_deferred) && (c->rflags & FL_IF));
+}
+
+/* One run. Between the store to direct_proc and its end every request is either seen here or calls the
+ * process out. */
+static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exit *x)
+{
+    struct userproc_regs r;
+    bool settled = s->wipe || s->change_count;
+    load(c, &r);
+    atomic_store(&c->direct_proc, s->proc);
+    forget_changed_code(c);
+    bool ok = !is_called(c) && settle(s);
+    if (ok && settled)
+        s->cpu_ns = userproc_cpu_ns(s->proc);
+    ok = ok && userproc_run(s->proc, &r, c->direct->xstate, x);
+    atomic_store(&c->direct_proc, NULL);
+    if (ok)
+        store(c, &r);
+    if (ok && x->selectors_changed)
+        load_selectors(c, &r, x);
+    return ok;
+}
+
+/* What the last run came to: all that took CPU time but what it takes in any case. Time on the clock says
+ * little where others want the CPU, too. */
+static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, uint64_t *inside)
+{
+    uint64_t now = userproc_cpu_ns(s->proc), ns = now - s->cpu_ns;
+    s->cpu_ns = now;
+    if (x->why != USERPROC_KICKED && ns < c->direct->empty_ns)
+        c->direct->empty_ns = ns; /* none is shorter than one that does nothing */
+    *inside += ns - min_u64(ns, c->direct->empty_ns);
+}
+
+/* The page whose fault the guest's kernel has just seen to is wanted next. */
+static void bring_last_fault(struct tcpu *c, struct direct_space *s)
+{
+    if (c->cr2 == c->direct->last_cr2)
+        return;
+    c->direct->last_cr2 = c->cr2;
+    mirror_bring(c, s, c->cr2, c->cr2 - c->rip < 15);
+}
+
+void heavy_direct_rest(struct tcpu *c)
+{
+    userproc_rest(&c->direct->seat);
+    c->direct_seated = 0;
+}
+
+enum direct_end heavy_direct(struct tcpu *c)
+{
+    struct direct *d = c->direct;
+    struct direct_space *s = space_for(c);
+    enum direct_end end = DIRECT_REQUEST;
+    uint64_t begin = cpu_now_ns(), inside = 0;
+    struct userproc_exit x;
+    if (!s)
+        return DIRECT_REQUEST;
+    if (s->unfit[(c->rip >> 12) % MIRROR_UNFIT] == ((c->rip & PAGE_MASK) | 1))
+        return DIRECT_TRANSLATE;
+    bring_last_fault(c, s);
+    for (bool again = true; again;) {
+        again = false;
+        if (!run_once(c, s, &x)) {
+            if (!is_called(c))
+                fail(c, "its process cannot be run");
+            break;
+        }
+        c->counters[TC_DIRECT_RUNS]++;
+        weigh(c, s, &x, &inside);
+        end = take_exit(c, s, &x, &again);
+    }
+    c->direct_seated = d->seat.taken;
+    c->counters[TC_DIRECT_US] += inside / 1000;
+    uint64_t all = cpu_now_ns() - begin;
+    direct_account(c, inside, all - min_u64(all, inside));
+    direct_pace(c, end, inside);
+    return end == DIRECT_TRANSLATE && inside > EXCURSION_NS ? DIRECT_EXCURSION : end;
+}

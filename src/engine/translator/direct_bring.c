@@ -1,0 +1,179 @@
+/* Mirrors of direct execution: giving them pages. Heavy.
+ *
+ * Theory of operation. A page may be written in a mirror only if the vCPU could have a write tag for it: the
+ * claim is the same (mmu_claim_write), and who takes write tags away takes it away here as well
+ * (direct_drop_writes). A page may run only while it is marked as code, and so that somebody looked at it
+ * (page_info.direct): then nobody has a write tag for it, and a store to it by whomever takes the mark away,
+ * counts tvm.direct_gen on and calls all vCPUs out of their processes.
+ *
+ * What one page's fault asks for, pages around it are given too, as far as the guest has used them. Global
+ * pages are not mirrored: INVLPG under any PCID would have to reach them. Large pages that hold no code are
+ * one mapping. */
+#include "engine/translator/direct_priv.h"
+
+#include "engine/translator/cache.h"
+#include "engine/translator/mmu.h"
+#include "engine/translator/mmu_tlb.h"
+
+#define USER_END 0x7ffffffff000ull
+#define USER_BEGIN 0x10000ull /* vm.mmap_min_addr */
+
+/* Claims it for writing by this vCPU. */
+static bool claim(struct tcpu *c, struct tvm_slot *slot, uint64_t gpage, uint64_t lin)
+{
+    if (!mmu_claim_write(c, &slot->pages[(gpage - slot->gpa) >> 12], lin))
+        return false;
+    *direct_written(c->direct, gpage) |= 1ull << ((gpage >> 12) & 63);
+    return true;
+}
+
+static unsigned allowances(const struct tcpu *c)
+{
+    return (c->direct->cpuid_faults ? DIRECT_MAY_CPUID : 0) |
+           (c->vm->direct_xsave_differs ? 0 : DIRECT_MAY_XSAVE);
+}
+
+/* Has the process stop at these places of the page. Pages that have had theirs for longest do not run any
+ * more where there are not enough for all: the one that is wanted now is worth more. */
+static void put_breaks(struct direct_space *s, uint64_t page, const struct direct_sites *sites)
+{
+    for (unsigned i = 0; i < sites->count; i++) {
+        unsigned slot = s->break_next++ % USERPROC_BREAKS;
+        struct mirror_page *p = s->breaks[slot] ? mirror_find(s, s->breaks[slot] & PAGE_MASK) : NULL;
+        if (p && p->page != page)
+            mirror_take_page(s, p);
+        s->breaks[slot] = page + sites->at[i];
+        s->breaks_changed = true;
+    }
+}
+
+/* Marks the page as code that runs directly. False: it may not. The vCPU's own write tags for it go, and
+ * while others lose theirs this one stands still. */
+static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
+{
+    enum page_direct known = cache_direct(c->vm, gpage);
+    struct mmu_peeked m;
+    struct direct_sites sites;
+    if (known == DIRECT_FIT)
+        return true;
+    if (known == DIRECT_UNKNOWN) {
+        cpu_run_out(c);
+        cache_mark_code(c->vm, c, gpage);
+        cpu_run_in(c);
+    }
+    const uint8_t *before = mmu_peek(c, page - PAGE_SIZE, &m) ? tvm_hva(c->vm, m.gpa) : NULL;
+    bool few = direct_scan(before, tvm_hva(c->vm, gpage), allowances(c), &sites);
+    if (!cache_mark_direct(c->vm, gpage, few && sites.count == 0 ? DIRECT_FIT : DIRECT_CARE))
+        return false;
+    if (few)
+        put_breaks(s, page, &sites);
+    return few;
+}
+
+/* Whether it may run next to the pages that do. */
+static bool seams_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
+{
+    const struct mirror_page *before = mirror_find(s, page - PAGE_SIZE),
+                             *behind = mirror_find(s, page + PAGE_SIZE);
+    const uint8_t *at = tvm_hva(c->vm, gpage);
+    return !(before && (before->prot & USERPROC_X) &&
+             !direct_scan_seam(tvm_hva(c->vm, (uint64_t)before->frame << 12), at, allowances(c))) &&
+           !(behind && (behind->prot & USERPROC_X) &&
+             !direct_scan_seam(at, tvm_hva(c->vm, (uint64_t)behind->frame << 12), allowances(c)));
+}
+
+/* All of a large page, as one mapping. */
+static bool bring_large(struct tcpu *c, struct direct_space *s, uint64_t lin, const struct mmu_peeked *m)
+{
+    uint64_t base = lin & ~(LARGE_PAGE - 1), gpa = m->gpa & ~(LARGE_PAGE - 1);
+    struct tvm_slot *slot = tvm_slot_of(c->vm, gpa);
+    struct mirror_large *l = NULL;
+    bool write = m->writable;
+    for (unsigned i = 0; i < MIRROR_LARGE && !l; i++)
+        l = s->large[i].prot ? NULL : &s->large[i];
+    if (!l || slot != tvm_slot_of(c->vm, gpa + LARGE_PAGE - 1) || base + LARGE_PAGE > USER_END ||
+        (s->hole < base + LARGE_PAGE && base < s->hole + s->hole_len))
+        return false;
+    for (uint64_t at = 0; at < LARGE_PAGE; at += PAGE_SIZE) {
+        struct mirror_page *p = mirror_find(s, base + at);
+        if (atomic_load(&slot->pages[(gpa + at - slot->gpa) >> 12].code))
+            return false;
+        if (p)
+            p->prot = 0; /* the mapping covers it */
+    }
+    for (uint64_t at = 0; write && at < LARGE_PAGE; at += PAGE_SIZE)
+        write = claim(c, slot, gpa + at, base + at);
+    s->huge |= m->shift > 21;
+    *l = (struct mirror_large){ base, gpa, (uint8_t)(USERPROC_R | (write ? USERPROC_W : 0)) };
+    s->count++;
+    return mirror_change(s, base, LARGE_PAGE, slot->offset + (gpa - slot->gpa), l->prot);
+}
+
+/* The page that m is of. exec: it is wanted for code. False: no more than there was. */
+static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, const struct mmu_peeked *m,
+                       bool exec)
+{
+    uint64_t gpage = m->gpa & PAGE_MASK;
+    struct tvm_slot *slot = tvm_slot_of(c->vm, gpage);
+    if (!slot || !slot->in_file || m->global)
+        return false;
+    struct mirror_page *p = mirror_slot(s, page);
+    unsigned had = p->gen == s->gen && p->frame == (uint32_t)(gpage >> 12) ? p->prot : 0, prot = USERPROC_R;
+    if ((exec || (had & USERPROC_X)) && m->exec) {
+        if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage) && seams_fit(c, s, page, gpage)))
+            prot |= USERPROC_X;
+        else
+            s->unfit[(page >> 12) % MIRROR_UNFIT] = page | 1;
+        p = mirror_slot(s, page); /* it may all have been wiped */
+    }
+    if (!(prot & USERPROC_X) && m->writable && claim(c, slot, gpage, page))
+        prot |= USERPROC_W;
+    if (!(prot & ~had) || (exec && !(prot & USERPROC_X)))
+        return false;
+    if (p->gen != s->gen)
+        s->count++;
+    s->pieces |= m->shift > 12;
+    s->huge |= m->shift > 21;
+    *p = (struct mirror_page){ page, (uint32_t)(gpage >> 12), s->gen, (uint8_t)prot };
+    return mirror_change(s, page, PAGE_SIZE, slot->offset + (gpage - slot->gpa), prot);
+}
+
+static bool is_mirrored(const struct direct_space *s, uint64_t lin)
+{
+    return lin >= USER_BEGIN && lin < USER_END && lin - s->hole >= s->hole_len;
+}
+
+/* Looks lin up as the access that faulted would, so that its accessed bits are set. */
+static bool look(struct tcpu *c, uint64_t lin, bool exec, struct mmu_peeked *m)
+{
+    struct tcpu_exception before = c->exc;
+    uint64_t gpa;
+    bool ok = mmu_peek(c, lin, m) ||
+              (mmu_translate(c, lin, exec ? MMU_EXEC : MMU_READ, MMU_U, &gpa) && mmu_peek(c, lin, m));
+    c->exc = before;
+    return ok && (m->exec || !exec);
+}
+
+#define AROUND 16 /* pages, aligned */
+
+bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec)
+{
+    struct mmu_peeked m;
+    uint64_t page = lin & PAGE_MASK, first = page & ~(AROUND * PAGE_SIZE - 1);
+    if (!is_mirrored(s, lin) || !look(c, lin, exec, &m))
+        return false;
+    if (s->count > MIRROR_MOST)
+        mirror_wipe(s);
+    if (mirror_large_at(s, lin))
+        return false;
+    if (m.shift > 12 && !exec && !m.global && bring_large(c, s, lin, &m))
+        return true;
+    if (!bring_page(c, s, page, &m, exec))
+        return false;
+    for (uint64_t at = first; at < first + AROUND * PAGE_SIZE; at += PAGE_SIZE) {
+        struct mirror_page *p = mirror_find(s, at);
+        if (at != page && !(p && p->prot) && is_mirrored(s, at) && mmu_peek(c, at, &m))
+            bring_page(c, s, at, &m, exec && m.exec);
+    }
+    return true;
+}

@@ -1,0 +1,225 @@
+/* Mirrors: what the processes of direct execution have of the guest's memory. Light.
+ *
+ * Theory of operation. A mirror is a TLB that host mappings stand for entries of: it has a page only if the
+ * guest's tables gave it to user code and nothing since would have made a CPU forget it. So each function
+ * that empties the software TLB (mmu_tlb.c) comes here too. Mirrors are kept for PCIDs that are not loaded,
+ * as TLB entries are. What is forgotten is noted in `changes` and done before the process runs again, since
+ * it does not run meanwhile.
+ *
+ * Giving pages is in direct_bring.c. */
+#include "engine/translator/direct_priv.h"
+
+#include "engine/translator/cache.h"
+#include "engine/translator/mmu.h"
+#include "engine/translator/mmu_tlb.h"
+
+uint64_t direct_pcid(const struct tcpu *c)
+{
+    return c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0;
+}
+
+struct direct_space *direct_space_of(struct direct *d, uint64_t pcid)
+{
+    for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+        if (d->spaces[i].taken && d->spaces[i].pcid == pcid)
+            return &d->spaces[i];
+    }
+    return NULL;
+}
+
+/* ---- the table ---- */
+
+static unsigned mirror_hash(uint64_t page)
+{
+    return (unsigned)((page >> 12) * 0x9e3779b1u >> (32 - MIRROR_BITS)) & (MIRROR_SLOTS - 1);
+}
+
+struct mirror_page *mirror_slot(struct direct_space *s, uint64_t page)
+{
+    unsigned i = mirror_hash(page);
+    while (s->pages[i].gen == s->gen && s->pages[i].page != page)
+        i = (i + 1) & (MIRROR_SLOTS - 1);
+    return &s->pages[i];
+}
+
+struct mirror_page *mirror_find(struct direct_space *s, uint64_t page)
+{
+    struct mirror_page *p = mirror_slot(s, page);
+    return p->gen == s->gen ? p : NULL;
+}
+
+void mirror_wipe(struct direct_space *s)
+{
+    s->pieces = s->huge = false;
+    if (s->count == 0 && s->change_count == 0)
+        return;
+    s->wipe = true;
+    s->count = s->change_count = 0;
+    if (++s->gen == 0) {
+        light_zero(s->pages, MIRROR_SLOTS * sizeof *s->pages);
+        s->gen = 1;
+    }
+    for (unsigned i = 0; i < MIRROR_LARGE; i++)
+        s->large[i].prot = 0;
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+        s->breaks_changed |= s->breaks[i] != 0;
+        s->breaks[i] = 0;
+    }
+    light_zero(s->unfit, sizeof s->unfit);
+}
+
+bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot)
+{
+    if (s->change_count == MIRROR_CHANGES) {
+        mirror_wipe(s);
+        return false;
+    }
+    s->changes[s->change_count++] = (struct userproc_map){ va, len, offset, prot };
+    return true;
+}
+
+/* Of a page that does not run any more. */
+static void take_breaks(struct direct_space *s, uint64_t page)
+{
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+        if (s->breaks[i] && (s->breaks[i] & PAGE_MASK) == page) {
+            s->breaks[i] = 0;
+            s->breaks_changed = true;
+        }
+    }
+}
+
+void mirror_take_page(struct direct_space *s, struct mirror_page *p)
+{
+    if (!p->prot)
+        return;
+    if (p->prot & USERPROC_X)
+        take_breaks(s, p->page);
+    p->prot = 0;
+    mirror_change(s, p->page, PAGE_SIZE, 0, 0);
+}
+
+static void take_large(struct direct_space *s, struct mirror_large *l)
+{
+    l->prot = 0;
+    mirror_change(s, l->base, LARGE_PAGE, 0, 0);
+}
+
+struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin)
+{
+    for (unsigned i = 0; i < MIRROR_LARGE; i++) {
+        if (s->large[i].prot && lin - s->large[i].base < LARGE_PAGE)
+            return &s->large[i];
+    }
+    return NULL;
+}
+
+/* ---- what the MMU tells ---- */
+
+void direct_forget_all(struct tcpu *c)
+{
+    struct direct *d = c->direct;
+    if (!d)
+        return;
+    for (unsigned i = 0; i < DIRECT_SPACES; i++)
+        mirror_wipe(&d->spaces[i]);
+    light_zero(d->written, sizeof d->written);
+}
+
+void direct_forget_pcid(struct tcpu *c, uint64_t pcid)
+{
+    struct direct_space *s = c->direct ? direct_space_of(c->direct, pcid) : NULL;
+    if (s)
+        mirror_wipe(s);
+}
+
+void direct_forget_others(struct tcpu *c)
+{
+    for (unsigned i = 0; c->direct && i < DIRECT_SPACES; i++) {
+        if (&c->direct->spaces[i] != c->direct->loaded)
+            mirror_wipe(&c->direct->spaces[i]);
+    }
+}
+
+/* Pages of 4 KiB that may be of a larger one of the guest's: INVLPG anywhere in that means all of it (SDM
+ * volume 3, 4.10.4.1). */
+static void take_pieces(struct direct_space *s, uint64_t base)
+{
+    for (uint64_t at = 0; at < LARGE_PAGE; at += PAGE_SIZE) {
+        struct mirror_page *p = mirror_find(s, base + at);
+        if (p)
+            mirror_take_page(s, p);
+    }
+}
+
+void direct_forget_page(struct tcpu *c, uint64_t lin)
+{
+    struct direct_space *s = c->direct ? c->direct->loaded : NULL;
+    if (!s || s->count == 0)
+        return;
+    if (s->huge) {
+        mirror_wipe(s);
+        return;
+    }
+    struct mirror_large *l = mirror_large_at(s, lin);
+    struct mirror_page *p = mirror_find(s, lin & PAGE_MASK);
+    if (l)
+        take_large(s, l);
+    if (p)
+        mirror_take_page(s, p);
+    if (s->pieces)
+        take_pieces(s, lin & ~(LARGE_PAGE - 1));
+    s->unfit[(lin >> 12) % MIRROR_UNFIT] = 0;
+}
+
+void direct_change_space(struct tcpu *c)
+{
+    struct direct *d = c->direct;
+    if (!d)
+        return;
+    d->loaded = direct_space_of(d, direct_pcid(c));
+    direct_find_heat(c);
+}
+
+/* All that may write this page of RAM. */
+static void take_frames(struct direct_space *s, uint64_t gpage)
+{
+    for (unsigned i = 0; i < MIRROR_LARGE; i++) {
+        if ((s->large[i].prot & USERPROC_W) && gpage - s->large[i].gpa < LARGE_PAGE)
+            take_large(s, &s->large[i]);
+    }
+    for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
+        struct mirror_page *p = &s->pages[i];
+        if (p->gen == s->gen && (p->prot & USERPROC_W) && p->frame == (uint32_t)(gpage >> 12))
+            mirror_take_page(s, p);
+    }
+}
+
+uint64_t *direct_written(struct direct *d, uint64_t gpage)
+{
+    return &d->written[(gpage >> 18) % array_size(d->written)];
+}
+
+static uint64_t gpage_of_host(const struct tvm *vm, uint64_t hpage)
+{
+    for (unsigned i = 0; i < vm->slot_count; i++) {
+        const struct tvm_slot *s = &vm->slots[i];
+        if (hpage - (uint64_t)(uintptr_t)s->hva < s->len)
+            return s->gpa + (hpage - (uint64_t)(uintptr_t)s->hva);
+    }
+    return ~0ull;
+}
+
+void direct_drop_writes(struct tcpu *c, uint64_t hpage)
+{
+    struct direct *d = c->direct;
+    if (!d)
+        return;
+    uint64_t gpage = gpage_of_host(c->vm, hpage), bit = 1ull << ((gpage >> 12) & 63);
+    if (!(*direct_written(d, gpage) & bit))
+        return;
+    for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+        if (d->spaces[i].taken)
+            take_frames(&d->spaces[i], gpage);
+    }
+}

@@ -1,0 +1,117 @@
+/* Inside of direct execution (direct*.c). */
+#ifndef TRANSLATOR_DIRECT_PRIV_H
+#define TRANSLATOR_DIRECT_PRIV_H
+
+#include "engine/translator/direct.h"
+#include "host/userproc.h"
+
+#define DIRECT_SPACES 6
+#define MIRROR_BITS 15
+#define MIRROR_SLOTS (1u << MIRROR_BITS)
+#define MIRROR_MOST (MIRROR_SLOTS / 4) /* pages; each may be a mapping of the process (vm.max_map_count) */
+#define MIRROR_LARGE 64
+#define MIRROR_CHANGES 256
+#define MIRROR_UNFIT 16
+#define LARGE_PAGE MIB(2)
+#define HEATS 16
+
+/* A page that the process has, or (prot 0) had. */
+struct mirror_page {
+    uint64_t page; /* linear */
+    uint32_t frame;
+    uint16_t gen; /* another than the space's: this one is free */
+    uint8_t prot; /* USERPROC_* */
+};
+
+/* 2 MiB of them at once. */
+struct mirror_large {
+    uint64_t base; /* linear */
+    uint64_t gpa;
+    uint8_t prot; /* 0: free */
+};
+
+/* The mirror of an address space: a process, and what it has of the guest's pages. All of it is right by the
+ * guest's tables and what it has told the TLB; `changes` have been decided on, but are not done yet. */
+struct direct_space {
+    struct userproc *proc;   /* NULL: this one has never been used */
+    uint64_t hole, hole_len; /* where it has something of its own */
+    uint64_t cpu_ns;         /* of its process, the last time that it was looked at */
+    uint64_t used;           /* when, for the choice of the one to give up */
+    uint16_t pcid;
+    bool taken;
+    bool pieces; /* of large pages of the guest's are among `pages` */
+    bool huge;   /* and of 1 GiB */
+    bool wipe;   /* before anything else, take all away */
+    uint16_t gen;
+    uint32_t count; /* entries of `pages` in use */
+    uint32_t change_count;
+    struct mirror_page *pages;
+    struct mirror_large large[MIRROR_LARGE];
+    struct userproc_map changes[MIRROR_CHANGES];
+    uint64_t breaks[USERPROC_BREAKS]; /* where it is to stop; 0: nowhere */
+    bool breaks_changed;
+    uint8_t break_next;
+    uint64_t unfit[MIRROR_UNFIT]; /* linear pages of code that may not run, hashed */
+};
+
+/* What is known of an address space's program. */
+struct direct_heat {
+    uint64_t cr3; /* where its top table is */
+    bool wish;
+    uint8_t samples, wanted; /* that many more, and it is tried */
+    int64_t score;           /* nanoseconds won, as far as can be told */
+};
+
+struct direct {
+    bool failed; /* the host lets it not be after all */
+    uint32_t heat_next;
+    struct direct_space spaces[DIRECT_SPACES];
+    struct direct_space *loaded; /* of the PCID that is loaded; NULL: it has none */
+    struct direct_heat heats[HEATS];
+    struct direct_heat *heat; /* of the loaded space */
+    uint64_t clock;
+    uint32_t skip; /* what tcpu.direct_skip began with last */
+    struct userproc_seat seat;
+    bool cpuid_faults; /* in the processes */
+    uint32_t code_gen; /* tvm.direct_gen that was seen to */
+    uint64_t last_cr2;
+    uint64_t empty_ns;                 /* CPU time of a run that does nothing */
+    uint64_t written[(1u << 19) / 64]; /* RAM pages that some space may write, hashed */
+    uint8_t *xstate;
+    size_t xstate_size;
+};
+
+/* direct_mirror.c */
+struct direct_space *direct_space_of(struct direct *d, uint64_t pcid);
+struct mirror_page *mirror_slot(struct direct_space *s, uint64_t page); /* where it is or would be */
+struct mirror_page *mirror_find(struct direct_space *s, uint64_t page);
+struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin);
+/* Notes what the process is to do before it runs again. False: everything was wiped instead. */
+bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot);
+uint64_t *direct_written(struct direct *d, uint64_t gpage); /* the word of `written` that it is in */
+/* direct_bring.c. */
+/* Makes the space have the page of lin, and some around it. False: there is nothing more to give. */
+bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec);
+void mirror_take_page(struct direct_space *s, struct mirror_page *p);
+void mirror_wipe(struct direct_space *s);
+
+/* direct_scan.c. Where in this page of code the host CPU must not go on. before: the page before it, or NULL.
+ * False: in too many places. */
+#define DIRECT_MAY_CPUID 1u /* it faults */
+#define DIRECT_MAY_XSAVE 2u
+struct direct_sites {
+    unsigned count;
+    uint16_t at[USERPROC_BREAKS];
+};
+bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struct direct_sites *sites);
+/* False: one begins in this page and ends in the one behind. */
+bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may);
+
+/* direct_policy.c */
+/* Nanoseconds that the host CPU ran guest code, and that it cost otherwise. */
+void direct_account(struct tcpu *c, uint64_t inside, uint64_t outside);
+/* What a stay has come to, for how soon the next may begin. */
+void direct_pace(struct tcpu *c, enum direct_end end, uint64_t inside);
+void direct_find_heat(struct tcpu *c);
+
+#endif

@@ -1,0 +1,96 @@
+/* Instructions that do not fault in user mode, but would tell of the host instead of the guest. Heavy.
+ *
+ * Theory of operation. Where they are in a page that runs directly, the process is made to stop
+ * (userproc_break); there are only so many breakpoints, so a page with more of them is translated. All have
+ * 0F and another byte as opcode, which displacements and constants may have, too; so bytes that look like one
+ * count only if reading instructions from some way before ends up at them, as it does where code is meant to
+ * be read in one way only. One may begin at the end of a page and end in the next: two pages that make one do
+ * not both run. SYSCALL and INT n are not looked for: the host stops at them (host/userproc.h). RDTSC is:
+ * that the host stops there can be had, but makes each run twice as long on some.
+ *
+ * Sources: Intel SDM volume 2 (2023-12), appendix A, tables A-3 and A-6. */
+#include <string.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/translator/direct_priv.h"
+
+#include "engine/translator/trans.h"
+
+#define MODRM_REG(m) (((m) >> 3) & 7)
+#define MODRM_IS_MEM(m) ((m) < 0xc0)
+#define RUN_UP 160u /* bytes before: some forty instructions to fall in step */
+
+/* 0F 01: XGETBV, RDPKRU, WRPKRU, RDTSCP; SGDT, SIDT, SMSW. */
+static bool group7_tells(uint8_t m)
+{
+    return m == 0xd0 || m == 0xee || m == 0xef || m == 0xf9 || (MODRM_IS_MEM(m) && MODRM_REG(m) < 2) ||
+           MODRM_REG(m) == 4;
+}
+
+/* Of 0F, this opcode and ModRM. */
+static bool tells(uint8_t opcode, uint8_t m, unsigned may)
+{
+    switch (opcode) {
+    case 0x00: return MODRM_REG(m) < 2 || (MODRM_REG(m) & 6) == 4; /* SLDT, STR, VERR, VERW */
+    case 0x01: return group7_tells(m);
+    case 0x02: /* LAR */
+    case 0x03: /* LSL */
+    case 0x31: /* RDTSC */
+    case 0x34: /* SYSENTER, of which the host does not know the way back */ return true;
+    case 0xa2: return !(may & DIRECT_MAY_CPUID);
+    case 0xae: /* XSAVE, XSAVEOPT */
+        return !(may & DIRECT_MAY_XSAVE) && MODRM_IS_MEM(m) && (MODRM_REG(m) & 5) == 4;
+    case 0xc7: /* RDPID, and RDSEED, which differs in a prefix; XSAVEC */
+        return m >= 0xf8 || (!(may & DIRECT_MAY_XSAVE) && MODRM_IS_MEM(m) && MODRM_REG(m) == 4);
+    default: return false;
+    }
+}
+
+/* Where the instruction begins whose opcode stands at `at`, if who reads instructions from some way before
+ * comes to it; else ~0. */
+static unsigned start_of(const ZydisDecoder *decoder, const uint8_t *code, unsigned at, unsigned len)
+{
+    ZydisDecoderContext context;
+    ZydisDecodedInstruction in;
+    unsigned i = at > RUN_UP ? at - RUN_UP : 0;
+    while (i < at) {
+        if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(decoder, &context, code + i, len - i, &in)))
+            i++;
+        else if (i + in.length > at)
+            return i + in.raw.prefix_count >= at ? i : ~0u;
+        else
+            i += in.length;
+    }
+    return at;
+}
+
+bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struct direct_sites *sites)
+{
+    uint8_t code[RUN_UP + PAGE_SIZE];
+    unsigned first = before ? RUN_UP : 0, len = first + (unsigned)PAGE_SIZE;
+    ZydisDecoder decoder;
+    insn_decoder_init(&decoder, 64);
+    sites->count = 0;
+    if (before)
+        memcpy(code, before + PAGE_SIZE - RUN_UP, RUN_UP);
+    memcpy(code + first, page, PAGE_SIZE);
+    for (unsigned i = first; i + 2 < len; i++) {
+        if (code[i] != 0x0f || !tells(code[i + 1], code[i + 2], may))
+            continue;
+        unsigned start = start_of(&decoder, code, i, len);
+        if (start == ~0u)
+            continue;
+        if (start < first || sites->count == USERPROC_BREAKS)
+            return false;
+        sites->at[sites->count++] = (uint16_t)(start - first);
+    }
+    return true;
+}
+
+bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may)
+{
+    const uint8_t *last = page + PAGE_SIZE - 2;
+    return (last[0] != 0x0f || !tells(last[1], behind[0], may)) &&
+           (last[1] != 0x0f || !tells(behind[0], behind[1], may));
+}
