@@ -11,11 +11,11 @@
 #include "engine/translator/direct_priv.h"
 #include "engine/translator/sys.h"
 
-#define SAMPLES_WANTED 2
+#define SAMPLES_WANTED 4
 #define SAMPLES_MOST 120
 #define GAIN 3
-#define SCORE_MOST 20000000     /* ns */
-#define SCORE_LEAST (-20000000) /* the first pages are an investment */
+#define SCORE_MOST 20000000    /* ns */
+#define SCORE_LEAST (-6000000) /* the first pages are an investment */
 
 void direct_find_heat(struct tcpu *c)
 {
