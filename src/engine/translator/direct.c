@@ -1,5 +1,5 @@
 /* Direct execution: user code of the guest that the host CPU runs as it is. Heavy; its light parts are in
- * direct_mirror.c, direct_policy.c and direct_scan.c.
+ * direct_mirror.c and direct_policy.c.
  *
  * Theory of operation. What a program does between two calls of its kernel needs no translation: the host CPU
  * does with it what the guest's would, if it finds the guest's memory at the guest's addresses and the
@@ -10,17 +10,18 @@
  * over from the host, but the instruction is run again by the general path, which finds the same fault,
  * exactly. The guest's kernel is translated as ever.
  *
- * Which pages a process has is in direct_mirror.c: it begins with none and is given them as it faults. Which
- * code may not run like this, since it would not fault but see the host, is in direct_scan.c; it is
- * translated. When it pays is in direct_policy.c. Conditions on the vCPU's state (direct_may_run) keep out
- * what would be another thing in the process: segments, alignment checks, breakpoints, single steps.
+ * Which pages a process has is in direct_mirror.c and direct_bring.c: it begins with none and is given them
+ * as it faults. Which code may not run like this, since it would not fault but see the host, is in
+ * direct_scan.c; it is stopped at, or its page is translated. When it pays is in direct_policy.c. Conditions
+ * on the vCPU's state (direct_may_run) keep out what would be another thing in the process: segments,
+ * alignment checks, breakpoints, single steps.
  *
  * Each vCPU has its own processes, one for each of the last PCIDs that needed one, so what one vCPU's TLB
  * forgets concerns no other. A vCPU in a process is RUN_IN, and cpu_request calls it out.
  *
  * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
  * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
- * (userproc_hole) instead of faulting; the host's vsyscall page, if it has one, answers at its address. */
+ * (userproc_hole) instead of faulting. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,6 +173,12 @@ static bool settle(struct direct_space *s)
 
 /* ---- state ---- */
 
+/* Bytes of the XSAVE area that both the vCPU and the process have. */
+static size_t shared_state(const struct tcpu *c)
+{
+    return min_u64(c->direct->xstate_size, sizeof c->xsave_area);
+}
+
 static void load(struct tcpu *c, struct userproc_regs *r)
 {
     struct direct *d = c->direct;
@@ -180,8 +187,7 @@ static void load(struct tcpu *c, struct userproc_regs *r)
     r->rflags = (cpu_rflags(c) & FLAGS_INSIDE) | FL_IF | FL_1;
     r->fs_base = c->seg[S_FS].base;
     r->gs_base = c->seg[S_GS].base;
-    size_t n = d->xstate_size < sizeof c->xsave_area ? d->xstate_size : sizeof c->xsave_area;
-    memcpy(d->xstate, c->xsave_area, n);
+    memcpy(d->xstate, c->xsave_area, shared_state(c));
 }
 
 static void store(struct tcpu *c, const struct userproc_regs *r)
@@ -193,8 +199,7 @@ static void store(struct tcpu *c, const struct userproc_regs *r)
     cpu_set_rflags(c, (cpu_rflags(c) & ~(uint64_t)FLAGS_BACK) | (r->rflags & FLAGS_BACK));
     c->seg[S_FS].base = r->fs_base;
     c->seg[S_GS].base = r->gs_base;
-    size_t n = d->xstate_size < sizeof c->xsave_area ? d->xstate_size : sizeof c->xsave_area;
-    memcpy(c->xsave_area, d->xstate, n);
+    memcpy(c->xsave_area, d->xstate, shared_state(c));
     memcpy(&in_use, c->xsave_area + XSAVE_HEADER, sizeof in_use);
     in_use &= mask;
     memcpy(c->xsave_area + XSAVE_HEADER, &in_use, sizeof in_use);
@@ -237,7 +242,7 @@ static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const 
     if (fetch && p && (p->prot & USERPROC_X))
         fetch = false; /* the instruction's own bytes as data */
     *again = mirror_bring(c, s, x->addr, fetch);
-    if (fetch && !*again && s->unfit[(x->addr >> 12) % MIRROR_UNFIT] == ((x->addr & PAGE_MASK) | 1))
+    if (fetch && !*again && mirror_is_unfit(s, x->addr))
         return DIRECT_TRANSLATE;
     return DIRECT_STEP;
 }
@@ -300,8 +305,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
 }
 
 /* What the last run came to: all that took CPU time but what it takes in any case, which is mostly more than
- * twice the least that was seen. Time on the clock says
- * little where others want the CPU, too. */
+ * twice the least that was seen. Time on the clock says little where others want the CPU, too. */
 static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, uint64_t *inside)
 {
     uint64_t now = userproc_cpu_ns(s->proc), ns = now - s->cpu_ns;
@@ -335,7 +339,7 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
-    if (s->unfit[(c->rip >> 12) % MIRROR_UNFIT] == ((c->rip & PAGE_MASK) | 1))
+    if (mirror_is_unfit(s, c->rip))
         return DIRECT_TRANSLATE;
     bring_last_fault(c, s);
     for (bool again = true; again;) {

@@ -38,13 +38,13 @@ static unsigned allowances(const struct tcpu *c)
 static void put_breaks(struct direct_space *s, uint64_t page, const struct direct_sites *sites)
 {
     for (unsigned i = 0; i < sites->count; i++) {
-        unsigned slot = s->break_next++ % USERPROC_BREAKS;
+        unsigned slot = (s->break_next + i) % USERPROC_BREAKS;
         struct mirror_page *p = s->breaks[slot] ? mirror_find(s, s->breaks[slot] & PAGE_MASK) : NULL;
         if (p && p->page != page)
-            mirror_take_page(s, p);
-        s->breaks[slot] = page + sites->at[i];
-        s->breaks_changed = true;
+            mirror_take_page(s, p); /* which may wipe everything, so before any is put */
     }
+    for (unsigned i = 0; i < sites->count; i++, s->breaks_changed = true)
+        s->breaks[s->break_next++ % USERPROC_BREAKS] = page + sites->at[i];
 }
 
 /* Marks the page as code that runs directly. False: it may not. The vCPU's own write tags for it go, and
@@ -91,13 +91,15 @@ static bool bring_large(struct tcpu *c, struct direct_space *s, uint64_t lin, co
     bool write = m->writable;
     for (unsigned i = 0; i < MIRROR_LARGE && !l; i++)
         l = s->large[i].prot ? NULL : &s->large[i];
-    if (!l || slot != tvm_slot_of(c->vm, gpa + LARGE_PAGE - 1) || base + LARGE_PAGE > USER_END ||
-        (s->hole < base + LARGE_PAGE && base < s->hole + s->hole_len))
+    if (!l || !slot || !slot->in_file || slot != tvm_slot_of(c->vm, gpa + LARGE_PAGE - 1) ||
+        base + LARGE_PAGE > USER_END || (s->hole < base + LARGE_PAGE && base < s->hole + s->hole_len))
         return false;
     for (uint64_t at = 0; at < LARGE_PAGE; at += PAGE_SIZE) {
-        struct mirror_page *p = mirror_find(s, base + at);
         if (atomic_load(&slot->pages[(gpa + at - slot->gpa) >> 12].code))
             return false;
+    }
+    for (uint64_t at = 0; at < LARGE_PAGE; at += PAGE_SIZE) {
+        struct mirror_page *p = mirror_find(s, base + at);
         if (p)
             p->prot = 0; /* the mapping covers it */
     }
@@ -123,7 +125,7 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
         if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage) && seams_fit(c, s, page, gpage)))
             prot |= USERPROC_X;
         else
-            s->unfit[(page >> 12) % MIRROR_UNFIT] = page | 1;
+            *mirror_unfit(s, page) = page | 1;
         p = mirror_slot(s, page); /* it may all have been wiped */
     }
     if (!(prot & USERPROC_X) && m->writable && claim(c, slot, gpage, page))

@@ -169,7 +169,7 @@ void direct_forget_page(struct tcpu *c, uint64_t lin)
         mirror_take_page(s, p);
     if (s->pieces)
         take_pieces(s, lin & ~(LARGE_PAGE - 1));
-    s->unfit[(lin >> 12) % MIRROR_UNFIT] = 0;
+    *mirror_unfit(s, lin) = 0;
 }
 
 void direct_change_space(struct tcpu *c)

@@ -89,11 +89,20 @@ struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin);
 /* Notes what the process is to do before it runs again. False: everything was wiped instead. */
 bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot);
 uint64_t *direct_written(struct direct *d, uint64_t gpage); /* the word of `written` that it is in */
-/* direct_bring.c. */
-/* Makes the space have the page of lin, and some around it. False: there is nothing more to give. */
-bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec);
 void mirror_take_page(struct direct_space *s, struct mirror_page *p);
 void mirror_wipe(struct direct_space *s);
+static inline uint64_t *mirror_unfit(struct direct_space *s, uint64_t lin)
+{
+    return &s->unfit[(lin >> 12) % MIRROR_UNFIT];
+}
+static inline bool mirror_is_unfit(struct direct_space *s, uint64_t lin)
+{
+    return *mirror_unfit(s, lin) == ((lin & PAGE_MASK) | 1);
+}
+
+/* direct_bring.c. Makes the space have the page of lin, and some around it. False: there is nothing more to
+ * give. */
+bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec);
 
 /* direct_scan.c. Where in this page of code the host CPU must not go on. before: the page before it, or NULL.
  * False: in too many places. */

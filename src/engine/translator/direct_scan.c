@@ -10,8 +10,6 @@
  *
  * Sources: Intel SDM volume 2 (2023-12), appendix A, tables A-3 and A-6. */
 #include <string.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "engine/translator/direct_priv.h"
 
