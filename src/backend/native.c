@@ -206,7 +206,8 @@ static bool machine_make(struct backend *b, const struct backend_host *host, str
         .engine_options = { .code_cache_size = b->spec->engine_options.code_cache_size,
                             .perf_map = b->spec->engine_options.perf_map,
                             .shadow = b->spec->engine_options.shadow,
-                            .direct = b->spec->engine_options.direct },
+                            .direct = b->spec->engine_options.direct ? ENGINE_DIRECT_WHEN_HOT
+                                                                     : ENGINE_DIRECT_OFF },
         .vcpu_count = b->spec->cpu_count,
         .ram_size = b->spec->memory_size,
         .boot = b->boot,

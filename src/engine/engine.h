@@ -25,12 +25,19 @@ struct engine_host {
     void *ctx;
 };
 
+/* Whether user code may run on the host CPU as it is (translator/direct.c). */
+enum engine_direct {
+    ENGINE_DIRECT_OFF,
+    ENGINE_DIRECT_WHEN_HOT, /* where that pays */
+    ENGINE_DIRECT_ALWAYS,   /* at each return to it; for tests */
+};
+
 /* What the translator can be told. All zero: nothing special. */
 struct engine_options {
     uint64_t code_cache_size; /* bytes of translated code, 0: default */
     bool perf_map;            /* say in /tmp/perf-PID.map where blocks are */
     bool fast_blocks;         /* make every block fast at once, however seldom it runs; for tests */
-    bool direct;              /* user code may run directly where that pays (direct.c) */
+    enum engine_direct direct;
     bool shadow;              /* check every block against the general path; one vCPU */
 };
 

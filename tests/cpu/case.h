@@ -30,6 +30,11 @@
 #define P_PAGES_PT 0           /* physical address of the page table of PAGES */
 #define P_TSC_KHZ 8
 #define P_DEVICE32 16
+/* Ring 3 by enter_user: bits to set in its RFLAGS, and XCR0 (0: as it is), for where it is to run directly; and
+ * that it ran */
+#define P_USER_FLAGS 24
+#define P_USER_XCR0 32
+#define P_USER_ENTERED 40
 
 #define DONE_PORT 0xf4         /* 0: passed, else the line that failed; bits 31:24 an unexpected vector + 1 */
 #define ECHO_PORT 0x510        /* remembers what is written; reads give its complement */

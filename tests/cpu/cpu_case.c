@@ -1,7 +1,11 @@
 /* Theory of operation: a case gets a fresh VM with CASE_RAM of memory, the blob of its group, page tables,
  * GDT and IDT as case.h says, and a thread per vCPU. vCPU 0 starts at the case in the mode that it wants, the
  * others wait for INIT and SIPI with their trampoline in place. It is over when a vCPU writes to DONE_PORT,
- * shuts down, the engine fails, or time is up; then every vCPU is kicked out. */
+ * shuts down, the engine fails, or time is up; then every vCPU is kicked out.
+ *
+ * With YADO_TEST_DIRECT the translator runs ring 3 directly whenever it may (engine_options.direct). RAM is a
+ * memory file for that, and ring 3 runs with interrupts on and with all of XCR0 that the engine offers, as
+ * that is what such code needs. A case whose ring 3 never ran like that has failed, but for those that are listed. */
 #include "cpu_case.h"
 
 #include <errno.h>
@@ -12,7 +16,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "host/anonfile.h"
+#include "limits.h"
 #include "long_guest.h"
 
 #define CPUS_MAX 4
@@ -36,6 +43,8 @@ struct run {
     const struct engine_ops *engine;
     struct engine_vm *vm;
     uint8_t *ram;
+    int ram_fd; /* -1: RAM is no file */
+    bool direct;
     struct long_guest lg;
     struct cpu_thread cpus[CPUS_MAX];
     unsigned cpu_count;
@@ -158,6 +167,15 @@ static void put64(struct run *r, uint64_t gpa, uint64_t v)
     memcpy(r->ram + gpa, &v, 8);
 }
 
+/* All that a guest's XCR0 can have. */
+static uint64_t xcr0_full(void)
+{
+    uint32_t lo, hi;
+
+    __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return lo & 0xe7;
+}
+
 static void build_memory(struct run *r, const struct cpu_group *group)
 {
     const uint64_t rw = PTE_P | PTE_W | PTE_A | PTE_D, user = rw | PTE_U;
@@ -182,6 +200,10 @@ static void build_memory(struct run *r, const struct cpu_group *group)
         long_guest_gate(g, 0x40 + v, CASE_BASE + 0x210 + v * 16, 0, 0);
     put64(r, CASE_PARAM + P_PAGES_PT, (uint64_t)((uint8_t *)long_guest_pte(g, PAGES) - r->ram));
     put64(r, CASE_PARAM + P_TSC_KHZ, r->engine->tsc_khz(r->vm));
+    if (r->direct) {
+        put64(r, CASE_PARAM + P_USER_FLAGS, FL_IF);
+        put64(r, CASE_PARAM + P_USER_XCR0, xcr0_full());
+    }
 }
 
 static struct x86_segment flat(uint16_t sel, uint16_t attr)
@@ -245,11 +267,17 @@ static bool open_vm(struct run *r, const struct cpu_group *group, const struct c
 {
     struct engine_config cfg = { .vcpu_count = c->cpus,
                                  .host = { .io = on_io, .eoi = on_eoi, .ctx = r },
-                                 .options = { .fast_blocks = getenv("YADO_TEST_FAST") != NULL } };
+                                 .options = { .fast_blocks = getenv("YADO_TEST_FAST") != NULL,
+                                              .direct = r->direct ? ENGINE_DIRECT_ALWAYS
+                                                                  : ENGINE_DIRECT_OFF } };
     struct engine_memslot slot = { .gpa = 0, .len = CASE_RAM };
 
-    r->ram = mmap(NULL, CASE_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    r->ram_fd = r->direct ? anonfile_open("ram", CASE_RAM, true) : -1;
+    r->ram = mmap(NULL, CASE_RAM, PROT_READ | PROT_WRITE,
+                  r->direct ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, r->ram_fd, 0);
     slot.hva = r->ram;
+    slot.in_file = r->direct;
+    slot.fd = r->ram_fd;
     if (r->ram == MAP_FAILED || !r->engine->open(&r->vm, &cfg, err) || !r->engine->map(r->vm, &slot, err))
         return false;
     for (unsigned i = 0; i < c->cpus; i++)
@@ -313,6 +341,25 @@ static bool judge(struct run *r, const struct cpu_case *c, char *why, size_t siz
     return false;
 }
 
+static void note_direct_runs(void *ctx, const char *name, uint64_t value)
+{
+    if (!strcmp(name, "direct_runs"))
+        *(uint64_t *)ctx = value;
+}
+
+/* Ring 3 ran, and so directly, where that was asked for. */
+static bool ran_as_wanted(struct run *r, const struct cpu_case *c, char *why, size_t size)
+{
+    uint64_t runs = 0;
+
+    if (!r->direct || !r->ram[CASE_PARAM + P_USER_ENTERED] || cpu_case_indirect(c->name))
+        return true;
+    r->engine->counters(r->vm, note_direct_runs, &runs);
+    if (!runs)
+        snprintf(why, size, "ring 3 did not run directly");
+    return runs != 0;
+}
+
 bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,
                   unsigned seconds, char *why, size_t why_size)
 {
@@ -322,16 +369,20 @@ bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group
 
     BUG_ON(!r || c->cpus > CPUS_MAX);
     r->engine = engine;
+    r->ram_fd = -1;
+    r->direct = getenv("YADO_TEST_DIRECT") != NULL;
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->over, NULL);
     if (!open_vm(r, group, c, &err)) {
         snprintf(why, why_size, "%s", err.message);
     } else {
         run_threads(r, seconds);
-        ok = judge(r, c, why, why_size);
+        ok = judge(r, c, why, why_size) && ran_as_wanted(r, c, why, why_size);
     }
     engine->close(r->vm);
     munmap(r->ram, CASE_RAM);
+    if (r->ram_fd >= 0)
+        close(r->ram_fd);
     pthread_cond_destroy(&r->over);
     pthread_mutex_destroy(&r->lock);
     free(r);

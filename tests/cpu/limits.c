@@ -159,3 +159,14 @@ bool cpu_case_alone(const struct engine_ops *engine, const char *case_name)
     }
     return false;
 }
+
+bool cpu_case_indirect(const char *case_name)
+{
+    static const char *const names[] = { "rdtsc_monotonic" /* CR4.TSD */ };
+
+    for (size_t i = 0; i < array_size(names); i++) {
+        if (!strcmp(names[i], case_name))
+            return true;
+    }
+    return false;
+}

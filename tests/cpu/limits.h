@@ -9,5 +9,7 @@
 const char *cpu_limit(const struct engine_ops *engine, const char *case_name);
 /* A case for a host of its own: run only if it is named. */
 bool cpu_case_alone(const struct engine_ops *engine, const char *case_name);
+/* A case whose ring 3 is nothing that may run directly. */
+bool cpu_case_indirect(const char *case_name);
 
 #endif

@@ -102,11 +102,31 @@ fail64:
     /* r15: where in ring 3 */
 enter_user:
     mov back_rsp[rip], rsp
+    pushfq
+    push rax
+    push rcx
+    push rdx
+    mov rax, cr4
+    bt eax, 18 /* OSXSAVE */
+    mov eax, [CASE_PARAM + P_USER_XCR0]
+    jnc 1f
+    test eax, eax
+    jz 1f
+    xor ecx, ecx
+    xor edx, edx
+    xsetbv
+1:  pop rdx
+    pop rcx
+    pop rax
+    popfq
     push LG_USER_DATA
     push USER_STACK
     pushfq
     push LG_USER_CODE64
     push r15
+    mov r15, [CASE_PARAM + P_USER_FLAGS]
+    or [rsp + 16], r15
+    mov byte ptr [CASE_PARAM + P_USER_ENTERED], 1
     mov r15, USER_DATA
     iretq
 

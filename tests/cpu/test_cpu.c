@@ -1,14 +1,17 @@
 /* The CPU cases on every engine of this host. Arguments: names of cases to run alone. YADO_TEST_ENGINE: an
- * engine to test alone. */
+ * engine to test alone. YADO_TEST_FAST, YADO_TEST_DIRECT: kinds of running in the translator (cpu_case.c). */
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "cpu_case.h"
+#include "host/anonfile.h"
+#include "host/userproc.h"
 #include "limits.h"
 
 static const struct engine_ops *const engines[] = { &engine_translator, &engine_kvm };
@@ -82,9 +85,30 @@ static bool engine_is_wanted(const struct engine_ops *engine)
     return !only || !strcmp(only, engine->name);
 }
 
+#define MESON_SKIPPED 77
+
+/* Whether the host runs user code directly, if that is to be tested. */
+static bool direct_is_possible(void)
+{
+    struct yado_error err = YADO_ERROR_INIT;
+    struct userproc *p = NULL;
+    int fd = getenv("YADO_TEST_DIRECT") ? anonfile_open("ram", KIB(4), true) : -1;
+    bool possible = !getenv("YADO_TEST_DIRECT") || userproc_make(&p, fd, &err);
+
+    if (!possible)
+        printf("# not directly: %s\n", err.message);
+    userproc_free(p);
+    if (fd >= 0)
+        close(fd);
+    return possible;
+}
+
 int main(int argc, char **argv)
 {
     int failed = 0;
+
+    if (!direct_is_possible())
+        return MESON_SKIPPED;
 
     for (size_t i = 0; i < array_size(engines); i++) {
         struct yado_error err = YADO_ERROR_INIT;

@@ -34,6 +34,7 @@
 #include "engine/translator/x87_pointers.h"
 
 #define EXCURSION_NS 40000 /* of a stay, for a short absence from it to be worth its while */
+#define FAULTS_MOST 32 /* of one instruction, which may take from the mirror what it has just been given */
 #define USER32_CS 0x23
 #define FLAGS_INSIDE (FL_STATUS | FL_DF | FL_ID)
 #define FLAGS_BACK (FLAGS_INSIDE | FL_TF | FL_AC | FL_NT)
@@ -44,7 +45,9 @@ bool direct_open(struct tcpu *c)
     if (!d)
         return false;
     d->empty_ns = ~0ull;
+    d->always = c->vm->cfg.options.direct == ENGINE_DIRECT_ALWAYS;
     c->direct = d;
+    c->direct_wish = d->always;
     return true;
 }
 
@@ -335,7 +338,8 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct direct *d = c->direct;
     struct direct_space *s = space_for(c);
     enum direct_end end = DIRECT_REQUEST;
-    uint64_t begin = cpu_now_ns(), inside = 0;
+    uint64_t begin = cpu_now_ns(), inside = 0, faulted_at = ~0ull;
+    unsigned faults = 0;
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
@@ -352,6 +356,9 @@ enum direct_end heavy_direct(struct tcpu *c)
         c->counters[TC_DIRECT_RUNS]++;
         weigh(c, s, &x, &inside);
         end = take_exit(c, s, &x, &again);
+        faults = c->rip == faulted_at ? faults + 1 : 0;
+        faulted_at = c->rip;
+        again = again && faults < FAULTS_MOST;
     }
     c->direct_seated = d->seat.taken;
     c->counters[TC_DIRECT_US] += inside / 1000;

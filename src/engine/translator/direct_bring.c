@@ -6,7 +6,8 @@
  * (page_info.direct): then nobody has a write tag for it, and a store to it by whomever takes the mark away,
  * counts tvm.direct_gen on and calls all vCPUs out of their processes.
  *
- * What one page's fault asks for, pages around it are given too, as far as the guest has used them. Global
+ * What one page's fault asks for, pages around it are given too, as far as the guest has used them; of code
+ * only those that need no breakpoints, which the page that is wanted may need. Global
  * pages are not mirrored: INVLPG under any PCID would have to reach them. Large pages that hold no code are
  * one mapping. */
 #include "engine/translator/direct_priv.h"
@@ -47,9 +48,16 @@ static void put_breaks(struct direct_space *s, uint64_t page, const struct direc
         s->breaks[s->break_next++ % USERPROC_BREAKS] = page + sites->at[i];
 }
 
-/* Marks the page as code that runs directly. False: it may not. The vCPU's own write tags for it go, and
- * while others lose theirs this one stands still. */
-static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
+/* What a page is given for. */
+enum bring {
+    BRING_DATA,
+    BRING_CODE,
+    BRING_CODE_AROUND, /* code, next to a page that is wanted */
+};
+
+/* Marks the page as code that runs directly. False: it may not, or as one of those around not now. The vCPU's
+ * own write tags for it go, and while others lose theirs this one stands still. */
+static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage, enum bring why)
 {
     enum page_direct known = cache_direct(c->vm, gpage);
     struct mmu_peeked m;
@@ -65,13 +73,16 @@ static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page,
     bool few = direct_scan(before, tvm_hva(c->vm, gpage), allowances(c), &sites);
     if (!cache_mark_direct(c->vm, gpage, few && sites.count == 0 ? DIRECT_FIT : DIRECT_CARE))
         return false;
-    if (few)
-        put_breaks(s, page, &sites);
-    return few;
+    if (!few)
+        *mirror_unfit(s, page) = page | 1;
+    if (!few || (why == BRING_CODE_AROUND && sites.count))
+        return false;
+    put_breaks(s, page, &sites);
+    return true;
 }
 
 /* Whether it may run next to the pages that do. */
-static bool seams_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
+static bool seams_are_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
 {
     const struct mirror_page *before = mirror_find(s, page - PAGE_SIZE),
                              *behind = mirror_find(s, page + PAGE_SIZE);
@@ -80,6 +91,14 @@ static bool seams_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uin
              !direct_scan_seam(tvm_hva(c->vm, (uint64_t)before->frame << 12), at, allowances(c))) &&
            !(behind && (behind->prot & USERPROC_X) &&
              !direct_scan_seam(at, tvm_hva(c->vm, (uint64_t)behind->frame << 12), allowances(c)));
+}
+
+static bool seams_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
+{
+    bool fit = seams_are_fit(c, s, page, gpage);
+    if (!fit)
+        *mirror_unfit(s, page) = page | 1;
+    return fit;
 }
 
 /* All of a large page, as one mapping. */
@@ -111,10 +130,11 @@ static bool bring_large(struct tcpu *c, struct direct_space *s, uint64_t lin, co
     return mirror_change(s, base, LARGE_PAGE, slot->offset + (gpa - slot->gpa), l->prot);
 }
 
-/* The page that m is of. exec: it is wanted for code. False: no more than there was. */
+/* The page that m is of. False: no more than there was. */
 static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, const struct mmu_peeked *m,
-                       bool exec)
+                       enum bring why)
 {
+    bool exec = why != BRING_DATA;
     uint64_t gpage = m->gpa & PAGE_MASK;
     struct tvm_slot *slot = tvm_slot_of(c->vm, gpage);
     if (!slot || !slot->in_file || m->global)
@@ -122,10 +142,8 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
     struct mirror_page *p = mirror_slot(s, page);
     unsigned had = p->gen == s->gen && p->frame == (uint32_t)(gpage >> 12) ? p->prot : 0, prot = USERPROC_R;
     if ((exec || (had & USERPROC_X)) && m->exec) {
-        if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage) && seams_fit(c, s, page, gpage)))
+        if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage, why) && seams_fit(c, s, page, gpage)))
             prot |= USERPROC_X;
-        else
-            *mirror_unfit(s, page) = page | 1;
         p = mirror_slot(s, page); /* it may all have been wiped */
     }
     if (!(prot & USERPROC_X) && m->writable && claim(c, slot, gpage, page))
@@ -170,12 +188,12 @@ bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exe
         return false;
     if (m.shift > 12 && !exec && !m.global && bring_large(c, s, lin, &m))
         return true;
-    if (!bring_page(c, s, page, &m, exec))
+    if (!bring_page(c, s, page, &m, exec ? BRING_CODE : BRING_DATA))
         return false;
     for (uint64_t at = first; at < first + AROUND * PAGE_SIZE; at += PAGE_SIZE) {
         struct mirror_page *p = mirror_find(s, at);
         if (at != page && !(p && p->prot) && is_mirrored(s, at) && mmu_peek(c, at, &m))
-            bring_page(c, s, at, &m, exec && m.exec);
+            bring_page(c, s, at, &m, exec && m.exec ? BRING_CODE_AROUND : BRING_DATA);
     }
     return true;
 }

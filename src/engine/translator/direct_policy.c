@@ -21,6 +21,8 @@ void direct_find_heat(struct tcpu *c)
 {
     struct direct *d = c->direct;
     uint64_t root = c->cr3 & PAGE_MASK;
+    if (d->always)
+        return; /* the wish is what it was at first, until direct execution fails */
     d->heat = NULL;
     for (unsigned i = 0; i < HEATS && !d->heat; i++)
         d->heat = d->heats[i].cr3 == root ? &d->heats[i] : NULL;
@@ -40,7 +42,7 @@ static struct direct_heat *heat_made(struct tcpu *c)
 
 void direct_sampled(struct tcpu *c)
 {
-    if (!c->direct || c->direct->failed)
+    if (!c->direct || c->direct->failed || c->direct->always)
         return;
     struct direct_heat *h = heat_made(c);
     if (h->wish || ++h->samples < h->wanted)
@@ -78,6 +80,8 @@ void direct_account(struct tcpu *c, uint64_t inside, uint64_t outside)
 
 void direct_pace(struct tcpu *c, enum direct_end end, uint64_t inside)
 {
+    if (c->direct->always)
+        return;
     if (inside > STAY_WORTH)
         c->direct_skip = c->direct->skip = 0;
     else if (end != DIRECT_REQUEST)
