@@ -2,7 +2,7 @@
  *
  * It brings some twenty libraries with it (XML, character sets, every compression), whose relocation takes
  * the dynamic linker longer than all that yado itself does up to a guest's first instruction; yet it is
- * needed only to make a seed and to look into a gzip initrd. So it is not linked: the functions that we call
+ * needed only to make a seed, to look into a gzip initrd and to unpack kernels. So it is not linked: the functions that we call
  * are defined here, by the prototypes of its own header, and hand on to the library. The table is written
  * once, as the linker's own would be.
  *
@@ -35,7 +35,12 @@
     X(archive_read_new)                                                                                      \
     X(archive_read_next_header)                                                                              \
     X(archive_read_open_memory)                                                                              \
+    X(archive_read_support_filter_bzip2)                                                                     \
     X(archive_read_support_filter_gzip)                                                                      \
+    X(archive_read_support_filter_lz4)                                                                       \
+    X(archive_read_support_filter_lzma)                                                                      \
+    X(archive_read_support_filter_xz)                                                                        \
+    X(archive_read_support_filter_zstd)                                                                      \
     X(archive_read_support_format_raw)                                                                       \
     X(archive_set_error)                                                                                     \
     X(archive_write_close)                                                                                   \
@@ -184,9 +189,34 @@ int archive_read_open_memory(struct archive *a, const void *bytes, size_t len)
     return lib.f.archive_read_open_memory(a, bytes, len);
 }
 
+int archive_read_support_filter_bzip2(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_bzip2(a);
+}
+
 int archive_read_support_filter_gzip(struct archive *a)
 {
     return lib.f.archive_read_support_filter_gzip(a);
+}
+
+int archive_read_support_filter_lz4(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_lz4(a);
+}
+
+int archive_read_support_filter_lzma(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_lzma(a);
+}
+
+int archive_read_support_filter_xz(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_xz(a);
+}
+
+int archive_read_support_filter_zstd(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_zstd(a);
 }
 
 int archive_read_support_format_raw(struct archive *a)
