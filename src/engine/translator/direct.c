@@ -245,8 +245,10 @@ static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const 
     if (fetch && p && (p->prot & USERPROC_X))
         fetch = false; /* the instruction's own bytes as data */
     *again = mirror_bring(c, s, x->addr, fetch);
-    if (fetch && !*again && mirror_is_unfit(s, x->addr))
+    if (fetch && !*again && mirror_is_unfit(s, x->addr)) {
+        c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
+    }
     return DIRECT_STEP;
 }
 
@@ -343,8 +345,10 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
-    if (mirror_is_unfit(s, c->rip))
+    if (mirror_is_unfit(s, c->rip)) {
+        c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
+    }
     bring_last_fault(c, s);
     for (bool again = true; again;) {
         again = false;
