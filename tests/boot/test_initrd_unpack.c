@@ -75,6 +75,23 @@ static uint8_t *next_plain(void)
     return plain + plain_len;
 }
 
+/* By the old format of lz4, a block of literals alone. */
+static void pack_lz4(const uint8_t *bytes, size_t len)
+{
+    uint8_t *p = im.bytes + im.len, *block = p + 8, *q = block;
+    size_t left = len - 15;
+
+    put(p, 0x184c2102, 4);
+    *q++ = 0xf0;
+    for (; left >= 255; left -= 255)
+        *q++ = 255;
+    *q++ = (uint8_t)left;
+    memcpy(q, bytes, len);
+    q += len;
+    put(p + 4, (uint64_t)(q - block), 4);
+    im.len += (size_t)(q - p);
+}
+
 static void append(int (*filter)(struct archive *), size_t len, uint64_t seed)
 {
     uint8_t *p = next_plain();
@@ -164,6 +181,93 @@ static void several_with_zeros_between(void **state)
     append(archive_write_add_filter_gzip, 1, 4);
     im.len += 100;
     expect_unpacked();
+}
+
+static void packed_by_lz4(void **state)
+{
+    size_t len;
+
+    (void)state;
+    begin();
+    append(NULL, 100, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *p = next_plain();
+
+        len = cpio(p, sizeof(plain) - plain_len, 70001 + i, 3);
+        pack_lz4(p, len);
+        plain_len += len;
+    }
+    append(archive_write_add_filter_zstd, 100, 1);
+    expect_unpacked();
+}
+
+/* What is behind a packed archive whose end only the packer finds is not lost. */
+static void more_behind(void **state)
+{
+    static int (*const filters[])(struct archive *) = {
+        archive_write_add_filter_gzip,
+        archive_write_add_filter_bzip2,
+        archive_write_add_filter_lzma,
+    };
+
+    (void)state;
+    for (unsigned i = 0; i < array_size(filters); i++) {
+        begin();
+        append(filters[i], 5003, 1);
+        append(filters[i], 5003, 2);
+        im.len += 5;
+        append(filters[i], 77, 3);
+        append(archive_write_add_filter_zstd, 5001, 4);
+        im.len = align_up(im.len, 4);
+        append(NULL, 3, 5);
+        expect_unpacked();
+        memcpy(im.bytes + im.len, "#BOOTCONFIG\n", 12);
+        im.len += 12;
+        expect_left();
+    }
+}
+
+/* Members of a gzip file behind each other come out as one; kernels take each as an archive of its own, the
+ * length of which need not be a multiple of 4. */
+static void members_of_odd_length(void **state)
+{
+    static uint8_t bytes[4096];
+    const size_t len = cpio(bytes, sizeof(bytes), 100, 1);
+
+    (void)state;
+    for (unsigned cut = 0; cut < 4; cut++) {
+        begin();
+        pack(archive_write_add_filter_gzip, bytes, len - cut); /* zeros at its end */
+        pack(archive_write_add_filter_gzip, bytes, len);
+        if (cut) {
+            expect_left();
+            continue;
+        }
+        memcpy(plain, bytes, len);
+        memcpy(plain + len, bytes, len);
+        plain_len = 2 * len;
+        expect_unpacked();
+    }
+}
+
+/* The packer finds nothing wrong, but the kernel would. */
+static void damaged_inside(void **state)
+{
+    static uint8_t bytes[8192];
+    const size_t len = cpio(bytes, sizeof(bytes), 3000, 1);
+
+    (void)state;
+    begin();
+    pack(archive_write_add_filter_zstd, bytes, len / 2);
+    expect_left();
+    begin();
+    memcpy(bytes + len, "more", 4);
+    pack(archive_write_add_filter_zstd, bytes, len + 4);
+    expect_left();
+    begin();
+    bytes[54] = 'x'; /* the file's size */
+    pack(archive_write_add_filter_zstd, bytes, len);
+    expect_left();
 }
 
 static void frame_of_nothing(void **state)
@@ -350,6 +454,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_packer),
         cmocka_unit_test(several_with_zeros_between),
+        cmocka_unit_test(packed_by_lz4),
+        cmocka_unit_test(more_behind),
+        cmocka_unit_test(members_of_odd_length),
+        cmocka_unit_test(damaged_inside),
         cmocka_unit_test(frame_of_nothing),
         cmocka_unit_test(stays_as_it_is),
         cmocka_unit_test(damaged),

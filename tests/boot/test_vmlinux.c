@@ -615,6 +615,65 @@ static void damaged_bytes(void **state)
     machine_drop(&l);
 }
 
+/* `more` zeros in front of the size of what is packed, or as many bytes less. */
+static void stretch(int more)
+{
+    size_t len = get(kernel.bytes + 0x24c, 4);
+
+    for (int i = 0; i < more; i++)
+        packed()[len - 4 + i] = 0;
+    len += more;
+    put(packed() + len - 4, elf.len, 4);
+    put(kernel.bytes + 0x24c, len, 4);
+    kernel.len = align_up(SETUP_LEN + CODE_LEN + len, 16);
+    put(kernel.bytes + 0x1f4, (kernel.len - SETUP_LEN) / 16, 4);
+}
+
+/* The packed kernel is all that its header says, and nothing else. */
+static void wrong_lengths(void **state)
+{
+    static const int more[] = { -100, -8, -1, 1, 4, 16 };
+    struct loaded l;
+
+    (void)state;
+    machine_make(&l, RAM);
+    elf_make();
+    add_table(true);
+    for (enum packer packer = 0; packer < PACKERS; packer++) {
+        for (unsigned i = 0; i < array_size(more); i++) {
+            if (packer == XZ && more[i] > 0 && more[i] % 4 == 0)
+                continue; /* it may have such padding */
+            kernel_make(packer);
+            stretch(more[i]);
+            load(&l);
+            if (l.s->rip != PREF + 0x200)
+                fail_msg("packer %d, %d bytes more: was taken", packer, more[i]);
+            expect_as_it_is(&l);
+        }
+    }
+    machine_drop(&l);
+}
+
+static void wrong_sizes(void **state)
+{
+    static const uint64_t sizes[] = { 0, 1, ELF_LEN, sizeof(elf.bytes), 0xffffffff };
+    struct loaded l;
+
+    (void)state;
+    machine_make(&l, RAM);
+    elf_make();
+    add_table(true);
+    for (enum packer packer = 0; packer < PACKERS; packer++) {
+        for (unsigned i = 0; i < array_size(sizes); i++) {
+            kernel_make(packer);
+            put(packed() + get(kernel.bytes + 0x24c, 4) - 4, sizes[i], 4);
+            load(&l);
+            expect_as_it_is(&l);
+        }
+    }
+    machine_drop(&l);
+}
+
 static void unknown_packer(void **state)
 {
     struct loaded l;
@@ -648,6 +707,8 @@ int main(void)
         cmocka_unit_test(damaged_elf),
         cmocka_unit_test(damaged_tables),
         cmocka_unit_test(damaged_bytes),
+        cmocka_unit_test(wrong_lengths),
+        cmocka_unit_test(wrong_sizes),
         cmocka_unit_test(unknown_packer),
     };
 
