@@ -46,6 +46,7 @@ struct run {
     uint8_t *ram;
     int ram_fd; /* -1: RAM is no file */
     bool direct;
+    struct log log;
     struct long_guest lg;
     struct cpu_thread cpus[CPUS_MAX];
     unsigned cpu_count;
@@ -282,16 +283,26 @@ static bool load_states(struct run *r, const struct cpu_case *c, struct yado_err
     return ok;
 }
 
+static void on_log(void *ctx, enum log_category cat, const char *line)
+{
+    struct run *r = ctx;
+
+    if (cat == LOG_CPU && strstr(line, "does not run directly any more"))
+        finish(r, OUT_FAULT, 0, 0, line);
+}
+
 static bool open_vm(struct run *r, const struct cpu_group *group, const struct cpu_case *c,
                     struct yado_error *err)
 {
     struct engine_config cfg = { .vcpu_count = c->cpus,
+                                 .log = &r->log,
                                  .host = { .io = on_io, .eoi = on_eoi, .ctx = r },
                                  .options = { .fast_blocks = getenv("YADO_TEST_FAST") != NULL,
                                               .direct =
                                                   r->direct ? ENGINE_DIRECT_ALWAYS : ENGINE_DIRECT_OFF } };
     struct engine_memslot slot = { .gpa = 0, .len = CASE_RAM };
 
+    r->log = (struct log){ .sink = on_log, .ctx = r, .enabled = 1u << LOG_CPU };
     r->ram_fd = r->direct ? anonfile_open("ram", CASE_RAM, true) : -1;
     r->ram = mmap(NULL, CASE_RAM, PROT_READ | PROT_WRITE, r->direct ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS,
                   r->ram_fd, 0);
