@@ -48,23 +48,47 @@ static bool align(struct unpacked *u)
     return true;
 }
 
+/* Whether what an archive was unpacked to is what the kernel takes unpacked: several packed ones that come
+ * out of the packer in one piece need not end at a multiple of 4 bytes. */
+static bool is_sound(const struct unpacked *u)
+{
+    const struct boot_file all = { .data = u->ram + u->begin, .len = u->len - u->begin };
+    struct initrd_archive a = { 0 };
+
+    do {
+        if (!initrd_next(&all, a.off + a.len, &a))
+            return false;
+        if (a.len && (!a.is_plain || a.off % 4))
+            return false;
+    } while (a.len);
+    return true;
+}
+
+/* How many bytes of the file were taken. 0: not for us. */
+static uint64_t put_archive(struct unpacked *u, const uint8_t *bytes, const struct initrd_archive *a)
+{
+    uint64_t used;
+
+    if (!align(u))
+        return 0;
+    if (a->is_plain)
+        return put(u, bytes, a->len) ? a->len : 0;
+    used = unpack(bytes, a->len, put, u);
+    return used && is_sound(u) ? used : 0;
+}
+
 static bool put_archives(struct unpacked *u, const struct boot_file *initrd)
 {
     struct initrd_archive a;
+    uint64_t used;
 
-    for (uint64_t off = 0;; off = a.off + a.len) {
-        const uint8_t *bytes = initrd->data + off;
-        bool ok;
-
+    for (uint64_t off = 0;; off = a.off + used) {
         if (!initrd_next(initrd, off, &a))
             return false;
         if (!a.len)
             return u->len > 0;
-        if (a.is_empty)
-            continue;
-        bytes = initrd->data + a.off;
-        ok = align(u) && (a.is_plain ? put(u, bytes, a.len) : unpack(bytes, a.len, put, u));
-        if (!ok)
+        used = a.is_empty ? a.len : put_archive(u, initrd->data + a.off, &a);
+        if (!used)
             return false;
     }
 }

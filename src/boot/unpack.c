@@ -44,17 +44,18 @@ static bool pour(struct archive *a, unpack_sink *sink, void *ctx)
     return r == ARCHIVE_EOF;
 }
 
-bool unpack(const uint8_t *packed, size_t len, unpack_sink *sink, void *ctx)
+size_t unpack(const uint8_t *packed, size_t len, unpack_sink *sink, void *ctx)
 {
     const struct packer *packer = packer_of(packed, len);
     struct archive *a = packer ? archive_read_new() : NULL;
-    bool ok;
+    la_int64_t used = 0;
 
     if (!a)
-        return false;
+        return 0;
     /* A library that was built without a packer would call its program (ARCHIVE_WARN). */
-    ok = packer->support(a) == ARCHIVE_OK && archive_read_support_format_raw(a) == ARCHIVE_OK &&
-         archive_read_open_memory(a, packed, len) == ARCHIVE_OK && pour(a, sink, ctx);
+    if (packer->support(a) == ARCHIVE_OK && archive_read_support_format_raw(a) == ARCHIVE_OK &&
+        archive_read_open_memory(a, packed, len) == ARCHIVE_OK && pour(a, sink, ctx))
+        used = archive_filter_bytes(a, -1);
     archive_read_free(a);
-    return ok;
+    return used > 0 ? (size_t)used : 0;
 }

@@ -238,7 +238,7 @@ static bool load_packed(struct load *l, const uint8_t *packed, size_t len)
     l->total = load_le(packed + len - SIZE_LEN, SIZE_LEN);
     if (load_le(packed, 2) != GZIP_MAGIC)
         len -= SIZE_LEN;
-    if (!unpack(packed, len, take, l) || l->off != l->total || !l->off)
+    if (unpack(packed, len, take, l) != len || l->off != l->total || !l->off)
         return false;
     clear_rest(l);
     return adjust(l);

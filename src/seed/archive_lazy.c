@@ -2,9 +2,9 @@
  *
  * It brings some twenty libraries with it (XML, character sets, every compression), whose relocation takes
  * the dynamic linker longer than all that yado itself does up to a guest's first instruction; yet it is
- * needed only to make a seed, to look into a gzip initrd and to unpack kernels. So it is not linked: the functions that we call
- * are defined here, by the prototypes of its own header, and hand on to the library. The table is written
- * once, as the linker's own would be.
+ * needed only to make a seed, to look into a gzip initrd and to unpack kernels and initrds. So it is not
+ * linked: the functions that we call are defined here, by the prototypes of its own header, and hand on to
+ * the library. The table is written once, as the linker's own would be.
  *
  * Without the library the two functions that make an archive return NULL, which their users have an answer
  * to; the others are then never called. Why it could not be loaded is kept for archive_lazy_load(). */
@@ -30,6 +30,7 @@
     X(archive_entry_set_perm)                                                                                \
     X(archive_entry_set_size)                                                                                \
     X(archive_error_string)                                                                                  \
+    X(archive_filter_bytes)                                                                                  \
     X(archive_read_data_block)                                                                               \
     X(archive_read_free)                                                                                     \
     X(archive_read_new)                                                                                      \
@@ -167,6 +168,11 @@ void archive_set_error(struct archive *a, int number, const char *format, ...)
     vsnprintf(text, sizeof(text), format, ap);
     va_end(ap);
     lib.f.archive_set_error(a, number, "%s", text);
+}
+
+la_int64_t archive_filter_bytes(struct archive *a, int filter)
+{
+    return lib.f.archive_filter_bytes(a, filter);
 }
 
 int archive_read_data_block(struct archive *a, const void **block, size_t *len, la_int64_t *off)
