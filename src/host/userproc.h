@@ -45,7 +45,7 @@ enum userproc_why {
                          that instruction makes them */
     USERPROC_FAULT,   /* an access to memory; RIP is at the instruction */
     USERPROC_TRAP,    /* another exception: INT3 or INT 3 (RIP behind it), #UD, #DE... */
-    USERPROC_KICKED,
+    USERPROC_KICKED,  /* or killed, and the next run says that it is gone */
     USERPROC_REFUSED, /* the host takes no such registers; nothing ran */
     USERPROC_GONE,    /* the process is of no use any more */
 };

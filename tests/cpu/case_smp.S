@@ -858,4 +858,36 @@ CASE_EXIT(user_shot_code, MODE_LONG, 2, EXIT_BY_PORT)
 2:  mov edi, USER_SHARED
     mov edx, SHOT_AT
     jmp rdx
+
+/* What both have run gets, from the other in ring 3, an instruction that an engine has to stop at; that one has
+ * run it already. */
+CASE_EXIT(user_code_gets_site_elsewhere, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    set_page SHOT, FRAME + RW_U
+    mov byte ptr [FRAME + 4], 0xc3
+    mov edi, USER_DATA
+    mov r12d, 10
+5:  mov dword ptr [FRAME], 0x90909090
+    mov qword ptr [CASE_DATA + 2], 0
+    RUN_USER(2f)
+    EQ(qword ptr [CASE_DATA + 2], 0)
+    mov dword ptr [SHARED], 1
+    wait_for SHARED, 2
+    RUN_USER(2f)
+    EQ(qword ptr [CASE_DATA + 2], LG_GDT)
+    dec r12d
+    jnz 5b
+    PASS
+2:  mov edx, SHOT_AT
+    call rdx
+    int 0x30
+1:  stay_in_user 3f
+3:  mov edi, USER_DATA + 0x100
+    mov ebx, USER_SHARED
+4:  wait_for rbx, 1
+    mov edx, SHOT_AT
+    mov dword ptr [rdx], 0x9007010f /* sgdt [rdi]; nop */
+    call rdx
+    mov dword ptr [rbx], 2
+    jmp 4b
 CASES_END(smp)

@@ -140,20 +140,36 @@ static struct direct_space *space_for(struct tcpu *c)
     return s;
 }
 
-/* Code that was written to since it was found fit to run directly does not, anywhere. */
+static bool is_among(uint64_t gpage, const uint64_t *gpages, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (gpages[i] == gpage)
+            return true;
+    }
+    return false;
+}
+
+/* Code that was written to since it was found fit to run directly does not, anywhere; also if another vCPU
+ * has found it fit again, for that one may have found other places to stop at. */
 static void forget_changed_code(struct tcpu *c)
 {
     struct direct *d = c->direct;
-    uint32_t gen = atomic_load(&c->vm->direct_gen);
-    if (gen == d->code_gen)
+    uint64_t changed[TVM_DIRECT_CHANGED];
+    if (atomic_load(&c->vm->direct_gen) == d->code_gen)
         return;
+    tvm_code_lock(c->vm);
+    uint32_t gen = atomic_load(&c->vm->direct_gen), n = gen - d->code_gen;
+    for (unsigned i = 0; i < n && i < TVM_DIRECT_CHANGED; i++)
+        changed[i] = c->vm->direct_changed[(d->code_gen + i) % TVM_DIRECT_CHANGED];
+    tvm_code_unlock(c->vm);
     d->code_gen = gen;
+    bool all = n > TVM_DIRECT_CHANGED;
     for (unsigned k = 0; k < DIRECT_SPACES; k++) {
         struct direct_space *s = &d->spaces[k];
         for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
             struct mirror_page *p = &s->pages[i];
             if (p->gen == s->gen && (p->prot & USERPROC_X) &&
-                cache_direct(c->vm, (uint64_t)p->frame << 12) == DIRECT_UNKNOWN)
+                (all || is_among((uint64_t)p->frame << 12, changed, n)))
                 mirror_take_page(s, p);
         }
     }
