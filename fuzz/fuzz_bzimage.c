@@ -63,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         BUG_ON(!err.message[0] || strchr(err.message, '\n'));
         return 0;
     }
-    mem = gmem_new(RAM, GIB(3), NULL);
+    mem = gmem_new(RAM, GIB(3), false, NULL);
     state = aligned_alloc(64, sizeof(*state));
     BUG_ON(!mem || !state);
     BUG_ON(!boot_load(&in, mem, state, NULL)); /* what the check takes must load */

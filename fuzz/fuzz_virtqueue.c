@@ -80,7 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct virtq q;
 
     if (!mem)
-        mem = gmem_new(MEM_SIZE, GIB(3), NULL);
+        mem = gmem_new(MEM_SIZE, GIB(3), false, NULL);
     if (!mem || len < 3 || len - 3 > MEM_SIZE)
         return 0;
     struct gmem_slot ram = gmem_slot_at(mem, 0);

@@ -284,7 +284,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct input in = { data, data + len };
 
     if (!w.mem) {
-        w.mem = gmem_new(MEM_SIZE, GIB(3), NULL);
+        w.mem = gmem_new(MEM_SIZE, GIB(3), false, NULL);
         w.loop = loop_new(NULL);
         struct vsock_config cfg = { .guest_cid = 3,
                                     .asked = on_asked,

@@ -7,11 +7,13 @@
  * files is found here, so that it can be told before a machine exists. The second step copies bytes to where
  * the plan says and makes the state of the first vCPU; it can only fail if the layout of the machine is bad.
  *
- *   0 .. 1 MiB       boot data at the addresses of the layout: GDT, boot parameters (or PVH start info),
- * identity page tables, command line; a kernel copies what it wants to keep and takes the memory kernel
- * bzImage: at its preferred address, where it unpacks itself and may move; ELF: where its segments say initrd
- * as high as the kernel allows, below 4 GiB and inside low RAM, so that a kernel that grows or moves has the
- * most room (multiboot: right behind the kernel)
+ * - 0 .. 1 MiB: boot data at the addresses of the layout: GDT, boot parameters (or PVH start info), identity
+ *   page tables, command line; a kernel copies what it wants to keep and takes the memory.
+ * - The kernel. bzImage: unpacked, at an address by chance (vmlinux.c); if we do not know how, as it is at
+ * its preferred address, where it unpacks itself and may move. ELF: where its segments say.
+ * - The initrd, unpacked if the guest has memory to spare (initrd_unpack.c): as high as the kernel allows,
+ *   below 4 GiB and inside low RAM, so that a kernel that grows or moves has the most room (multiboot: as it
+ *   is, right behind the kernel).
  *
  * Another boot protocol is another pair of plan and load functions. */
 #include "boot/boot.h"
@@ -19,7 +21,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "boot/boot_priv.h"
+#include "boot/elf64.h"
 
 struct magic {
     unsigned off, len;
@@ -51,17 +53,9 @@ static const char *name_known_file(const struct boot_file *f)
     return NULL;
 }
 
-static bool is_elf(const struct boot_file *kernel)
-{
-    return kernel->len >= 4 && !memcmp(kernel->data,
-                                       "\x7f"
-                                       "ELF",
-                                       4);
-}
-
 bool boot_is_bzimage(const struct boot_file *kernel)
 {
-    return !boot_is_multiboot(kernel) && !is_elf(kernel);
+    return !boot_is_multiboot(kernel) && !elf64_is(kernel->data, kernel->len);
 }
 
 static bool plan_kernel(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err)
@@ -72,7 +66,7 @@ static bool plan_kernel(const struct boot_file *kernel, struct boot_plan *plan, 
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the file is empty", kernel->name);
     if (boot_is_multiboot(kernel))
         return multiboot_plan(kernel, plan, err);
-    if (is_elf(kernel))
+    if (elf64_is(kernel->data, kernel->len))
         return pvh_plan(kernel, plan, err);
     what = name_known_file(kernel);
     if (what)
@@ -95,6 +89,7 @@ static bool plan_initrd(const struct boot_file *initrd, struct boot_plan *plan, 
 
     if (need <= room) {
         plan->initrd_gpa = plan->initrd_low ? align_up(plan->kernel_end, BOOT_PAGE) : top - need;
+        plan->initrd_len = initrd->len;
         return true;
     }
     if (plan->kernel_end + need > min_u64(plan->initrd_end_max, GIB(4)))
@@ -184,6 +179,44 @@ bool boot_place(const struct boot_file *f, uint64_t off, size_t len, uint64_t gp
     return true;
 }
 
+/* A guest that has memory to spare gets its initrd unpacked: until the kernel has copied the files out, they
+ * may take another 1/16 of it. */
+#define UNPACKED_SHARE 16
+
+/* What it is unpacked from stays where it would be otherwise. False: there is no room. */
+static bool begin_initrd(const struct boot_plan *plan, const struct boot_file *initrd, struct gmem *mem,
+                         struct initrd_job *job)
+{
+    const uint64_t room = align_down(gmem_size(mem) / UNPACKED_SHARE, BOOT_PAGE);
+
+    if (!plan->initrd_gpa || plan->initrd_low || plan->initrd_gpa < plan->kernel_end + room)
+        return false;
+    *job = (struct initrd_job){ .mem = mem, .gpa = plan->initrd_gpa - room, .room = room };
+    job->packed = (struct boot_file){ .name = initrd->name, .len = initrd->len };
+    job->packed.data = gmem_span(mem, plan->initrd_gpa, initrd->len, GMEM_READ);
+    initrd_unpack_begin(job);
+    return true;
+}
+
+/* Kernel and initrd, at the same time. */
+static bool load_both(const struct boot_input *in, struct boot_plan *plan, struct gmem *mem,
+                      struct yado_error *err)
+{
+    struct initrd_job job;
+    bool ok, unpacks;
+
+    if (!boot_place(&in->initrd, 0, in->initrd.len, plan->initrd_gpa, mem, err))
+        return false;
+    unpacks = begin_initrd(plan, &in->initrd, mem, &job);
+    plan->ram_end = unpacks ? job.gpa : plan->initrd_gpa ? plan->initrd_gpa : plan->low_ram_len;
+    ok = plan->kind != BOOT_BZIMAGE || bzimage_load_kernel(in, plan, mem, err);
+    if (unpacks && initrd_unpack_end(&job)) {
+        plan->initrd_gpa = job.gpa;
+        plan->initrd_len = job.len;
+    }
+    return ok;
+}
+
 bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *out, struct yado_error *err)
 {
     const char *cmdline = boot_cmdline(in);
@@ -192,8 +225,7 @@ bool boot_load(const struct boot_input *in, struct gmem *mem, struct x86_state *
 
     if (!make_plan(in, low_ram_of(mem), &plan, err))
         return false;
-    ok = gmem_write(mem, in->layout.cmdline, cmdline, strlen(cmdline) + 1) &&
-         boot_place(&in->initrd, 0, in->initrd.len, plan.initrd_gpa, mem, err);
+    ok = gmem_write(mem, in->layout.cmdline, cmdline, strlen(cmdline) + 1) && load_both(in, &plan, mem, err);
     if (!ok)
         return err_set(err, YADO_ERR_INTERNAL, "boot data do not lie in guest memory");
     if (plan.kind == BOOT_MULTIBOOT)

@@ -2,6 +2,8 @@
 #ifndef BOOT_BOOT_PRIV_H
 #define BOOT_BOOT_PRIV_H
 
+#include <pthread.h>
+
 #include "boot/boot.h"
 
 #define BOOT_PAGE 4096u
@@ -25,7 +27,10 @@ struct boot_plan {
     uint64_t initrd_end_max; /* the initrd must end here or below */
     bool initrd_low;         /* it goes right behind the kernel, and its contents are not ours to judge */
     uint64_t initrd_gpa;     /* 0: none */
-    uint32_t cmdline_max;    /* characters that the kernel takes */
+    uint64_t initrd_len;
+    uint64_t ram_end;                               /* loading: the kernel may lie below this */
+    bool kernel_moved;                              /* loading: bzImage: it is at an address by chance */
+    uint32_t cmdline_max;                           /* characters that the kernel takes */
     size_t payload_off, payload_len;                /* bzImage: the protected-mode part in the file */
     struct boot_segment segments[BOOT_SEGMENT_MAX]; /* multiboot */
     unsigned segment_count;
@@ -61,7 +66,11 @@ bool bzimage_plan(const struct boot_file *kernel, struct boot_plan *plan, struct
 bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
 bool multiboot_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yado_error *err);
 
-/* Copies kernel and boot data. Initrd and command line are in memory already. */
+/* Copies the kernel of a bzImage, and decides where it is entered. */
+bool bzimage_load_kernel(const struct boot_input *in, struct boot_plan *plan, struct gmem *mem,
+                         struct yado_error *err);
+
+/* Each copies its boot data, and the kernel if it is not there yet. Initrd and command line are in memory. */
 bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
                   struct yado_error *err);
 bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
@@ -71,6 +80,32 @@ bool multiboot_load(const struct boot_input *in, const struct boot_plan *plan, s
 
 /* Whether the bytes are something that a kernel unpacks, and whole as far as that shows without unpacking. */
 bool initrd_check(const struct boot_file *initrd, struct yado_error *err);
+
+/* An archive of an initrd whose bytes are in memory. `len` 0: there are no more. */
+struct initrd_archive {
+    uint64_t off, len; /* packed by a packer that has no framing: up to the end of the file */
+    bool is_plain;     /* cpio as it is */
+    bool is_empty;     /* stands for nothing */
+};
+
+/* The one at or after `off`. False if what is there is no archive, or a damaged one. */
+bool initrd_next(const struct boot_file *initrd, uint64_t off, struct initrd_archive *out);
+
+/* Puts an initrd, unpacked, into guest memory, on a thread of its own. */
+struct initrd_job {
+    struct boot_file packed; /* bytes in memory; they are the caller's and stay until the end */
+    struct gmem *mem;
+    uint64_t gpa, room; /* where to, and how many bytes it may have */
+    uint64_t len;       /* that it has */
+    bool ok;
+    bool is_apart; /* from the caller's thread */
+    pthread_t thread;
+};
+
+void initrd_unpack_begin(struct initrd_job *job);
+/* False if it has more than `room` bytes, or anything in it is not for us to unpack; that memory may have
+ * been written. */
+bool initrd_unpack_end(struct initrd_job *job);
 
 /* The memory map that the kernel is told. */
 #define BOOT_MAP_MAX (BOOT_RESERVED_MAX + 8)

@@ -1,8 +1,11 @@
-/* bzImage by the 64-bit boot protocol (Linux Documentation/x86/boot.rst, protocol 2.12 or later). */
+/* bzImage by the 64-bit boot protocol (Linux Documentation/x86/boot.rst, protocol 2.12 or later). What it
+ * unpacks is put into memory unpacked if we know how (vmlinux.c); the rest is the same, as the kernel inside
+ * is entered the same way. */
 #include <inttypes.h>
 #include <string.h>
 
 #include "boot/boot_priv.h"
+#include "boot/vmlinux.h"
 
 /* Setup header: the same offsets in the file and in the boot parameters. */
 #define HDR_START 0x1f1
@@ -19,8 +22,12 @@
 #define HDR_RAMDISK_SIZE 0x21c
 #define HDR_CMD_LINE_PTR 0x228
 #define HDR_INITRD_ADDR_MAX 0x22c
+#define HDR_ALIGNMENT 0x230
+#define HDR_RELOCATABLE 0x234
 #define HDR_XLOADFLAGS 0x236
 #define HDR_CMDLINE_SIZE 0x238
+#define HDR_PAYLOAD_OFFSET 0x248
+#define HDR_PAYLOAD_LENGTH 0x24c
 #define HDR_SETUP_DATA 0x250
 #define HDR_PREF_ADDRESS 0x258
 #define HDR_INIT_SIZE 0x260
@@ -30,6 +37,7 @@
 #define BOOT_FLAG 0xaa55
 #define VERSION_MIN 0x020c
 #define LOADED_HIGH 0x01
+#define KASLR_DONE 0x02 /* KASLR_FLAG */
 #define XLF_KERNEL_64 0x01
 #define LOADER_TYPE_NONE 0xff /* no number assigned */
 #define VIDEO_NORMAL 0xffff
@@ -136,6 +144,31 @@ static void fill_map(uint8_t *params, const struct boot_layout *layout, const st
     params[PARAM_E820_COUNT] = (uint8_t)map.count;
 }
 
+/* What is packed in the file, or else the file, which unpacks it. */
+bool bzimage_load_kernel(const struct boot_input *in, struct boot_plan *plan, struct gmem *mem,
+                         struct yado_error *err)
+{
+    const struct boot_file *f = &in->kernel;
+    const struct vmlinux_place place = {
+        .payload_off = plan->payload_off + load_le(f->data + HDR_PAYLOAD_OFFSET, 4),
+        .payload_len = load_le(f->data + HDR_PAYLOAD_LENGTH, 4),
+        .linked = plan->kernel_gpa,
+        .room = plan->kernel_end - plan->kernel_gpa,
+        .end = plan->ram_end,
+        .align = load_le(f->data + HDR_ALIGNMENT, 4),
+        .fixed = !f->data[HDR_RELOCATABLE],
+    };
+    struct vmlinux_at at;
+
+    if (vmlinux_load(f, &place, boot_cmdline(in), mem, &at)) {
+        plan->entry = at.entry;
+        plan->kernel_moved = at.moved;
+        return true;
+    }
+    return boot_place(f, plan->payload_off, plan->payload_len, plan->kernel_gpa, mem, err) ||
+           err_set(err, YADO_ERR_INTERNAL, "%s: kernel does not lie in guest memory", f->name);
+}
+
 bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, struct gmem *mem,
                   struct yado_error *err)
 {
@@ -145,15 +178,14 @@ bool bzimage_load(const struct boot_input *in, const struct boot_plan *plan, str
     memcpy(params + HDR_START, f->data + HDR_START, plan->header_end - HDR_START);
     store_le(params + HDR_VID_MODE, VIDEO_NORMAL, 2);
     params[HDR_LOADER_TYPE] = LOADER_TYPE_NONE;
-    params[HDR_LOADFLAGS] = LOADED_HIGH; /* no heap, messages allowed */
+    params[HDR_LOADFLAGS] =
+        LOADED_HIGH | (plan->kernel_moved ? KASLR_DONE : 0); /* no heap, messages allowed */
     store_le(params + HDR_RAMDISK_IMAGE, plan->initrd_gpa, 4);
-    store_le(params + HDR_RAMDISK_SIZE, plan->initrd_gpa ? in->initrd.len : 0, 4);
+    store_le(params + HDR_RAMDISK_SIZE, plan->initrd_len, 4);
     store_le(params + HDR_CMD_LINE_PTR, in->layout.cmdline, 4);
     store_le(params + HDR_SETUP_DATA, 0, 8);
     store_le(params + PARAM_ACPI_RSDP, in->layout.acpi_rsdp, 8);
     fill_map(params, &in->layout, mem);
-    if (!gmem_write(mem, in->layout.params, params, sizeof(params)) ||
-        !boot_place(f, plan->payload_off, plan->payload_len, plan->kernel_gpa, mem, err))
-        return err_set(err, YADO_ERR_INTERNAL, "%s: kernel does not lie in guest memory", f->name);
-    return true;
+    return gmem_write(mem, in->layout.params, params, sizeof(params)) ||
+           err_set(err, YADO_ERR_INTERNAL, "%s: boot parameters do not lie in guest memory", f->name);
 }

@@ -80,6 +80,12 @@ static const uint8_t *at(const struct cursor *c)
     return w->bytes + (c->off - w->off);
 }
 
+static void skip_zeros(struct cursor *c)
+{
+    while (left_of(c) && !*at(c))
+        c->off++;
+}
+
 /* ---- cpio, "newc" format: cpio(5) ---- */
 
 static bool parse_hex(const uint8_t *p, uint32_t *value)
@@ -223,12 +229,6 @@ static enum walk_result walk_lz4(struct cursor *c)
 }
 
 /* ---- xz: the stream footer ends in "YZ" (xz file format 1.1, 2.1.2) ---- */
-
-static void skip_zeros(struct cursor *c)
-{
-    while (left_of(c) && !*at(c))
-        c->off++;
-}
 
 /* Goes to the first end mark after which the file ends or another archive begins. */
 static enum walk_result walk_xz(struct cursor *c)
@@ -375,6 +375,26 @@ static bool archives_check(struct cursor *c, struct yado_error *err)
             return false;
         skip_zeros(c);
     }
+    return true;
+}
+
+bool initrd_next(const struct boot_file *initrd, uint64_t off, struct initrd_archive *out)
+{
+    struct cursor c = { .file = initrd, .off = off };
+    const struct kind *kind;
+
+    skip_zeros(&c);
+    *out = (struct initrd_archive){ .off = c.off };
+    if (!left_of(&c))
+        return true;
+    kind = kind_of(at(&c), left_of(&c));
+    if (!kind)
+        return false;
+    out->is_plain = kind->walk == walk_cpio;
+    out->is_empty = kind == &zstd_skippable;
+    if ((kind->walk == walk_gzip ? walk_blind : kind->walk)(&c) != WALK_OK)
+        return false;
+    out->len = c.off - out->off;
     return true;
 }
 

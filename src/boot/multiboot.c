@@ -278,7 +278,7 @@ bool multiboot_load(const struct boot_input *in, const struct boot_plan *plan, s
         store_le(info + 20, 1, 4);
         store_le(info + 24, layout->params + MODULE_OFF, 4);
         store_le(info + MODULE_OFF, plan->initrd_gpa, 4);
-        store_le(info + MODULE_OFF + 4, plan->initrd_gpa + in->initrd.len, 4);
+        store_le(info + MODULE_OFF + 4, plan->initrd_gpa + plan->initrd_len, 4);
         store_le(info + MODULE_OFF + 8, module_text, 4);
     }
     store_le(info + 44, map.count * MAP_ENTRY_LEN, 4);

@@ -3,24 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "boot/boot_priv.h"
-
-#define EHDR_LEN 64
-#define EHDR_CLASS 4
-#define EHDR_DATA 5
-#define EHDR_TYPE 16
-#define EHDR_MACHINE 18
-#define EHDR_PHOFF 32
-#define EHDR_PHENTSIZE 54
-#define EHDR_PHNUM 56
-#define ELF_CLASS_64 2
-#define ELF_LITTLE_ENDIAN 1
-#define ELF_EXECUTABLE 2
-#define ELF_X86_64 62
-
-#define PHDR_LEN 56
-#define PT_LOAD 1
-#define PT_NOTE 4
+#include "boot/elf64.h"
 
 #define NOTE_HEADER_LEN 12
 #define NOTE_PHYS32_ENTRY 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
@@ -38,47 +21,20 @@
 _Static_assert(MAP_OFF + BOOT_MAP_MAX * MAP_ENTRY_LEN <= BOOT_PARAMS_LEN,
                "the start info fits into its page");
 
-struct segment {
-    uint32_t type;
-    uint64_t off, paddr, filesz, memsz;
-};
-
-static struct segment segment_at(const struct boot_file *f, unsigned i)
-{
-    const uint8_t *p = f->data + load_le(f->data + EHDR_PHOFF, 8) + (size_t)i * PHDR_LEN;
-
-    return (struct segment){
-        .type = (uint32_t)load_le(p, 4),
-        .off = load_le(p + 8, 8),
-        .paddr = load_le(p + 24, 8),
-        .filesz = load_le(p + 32, 8),
-        .memsz = load_le(p + 40, 8),
-    };
-}
-
-static unsigned segment_count(const struct boot_file *f)
-{
-    return (unsigned)load_le(f->data + EHDR_PHNUM, 2);
-}
-
 static bool check_header(const struct boot_file *f, struct yado_error *err)
 {
-    uint64_t phoff;
-
     if (f->len < EHDR_LEN)
         return err_set(err, YADO_ERR_IMAGE, "%s: truncated kernel: the ELF header is cut off", f->name);
-    if (f->data[EHDR_CLASS] != ELF_CLASS_64 || f->data[EHDR_DATA] != ELF_LITTLE_ENDIAN ||
-        load_le(f->data + EHDR_MACHINE, 2) != ELF_X86_64)
+    if (!elf64_is_x86_64(f->data))
         return err_set(err, YADO_ERR_IMAGE, "%s: not an x86-64 Linux kernel but ELF code for another machine",
                        f->name);
     if (load_le(f->data + EHDR_TYPE, 2) != ELF_EXECUTABLE)
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file is not of type EXEC",
                        f->name);
-    phoff = load_le(f->data + EHDR_PHOFF, 8);
-    if (load_le(f->data + EHDR_PHENTSIZE, 2) != PHDR_LEN || !segment_count(f))
+    if (load_le(f->data + EHDR_PHENTSIZE, 2) != PHDR_LEN || !elf64_segment_count(f->data))
         return err_set(err, YADO_ERR_IMAGE, "%s: not a Linux kernel: the ELF file has no program headers",
                        f->name);
-    if (phoff > f->len || (uint64_t)segment_count(f) * PHDR_LEN > f->len - phoff)
+    if (!elf64_has_segments(f->data, f->len))
         return err_set(err, YADO_ERR_IMAGE, "%s: truncated kernel: the ELF program headers are cut off",
                        f->name);
     return true;
@@ -89,8 +45,8 @@ static bool check_segments(const struct boot_file *f, struct boot_plan *plan, st
 {
     plan->kernel_gpa = UINT64_MAX;
     plan->kernel_end = 0;
-    for (unsigned i = 0; i < segment_count(f); i++) {
-        struct segment s = segment_at(f, i);
+    for (unsigned i = 0; i < elf64_segment_count(f->data); i++) {
+        struct elf64_segment s = elf64_segment_at(f->data, i);
 
         if (s.type != PT_LOAD && s.type != PT_NOTE)
             continue;
@@ -141,8 +97,8 @@ static bool find_entry_note(const uint8_t *p, uint64_t len, uint64_t *entry)
 
 static bool find_entry(const struct boot_file *f, struct boot_plan *plan, struct yado_error *err)
 {
-    for (unsigned i = 0; i < segment_count(f); i++) {
-        struct segment s = segment_at(f, i);
+    for (unsigned i = 0; i < elf64_segment_count(f->data); i++) {
+        struct elf64_segment s = elf64_segment_at(f->data, i);
 
         if (s.type != PT_NOTE || !find_entry_note(f->data + s.off, s.filesz, &plan->entry))
             continue;
@@ -169,8 +125,8 @@ bool pvh_plan(const struct boot_file *kernel, struct boot_plan *plan, struct yad
 
 static bool load_segments(const struct boot_file *f, struct gmem *mem)
 {
-    for (unsigned i = 0; i < segment_count(f); i++) {
-        struct segment s = segment_at(f, i);
+    for (unsigned i = 0; i < elf64_segment_count(f->data); i++) {
+        struct elf64_segment s = elf64_segment_at(f->data, i);
         uint8_t *p;
 
         if (s.type != PT_LOAD || !s.memsz)
@@ -200,7 +156,7 @@ bool pvh_load(const struct boot_input *in, const struct boot_plan *plan, struct 
         store_le(info + 12, 1, 4);
         store_le(info + 16, layout->params + MODULE_OFF, 8);
         store_le(info + MODULE_OFF, plan->initrd_gpa, 8);
-        store_le(info + MODULE_OFF + 8, in->initrd.len, 8);
+        store_le(info + MODULE_OFF + 8, plan->initrd_len, 8);
     }
     store_le(info + 24, layout->cmdline, 8);
     store_le(info + 32, layout->acpi_rsdp, 8);

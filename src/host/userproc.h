@@ -44,7 +44,7 @@ enum userproc_why {
     USERPROC_SYSCALL, /* RIP is behind the instruction, which did nothing. RCX and R11 after SYSCALL are what
                          that instruction makes them */
     USERPROC_FAULT,   /* an access to memory; RIP is at the instruction */
-    USERPROC_TRAP,    /* another exception: INT3 (RIP behind it), #UD, #DE... */
+    USERPROC_TRAP,    /* another exception: INT3 or INT 3 (RIP behind it), #UD, #DE... */
     USERPROC_KICKED,
     USERPROC_REFUSED, /* the host takes no such registers; nothing ran */
     USERPROC_GONE,    /* the process is of no use any more */
@@ -53,6 +53,8 @@ enum userproc_why {
 struct userproc_exit {
     enum userproc_why why;
     int signal;    /* FAULT, TRAP: by which the host tells it */
+    bool step;     /* TRAP: a single step is done, which may have been the last (RFLAGS.TF) */
+    bool int3;     /* TRAP: INT3 or INT 3 */
     bool has_addr; /* FAULT: addr is the address that was accessed. Else the host does not tell any, as with
                       general protection and with alignment checks */
     uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */

@@ -2,9 +2,9 @@
  *
  * It brings some twenty libraries with it (XML, character sets, every compression), whose relocation takes
  * the dynamic linker longer than all that yado itself does up to a guest's first instruction; yet it is
- * needed only to make a seed and to look into a gzip initrd. So it is not linked: the functions that we call
- * are defined here, by the prototypes of its own header, and hand on to the library. The table is written
- * once, as the linker's own would be.
+ * needed only to make a seed, to look into a gzip initrd and to unpack kernels and initrds. So it is not
+ * linked: the functions that we call are defined here, by the prototypes of its own header, and hand on to
+ * the library. The table is written once, as the linker's own would be.
  *
  * Without the library the two functions that make an archive return NULL, which their users have an answer
  * to; the others are then never called. Why it could not be loaded is kept for archive_lazy_load(). */
@@ -30,12 +30,18 @@
     X(archive_entry_set_perm)                                                                                \
     X(archive_entry_set_size)                                                                                \
     X(archive_error_string)                                                                                  \
+    X(archive_filter_bytes)                                                                                  \
     X(archive_read_data_block)                                                                               \
     X(archive_read_free)                                                                                     \
     X(archive_read_new)                                                                                      \
     X(archive_read_next_header)                                                                              \
     X(archive_read_open_memory)                                                                              \
+    X(archive_read_support_filter_bzip2)                                                                     \
     X(archive_read_support_filter_gzip)                                                                      \
+    X(archive_read_support_filter_lz4)                                                                       \
+    X(archive_read_support_filter_lzma)                                                                      \
+    X(archive_read_support_filter_xz)                                                                        \
+    X(archive_read_support_filter_zstd)                                                                      \
     X(archive_read_support_format_raw)                                                                       \
     X(archive_set_error)                                                                                     \
     X(archive_write_close)                                                                                   \
@@ -164,6 +170,11 @@ void archive_set_error(struct archive *a, int number, const char *format, ...)
     lib.f.archive_set_error(a, number, "%s", text);
 }
 
+la_int64_t archive_filter_bytes(struct archive *a, int filter)
+{
+    return lib.f.archive_filter_bytes(a, filter);
+}
+
 int archive_read_data_block(struct archive *a, const void **block, size_t *len, la_int64_t *off)
 {
     return lib.f.archive_read_data_block(a, block, len, off);
@@ -184,9 +195,34 @@ int archive_read_open_memory(struct archive *a, const void *bytes, size_t len)
     return lib.f.archive_read_open_memory(a, bytes, len);
 }
 
+int archive_read_support_filter_bzip2(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_bzip2(a);
+}
+
 int archive_read_support_filter_gzip(struct archive *a)
 {
     return lib.f.archive_read_support_filter_gzip(a);
+}
+
+int archive_read_support_filter_lz4(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_lz4(a);
+}
+
+int archive_read_support_filter_lzma(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_lzma(a);
+}
+
+int archive_read_support_filter_xz(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_xz(a);
+}
+
+int archive_read_support_filter_zstd(struct archive *a)
+{
+    return lib.f.archive_read_support_filter_zstd(a);
 }
 
 int archive_read_support_format_raw(struct archive *a)

@@ -41,6 +41,10 @@
 #define SUM_PORT 0x520         /* writes (any width) are mixed into a sum: sum = sum * 31 + width * 256 + value */
 #define COUNT_PORT 0x530       /* reads give 1, 2, 3 ... plus the width << 24 for 4-byte reads */
 
+#define POKE_PLACE_PORT 0x540  /* where in RAM the next two work, as a device would */
+#define POKE_PORT 0x548        /* 4 bytes are stored there */
+#define DISCARD_PORT 0x550     /* its page is given back, and is zero from then on */
+
 /* device: 0x000..0x7ff memory; then 32-bit registers */
 #define DEV_LAST_WIDTH 0x800
 #define DEV_READS 0x808

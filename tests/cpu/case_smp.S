@@ -557,4 +557,305 @@ CASE_EXIT(hypercall_ipi, MODE_LONG, 2, EXIT_BY_PORT)
     mov byte ptr flag_a[rip], 1
 4:  hlt
     jmp 4b
+
+/* ---- ring 3 on one vCPU, and what others do to its code, its data and its tables meanwhile ---- */
+
+#define USER_SHARED (USER_DATA + 0x4000) /* SHARED for ring 3 */
+
+    .macro wait_for place, value
+9:  pause
+    cmp dword ptr [\place], \value
+    jne 9b
+    .endm
+    .macro a_while /* so that a loop in ring 3 has begun to run */
+    mov ecx, 3000
+9:  pause
+    dec ecx
+    jnz 9b
+    .endm
+#define POKE_PLACE(gpa) mov eax, gpa; mov edx, POKE_PLACE_PORT; out dx, eax
+
+    /* It runs as long as nobody changes the constant, which was ecx. */
+    .p2align 6
+user_code: /* ring 3, in a page */
+    mov edi, USER_SHARED
+    mov dword ptr [rdi], 1
+    jmp user_loop
+    .p2align 2
+    nop
+    nop
+    nop
+user_loop: /* its constant at a multiple of 4 */
+    mov eax, 0
+    cmp eax, ecx
+    je user_loop
+    int 0x30
+#define USER_CONSTANT user_loop + 1
+
+    /* vCPU 0: n times; each time the other makes the constant one more. */
+    .macro run_user_code n
+    xor ecx, ecx
+    .rept \n
+    mov dword ptr [SHARED], 0
+    RUN_USER(user_code)
+    inc ecx
+    EQ(eax, ecx)
+    .endr
+    .endm
+
+CASE_EXIT(user_code_stored, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    run_user_code 20
+    PASS
+1:  xor ebp, ebp
+2:  wait_for SHARED, 1
+    mov dword ptr [SHARED], 0
+    a_while
+    inc ebp
+    mov [AT(USER_CONSTANT)], ebp
+    jmp 2b
+
+CASE_EXIT(user_code_stored_by_device, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    run_user_code 20
+    PASS
+1:  xor ebp, ebp
+    POKE_PLACE(AT(USER_CONSTANT))
+2:  wait_for SHARED, 1
+    mov dword ptr [SHARED], 0
+    a_while
+    inc ebp
+    mov eax, ebp
+    mov edx, POKE_PORT
+    out dx, eax
+    jmp 2b
+
+    /* Ring 3 on the second vCPU, for good, at the label. It has no way back. */
+    .macro stay_in_user label
+    mov rax, cr4
+    or eax, 0x50000 /* FSGSBASE, OSXSAVE */
+    mov cr4, rax
+    mov eax, [CASE_PARAM + P_USER_XCR0]
+    test eax, eax
+    jz 9f
+    xor ecx, ecx
+    xor edx, edx
+    xsetbv
+9:  push LG_USER_DATA
+    push USER_STACK - 0x1000
+    push qword ptr [CASE_PARAM + P_USER_FLAGS]
+    push LG_USER_CODE64
+    push USER_AT(\label)
+    iretq
+    .endm
+
+CASE_EXIT(user_code_stored_by_user, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    run_user_code 20
+    PASS
+1:  stay_in_user 2f
+2:  xor ebp, ebp
+    mov edi, USER_SHARED
+3:  wait_for rdi, 1
+    mov dword ptr [rdi], 0
+    a_while
+    inc ebp
+    mov eax, USER_AT(USER_CONSTANT)
+    mov [rax], ebp
+    jmp 3b
+
+/* A device takes the page back: it reads as zero, and so it runs (ADD [RAX], AL). */
+CASE_EXIT(user_code_discarded, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov r12d, 10
+5:  mov dword ptr [FRAME], 0xfeeb07ff /* inc dword ptr [rdi]; jmp to itself */
+    set_page 20, FRAME + RW_U
+    mov dword ptr [SHARED], 0
+    USER_FAULTS(14, 7, 2f)
+    EQ(qword ptr got_cr2[rip], LG_GDT)
+    EQ(qword ptr got_rip[rip], PAGES + 20 * 4096 + 2)
+    dec r12d
+    jnz 5b
+    PASS
+1:  POKE_PLACE(FRAME)
+3:  wait_for SHARED, 1
+    mov dword ptr [SHARED], 0
+    a_while
+    mov edx, DISCARD_PORT
+    out dx, eax
+    jmp 3b
+2:  mov edi, USER_SHARED
+    mov edx, PAGES + 20 * 4096
+    mov eax, LG_GDT
+    jmp rdx
+
+/* 4.10.5: the other vCPU changes an entry of tables that ring 3 uses and asks for a flush, which is INVLPG, a new
+ * CR3, INVPCID or a change of CR4.PGE. */
+#define SHOT 20 /* of PAGES */
+#define SHOT_AT (PAGES + SHOT * 4096)
+#define FLUSH_KIND (SHARED + 0x40)
+#define FLUSHED (SHARED + 0x44)
+#define SHOT_ENTRY (SHARED + 0x48)
+#define COUNTED (SHARED + 0x50)
+flush: /* vector 0x45 on vCPU 0 */
+    push rax
+    push rcx
+    push rdx
+    mov eax, [FLUSH_KIND]
+    cmp eax, 1
+    je 1f
+    cmp eax, 2
+    je 2f
+    cmp eax, 3
+    je 3f
+    invlpg [SHOT_AT]
+    jmp 4f
+1:  mov rax, cr3
+    mov cr3, rax
+    jmp 4f
+2:  push SHOT_AT
+    push 0
+    xor eax, eax
+    invpcid rax, [rsp]
+    add rsp, 16
+    jmp 4f
+3:  mov rax, cr4
+    btc eax, 7
+    mov cr4, rax
+    btc eax, 7
+    mov cr4, rax
+4:  inc dword ptr [FLUSHED]
+    mov ecx, 0x80b
+    xor eax, eax
+    xor edx, edx
+    wrmsr
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+
+shoot: /* vCPU 1: gives the page the entry rax while ring 3 runs, and has it flushed */
+    mov dword ptr [SHARED], 0
+    mov r8d, [FLUSHED]
+    inc r8d
+    a_while
+    mov rbx, [CASE_PARAM + P_PAGES_PT]
+    mov [rbx + SHOT * 8], rax
+    mov ecx, 0x830
+    xor edx, edx
+    mov eax, 0x4045
+    wrmsr
+    wait_for FLUSHED, r8d
+    ret
+#define SHOOT(entry) movabs rax, entry; call shoot
+
+    /* vCPU 0: with each kind of flush */
+flush_kinds_mask: /* r13d */
+    push rbx
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    mov r13d, 1
+    bt ebx, 10 /* INVPCID */
+    jnc 1f
+    mov r13d, 3
+1:  pop rbx
+    ret
+    .macro flush_kinds
+    lea rax, flush[rip]
+    mov [0x2000 + 0x45 * 16], ax
+    shr eax, 16
+    mov [0x2000 + 0x45 * 16 + 6], ax
+    or qword ptr [CASE_PARAM + P_USER_FLAGS], 0x200 /* IF */
+    mov dword ptr [FLUSHED], 0
+    mov r14d, 11
+    call flush_kinds_mask
+    .endm
+    .macro next_kind again
+    mov eax, r14d
+    and eax, r13d
+    mov [FLUSH_KIND], eax
+    dec r14d
+    jns \again
+    .endm
+
+    /* Ring 3 counts in a page, loses it, and after the flush there is no more counting. */
+#define SHOT_WHILE_COUNTING(entry, error)                                                                              \
+    other 1f; flush_kinds; movabs rax, entry; mov [SHOT_ENTRY], rax; shot_while_counting error
+    .macro shot_while_counting error
+5:  mov dword ptr [SHARED], 0
+    set_page SHOT, FRAME + RW_U
+    USER_FAULTS(14, \error, 2f)
+    EQ(qword ptr got_cr2[rip], SHOT_AT)
+    wait_for COUNTED, 1
+    mov dword ptr [COUNTED], 0
+    next_kind 5b
+    PASS
+1:  wait_for SHARED, 1
+    mov rax, [SHOT_ENTRY]
+    call shoot
+    mov r9d, [FRAME]
+    a_while
+    EQ(r9d, [FRAME])
+    mov dword ptr [COUNTED], 1
+    jmp 1b
+2:  mov edi, USER_SHARED
+    mov dword ptr [rdi], 1
+    mov ebx, SHOT_AT
+3:  inc dword ptr [rbx]
+    jmp 3b
+    .endm
+CASE_EXIT(user_shot_writable, MODE_LONG, 2, EXIT_BY_PORT)
+    SHOT_WHILE_COUNTING(FRAME + RO_U, 7)
+CASE_EXIT(user_shot_present, MODE_LONG, 2, EXIT_BY_PORT)
+    SHOT_WHILE_COUNTING(0, 6)
+CASE_EXIT(user_shot_user, MODE_LONG, 2, EXIT_BY_PORT)
+    SHOT_WHILE_COUNTING(FRAME + RW_S, 7)
+
+/* Another frame */
+CASE_EXIT(user_shot_frame, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    flush_kinds
+    mov dword ptr [FRAME], 0
+    mov dword ptr [FRAME + 0x1000], 7
+5:  mov dword ptr [SHARED], 0
+    set_page SHOT, FRAME + RW_U
+    RUN_USER(2f)
+    EQ(eax, 7)
+    next_kind 5b
+    PASS
+1:  wait_for SHARED, 1
+    SHOOT(FRAME + 0x1000 + RW_U)
+    jmp 1b
+2:  mov edi, USER_SHARED
+    mov dword ptr [rdi], 1
+    mov ebx, SHOT_AT
+3:  mov eax, [rbx]
+    test eax, eax
+    jz 3b
+    int 0x30
+
+/* Code loses its page, and gets another. */
+CASE_EXIT(user_shot_code, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    flush_kinds
+    mov dword ptr [FRAME], 0xfeeb07ff /* inc dword ptr [rdi]; jmp to itself */
+    mov dword ptr [FRAME + 0x1000], 0x30cd30cd /* int 0x30 */
+5:  mov dword ptr [SHARED], 0
+    set_page SHOT, FRAME + RW_U
+    USER_FAULTS(14, 0x15, 2f)
+    EQ(qword ptr got_rip[rip], SHOT_AT + 2)
+    mov dword ptr [SHARED], 0
+    set_page SHOT, FRAME + RW_U
+    RUN_USER(2f)
+    next_kind 5b
+    PASS
+1:  wait_for SHARED, 1
+    SHOOT(FRAME + RW_U + NX)
+    wait_for SHARED, 1
+    SHOOT(FRAME + 0x1000 + RW_U)
+    jmp 1b
+2:  mov edi, USER_SHARED
+    mov edx, SHOT_AT
+    jmp rdx
 CASES_END(smp)

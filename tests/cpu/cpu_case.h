@@ -13,7 +13,7 @@
 bool cpu_case_run(const struct engine_ops *engine, const struct cpu_group *group, const struct cpu_case *c,
                   unsigned seconds, char *why, size_t why_size);
 
-extern const struct cpu_group cpu_group_long, cpu_group_system, cpu_group_privilege, cpu_group_smp,
-    cpu_group_legacy;
+extern const struct cpu_group cpu_group_long, cpu_group_system, cpu_group_privilege, cpu_group_user,
+    cpu_group_smp, cpu_group_legacy;
 
 #endif

@@ -16,7 +16,7 @@
 
 static const struct engine_ops *const engines[] = { &engine_translator, &engine_kvm };
 static const struct cpu_group *const groups[] = { &cpu_group_long, &cpu_group_system, &cpu_group_privilege,
-                                                  &cpu_group_smp, &cpu_group_legacy };
+                                                  &cpu_group_user, &cpu_group_smp,    &cpu_group_legacy };
 
 struct plan {
     const struct engine_ops *engine;

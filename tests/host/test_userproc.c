@@ -120,6 +120,30 @@ static void registers_go_there_and_back(void **state)
     assert_false(f->exit.selectors_changed);
 }
 
+/* What a trap was, and where it leaves RIP. */
+static void traps_are_told_apart(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP); /* int3 */
+    assert_true(f->exit.int3 && !f->exit.step);
+    assert_int_equal(f->regs.rip, CODE_VA + 1);
+    assert_int_equal(run_code(f, 0xcd, 0x03), USERPROC_TRAP); /* int $3 */
+    assert_true(f->exit.int3 && !f->exit.step);
+    assert_int_equal(f->regs.rip, CODE_VA + 2);
+    assert_int_equal(run_code(f, 0xf1),
+                     USERPROC_TRAP); /* icebp; where RIP is then is not the same everywhere */
+    assert_false(f->exit.int3 || f->exit.step);
+    f->regs.gpr[RSP] = DATA_VA + 64;
+    memcpy(f->ram + DATA_OFFSET + 64, &(uint64_t[]){ 0x302, 0x202 }, 16);
+    assert_int_equal(run_code(f, 0x9d, 0x9d, 0x0f, 0x0b), USERPROC_TRAP); /* popfq; popfq; ud2 */
+    assert_true(f->exit.step && !f->exit.int3);
+    assert_int_equal(f->regs.rip, CODE_VA + 2);
+    assert_int_equal(f->regs.rflags & 0x100, 0);
+    assert_int_equal(run_code(f, 0x0f, 0x0b), USERPROC_TRAP); /* ud2 */
+    assert_false(f->exit.int3 || f->exit.step);
+}
+
 static void bases_are_used(void **state)
 {
     struct fixture *f = *state;
@@ -959,6 +983,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(registers_go_there_and_back),
+        TEST(traps_are_told_apart),
         TEST(bases_are_used),
         TEST(flags_go_there_and_back),
         TEST(other_flags_do_not_count),

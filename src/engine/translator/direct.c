@@ -245,8 +245,10 @@ static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const 
     if (fetch && p && (p->prot & USERPROC_X))
         fetch = false; /* the instruction's own bytes as data */
     *again = mirror_bring(c, s, x->addr, fetch);
-    if (fetch && !*again && mirror_is_unfit(s, x->addr))
+    if (fetch && !*again && mirror_is_unfit(s, x->addr)) {
+        c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
+    }
     return DIRECT_STEP;
 }
 
@@ -259,13 +261,24 @@ static bool is_break(const struct direct_space *s, uint64_t rip)
     return false;
 }
 
-static enum direct_end take_trap(struct tcpu *c, const struct direct_space *s, const struct userproc_exit *x)
+/* How far behind the beginning of an INT3, INT 3 or ICEBP rip is. At ICEBP some virtual machines leave it. */
+static unsigned trap_len(const struct tcpu *c, struct direct_space *s, bool int3)
 {
+    uint64_t last = c->rip - 1;
+    const struct mirror_page *p = mirror_find(s, last & PAGE_MASK);
+    const uint8_t *code = p ? tvm_hva(c->vm, ((uint64_t)p->frame << 12) + (last & ~PAGE_MASK)) : NULL;
+    if (int3)
+        return code && *code == 3 ? 2 : 1;
+    return code && *code == 0xf1 ? 1 : 0;
+}
+
+static enum direct_end take_trap(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x)
+{
+    if (x->step) /* behind an instruction, so before a breakpoint at the next */
+        return DIRECT_DEBUG;
     if (x->signal != SIGTRAP || is_break(s, c->rip))
         return DIRECT_STEP;
-    if (c->rflags & FL_TF)
-        return DIRECT_DEBUG;
-    c->rip--; /* INT3 and ICEBP */
+    c->rip -= trap_len(c, s, x->int3);
     return DIRECT_STEP;
 }
 
@@ -292,6 +305,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
 {
     struct userproc_regs r;
     bool settled = s->wipe || s->change_count;
+    *x = (struct userproc_exit){ .why = USERPROC_GONE };
     load(c, &r);
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
@@ -343,13 +357,17 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
-    if (mirror_is_unfit(s, c->rip))
+    if (mirror_is_unfit(s, c->rip)) {
+        c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
+    }
     bring_last_fault(c, s);
     for (bool again = true; again;) {
         again = false;
         if (!run_once(c, s, &x)) {
-            if (!is_called(c))
+            if (x.why == USERPROC_REFUSED)
+                end = DIRECT_TRANSLATE;
+            else if (!is_called(c))
                 fail(c, "its process cannot be run");
             break;
         }

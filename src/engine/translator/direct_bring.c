@@ -57,7 +57,8 @@ enum bring {
 
 /* Marks the page as code that runs directly. False: it may not, or as one of those around not now. The vCPU's
  * own write tags for it go, and while others lose theirs this one stands still. */
-static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage, enum bring why)
+static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage,
+                          enum bring why)
 {
     enum page_direct known = cache_direct(c->vm, gpage);
     struct mmu_peeked m;
@@ -184,8 +185,11 @@ bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exe
         return false;
     if (s->count > MIRROR_MOST)
         mirror_wipe(s);
-    if (mirror_large_at(s, lin))
+    struct mirror_large *l = mirror_large_at(s, lin);
+    if (l && !exec && (!m.writable || (l->prot & USERPROC_W)))
         return false;
+    if (l)
+        mirror_take_large(s, l); /* it runs, in pieces, or may be written by now */
     if (m.shift > 12 && !exec && !m.global && bring_large(c, s, lin, &m))
         return true;
     if (!bring_page(c, s, page, &m, exec ? BRING_CODE : BRING_DATA))

@@ -99,7 +99,7 @@ void mirror_take_page(struct direct_space *s, struct mirror_page *p)
     mirror_change(s, p->page, PAGE_SIZE, 0, 0);
 }
 
-static void take_large(struct direct_space *s, struct mirror_large *l)
+void mirror_take_large(struct direct_space *s, struct mirror_large *l)
 {
     l->prot = 0;
     mirror_change(s, l->base, LARGE_PAGE, 0, 0);
@@ -164,7 +164,7 @@ void direct_forget_page(struct tcpu *c, uint64_t lin)
     struct mirror_large *l = mirror_large_at(s, lin);
     struct mirror_page *p = mirror_find(s, lin & PAGE_MASK);
     if (l)
-        take_large(s, l);
+        mirror_take_large(s, l);
     if (p)
         mirror_take_page(s, p);
     if (s->pieces)
@@ -186,7 +186,7 @@ static void take_frames(struct direct_space *s, uint64_t gpage)
 {
     for (unsigned i = 0; i < MIRROR_LARGE; i++) {
         if ((s->large[i].prot & USERPROC_W) && gpage - s->large[i].gpa < LARGE_PAGE)
-            take_large(s, &s->large[i]);
+            mirror_take_large(s, &s->large[i]);
     }
     for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
         struct mirror_page *p = &s->pages[i];

@@ -90,6 +90,7 @@ struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin);
 /* Notes what the process is to do before it runs again. False: everything was wiped instead. */
 bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot);
 uint64_t *direct_written(struct direct *d, uint64_t gpage); /* the word of `written` that it is in */
+void mirror_take_large(struct direct_space *s, struct mirror_large *l);
 void mirror_take_page(struct direct_space *s, struct mirror_page *p);
 void mirror_wipe(struct direct_space *s);
 static inline uint64_t *mirror_unfit(struct direct_space *s, uint64_t lin)

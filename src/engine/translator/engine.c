@@ -449,7 +449,7 @@ static void translator_counters(struct engine_vm *evm,
         "shadow_compared", "shadow_skipped", "shadow_different",
         "unknown_insns",   "blocks_fast",    "samples",
         "direct_runs",     "direct_us",      "direct_lost",
-        "spins",           "ram_large_pages",
+        "direct_unfit",    "spins",          "ram_large_pages",
     };
     struct tvm *vm = &evm->vm;
     for (unsigned k = 0; k < TC_COUNTER_END; k++) {

@@ -117,6 +117,23 @@ static enum walk_result walk_finish(struct tcpu *c, const struct level *lv, unsi
     return WALK_OK;
 }
 
+/* Of an entry of 8 bytes. */
+static uint64_t reserved_bits(const struct tcpu *c, unsigned shift, bool ia32e, bool large)
+{
+    uint64_t rsvd = c->vm->gpa_reserved & (ia32e ? PTE_ADDR : ~PTE_NX); /* 4.4.2: bits 62:52 too */
+    if (!(c->efer & EFER_NXE))
+        rsvd |= PTE_NX;
+    if (!ia32e && shift == 30)
+        rsvd |= PTE_NX | 0x1e6ull;
+    if (large && shift == 39)
+        rsvd |= PTE_PS;
+    if (ia32e && !large && shift >= 30 && c->vm->cpuid.is_amd)
+        rsvd |= PTE_G; /* APM volume 2, 5.3.3; ignored by Intel's: table 4-15 */
+    if (large)
+        rsvd |= ((1ull << shift) - 1) & PTE_ADDR & ~0x1000ull; /* bit 12 is PAT */
+    return rsvd;
+}
+
 static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
                                   struct walk *out)
 {
@@ -134,19 +151,8 @@ static enum walk_result walk_wide(struct tcpu *c, uint64_t lin, enum mmu_acc acc
         if (!(pte & PTE_P))
             return page_fault(c, lin, err), WALK_FAULT;
         bool pdpte = !ia32e && shift == 30;
-        uint64_t rsvd = vm->gpa_reserved & (ia32e ? PTE_ADDR : ~PTE_NX); /* 4.4.2: bits 62:52 too */
-        if (!(c->efer & EFER_NXE))
-            rsvd |= PTE_NX;
-        if (pdpte)
-            rsvd |= PTE_NX | 0x1e6ull;
         bool large = !pdpte && shift > 12 && (pte & PTE_PS);
-        if (large && shift == 39)
-            rsvd |= PTE_PS;
-        if (ia32e && !large && shift >= 30 && vm->cpuid.is_amd)
-            rsvd |= PTE_G; /* APM volume 2, 5.3.3; ignored by Intel's: table 4-15 */
-        if (large)
-            rsvd |= ((1ull << shift) - 1) & PTE_ADDR & ~0x1000ull; /* bit 12 is PAT */
-        if (pte & rsvd)
+        if (pte & reserved_bits(c, shift, ia32e, large))
             return page_fault(c, lin, err | PF_P | PF_RSVD), WALK_FAULT;
         if (!pdpte) {
             u = u && (pte & PTE_U);
@@ -227,13 +233,13 @@ bool mmu_translate(struct tcpu *c, uint64_t lin, enum mmu_acc acc, unsigned idx,
 
 bool mmu_peek(const struct tcpu *c, uint64_t lin, struct mmu_peeked *p)
 {
-    const uint64_t needed = PTE_P | PTE_U | PTE_A, rsvd = c->vm->gpa_reserved & PTE_ADDR;
+    const uint64_t needed = PTE_P | PTE_U | PTE_A;
     uint64_t table = c->cr3 & PTE_ADDR, pte, w = PTE_W, nx = 0;
     for (unsigned shift = 39;; shift -= 9) {
         const uint8_t *slot = tvm_hva(c->vm, table + ((lin >> shift) & 511) * 8);
         pte = slot ? __atomic_load_n((const uint64_t *)(const void *)slot, __ATOMIC_ACQUIRE) : 0;
         bool large = shift > 12 && (pte & PTE_PS);
-        if ((pte & needed) != needed || (pte & rsvd) || (large && shift == 39))
+        if ((pte & needed) != needed || (pte & reserved_bits(c, shift, true, large)))
             return false;
         w &= pte;
         nx |= pte & PTE_NX;
@@ -269,6 +275,7 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
     if (e->idx_plus1 && e->idx_plus1 - 1 != MMU_U && !(e->pad & 1))
         c->nonglobal_super_code = 1; /* its jump cache entries outlive the itlb entry */
     c->user_global_code |= idx == MMU_U && w.global;
+    mmu_note_large(c, vpage, w.shift);
     *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
     unsigned slot = (unsigned)(e - c->itlb);
     if (!w.global)

@@ -91,6 +91,14 @@ static void give_tags(struct tcpu *c, unsigned idx, uint64_t page, struct page_i
         c->tlb_written[idx][i] = (uint16_t)(e->hpage >> 12);
 }
 
+void mmu_note_large(struct tcpu *c, uint64_t lin, unsigned shift)
+{
+    if (shift > 12) {
+        c->large_bloom |= 1ull << ((lin >> 30) & 63);
+        c->huge_seen |= shift >= 30;
+    }
+}
+
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot)
 {
@@ -98,10 +106,7 @@ struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const str
     struct tlb_entry *e = &c->tlb[idx][i];
     uint64_t page = lin & PAGE_MASK, gpage = w->gpa & PAGE_MASK;
     note_fill(c, idx, i, w->global);
-    if (w->shift > 12) {
-        c->large_bloom |= 1ull << ((lin >> 30) & 63);
-        c->huge_seen |= w->shift >= 30;
-    }
+    mmu_note_large(c, lin, w->shift);
     ram_large_meet(c, slot, gpage - slot->gpa);
     e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
     e->delta = e->hpage - page;

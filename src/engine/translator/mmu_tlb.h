@@ -30,6 +30,8 @@ static inline uint64_t noted_exec(const struct tcpu *c, uint64_t n) /* of the 64
 /* Says that c may hold a write tag for page p of RAM, under linear page `lin`, then whether it may have one
  * (the page holds no code). */
 bool mmu_claim_write(struct tcpu *c, struct page_info *p, uint64_t lin);
+/* There may be something of a page of this size, around lin, in the TLB: INVLPG must look. */
+void mmu_note_large(struct tcpu *c, uint64_t lin, unsigned shift);
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot);
 

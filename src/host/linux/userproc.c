@@ -746,6 +746,8 @@ static bool stop_counts(struct userproc *p, int sig, struct userproc_exit *exit)
         exit->addr = (uintptr_t)info.si_call_addr;
         return signal_is_own(sig, &info);
     }
+    exit->step = sig == SIGTRAP && info.si_code == TRAP_TRACE;
+    exit->int3 = sig == SIGTRAP && info.si_code == SI_KERNEL;
     exit->why = sig == SIGSEGV || sig == SIGBUS ? USERPROC_FAULT : USERPROC_TRAP;
     exit->has_addr = exit->why == USERPROC_FAULT && info.si_code != SI_KERNEL &&
                      (sig == SIGSEGV || info.si_code != BUS_ADRALN);
