@@ -12,7 +12,7 @@
  *
  * A program that waits for any child (wait, waitpid(-1)) on another thread takes the reports that the owner
  * waits for: there is no hiding them from threads of one process. So none is made in a program that handles
- * SIGCHLD, which would also get that signal at each stop. */
+ * SIGCHLD. Where that does nothing, it is set to SA_NOCLDSTOP, for good: else each stop would be one. */
 #ifndef HOST_USERPROC_H
 #define HOST_USERPROC_H
 

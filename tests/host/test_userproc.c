@@ -936,7 +936,7 @@ static void on_child(int sig)
 static void not_where_children_are_waited_for(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
-    struct sigaction ours = { .sa_handler = on_child }, before;
+    struct sigaction ours = { .sa_handler = on_child }, before, now;
     struct fixture *f = *state;
     struct userproc *p;
 
@@ -944,12 +944,37 @@ static void not_where_children_are_waited_for(void **state)
     assert_false(userproc_make(&p, f->fd, &err));
     assert_null(p);
     assert_non_null(strstr(err.message, "SIGCHLD"));
+    sigaction(SIGCHLD, NULL, &now);
+    assert_ptr_equal(now.sa_handler, ours.sa_handler);
     ours.sa_handler = SIG_IGN;
     sigaction(SIGCHLD, &ours, NULL);
     assert_true(userproc_make(&p, f->fd, NULL));
     assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
     userproc_free(p);
     sigaction(SIGCHLD, &before, NULL);
+}
+
+/* Not even where it is blocked, and would wait for some other thread. */
+static void stops_send_no_signal(void **state)
+{
+    const struct sigaction fresh = { .sa_handler = SIG_DFL };
+    struct fixture *f = *state;
+    struct userproc *first = f->p;
+    sigset_t child, before, pending;
+
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, &before);
+    sigaction(SIGCHLD, &fresh, NULL);
+    assert_true(userproc_make(&f->p, f->fd, NULL));
+    assert_true(map(f, CODE_VA, PAGE, 0, USERPROC_X));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    assert_int_equal(run_code(f, SYSCALL), USERPROC_SYSCALL);
+    sigpending(&pending);
+    assert_false(sigismember(&pending, SIGCHLD));
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    userproc_free(f->p);
+    f->p = first;
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -992,6 +1017,7 @@ int main(void)
         TEST(nothing_is_left),
         TEST(it_ends_with_its_thread),
         TEST(not_where_children_are_waited_for),
+        TEST(stops_send_no_signal),
         cmocka_unit_test(a_file_that_cannot_be_had),
     };
 

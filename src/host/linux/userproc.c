@@ -440,13 +440,32 @@ static bool make_xsave(struct userproc *p, struct yado_error *err)
     return true;
 }
 
-/* Whether the program seems to wait for children as they come, which would take our reports. */
-static bool waits_for_children(void)
+static bool is_handled(const struct sigaction *action)
 {
+    return (action->sa_flags & SA_SIGINFO) ||
+           (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN);
+}
+
+/* Has stops not sent SIGCHLD. It is not dropped where it does nothing, if the thread that made the process
+ * blocks it: the kernel then wakes another thread at each stop, for nothing, which takes the CPU from the two
+ * and looks like work to its balancing. False if the program seems to wait for children as they come, which
+ * would take our reports. */
+static bool have_quiet_stops(void)
+{
+    const struct sigaction quiet = { .sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP };
     struct sigaction action;
 
-    return sigaction(SIGCHLD, NULL, &action) == 0 &&
-           ((action.sa_flags & SA_SIGINFO) || (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN));
+    if (sigaction(SIGCHLD, NULL, &action))
+        return true;
+    if (is_handled(&action))
+        return false;
+    if (action.sa_handler == SIG_IGN || (action.sa_flags & SA_NOCLDSTOP))
+        return true;
+    if (sigaction(SIGCHLD, &quiet, &action) == 0 && is_handled(&action)) { /* since a moment ago */
+        sigaction(SIGCHLD, &action, NULL);
+        return false;
+    }
+    return true;
 }
 
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
@@ -455,7 +474,7 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
     int fd;
 
     *out = NULL;
-    if (waits_for_children())
+    if (!have_quiet_stops())
         return err_set(err, YADO_ERR_HOST, "no process for user code: this program handles SIGCHLD");
     p = calloc(1, sizeof(*p));
     if (!p)
