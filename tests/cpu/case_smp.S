@@ -689,6 +689,41 @@ CASE_EXIT(user_code_discarded, MODE_LONG, 2, EXIT_BY_PORT)
     mov eax, LG_GDT
     jmp rdx
 
+/* The same for data that is read, and for data that is written, too. */
+CASE_EXIT(user_data_discarded, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov r12d, 10
+5:  mov dword ptr [FRAME], 1
+    set_page 20, FRAME + RO_U
+    mov dword ptr [SHARED], 0
+    RUN_USER(2f)
+    EQ(eax, 0)
+    mov dword ptr [FRAME], 1
+    set_page 20, FRAME + RW_U
+    mov dword ptr [SHARED], 0
+    RUN_USER(4f)
+    EQ(eax, 0)
+    dec r12d
+    jnz 5b
+    PASS
+1:  POKE_PLACE(FRAME)
+3:  wait_for SHARED, 1
+    mov dword ptr [SHARED], 0
+    a_while
+    mov edx, DISCARD_PORT
+    out dx, eax
+    jmp 3b
+4:  mov eax, PAGES + 20 * 4096
+    mov dword ptr [rax], 2
+2:  mov edi, USER_SHARED
+    mov ebx, PAGES + 20 * 4096
+    mov eax, [rbx]
+    mov dword ptr [rdi], 1
+6:  mov eax, [rbx]
+    test eax, eax
+    jnz 6b
+    int 0x30
+
 /* 4.10.5: the other vCPU changes an entry of tables that ring 3 uses and asks for a flush, which is INVLPG, a new
  * CR3, INVPCID or a change of CR4.PGE. */
 #define SHOT 20 /* of PAGES */

@@ -86,11 +86,16 @@ static int teardown(void **state)
     return 0;
 }
 
+static uint64_t counter(const struct fixture *f)
+{
+    return *(volatile uint64_t *)(void *)(f->ram + PAGE);
+}
+
 static void *killer_main(void *arg)
 {
     struct fixture *f = arg;
 
-    while (*(volatile uint64_t *)(void *)(f->ram + PAGE) < 1000)
+    while (counter(f) < 1000)
         ;
     kill(userproc_pid(f->p), SIGKILL);
     return NULL;
@@ -180,8 +185,8 @@ static void refused_by_the_host(void **state)
     }
 }
 
-/* Whether there is such a process, other than as a zombie that nobody has waited for. */
-static bool is_alive(pid_t pid)
+/* As ps shows it; 0: there is none. */
+static char state_of(pid_t pid)
 {
     char path[64], state = 0;
     FILE *file;
@@ -189,44 +194,83 @@ static bool is_alive(pid_t pid)
     snprintf(path, sizeof(path), "/proc/%d/stat", pid);
     file = fopen(path, "r");
     if (!file)
-        return false;
+        return 0;
     if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
         state = 0;
     fclose(file);
-    return state != 'Z' && state != 'X' && state;
+    return state;
 }
 
-/* Its program is killed in the middle of a run. */
-static void it_ends_with_its_program(void **state)
+/* Not even as a zombie that nobody has waited for. */
+static bool is_alive(pid_t pid)
 {
-    struct fixture *f = *state;
+    char state = state_of(pid);
+
+    return state && state != 'Z' && state != 'X';
+}
+
+/* A program, in a process group of its own, that does one run after the other. *pid: the process that it
+ * drives. */
+static pid_t start_owner(struct fixture *f, pid_t *pid)
+{
     struct userproc_exit exit;
-    pid_t owner, pid;
     int pipes[2];
+    pid_t owner;
 
     assert_int_equal(pipe(pipes), 0);
     owner = fork();
     assert_true(owner >= 0);
     if (!owner) {
+        setpgid(0, 0);
         if (!make(f, NULL))
             _exit(1);
-        pid = userproc_pid(f->p);
-        if (write(pipes[1], &pid, sizeof(pid)) != sizeof(pid))
+        *pid = userproc_pid(f->p);
+        if (write(pipes[1], pid, sizeof(*pid)) != sizeof(*pid))
             _exit(1);
         while (userproc_run(f->p, &f->regs, f->xsave, &exit))
             ;
         _exit(1);
     }
-    assert_int_equal(read(pipes[0], &pid, sizeof(pid)), sizeof(pid));
-    while (*(volatile uint64_t *)(void *)(f->ram + PAGE) < 1000)
+    assert_int_equal(read(pipes[0], pid, sizeof(*pid)), sizeof(*pid));
+    close(pipes[0]);
+    close(pipes[1]);
+    while (counter(f) < 1000)
         ;
+    return owner;
+}
+
+/* Its program is killed in the middle of a run. */
+static void it_ends_with_its_program(void **state)
+{
+    pid_t pid, owner = start_owner(*state, &pid);
+
     assert_true(is_alive(pid));
     kill(owner, SIGKILL);
     waitpid(owner, NULL, 0);
     while (is_alive(pid)) /* soon; else the test's time is up */
         usleep(1000);
-    close(pipes[0]);
-    close(pipes[1]);
+}
+
+/* Its program is stopped as a terminal does it, and goes on. */
+static void it_stands_still_with_its_program(void **state)
+{
+    struct fixture *f = *state;
+    pid_t pid, owner = start_owner(f, &pid);
+    uint64_t counted;
+
+    for (int i = 0; i < 5; i++) {
+        kill(-owner, i & 1 ? SIGTSTP : SIGSTOP);
+        while (state_of(owner) != 'T' || state_of(pid) != 't')
+            usleep(1000);
+        counted = counter(f);
+        usleep(10000);
+        assert_int_equal(counter(f), counted);
+        kill(-owner, SIGCONT);
+        while (counter(f) == counted)
+            usleep(1000);
+    }
+    kill(owner, SIGKILL);
+    waitpid(owner, NULL, 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -237,6 +281,7 @@ int main(void)
         TEST(killed_in_a_run),
         TEST(refused_by_the_host),
         TEST(it_ends_with_its_program),
+        TEST(it_stands_still_with_its_program),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

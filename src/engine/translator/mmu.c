@@ -304,8 +304,7 @@ bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m)
 
 /* ---- access for C ---- */
 
-/* Whether the page is the local APIC's: it hides RAM for data accesses of this vCPU (SDM 11.4.5). */
-static bool is_apic_page(const struct tcpu *c, uint64_t gpa)
+bool mmu_is_apic_page(const struct tcpu *c, uint64_t gpa)
 {
     uint64_t base = lapic_base(c->lapic);
     return (gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800;
@@ -313,7 +312,7 @@ static bool is_apic_page(const struct tcpu *c, uint64_t gpa)
 
 static struct tvm_slot *ram_slot(const struct tcpu *c, uint64_t gpa)
 {
-    return unlikely(is_apic_page(c, gpa)) ? NULL : tvm_slot_of(c->vm, gpa);
+    return unlikely(mmu_is_apic_page(c, gpa)) ? NULL : tvm_slot_of(c->vm, gpa);
 }
 
 static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
@@ -376,7 +375,7 @@ static void copy_in(void *dst, const void *src, unsigned n)
 static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 {
     c->counters[TC_MMIO]++;
-    if (is_apic_page(c, gpa)) {
+    if (mmu_is_apic_page(c, gpa)) {
         uint32_t v = lapic_mmio_read(c->lapic, (unsigned)gpa & 0xff0);
         return (uint64_t)v >> ((gpa & 3) * 8);
     }
@@ -386,7 +385,7 @@ static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 static void io_write(struct tcpu *c, uint64_t gpa, unsigned n, uint64_t v)
 {
     c->counters[TC_MMIO]++;
-    if (is_apic_page(c, gpa))
+    if (mmu_is_apic_page(c, gpa))
         lapic_mmio_write(c->lapic, (unsigned)gpa & 0xff0, (uint32_t)v);
     else
         cpu_io_write(c, false, gpa, n, v);

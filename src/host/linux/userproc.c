@@ -9,6 +9,9 @@
  * included, stop without being done. The guest can jump into the page, then, but that is of no use to it: it
  * can neither write the list nor have one call done.
  *
+ * It stays in our process group: what stops that, as a terminal does, stops it too, which otherwise would go on
+ * computing beside a program that stands still.
+ *
  * With its first list the process takes away all that the kernel gave it: stack, vdso, descriptors. */
 #include "host/userproc.h"
 
@@ -280,7 +283,6 @@ static bool birth_steps(struct birth *b)
     if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8) ||
         syscall(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
         return false;
-    syscall(SYS_setsid); /* signals of our terminal are for us */
     b->step = "descriptors";
     ram = (int)syscall(SYS_fcntl, b->ram_fd, F_DUPFD, 3);
     own = (int)syscall(SYS_fcntl, b->own_fd, F_DUPFD, 3);
