@@ -107,6 +107,9 @@ static void device_memory(struct run *r, const struct exit *a)
     } else if (a->addr == DISCARD_PORT) {
         BUG_ON(madvise(r->ram + page, 0x1000, MADV_REMOVE));
         r->engine->memory_written(r->vm, page, 0x1000);
+    } else if (a->addr == KICK_PORT) {
+        for (unsigned i = 0; i < r->cpu_count; i++)
+            r->engine->kick(r->cpus[i].cpu);
     }
 }
 
