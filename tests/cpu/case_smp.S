@@ -724,6 +724,40 @@ CASE_EXIT(user_data_discarded, MODE_LONG, 2, EXIT_BY_PORT)
     jnz 6b
     int 0x30
 
+/* Ring 3 is taken off its CPU again and again, and loses nothing. */
+CASE_EXIT(user_kicked, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov dword ptr [SHARED + 8], 0
+    RUN_USER(2f)
+    EQ(rax, [SHARED + 16])
+    EQ(rbx, rax)
+    PASS
+1:  wait_for SHARED, 1
+    mov ebp, 300
+    mov edx, KICK_PORT
+3:  out dx, eax
+    mov rcx, [SHARED + 16] /* it goes on */
+4:  pause
+    cmp rcx, [SHARED + 16]
+    je 4b
+    dec ebp
+    jnz 3b
+    mov dword ptr [SHARED + 8], 1
+    hlt
+2:  mov edi, USER_SHARED
+    mov dword ptr [rdi], 1
+    xor eax, eax
+    movq xmm7, rax
+    mov ecx, 1
+    movq xmm6, rcx
+5:  inc rax
+    paddq xmm7, xmm6
+    mov [rdi + 16], rax
+    cmp dword ptr [rdi + 8], 0
+    je 5b
+    movq rbx, xmm7
+    int 0x30
+
 /* 4.10.5: the other vCPU changes an entry of tables that ring 3 uses and asks for a flush, which is INVLPG, a new
  * CR3, INVPCID or a change of CR4.PGE. */
 #define SHOT 20 /* of PAGES */

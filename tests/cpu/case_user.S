@@ -1009,4 +1009,33 @@ CASE(user_last_page, MODE_LONG)
     jnz 5b
     PASS
 1:  jmp rbx
+
+/* All of the addresses at which a process of a host may have something of its own are the guest's: then it may
+ * not run there. Tables of which all entries are the same. */
+CASE(user_hole_taken, MODE_LONG)
+    cld
+    mov ebx, 3
+    mov edi, FRAME + 0x4000
+5:  lea rax, [rdi + 0x1067] /* the next table */
+    cmp ebx, 1
+    jne 6f
+    mov eax, FRAME + RO_U
+6:  mov ecx, 512
+    rep stosq
+    dec ebx
+    jnz 5b
+    mov edi, LG_TABLES + 32 * 8
+    mov eax, FRAME + 0x4067
+    mov ecx, 128
+    rep stosq
+    mov dword ptr [FRAME + 8], 0x12345
+    RUN_USER(1f)
+    EQ(eax, 0x12345)
+    EQ(edx, 0x12345)
+    PASS
+1:  mov rbx, 0x100000000008
+    mov eax, [rbx]
+    mov rbx, 0x4ffffffff008
+    mov edx, [rbx]
+    int 0x30
 CASES_END(user)

@@ -21,7 +21,8 @@
  *
  * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
  * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
- * (userproc_hole) instead of faulting. */
+ * (userproc_hole) instead of faulting. Where the guest's tables have something there, its program is
+ * translated. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,7 @@
 #include "engine/translator/direct_priv.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 #include "engine/translator/x87_pointers.h"
@@ -373,7 +375,7 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
-    if (mirror_is_unfit(s, c->rip)) {
+    if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
     }

@@ -256,6 +256,25 @@ bool mmu_peek(const struct tcpu *c, uint64_t lin, struct mmu_peeked *p)
     }
 }
 
+bool mmu_maps_any(const struct tcpu *c, uint64_t lin, uint64_t len)
+{
+    for (uint64_t end = lin + len; lin < end;) {
+        uint64_t table = c->cr3 & PTE_ADDR;
+        for (unsigned shift = 39;; shift -= 9) {
+            const uint8_t *slot = tvm_hva(c->vm, table + ((lin >> shift) & 511) * 8);
+            uint64_t pte = slot ? __atomic_load_n((const uint64_t *)(const void *)slot, __ATOMIC_ACQUIRE) : 0;
+            if (!(pte & PTE_P)) {
+                lin = (lin | ((1ull << shift) - 1)) + 1;
+                break;
+            }
+            if (shift == 12 || (pte & PTE_PS))
+                return true;
+            table = pte & PTE_ADDR;
+        }
+    }
+    return false;
+}
+
 /* ---- code fetch ---- */
 
 bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
