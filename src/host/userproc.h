@@ -5,14 +5,15 @@
  * makes a system call, faults or is kicked, and then its owner has its registers. No system call is ever
  * done: not by SYSCALL, not by SYSENTER or INT 0x80, not even through the code in the hole, which is how the
  * owner's changes of the mappings are made. It dies with the thread that made it, and no signal but SIGKILL
- * does anything to it.
+ * does anything to it; if its owner is stopped, it goes on until its run ends, but if its owner's process group
+ * is, as by a terminal, then it is, too.
  *
  * It is driven by ptrace, so all calls come from the thread that made it, but for userproc_kick and, once
  * that thread has ended, userproc_free.
  *
  * A program that waits for any child (wait, waitpid(-1)) on another thread takes the reports that the owner
  * waits for: there is no hiding them from threads of one process. So none is made in a program that handles
- * SIGCHLD, which would also get that signal at each stop. */
+ * SIGCHLD. Where that does nothing, it is set to SA_NOCLDSTOP, for good: else each stop would be one. */
 #ifndef HOST_USERPROC_H
 #define HOST_USERPROC_H
 
@@ -44,8 +45,8 @@ enum userproc_why {
     USERPROC_SYSCALL, /* RIP is behind the instruction, which did nothing. RCX and R11 after SYSCALL are what
                          that instruction makes them */
     USERPROC_FAULT,   /* an access to memory; RIP is at the instruction */
-    USERPROC_TRAP,    /* another exception: INT3 (RIP behind it), #UD, #DE... */
-    USERPROC_KICKED,
+    USERPROC_TRAP,    /* another exception: INT3 or INT 3 (RIP behind it), #UD, #DE... */
+    USERPROC_KICKED,  /* or killed, and the next run says that it is gone */
     USERPROC_REFUSED, /* the host takes no such registers; nothing ran */
     USERPROC_GONE,    /* the process is of no use any more */
 };
@@ -53,6 +54,8 @@ enum userproc_why {
 struct userproc_exit {
     enum userproc_why why;
     int signal;    /* FAULT, TRAP: by which the host tells it */
+    bool step;     /* TRAP: a single step is done, which may have been the last (RFLAGS.TF) */
+    bool int3;     /* TRAP: INT3 or INT 3 */
     bool has_addr; /* FAULT: addr is the address that was accessed. Else the host does not tell any, as with
                       general protection and with alignment checks */
     uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */

@@ -367,6 +367,83 @@ CASE(user_accessed_dirty, MODE_LONG)
 2:  mov [PAGES + 32 * 4096 + 8], eax
     int 0x30
 
+/* ---- memory ---- */
+
+/* More pages, in more pieces, than an engine may keep for ring 3 at once: twenty large stretches with the same 512
+ * entries, whose frames do not follow each other. */
+CASE(user_many_pages, MODE_LONG)
+    mov rsi, [CASE_PARAM + P_PAGES_PT]
+    xor edx, edx
+5:  mov eax, edx
+    and eax, 7
+    shl eax, 13
+    lea rcx, [rax + FRAME]
+    mov ebx, edx
+    and ebx, 7
+    inc ebx
+    mov [rcx], ebx
+    or rcx, RW_U
+    mov [rsi + rdx * 8], rcx
+    inc edx
+    cmp edx, 512
+    jb 5b
+    mov rbx, [LG_TABLES] /* the directory */
+    and rbx, -4096
+    mov rbx, [rbx + 8]
+    and rbx, -4096
+    or rsi, 0x67
+    mov edx, 20
+6:  mov [rbx + rdx * 8 + 8 * 8], rsi
+    dec edx
+    jnz 6b
+    mov rax, cr3
+    mov cr3, rax
+    mov r12d, 2
+7:  RUN_USER(1f)
+    EQ(eax, 20 * 512 / 8 * 36)
+    dec r12d
+    jnz 7b
+    PASS
+1:  mov ebx, USER_BASE + 9 * 0x200000
+    mov ecx, 20 * 512
+    xor eax, eax
+2:  add eax, [rbx]
+    mov [rbx + 4], eax
+    add rbx, 0x1000
+    dec ecx
+    jnz 2b
+    int 0x30
+
+/* 11.4.5: the local APIC's page, where RAM is, for data; code is RAM's. */
+CASE(user_apic_page, MODE_LONG)
+    mov dword ptr [FRAME + 0x30], 0x9090c3f1
+    mov dword ptr [FRAME + 0x800], 0x30cd /* int 0x30 */
+    set_page 40, FRAME + RW_U
+    set_page 41, FRAME + 0x1000 + RW_U
+    set_large LARGE, CASE_DATA + LARGE_RW
+    RUN_USER(1f)
+    EQ(eax, 0x9090c3f1)
+    EQ(edx, 0x9090c3f1)
+    mov ecx, 0x1b
+    rdmsr
+    and eax, 0xfff
+    or eax, FRAME
+    wrmsr
+    mov ebx, [FRAME + 0x30] /* version */
+    and ebx, 0xffff
+    RUN_USER(1f)
+    movzx eax, ax
+    movzx edx, dx
+    EQ(eax, ebx)
+    EQ(edx, ebx)
+    RUN_AT(PAGES + 40 * 4096 + 0x800)
+    PASS
+1:  mov eax, [PAGES + 41 * 4096] /* brings what is around */
+    mov eax, [PAGES + 40 * 4096 + 0x30]
+    mov edx, [LARGE]
+    mov edx, [LARGE + FRAME - CASE_DATA + 0x30]
+    int 0x30
+
 /* ---- accesses across pages, and at their edges ---- */
 
 CASE(user_crossing, MODE_LONG)
@@ -443,4 +520,522 @@ CASE(user_code_edge, MODE_LONG)
 2:  mov ebx, PAGES + 40 * 4096 + 0xff8
     mov byte ptr [rbx + 9], 0x66
     jmp rbx
+
+/* ---- exceptions ---- */
+
+/* Traps, of which ring 3 stands behind the instruction, and INT n without a gate for it. */
+    .p2align 12
+CASE(user_traps, MODE_LONG)
+    USER_FAULTS_AT(3, 0, 1f, 11f)
+    USER_FAULTS_AT(3, 0, 2f, 12f)
+    USER_FAULTS_AT(4, 0, 3f, 13f)
+    USER_FAULTS_AT(1, 0, 4f, 14f)
+    USER_FAULTS_AT(13, 0x402, 5f, 5f)
+    USER_FAULTS_AT(13, 0x212, 6f, 6f)
+    lea r15, [rip + 77f] /* SYSENTER: #UD or, as SYSENTER_CS is 0, #GP, as the vendor has it */
+    mov back[rip], r15
+    mov byte ptr armed[rip], 1
+    mov r15, USER_AT(7f)
+    jmp enter_user
+77: EQ(qword ptr got_rip[rip], USER_AT(7f))
+    USER_FAULTS_AT(3, 0, 8f, 18f)
+    EQ(eax, 0x33)
+    PASS
+1:  .byte 0xcc
+11: ud2
+2:  .byte 0xcd, 3
+12: ud2
+3:  .byte 0xcd, 4
+13: ud2
+4:  .byte 0xf1
+14: ud2
+5:  int 0x80
+    ud2
+6:  int 0x42
+    ud2
+7:  sysenter
+    ud2
+8:  mov eax, 0x33
+    .byte 0x66, 0xcc
+18: ud2
+
+/* Faults of which a host tells nothing but that there was one. */
+CASE(user_faults, MODE_LONG)
+    mov r12d, 3
+5:  USER_FAULTS_AT(0, 0, 1f, 11f)
+    USER_FAULTS_AT(6, 0, 2f, 12f)
+    USER_FAULTS_AT(13, 0, 3f, 13f)
+    USER_FAULTS_AT(12, 0, 4f, 14f)
+    USER_FAULTS_AT(13, 0, 6f, 6f)
+    USER_FAULTS_AT(13, 0, 7f, 7f)
+    USER_FAULTS_AT(13, 0, 8f, 8f)
+    USER_FAULTS_AT(13, 0, 9f, 9f)
+    USER_FAULTS_AT(13, 0, 10f, 10f)
+    USER_FAULTS_AT(13, 0, 16f, 17f)
+    dec r12d
+    jnz 5b
+    PASS
+1:  xor ecx, ecx
+    mov eax, 5
+11: div ecx
+    ud2
+2:  mov eax, 0x77
+12: .byte 0x0f, 0xff /* UD0 */
+    .byte 0xc0
+3:  mov rbx, 0x800000000000
+13: mov eax, [rbx]
+    ud2
+4:  mov rbp, 0x800000000000
+14: mov eax, [rbp]
+    ud2
+6:  hlt
+7:  cli
+8:  sti
+9:  in al, 0x80
+10: mov rax, cr3
+16: mov rsi, 0x800000000000
+17: jmp rsi
+
+    .p2align 12
+/* The single step begins and ends with POPF: volume 1, 3.4.3.3. */
+    .macro flags_tf
+    pushfq
+    or dword ptr [rsp], 0x100
+    popfq
+    .endm
+CASE(user_single_step, MODE_LONG)
+    mov edi, USER_DATA
+    mov r12d, 3
+5:  mov qword ptr [CASE_DATA + 2], 0
+    USER_FAULTS_AT(1, 0, 1f, 11f)
+    test dword ptr got_rflags[rip], 0x100
+    EXPECT(nz)
+    mov rax, dr6
+    and eax, 0x400f
+    EQ(eax, 0x4000)
+    mov rax, dr6
+    and rax, -0x4001
+    mov dr6, rax
+    USER_FAULTS_AT(1, 0, 2f, 12f)
+    test dword ptr got_rflags[rip], 0x100
+    EXPECT(z)
+    USER_FAULTS_AT(1, 0, 3f, 13f) /* before an instruction that an engine may stop at */
+    EQ(qword ptr [CASE_DATA + 2], 0)
+    USER_FAULTS_AT(1, 0, 4f, 14f) /* behind it */
+    EQ(qword ptr [CASE_DATA + 2], LG_GDT)
+    USER_FAULTS_AT(3, 0, 6f, 16f)
+    test dword ptr got_rflags[rip], 0x100
+    EXPECT(nz)
+    USER_PAGE_FAULTS(4, PAGES + 8, 7f, 17f)
+    test dword ptr got_rflags[rip], 0x100
+    EXPECT(nz)
+    USER_FAULTS_AT(1, 0, 8f, 18f)
+    dec r12d
+    jnz 5b
+    PASS
+1:  flags_tf
+    nop
+11: ud2
+2:  pushfq
+    flags_tf
+    popfq
+12: ud2
+3:  flags_tf
+    nop
+13: sgdt [rdi]
+    ud2
+4:  flags_tf
+    sgdt [rdi]
+14: ud2
+6:  flags_tf
+    int3
+16: ud2
+7:  flags_tf
+17: mov eax, [PAGES + 8]
+    ud2
+8:  flags_tf
+    jmp 18f
+    ud2
+18: ud2
+
+/* Alignment checks and NT, which ring 3 gives itself. */
+CASE(user_flags, MODE_LONG)
+    mov r12d, 3
+5:  USER_FAULTS_AT(17, 0, 1f, 11f)
+    mov rax, cr0
+    btr eax, 18 /* AM */
+    mov cr0, rax
+    RUN_USER(2f)
+    EQ(eax, 0x55)
+    mov rax, cr0
+    bts eax, 18
+    mov cr0, rax
+    RUN_USER(3f)
+    and ebx, 0x244cd7
+    EQ(ebx, 0x2044c7) /* NT, ID, DF, SF, ZF, PF, CF */
+    dec r12d
+    jnz 5b
+    PASS
+    .p2align 4
+1:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+11: mov eax, [rip + 1b + 1]
+    ud2
+2:  pushfq
+    or dword ptr [rsp], 0x40000
+    popfq
+    mov eax, [rip + 1b + 1]
+    pushfq
+    and dword ptr [rsp], ~0x40000
+    popfq
+    mov eax, 0x55
+    int 0x30
+3:  push 0x2044c7
+    popfq
+    nop
+    pushfq
+    pop rbx
+    push 2
+    popfq
+    int 0x30
+
+/* ---- segments and bases ---- */
+
+CASE(user_segments, MODE_LONG)
+    mov r12d, 3
+5:  USER_FAULTS_AT(13, LG_DATA, 1f, 11f)
+    USER_FAULTS_AT(13, LG_FREE, 2f, 12f)
+    RUN_USER(3f)
+    EQ(eax, LG_USER_DATA)
+    EQ(ecx, LG_USER_DATA)
+    EQ(edx, LG_USER_CODE64)
+    EQ(ebx, 0)
+    mov eax, ds
+    EQ(eax, LG_USER_DATA)
+    xor eax, eax
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    RUN_USER(4f)
+    EQ(ebx, 0x44332211)
+    dec r12d
+    jnz 5b
+    PASS
+1:  mov eax, LG_DATA
+11: mov ds, eax
+    ud2
+2:  mov eax, LG_FREE
+12: mov es, eax
+    ud2
+3:  mov eax, LG_USER_DATA
+    mov ds, eax
+    mov es, eax
+    mov eax, LG_USER_CODE64
+    mov fs, eax
+    xor eax, eax
+    mov gs, eax
+    mov eax, ds
+    mov ecx, es
+    mov edx, fs
+    mov ebx, gs
+    int 0x30
+4:  push LG_USER_CODE32
+    mov eax, USER_AT(6f)
+    push rax
+    .byte 0x48, 0xcb /* RETF */
+6:  .byte 0xb8, 0x10, 0x32, 0x33, 0x44 /* mov eax, 0x44333210 */
+    .byte 0x48                         /* dec eax in 32-bit code, REX.W in 64-bit code */
+    .byte 0x05, 2, 0xf0, 0xff, 0xff    /* add eax, -0xffe */
+    .byte 0x89, 0xc3                   /* mov ebx, eax */
+    .byte 0xea                         /* far jump */
+    .long USER_AT(7f)
+    .word LG_USER_CODE64
+7:  .byte 0x48, 0x89, 0xd8 /* mov rax, rbx */
+    int 0x30
+
+/* Bases that a host may not let a program of its own have. */
+CASE(user_bases, MODE_LONG)
+    mov r12d, 3
+5:  RUN_USER(1f)
+    EQ(eax, 0x1122)
+    EQ64(rbx, 0xffff900000000000)
+    EQ64(rcx, 0x7ffffffff000)
+    USER_FAULTS_AT(13, 0, 2f, 12f)
+    dec r12d
+    jnz 5b
+    PASS
+1:  mov dword ptr [USER_DATA + 0x40], 0x1122
+    mov rax, 0xffff900000000000
+    wrfsbase rax
+    mov rax, 0x7ffffffff000
+    wrgsbase rax
+    mov eax, [USER_DATA + 0x7000] /* of a page that was not touched yet */
+    rdfsbase rbx
+    rdgsbase rcx
+    mov eax, USER_DATA
+    wrfsbase rax
+    mov eax, 0x40
+    wrgsbase rax
+    mov eax, fs:[0x40]
+    mov eax, gs:[USER_DATA]
+    int 0x30
+2:  mov rax, 0x800000000000
+12: wrfsbase rax
+    ud2
+
+    .p2align 12
+/* ---- registers of the vector unit and the FPU ---- */
+
+#define XSAVE_A 0x20000 /* in the data area */
+#define XSAVE_B 0x22000
+#define XSAVE_LEN 0x1000
+    /* Fills an image with what r8 makes, that XRSTOR takes. */
+make_image:
+    lea rdi, [rbx]
+    mov ecx, XSAVE_LEN / 8
+1:  imul r8, r8, 0x5851f42d
+    lea r8, [r8 + r8 * 4 + 12345]
+    rol r8, 23
+    mov [rdi], r8
+    add rdi, 8
+    dec ecx
+    jnz 1b
+    mov dword ptr [rbx], 0x037f /* FCW, FSW */
+    mov word ptr [rbx + 4], 0xff /* FTW */
+    xor eax, eax
+    mov [rbx + 8], rax
+    mov [rbx + 16], rax
+    mov word ptr [rbx + 6], ax
+    mov dword ptr [rbx + 24], 0x1f80 + 0x6025 /* all masked; rounding, flags, flush to zero */
+    mov dword ptr [rbx + 28], 0xffff
+    lea rdi, [rbx + 512]
+    mov ecx, 8
+    rep stosq
+    lea rdi, [rbx + 32]
+    mov ecx, 8
+2:  mov [rdi + 10], eax /* an x87 register is ten bytes */
+    mov [rdi + 14], ax
+    add rdi, 16
+    dec ecx
+    jnz 2b
+    xgetbv
+    mov [rbx + 512], eax
+    ret
+
+CASE(user_vector_state, MODE_LONG)
+    RUN_USER(1f) /* XCR0 is as it is to be from now on */
+    mov r8d, 0x12345
+    mov r12d, 4
+5:  mov ebx, CASE_DATA + XSAVE_A
+    call make_image
+    mov esi, CASE_DATA + XSAVE_A /* B begins as a copy: what XSAVE leaves out is the same */
+    mov edi, CASE_DATA + XSAVE_B
+    mov ecx, XSAVE_LEN / 8
+    rep movsq
+    mov ebp, -1
+    mov eax, ebp
+    mov edx, ebp
+    xrstor64 [CASE_DATA + XSAVE_A]
+    RUN_USER(1f)
+    mov eax, ebp
+    mov edx, ebp
+    xsave64 [CASE_DATA + XSAVE_B]
+    call 20f
+    RUN_USER(2f) /* ring 3 saves them */
+    call 20f
+    mov ebx, CASE_DATA + XSAVE_A
+    call make_image
+    RUN_USER(3f) /* and loads others */
+    mov eax, ebp
+    mov edx, ebp
+    mov esi, CASE_DATA + XSAVE_A
+    mov edi, CASE_DATA + XSAVE_B
+    mov ecx, XSAVE_LEN / 8
+    rep movsq
+    xsave64 [CASE_DATA + XSAVE_B]
+    call 20f
+    fninit
+    dec r12d
+    jnz 5b
+    PASS
+1:  mov eax, [USER_DATA + XSAVE_A]
+    int 0x30
+2:  mov eax, ebp
+    mov edx, ebp
+    xsave64 [USER_DATA + XSAVE_B]
+    int 0x30
+3:  mov eax, ebp
+    mov edx, ebp
+    xrstor64 [USER_DATA + XSAVE_A]
+    int 0x30
+20: mov esi, CASE_DATA + XSAVE_A /* both are the same but for the mask of MXCSR and the header */
+    mov edi, CASE_DATA + XSAVE_B
+    mov dword ptr [rdi + 28], 0xffff
+    mov ecx, 512 / 8
+    repe cmpsq
+    EXPECT(e)
+    mov esi, CASE_DATA + XSAVE_A + 576
+    mov edi, CASE_DATA + XSAVE_B + 576
+    mov ecx, (XSAVE_LEN - 576) / 8
+    repe cmpsq
+    EXPECT(e)
+    ret
+
+/* ---- instructions whose answers are the guest's, not the host's, four in a page ---- */
+
+#define ANSWERS 0x6000 /* in the data area: of ring 0, and 0x400 behind it of ring 3. rdi */
+    .p2align 12
+answers_a:
+    xor ecx, ecx
+    xgetbv
+    mov [rdi], rax
+    rdpid rax
+    mov [rdi + 8], rax
+    rdtscp
+    mov [rdi + 16], rcx
+    shl rdx, 32
+    shr rdx, 56 /* what the case has set */
+    mov [rdi + 24], rdx
+    rdtsc
+    shr edx, 24
+    mov [rdi + 32], rdx
+    ret
+    .p2align 12
+answers_b:
+    sidt [rdi + 0x48]
+    smsw rax
+    mov [rdi + 0x50], rax
+    str eax
+    mov [rdi + 0x60], rax
+    sldt eax
+    mov [rdi + 0x68], rax
+    ret
+    .p2align 12
+answers_c:
+    mov ebx, LG_USER_CODE64
+    xor eax, eax
+    lar eax, ebx
+    mov [rdi + 0x70], rax
+    mov ebx, LG_USER_CODE32
+    lsl rax, rbx
+    mov [rdi + 0x78], rax
+    mov ebx, 0x7b /* a segment of Linux' own, which tells the CPU's number */
+    xor eax, eax
+    lsl eax, ebx
+    setz al
+    mov [rdi + 0x80], rax
+    verr bx
+    setz al
+    mov [rdi + 0x88], rax
+    ret
+    .p2align 12
+answers_d:
+    mov eax, 0x40000000
+    xor ecx, ecx
+    cpuid
+    mov [rdi + 0x90], rbx
+    mov [rdi + 0x98], rcx
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    mov [rdi + 0xa0], rbx
+    mov [rdi + 0xa8], rcx
+    mov eax, 1
+    cpuid
+    mov [rdi + 0xb0], rbx
+    mov [rdi + 0xb8], rcx
+    ret
+    .p2align 12
+
+#define SAME_ANSWERS(label)                                                                                            \
+    mov ebp, AT(label); mov edi, CASE_DATA + ANSWERS; call rbp; mov ebp, USER_AT(label);                              \
+    mov edi, USER_DATA + ANSWERS + 0x400; RUN_USER(2f)
+CASE(user_answers, MODE_LONG)
+    RUN_USER(1f)
+    mov ecx, 0xc0000103 /* TSC_AUX */
+    mov eax, 0x12345
+    xor edx, edx
+    wrmsr
+    mov ecx, 0x10 /* TSC */
+    mov edx, 0x5a000000
+    wrmsr
+    mov r12d, 3
+5:  SAME_ANSWERS(answers_a)
+    SAME_ANSWERS(answers_b)
+    SAME_ANSWERS(answers_c)
+    SAME_ANSWERS(answers_d)
+    mov esi, CASE_DATA + ANSWERS
+    mov edi, CASE_DATA + ANSWERS + 0x400
+    mov ecx, 0x400 / 8
+    repe cmpsq
+    EXPECT(e)
+    EQ(qword ptr [CASE_DATA + ANSWERS + 32], 0x5a)
+    dec r12d
+    jnz 5b
+    PASS
+2:  call rbp
+1:  int 0x30
+
+/* ---- the end of the user half ---- */
+
+/* Code in its last page, which ends where addresses are not canonical any more. */
+CASE(user_last_page, MODE_LONG)
+    mov qword ptr [LG_TABLES + 255 * 8], FRAME + 0x4000 + 0x67
+    mov qword ptr [FRAME + 0x4000 + 511 * 8], FRAME + 0x5000 + 0x67
+    mov qword ptr [FRAME + 0x5000 + 511 * 8], FRAME + 0x6000 + 0x67
+    mov qword ptr [FRAME + 0x6000 + 511 * 8], FRAME + 0x1000 + RW_U
+    mov qword ptr [FRAME + 0x6000 + 510 * 8], FRAME + RW_U
+    mov rax, 0x9090909090909090
+    mov edi, FRAME + 0xff0
+    mov ecx, 0x1010 / 8
+    rep stosq
+    mov r12d, 3
+5:  mov rbx, 0x7fffffffeff8
+    USER_FAULTS(13, 0, 1f)
+    mov rcx, 0x800000000000
+    EQ(rcx, got_rip[rip])
+    mov word ptr [FRAME + 0x1ffe], 0x30cd
+    RUN_USER(1f)
+    mov rbx, 0x7ffffffff800
+    mov dword ptr [FRAME + 0x1ffc], 0x07010f90 /* sgdt [rdi] */
+    mov edi, USER_DATA
+    mov qword ptr [CASE_DATA + 2], 0
+    USER_FAULTS(13, 0, 1f)
+    EQ(rcx, got_rip[rip])
+    EQ(qword ptr [CASE_DATA + 2], LG_GDT)
+    mov dword ptr [FRAME + 0x1ffc], 0x90909090
+    dec r12d
+    jnz 5b
+    PASS
+1:  jmp rbx
+
+/* All of the addresses at which a process of a host may have something of its own are the guest's: then it may
+ * not run there. Tables of which all entries are the same. */
+CASE(user_hole_taken, MODE_LONG)
+    cld
+    mov ebx, 3
+    mov edi, FRAME + 0x4000
+5:  lea rax, [rdi + 0x1067] /* the next table */
+    cmp ebx, 1
+    jne 6f
+    mov eax, FRAME + RO_U
+6:  mov ecx, 512
+    rep stosq
+    dec ebx
+    jnz 5b
+    mov edi, LG_TABLES + 32 * 8
+    mov eax, FRAME + 0x4067
+    mov ecx, 128
+    rep stosq
+    mov dword ptr [FRAME + 8], 0x12345
+    RUN_USER(1f)
+    EQ(eax, 0x12345)
+    EQ(edx, 0x12345)
+    PASS
+1:  mov rbx, 0x100000000008
+    mov eax, [rbx]
+    mov rbx, 0x4ffffffff008
+    mov edx, [rbx]
+    int 0x30
 CASES_END(user)

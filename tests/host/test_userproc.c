@@ -120,6 +120,30 @@ static void registers_go_there_and_back(void **state)
     assert_false(f->exit.selectors_changed);
 }
 
+/* What a trap was, and where it leaves RIP. */
+static void traps_are_told_apart(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP); /* int3 */
+    assert_true(f->exit.int3 && !f->exit.step);
+    assert_int_equal(f->regs.rip, CODE_VA + 1);
+    assert_int_equal(run_code(f, 0xcd, 0x03), USERPROC_TRAP); /* int $3 */
+    assert_true(f->exit.int3 && !f->exit.step);
+    assert_int_equal(f->regs.rip, CODE_VA + 2);
+    assert_int_equal(run_code(f, 0xf1),
+                     USERPROC_TRAP); /* icebp; where RIP is then is not the same everywhere */
+    assert_false(f->exit.int3 || f->exit.step);
+    f->regs.gpr[RSP] = DATA_VA + 64;
+    memcpy(f->ram + DATA_OFFSET + 64, &(uint64_t[]){ 0x302, 0x202 }, 16);
+    assert_int_equal(run_code(f, 0x9d, 0x9d, 0x0f, 0x0b), USERPROC_TRAP); /* popfq; popfq; ud2 */
+    assert_true(f->exit.step && !f->exit.int3);
+    assert_int_equal(f->regs.rip, CODE_VA + 2);
+    assert_int_equal(f->regs.rflags & 0x100, 0);
+    assert_int_equal(run_code(f, 0x0f, 0x0b), USERPROC_TRAP); /* ud2 */
+    assert_false(f->exit.int3 || f->exit.step);
+}
+
 static void bases_are_used(void **state)
 {
     struct fixture *f = *state;
@@ -912,7 +936,7 @@ static void on_child(int sig)
 static void not_where_children_are_waited_for(void **state)
 {
     struct yado_error err = YADO_ERROR_INIT;
-    struct sigaction ours = { .sa_handler = on_child }, before;
+    struct sigaction ours = { .sa_handler = on_child }, before, now;
     struct fixture *f = *state;
     struct userproc *p;
 
@@ -920,6 +944,8 @@ static void not_where_children_are_waited_for(void **state)
     assert_false(userproc_make(&p, f->fd, &err));
     assert_null(p);
     assert_non_null(strstr(err.message, "SIGCHLD"));
+    sigaction(SIGCHLD, NULL, &now);
+    assert_ptr_equal(now.sa_handler, ours.sa_handler);
     ours.sa_handler = SIG_IGN;
     sigaction(SIGCHLD, &ours, NULL);
     assert_true(userproc_make(&p, f->fd, NULL));
@@ -928,12 +954,36 @@ static void not_where_children_are_waited_for(void **state)
     sigaction(SIGCHLD, &before, NULL);
 }
 
+/* Not even where it is blocked, and would wait for some other thread. */
+static void stops_send_no_signal(void **state)
+{
+    const struct sigaction fresh = { .sa_handler = SIG_DFL };
+    struct fixture *f = *state;
+    struct userproc *first = f->p;
+    sigset_t child, before, pending;
+
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, &before);
+    sigaction(SIGCHLD, &fresh, NULL);
+    assert_true(userproc_make(&f->p, f->fd, NULL));
+    assert_true(map(f, CODE_VA, PAGE, 0, USERPROC_X));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    assert_int_equal(run_code(f, SYSCALL), USERPROC_SYSCALL);
+    sigpending(&pending);
+    assert_false(sigismember(&pending, SIGCHLD));
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    userproc_free(f->p);
+    f->p = first;
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(registers_go_there_and_back),
+        TEST(traps_are_told_apart),
         TEST(bases_are_used),
         TEST(flags_go_there_and_back),
         TEST(other_flags_do_not_count),
@@ -967,6 +1017,7 @@ int main(void)
         TEST(nothing_is_left),
         TEST(it_ends_with_its_thread),
         TEST(not_where_children_are_waited_for),
+        TEST(stops_send_no_signal),
         cmocka_unit_test(a_file_that_cannot_be_had),
     };
 

@@ -47,6 +47,11 @@ static void test_told(void **state)
     assert_int_equal(COUNT("\x0f\x01\xd0", 0), 1);                /* XGETBV */
     assert_int_equal(COUNT("\xf3\x0f\xc7\xf8", 0), 1);            /* RDPID, from its prefix on */
     assert_int_equal(COUNT("\xf3\x49\x0f\xc7\xf8", 0), 1);        /* and REX */
+    assert_int_equal(COUNT("\x0f\x01\xc1", 0), 1);                /* VMCALL */
+    assert_int_equal(COUNT("\x0f\x01\xd9", 0), 1);                /* VMMCALL */
+    assert_int_equal(COUNT("\x0f\x01\xfd", 0), 1);                /* RDPRU */
+    assert_int_equal(COUNT("\x0f\x33", 0), 1);                    /* RDPMC */
+    assert_int_equal(COUNT("\xcd\x04", 0), 1);                    /* INT 4 */
     assert_int_equal(COUNT("\x0f\x34", 0), 1);                    /* SYSENTER */
     assert_int_equal(COUNT("\x0f\x01\x00", 0), 1);                /* SGDT */
     assert_int_equal(COUNT("\x0f\x01\x48\x10", 0), 1);            /* SIDT */
@@ -65,6 +70,8 @@ static void test_not_told(void **state)
     (void)state;
     assert_int_equal(COUNT("\x0f\x05", 0), 0);                                 /* SYSCALL stops by itself */
     assert_int_equal(COUNT("\x0f\x01\xd6", 0), 0);                             /* XTEST */
+    assert_int_equal(COUNT("\x0f\x01\x38", 0), 0);                             /* INVLPG faults */
+    assert_int_equal(COUNT("\xcd\x05", 0), 0);                                 /* INT 5 */
     assert_int_equal(COUNT("\x0f\xc7\xf0", 0), 0);                             /* RDRAND */
     assert_int_equal(COUNT("\x0f\xc7\x0f", 0), 0);                             /* CMPXCHG8B */
     assert_int_equal(COUNT("\x0f\xae\xe8", 0), 0);                             /* LFENCE */
@@ -102,6 +109,11 @@ static void test_edges(void **state)
     assert_false(direct_scan(before, page, 0, &s));
     assert_true(direct_scan(NULL, page, 0, &s));
     assert_int_equal(s.count, 1);
+    fresh(state);
+    memcpy(page + PAGE_SIZE - 2, "\x0f\x31", 2); /* all of it is in this page */
+    assert_int_equal(scan(0).at[0], PAGE_SIZE - 2);
+    memcpy(page + PAGE_SIZE - 2, "\x0f\x01", 2); /* not all */
+    assert_int_equal(scan(0).count, 0);
 }
 
 static void test_seam(void **state)

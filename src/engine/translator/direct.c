@@ -21,7 +21,8 @@
  *
  * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
  * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
- * (userproc_hole) instead of faulting. */
+ * (userproc_hole) instead of faulting. Where the guest's tables have something there, its program is
+ * translated. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,7 @@
 #include "engine/translator/direct_priv.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 #include "engine/translator/x87_pointers.h"
@@ -140,20 +142,36 @@ static struct direct_space *space_for(struct tcpu *c)
     return s;
 }
 
-/* Code that was written to since it was found fit to run directly does not, anywhere. */
+static bool is_among(uint64_t gpage, const uint64_t *gpages, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (gpages[i] == gpage)
+            return true;
+    }
+    return false;
+}
+
+/* Code that was written to since it was found fit to run directly does not, anywhere; also if another vCPU
+ * has found it fit again, for that one may have found other places to stop at. */
 static void forget_changed_code(struct tcpu *c)
 {
     struct direct *d = c->direct;
-    uint32_t gen = atomic_load(&c->vm->direct_gen);
-    if (gen == d->code_gen)
+    uint64_t changed[TVM_DIRECT_CHANGED];
+    if (atomic_load(&c->vm->direct_gen) == d->code_gen)
         return;
+    tvm_code_lock(c->vm);
+    uint32_t gen = atomic_load(&c->vm->direct_gen), n = gen - d->code_gen;
+    for (unsigned i = 0; i < n && i < TVM_DIRECT_CHANGED; i++)
+        changed[i] = c->vm->direct_changed[(d->code_gen + i) % TVM_DIRECT_CHANGED];
+    tvm_code_unlock(c->vm);
     d->code_gen = gen;
+    bool all = n > TVM_DIRECT_CHANGED;
     for (unsigned k = 0; k < DIRECT_SPACES; k++) {
         struct direct_space *s = &d->spaces[k];
         for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
             struct mirror_page *p = &s->pages[i];
             if (p->gen == s->gen && (p->prot & USERPROC_X) &&
-                cache_direct(c->vm, (uint64_t)p->frame << 12) == DIRECT_UNKNOWN)
+                (all || is_among((uint64_t)p->frame << 12, changed, n)))
                 mirror_take_page(s, p);
         }
     }
@@ -261,13 +279,24 @@ static bool is_break(const struct direct_space *s, uint64_t rip)
     return false;
 }
 
-static enum direct_end take_trap(struct tcpu *c, const struct direct_space *s, const struct userproc_exit *x)
+/* How far behind the beginning of an INT3, INT 3 or ICEBP rip is. At ICEBP some virtual machines leave it. */
+static unsigned trap_len(const struct tcpu *c, struct direct_space *s, bool int3)
 {
+    uint64_t last = c->rip - 1;
+    const struct mirror_page *p = mirror_find(s, last & PAGE_MASK);
+    const uint8_t *code = p ? tvm_hva(c->vm, ((uint64_t)p->frame << 12) + (last & ~PAGE_MASK)) : NULL;
+    if (int3)
+        return code && *code == 3 ? 2 : 1;
+    return code && *code == 0xf1 ? 1 : 0;
+}
+
+static enum direct_end take_trap(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x)
+{
+    if (x->step) /* behind an instruction, so before a breakpoint at the next */
+        return DIRECT_DEBUG;
     if (x->signal != SIGTRAP || is_break(s, c->rip))
         return DIRECT_STEP;
-    if (c->rflags & FL_TF)
-        return DIRECT_DEBUG;
-    c->rip--; /* INT3 and ICEBP */
+    c->rip -= trap_len(c, s, x->int3);
     return DIRECT_STEP;
 }
 
@@ -294,6 +323,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
 {
     struct userproc_regs r;
     bool settled = s->wipe || s->change_count;
+    *x = (struct userproc_exit){ .why = USERPROC_GONE };
     load(c, &r);
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
@@ -345,7 +375,7 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
-    if (mirror_is_unfit(s, c->rip)) {
+    if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
     }
@@ -353,7 +383,9 @@ enum direct_end heavy_direct(struct tcpu *c)
     for (bool again = true; again;) {
         again = false;
         if (!run_once(c, s, &x)) {
-            if (!is_called(c))
+            if (x.why == USERPROC_REFUSED)
+                end = DIRECT_TRANSLATE;
+            else if (!is_called(c))
                 fail(c, "its process cannot be run");
             break;
         }

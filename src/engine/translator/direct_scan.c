@@ -1,12 +1,13 @@
 /* Instructions that do not fault in user mode, but would tell of the host instead of the guest. Heavy.
  *
  * Theory of operation. Where they are in a page that runs directly, the process is made to stop
- * (userproc_break); there are only so many breakpoints, so a page with more of them is translated. All have
- * 0F and another byte as opcode, which displacements and constants may have, too; so bytes that look like one
+ * (userproc_break); there are only so many breakpoints, so a page with more of them is translated. All are
+ * known by two bytes or three, which displacements and constants may have, too; so bytes that look like one
  * count only if reading instructions from some way before ends up at them, as it does where code is meant to
  * be read in one way only. One may begin at the end of a page and end in the next: two pages that make one do
- * not both run. SYSCALL and INT n are not looked for: the host stops at them (host/userproc.h). RDTSC is:
- * that the host stops there can be had, but makes each run twice as long on some.
+ * not both run. SYSCALL and INT n are not looked for: the host stops at them (host/userproc.h), but for INT
+ * 4, of which it tells no more than of a fault of the instruction behind it. RDTSC is: that the host stops
+ * there can be had, but makes each run twice as long on some.
  *
  * Sources: Intel SDM volume 2 (2023-12), appendix A, tables A-3 and A-6. */
 #include <string.h>
@@ -17,13 +18,14 @@
 
 #define MODRM_REG(m) (((m) >> 3) & 7)
 #define MODRM_IS_MEM(m) ((m) < 0xc0)
-#define RUN_UP 160u /* bytes before: some forty instructions to fall in step */
+#define NO_MODRM 0x38 /* with which nothing tells whose ModRM counts */
+#define RUN_UP 160u   /* bytes before: some forty instructions to fall in step */
 
-/* 0F 01: XGETBV, RDPKRU, WRPKRU, RDTSCP; SGDT, SIDT, SMSW. */
+/* 0F 01: SGDT, SIDT, SMSW, and all that have no operand but XEND and XTEST: XGETBV, RDTSCP, RDPRU, RDPKRU...;
+ * a monitor of the host's would answer VMCALL and VMMCALL. */
 static bool group7_tells(uint8_t m)
 {
-    return m == 0xd0 || m == 0xee || m == 0xef || m == 0xf9 || (MODRM_IS_MEM(m) && MODRM_REG(m) < 2) ||
-           MODRM_REG(m) == 4;
+    return MODRM_IS_MEM(m) ? MODRM_REG(m) < 2 || MODRM_REG(m) == 4 : m != 0xd5 && m != 0xd6;
 }
 
 /* Of 0F, this opcode and ModRM. */
@@ -35,6 +37,7 @@ static bool tells(uint8_t opcode, uint8_t m, unsigned may)
     case 0x02: /* LAR */
     case 0x03: /* LSL */
     case 0x31: /* RDTSC */
+    case 0x33: /* RDPMC */
     case 0x34: /* SYSENTER, of which the host does not know the way back */ return true;
     case 0xa2: return !(may & DIRECT_MAY_CPUID);
     case 0xae: /* XSAVE, XSAVEOPT */
@@ -43,6 +46,12 @@ static bool tells(uint8_t opcode, uint8_t m, unsigned may)
         return m >= 0xf8 || (!(may & DIRECT_MAY_XSAVE) && MODRM_IS_MEM(m) && MODRM_REG(m) == 4);
     default: return false;
     }
+}
+
+/* Whether these bytes look like one. */
+static bool is_site(uint8_t a, uint8_t b, uint8_t c, unsigned may)
+{
+    return (a == 0x0f && tells(b, c, may)) || (a == 0xcd && b == 4);
 }
 
 /* Where the instruction begins whose opcode stands at `at`, if who reads instructions from some way before
@@ -65,7 +74,7 @@ static unsigned start_of(const ZydisDecoder *decoder, const uint8_t *code, unsig
 
 bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struct direct_sites *sites)
 {
-    uint8_t code[RUN_UP + PAGE_SIZE];
+    uint8_t code[RUN_UP + PAGE_SIZE + 1];
     unsigned first = before ? RUN_UP : 0, len = first + (unsigned)PAGE_SIZE;
     ZydisDecoder decoder;
     insn_decoder_init(&decoder, 64);
@@ -73,8 +82,10 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struc
     if (before)
         memcpy(code, before + PAGE_SIZE - RUN_UP, RUN_UP);
     memcpy(code + first, page, PAGE_SIZE);
-    for (unsigned i = first; i + 2 < len; i++) {
-        if (code[i] != 0x0f || !tells(code[i + 1], code[i + 2], may))
+    code[len] =
+        NO_MODRM; /* whether one of three bytes ends in the page behind is direct_scan_seam's to tell */
+    for (unsigned i = first; i + 1 < len; i++) {
+        if (!is_site(code[i], code[i + 1], code[i + 2], may))
             continue;
         unsigned start = start_of(&decoder, code, i, len);
         if (start == ~0u)
@@ -89,6 +100,5 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struc
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may)
 {
     const uint8_t *last = page + PAGE_SIZE - 2;
-    return (last[0] != 0x0f || !tells(last[1], behind[0], may)) &&
-           (last[1] != 0x0f || !tells(behind[0], behind[1], may));
+    return !is_site(last[0], last[1], behind[0], may) && !is_site(last[1], behind[0], behind[1], may);
 }
