@@ -347,7 +347,7 @@ int cli_run(int argc, char **argv)
         eo.code_cache_size = o.code_cache;
         eo.perf_map = o.perf_map;
         eo.shadow = o.shadow;
-        eo.direct = o.direct;
+        eo.direct = !o.no_direct && !o.shadow;
         r.machine = yado_machine_new(cfg, &mo, &err);
         status = r.machine ? machine_run(&r) : report(&err);
     }

@@ -39,7 +39,7 @@ enum option {
     OPT_COUNTERS,
     OPT_PERF_MAP,
     OPT_SHADOW,
-    OPT_DIRECT,
+    OPT_NO_DIRECT,
     OPT_CODE_CACHE,
     OPT_COUNT,
 };
@@ -68,7 +68,7 @@ static const char *const names[] = {
     [OPT_COUNTERS] = "--counters!",
     [OPT_PERF_MAP] = "--perf-map!",
     [OPT_SHADOW] = "--shadow!",
-    [OPT_DIRECT] = "--direct!",
+    [OPT_NO_DIRECT] = "--no-direct!",
     [OPT_CODE_CACHE] = "--code-cache",
     [OPT_COUNT] = NULL,
 };
@@ -253,7 +253,7 @@ static int option_set(struct run_options *o, enum option which, const char *valu
     case OPT_TRACE_FILE: o->trace_file = value; return EXIT_OK;
     case OPT_COUNTERS: o->counters = true; return EXIT_OK;
     case OPT_SHADOW: o->shadow = true; return EXIT_OK;
-    case OPT_DIRECT: o->direct = true; return EXIT_OK;
+    case OPT_NO_DIRECT: o->no_direct = true; return EXIT_OK;
     case OPT_PERF_MAP: o->perf_map = true; return EXIT_OK;
     case OPT_CODE_CACHE: return code_cache_set(o, value);
     case OPT_DEBUG_EXIT: o->debug_exit = true; return EXIT_OK;

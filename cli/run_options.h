@@ -33,7 +33,7 @@ struct run_options {
     bool debug_exit;
     const char *trace;      /* categories */
     const char *trace_file; /* NULL: standard error */
-    bool counters, perf_map, shadow, direct;
+    bool counters, perf_map, shadow, no_direct;
     uint64_t code_cache; /* bytes; 0: default */
 };
 

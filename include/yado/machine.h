@@ -93,8 +93,8 @@ typedef void (*yado_completion)(void *ctx, const struct yado_error *err);
 #define YADO_CODE_CACHE_MIN (2ull << 20)    /* bytes of translated code: at least ... */
 #define YADO_CODE_CACHE_MAX (1024ull << 20) /* ... and at most */
 
-/* For looking into the translator; other engines refuse all but zeros (YADO_ERR_UNSUPPORTED when the machine
- * starts). All zero is the default. */
+/* Of the translator; other engines refuse all but zeros (YADO_ERR_UNSUPPORTED when the machine starts),
+ * except for `direct`, which is how they run all code. All zero is the default. */
 struct yado_engine_options {
     size_t size; /* sizeof(struct yado_engine_options), or 0 for the one of version 0.1 */
     /* How much memory translated code may take, in bytes: from YADO_CODE_CACHE_MIN to YADO_CODE_CACHE_MAX; 0:
@@ -108,13 +108,13 @@ struct yado_engine_options {
      * (shadow_compared), could not be (shadow_skipped: privileged, vector and string instructions, device
      * accesses) and differed (shadow_different). The guest goes on with the interpreter's result. */
     bool shadow;
-    /* Let the host CPU run user code of the guest's busy programs as it is, in processes of their own that can
-     * reach nothing but that program's memory, instead of translating it: several times as fast for programs
-     * that compute, not yet for those that call their kernel or touch new memory all the time, and slower than
-     * translation where other programs want the host's CPUs. Such code sees the host CPU's extensions, whether
-     * or not the guest's CPUID tells of them. The program must not handle SIGCHLD nor wait for any child
-     * (wait(2), waitpid(-1)). Where the host does not allow it (ptrace, memory files), everything is translated,
-     * and the trace category "cpu" says why. Not together with shadow. */
+    /* Let the host CPU run user code of the guest's busy programs as it is, in processes of their own that
+     * can reach nothing but that program's memory, instead of translating it: several times as fast for
+     * programs that compute, not yet for those that call their kernel or touch new memory all the time, and
+     * slower than translation where other programs want the host's CPUs. Such code sees the host CPU's
+     * extensions, whether or not the guest's CPUID tells of them. The program must not handle SIGCHLD nor
+     * wait for any child (wait(2), waitpid(-1)). Where the host does not allow it (ptrace, memory files),
+     * everything is translated, and the trace category "cpu" says why. Not together with shadow. */
     bool direct;
 };
 

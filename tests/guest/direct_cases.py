@@ -1,4 +1,4 @@
-"""Guest cases of user code that runs directly (`run --direct`)."""
+"""Guest cases of user code that runs directly."""
 import base64
 import re
 import subprocess
@@ -58,14 +58,14 @@ print('ticks', len(ticks) > 50)
 
 
 def direct():
-    """User code that runs directly (--direct) computes what it does elsewhere, with forks, signals and threads, and sees the guest's
+    """User code that runs directly computes what it does elsewhere, with forks, signals and threads, and sees the guest's
     CPUID; programs of many system calls and much memory go on; counters say that it did run directly."""
     image = vm.Image()
     # Where the host's own CPUID is what its programs see, that line is not the same for nothing.
     here = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, check=True).stdout.split('\n')
     with vm.Workdir() as work:
         disk = work.disk(image)
-        with vm.Guest(vm.yado_argv(image, work, disk, extra=['--direct', '--counters'])) as guest:
+        with vm.Guest(vm.yado_argv(image, work, disk, extra=['--counters'])) as guest:
             seconds = guest.wait_login()
             guest.login()
             text = base64.b64encode(PROGRAM.encode()).decode()

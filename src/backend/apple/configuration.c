@@ -228,8 +228,7 @@ id configuration_make(const struct spec *s, enum purpose purpose, struct scratch
     VZVirtualMachineConfiguration_setBootLoader(config, loader);
     VZVirtualMachineConfiguration_setCPUCount(config, s->cpu_count);
     VZVirtualMachineConfiguration_setMemorySize(config, s->memory_size);
-    if (s->engine_options.code_cache_size || s->engine_options.perf_map || s->engine_options.shadow ||
-        s->engine_options.direct) {
+    if (s->engine_options.code_cache_size || s->engine_options.perf_map || s->engine_options.shadow) {
         err_set(err, YADO_ERR_UNSUPPORTED, "engine_options: Apple's engine translates nothing");
         return NULL;
     }

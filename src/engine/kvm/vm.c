@@ -154,8 +154,7 @@ static bool kvm_open(struct engine_vm **out, const struct engine_config *cfg, st
     if (cfg->vcpu_count == 0 || cfg->vcpu_count > KVM_VCPUS_MAX)
         return err_set(err, YADO_ERR_INVALID_CONFIG, "kvm: %u vCPUs; 1 to %d are possible", cfg->vcpu_count,
                        KVM_VCPUS_MAX);
-    if (cfg->options.code_cache_size || cfg->options.perf_map || cfg->options.shadow ||
-        cfg->options.direct)
+    if (cfg->options.code_cache_size || cfg->options.perf_map || cfg->options.shadow)
         return err_set(err, YADO_ERR_UNSUPPORTED,
                        "engine_options: the kvm engine translates nothing; use the translator for them");
     vm = calloc(1, sizeof(*vm) + cfg->vcpu_count * sizeof(vm->cpus[0]));
