@@ -770,7 +770,7 @@ CASE(user_bases, MODE_LONG)
     wrfsbase rax
     mov rax, 0x7ffffffff000
     wrgsbase rax
-    mov eax, [USER_DATA + 0x7000] /* of a page that was not touched yet */
+    mov eax, [USER_DATA + 0x50000] /* of a page that was not touched yet */
     rdfsbase rbx
     rdgsbase rcx
     mov eax, USER_DATA

@@ -106,6 +106,10 @@ static bool make_space(struct tcpu *c, struct direct_space *s)
     struct yado_error err;
     if (s->proc)
         return true;
+    if (ram_fd(c->vm) < 0) {
+        fail(c, "the host gives guest RAM no memory file");
+        return false;
+    }
     s->pages = calloc(MIRROR_SLOTS, sizeof *s->pages);
     s->gen = 1;
     if (s->pages && userproc_make(&s->proc, ram_fd(c->vm), &err) && have_xstate(c->direct, s->proc)) {
