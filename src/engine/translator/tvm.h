@@ -23,7 +23,8 @@
 
 enum run_state { RUN_OUT, RUN_IN };
 
-struct tb; /* cache.h */
+struct tb;            /* cache.h */
+struct userproc_room; /* host/userproc.h */
 
 #define PAGE_FAST 2
 #define PAGE_MANY 0xffffffffu
@@ -76,9 +77,10 @@ struct tvm {
         uint8_t len, bytes[15];
     } unknown[TVM_UNKNOWN]; /* instructions that were told of; under code_lock */
     unsigned unknown_count;
-    _Atomic uint32_t direct_gen; /* counts pages that may not run directly any more */
-    bool direct_xsave_differs;   /* the host's XCR0 has more than the guest's can */
-    _Atomic bool intr;           /* output of the board's 8259s */
+    _Atomic uint32_t direct_gen;       /* counts pages that may not run directly any more */
+    struct userproc_room *direct_room; /* where its vCPUs' seats are; NULL: no user code runs directly */
+    bool direct_xsave_differs;         /* the host's XCR0 has more than the guest's can */
+    _Atomic bool intr;                 /* output of the board's 8259s */
     _Atomic uint32_t code_lock, code_waiters;
     pthread_mutex_t excl_lock;
     _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */
