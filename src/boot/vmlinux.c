@@ -48,22 +48,14 @@ struct load {
 
 /* ---- choosing addresses ---- */
 
-static bool is_word(const char *at, size_t len, const char *word, bool is_prefix)
-{
-    size_t n = strlen(word);
-
-    return (is_prefix ? len >= n : len == n) && !memcmp(at, word, n);
-}
-
-/* Whether a word of the command line is `word`, or begins with it. */
-static bool cmdline_has(const char *cmdline, const char *word, bool is_prefix)
+static bool cmdline_has_word(const char *cmdline, const char *word)
 {
     for (const char *p = cmdline; *p;) {
         size_t len = 0;
 
         while ((unsigned char)p[len] > ' ')
             len++;
-        if (is_word(p, len, word, is_prefix))
+        if (len == strlen(word) && !memcmp(p, word, len))
             return true;
         p += len;
         while (*p && (unsigned char)*p <= ' ')
@@ -72,13 +64,14 @@ static bool cmdline_has(const char *cmdline, const char *word, bool is_prefix)
     return false;
 }
 
-/* Options that say where in RAM a kernel may not be put. */
+/* Options that say where in RAM a kernel may not be put. Where they are is all the same: a word that only
+ * ends in one costs time, one in quotes that is overlooked may cost the boot. */
 static bool cmdline_limits_ram(const char *cmdline)
 {
-    static const char *const options[] = { "mem=", "memmap=", "hugepages=", "hugepagesz=", "efi_fake_mem=" };
+    static const char *const options[] = { "mem=", "memmap=", "hugepages=", "hugepagesz=" };
 
     for (unsigned i = 0; i < array_size(options); i++)
-        if (cmdline_has(cmdline, options[i], true))
+        if (strstr(cmdline, options[i]))
             return true;
     return false;
 }
@@ -279,7 +272,7 @@ bool vmlinux_load(const struct boot_file *f, const struct vmlinux_place *where, 
     packed = get_packed(f, &place, mem);
     if (!packed || !place_is_sound(&place))
         return false;
-    place.fixed |= cmdline_has(cmdline, "nokaslr", false);
+    place.fixed |= cmdline_has_word(cmdline, "nokaslr");
     ok = load_packed(&l, packed, place.payload_len);
     if (l.ram)
         gmem_written(mem, l.base, l.len);

@@ -5,7 +5,8 @@
  * makes a system call, faults or is kicked, and then its owner has its registers. No system call is ever
  * done: not by SYSCALL, not by SYSENTER or INT 0x80, not even through the code in the hole, which is how the
  * owner's changes of the mappings are made. It dies with the thread that made it, and no signal but SIGKILL
- * does anything to it.
+ * does anything to it; if its owner is stopped, it goes on until its run ends, but if its owner's process group
+ * is, as by a terminal, then it is, too.
  *
  * It is driven by ptrace, so all calls come from the thread that made it, but for userproc_kick and, once
  * that thread has ended, userproc_free.
@@ -46,7 +47,7 @@ enum userproc_why {
                          that instruction makes them */
     USERPROC_FAULT,   /* an access to memory; RIP is at the instruction */
     USERPROC_TRAP,    /* another exception: INT3 or INT 3 (RIP behind it), #UD, #DE... */
-    USERPROC_KICKED,
+    USERPROC_KICKED,  /* or killed, and the next run says that it is gone */
     USERPROC_REFUSED, /* the host takes no such registers; nothing ran */
     USERPROC_GONE,    /* the process is of no use any more */
 };

@@ -421,8 +421,8 @@ static void words_that_are_not_nokaslr(void **state)
 
 static void options_about_ram(void **state)
 {
-    static const char *const cmdlines[] = { "mem=64M", "quiet memmap=1M$16M", "hugepages=3",
-                                            "hugepagesz=1G" };
+    static const char *const cmdlines[] = { "mem=64M",       "quiet memmap=1M$16M", "hugepages=3",
+                                            "hugepagesz=1G", "quiet \"mem=64M\"",   "efi_fake_mem=1M@16M:1" };
     struct loaded l;
 
     (void)state;

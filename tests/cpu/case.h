@@ -44,6 +44,7 @@
 #define POKE_PLACE_PORT 0x540  /* where in RAM the next two work, as a device would */
 #define POKE_PORT 0x548        /* 4 bytes are stored there */
 #define DISCARD_PORT 0x550     /* its page is given back, and is zero from then on */
+#define KICK_PORT 0x558        /* all vCPUs leave engine->run() and come again, as at a pause */
 
 /* device: 0x000..0x7ff memory; then 32-bit registers */
 #define DEV_LAST_WIDTH 0x800

@@ -689,6 +689,75 @@ CASE_EXIT(user_code_discarded, MODE_LONG, 2, EXIT_BY_PORT)
     mov eax, LG_GDT
     jmp rdx
 
+/* The same for data that is read, and for data that is written, too. */
+CASE_EXIT(user_data_discarded, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov r12d, 10
+5:  mov dword ptr [FRAME], 1
+    set_page 20, FRAME + RO_U
+    mov dword ptr [SHARED], 0
+    RUN_USER(2f)
+    EQ(eax, 0)
+    mov dword ptr [FRAME], 1
+    set_page 20, FRAME + RW_U
+    mov dword ptr [SHARED], 0
+    RUN_USER(4f)
+    EQ(eax, 0)
+    dec r12d
+    jnz 5b
+    PASS
+1:  POKE_PLACE(FRAME)
+3:  wait_for SHARED, 1
+    mov dword ptr [SHARED], 0
+    a_while
+    mov edx, DISCARD_PORT
+    out dx, eax
+    jmp 3b
+4:  mov eax, PAGES + 20 * 4096
+    mov dword ptr [rax], 2
+2:  mov edi, USER_SHARED
+    mov ebx, PAGES + 20 * 4096
+    mov eax, [rbx]
+    mov dword ptr [rdi], 1
+6:  mov eax, [rbx]
+    test eax, eax
+    jnz 6b
+    int 0x30
+
+/* Ring 3 is taken off its CPU again and again, and loses nothing. */
+CASE_EXIT(user_kicked, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    mov dword ptr [SHARED + 8], 0
+    RUN_USER(2f)
+    EQ(rax, [SHARED + 16])
+    EQ(rbx, rax)
+    PASS
+1:  wait_for SHARED, 1
+    mov ebp, 300
+    mov edx, KICK_PORT
+3:  out dx, eax
+    mov rcx, [SHARED + 16] /* it goes on */
+4:  pause
+    cmp rcx, [SHARED + 16]
+    je 4b
+    dec ebp
+    jnz 3b
+    mov dword ptr [SHARED + 8], 1
+    hlt
+2:  mov edi, USER_SHARED
+    mov dword ptr [rdi], 1
+    xor eax, eax
+    movq xmm7, rax
+    mov ecx, 1
+    movq xmm6, rcx
+5:  inc rax
+    paddq xmm7, xmm6
+    mov [rdi + 16], rax
+    cmp dword ptr [rdi + 8], 0
+    je 5b
+    movq rbx, xmm7
+    int 0x30
+
 /* 4.10.5: the other vCPU changes an entry of tables that ring 3 uses and asks for a flush, which is INVLPG, a new
  * CR3, INVPCID or a change of CR4.PGE. */
 #define SHOT 20 /* of PAGES */
@@ -787,7 +856,9 @@ flush_kinds_mask: /* r13d */
     set_page SHOT, FRAME + RW_U
     USER_FAULTS(14, \error, 2f)
     EQ(qword ptr got_cr2[rip], SHOT_AT)
+    sti /* the fault may have come before the interrupt */
     wait_for COUNTED, 1
+    cli
     mov dword ptr [COUNTED], 0
     next_kind 5b
     PASS
@@ -858,4 +929,36 @@ CASE_EXIT(user_shot_code, MODE_LONG, 2, EXIT_BY_PORT)
 2:  mov edi, USER_SHARED
     mov edx, SHOT_AT
     jmp rdx
+
+/* What both have run gets, from the other in ring 3, an instruction that an engine has to stop at; that one has
+ * run it already. */
+CASE_EXIT(user_code_gets_site_elsewhere, MODE_LONG, 2, EXIT_BY_PORT)
+    other 1f
+    set_page SHOT, FRAME + RW_U
+    mov byte ptr [FRAME + 4], 0xc3
+    mov edi, USER_DATA
+    mov r12d, 10
+5:  mov dword ptr [FRAME], 0x90909090
+    mov qword ptr [CASE_DATA + 2], 0
+    RUN_USER(2f)
+    EQ(qword ptr [CASE_DATA + 2], 0)
+    mov dword ptr [SHARED], 1
+    wait_for SHARED, 2
+    RUN_USER(2f)
+    EQ(qword ptr [CASE_DATA + 2], LG_GDT)
+    dec r12d
+    jnz 5b
+    PASS
+2:  mov edx, SHOT_AT
+    call rdx
+    int 0x30
+1:  stay_in_user 3f
+3:  mov edi, USER_DATA + 0x100
+    mov ebx, USER_SHARED
+4:  wait_for rbx, 1
+    mov edx, SHOT_AT
+    mov dword ptr [rdx], 0x9007010f /* sgdt [rdi]; nop */
+    call rdx
+    mov dword ptr [rbx], 2
+    jmp 4b
 CASES_END(smp)

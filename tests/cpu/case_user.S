@@ -367,6 +367,83 @@ CASE(user_accessed_dirty, MODE_LONG)
 2:  mov [PAGES + 32 * 4096 + 8], eax
     int 0x30
 
+/* ---- memory ---- */
+
+/* More pages, in more pieces, than an engine may keep for ring 3 at once: twenty large stretches with the same 512
+ * entries, whose frames do not follow each other. */
+CASE(user_many_pages, MODE_LONG)
+    mov rsi, [CASE_PARAM + P_PAGES_PT]
+    xor edx, edx
+5:  mov eax, edx
+    and eax, 7
+    shl eax, 13
+    lea rcx, [rax + FRAME]
+    mov ebx, edx
+    and ebx, 7
+    inc ebx
+    mov [rcx], ebx
+    or rcx, RW_U
+    mov [rsi + rdx * 8], rcx
+    inc edx
+    cmp edx, 512
+    jb 5b
+    mov rbx, [LG_TABLES] /* the directory */
+    and rbx, -4096
+    mov rbx, [rbx + 8]
+    and rbx, -4096
+    or rsi, 0x67
+    mov edx, 20
+6:  mov [rbx + rdx * 8 + 8 * 8], rsi
+    dec edx
+    jnz 6b
+    mov rax, cr3
+    mov cr3, rax
+    mov r12d, 2
+7:  RUN_USER(1f)
+    EQ(eax, 20 * 512 / 8 * 36)
+    dec r12d
+    jnz 7b
+    PASS
+1:  mov ebx, USER_BASE + 9 * 0x200000
+    mov ecx, 20 * 512
+    xor eax, eax
+2:  add eax, [rbx]
+    mov [rbx + 4], eax
+    add rbx, 0x1000
+    dec ecx
+    jnz 2b
+    int 0x30
+
+/* 11.4.5: the local APIC's page, where RAM is, for data; code is RAM's. */
+CASE(user_apic_page, MODE_LONG)
+    mov dword ptr [FRAME + 0x30], 0x9090c3f1
+    mov dword ptr [FRAME + 0x800], 0x30cd /* int 0x30 */
+    set_page 40, FRAME + RW_U
+    set_page 41, FRAME + 0x1000 + RW_U
+    set_large LARGE, CASE_DATA + LARGE_RW
+    RUN_USER(1f)
+    EQ(eax, 0x9090c3f1)
+    EQ(edx, 0x9090c3f1)
+    mov ecx, 0x1b
+    rdmsr
+    and eax, 0xfff
+    or eax, FRAME
+    wrmsr
+    mov ebx, [FRAME + 0x30] /* version */
+    and ebx, 0xffff
+    RUN_USER(1f)
+    movzx eax, ax
+    movzx edx, dx
+    EQ(eax, ebx)
+    EQ(edx, ebx)
+    RUN_AT(PAGES + 40 * 4096 + 0x800)
+    PASS
+1:  mov eax, [PAGES + 41 * 4096] /* brings what is around */
+    mov eax, [PAGES + 40 * 4096 + 0x30]
+    mov edx, [LARGE]
+    mov edx, [LARGE + FRAME - CASE_DATA + 0x30]
+    int 0x30
+
 /* ---- accesses across pages, and at their edges ---- */
 
 CASE(user_crossing, MODE_LONG)
@@ -693,7 +770,7 @@ CASE(user_bases, MODE_LONG)
     wrfsbase rax
     mov rax, 0x7ffffffff000
     wrgsbase rax
-    mov eax, [USER_DATA + 0x7000] /* of a page that was not touched yet */
+    mov eax, [USER_DATA + 0x50000] /* of a page that was not touched yet */
     rdfsbase rbx
     rdgsbase rcx
     mov eax, USER_DATA
@@ -932,4 +1009,33 @@ CASE(user_last_page, MODE_LONG)
     jnz 5b
     PASS
 1:  jmp rbx
+
+/* All of the addresses at which a process of a host may have something of its own are the guest's: then it may
+ * not run there. Tables of which all entries are the same. */
+CASE(user_hole_taken, MODE_LONG)
+    cld
+    mov ebx, 3
+    mov edi, FRAME + 0x4000
+5:  lea rax, [rdi + 0x1067] /* the next table */
+    cmp ebx, 1
+    jne 6f
+    mov eax, FRAME + RO_U
+6:  mov ecx, 512
+    rep stosq
+    dec ebx
+    jnz 5b
+    mov edi, LG_TABLES + 32 * 8
+    mov eax, FRAME + 0x4067
+    mov ecx, 128
+    rep stosq
+    mov dword ptr [FRAME + 8], 0x12345
+    RUN_USER(1f)
+    EQ(eax, 0x12345)
+    EQ(edx, 0x12345)
+    PASS
+1:  mov rbx, 0x100000000008
+    mov eax, [rbx]
+    mov rbx, 0x4ffffffff008
+    mov edx, [rbx]
+    int 0x30
 CASES_END(user)

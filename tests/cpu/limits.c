@@ -165,7 +165,7 @@ bool cpu_case_alone(const struct engine_ops *engine, const char *case_name)
 
 bool cpu_case_indirect(const char *case_name)
 {
-    static const char *const names[] = { "rdtsc_monotonic" /* CR4.TSD */ };
+    static const char *const names[] = { "rdtsc_monotonic" /* CR4.TSD */, "user_hole_taken" };
 
     for (size_t i = 0; i < array_size(names); i++) {
         if (!strcmp(names[i], case_name))

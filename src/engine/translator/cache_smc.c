@@ -195,9 +195,10 @@ enum page_direct cache_direct(struct tvm *vm, uint64_t gpage)
 }
 
 /* Code that runs directly was changed: nobody runs what is in this page before it was looked at again. */
-static void call_back(struct tvm *vm, struct page_info *p)
+static void call_back(struct tvm *vm, struct page_info *p, uint64_t gpage)
 {
     p->direct = DIRECT_UNKNOWN;
+    vm->direct_changed[atomic_load(&vm->direct_gen) % TVM_DIRECT_CHANGED] = gpage;
     atomic_fetch_add(&vm->direct_gen, 1);
     for (unsigned i = 0; i < tvm_vcpu_count(vm); i++) {
         struct tcpu *c = tvm_vcpu(vm, i);
@@ -214,7 +215,7 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
     unsigned killed = 0;
     bool direct = p->direct != DIRECT_UNKNOWN;
     if (direct)
-        call_back(vm, p);
+        call_back(vm, p, gpage);
     for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(vm->cache, tb, gpage)) {
         if (atomic_load(&tb->dead) == TB_DEAD || !is_hit(tb, gpage, gpa, n))
             continue;

@@ -126,7 +126,7 @@ enum tcounter {
     TC_DIRECT_RUNS,  /* of user code that is not translated ... */
     TC_DIRECT_US,    /* ... and microseconds in them */
     TC_DIRECT_LOST,  /* programs that went back to translated code */
-    TC_DIRECT_UNFIT, /* times that code of a page that may not run like that was to */
+    TC_DIRECT_UNFIT, /* times that code was to run that may not */
     TC_SPINS, /* times that a vCPU slept because it had spun for long */
     TC_RAM_LARGE,
     TC_COUNTER_END,

@@ -21,7 +21,8 @@
  *
  * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
  * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
- * (userproc_hole) instead of faulting. */
+ * (userproc_hole) instead of faulting. Where the guest's tables have something there, its program is
+ * translated. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@
 #include "engine/translator/direct_priv.h"
 
 #include "engine/translator/cache.h"
+#include "engine/translator/mmu.h"
 #include "engine/translator/sys.h"
 #include "engine/translator/vcpu.h"
 #include "engine/translator/x87_pointers.h"
@@ -113,6 +115,10 @@ static bool make_space(struct tcpu *c, struct direct_space *s)
     struct yado_error err;
     if (s->proc)
         return true;
+    if (ram_fd(c->vm) < 0) {
+        fail(c, "the host gives guest RAM no memory file");
+        return false;
+    }
     s->pages = calloc(MIRROR_SLOTS, sizeof *s->pages);
     s->gen = 1;
     if (s->pages && userproc_make(&s->proc, ram_fd(c->vm), &err) && have_xstate(c->direct, s->proc)) {
@@ -149,20 +155,36 @@ static struct direct_space *space_for(struct tcpu *c)
     return s;
 }
 
-/* Code that was written to since it was found fit to run directly does not, anywhere. */
+static bool is_among(uint64_t gpage, const uint64_t *gpages, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (gpages[i] == gpage)
+            return true;
+    }
+    return false;
+}
+
+/* Code that was written to since it was found fit to run directly does not, anywhere; also if another vCPU
+ * has found it fit again, for that one may have found other places to stop at. */
 static void forget_changed_code(struct tcpu *c)
 {
     struct direct *d = c->direct;
-    uint32_t gen = atomic_load(&c->vm->direct_gen);
-    if (gen == d->code_gen)
+    uint64_t changed[TVM_DIRECT_CHANGED];
+    if (atomic_load(&c->vm->direct_gen) == d->code_gen)
         return;
+    tvm_code_lock(c->vm);
+    uint32_t gen = atomic_load(&c->vm->direct_gen), n = gen - d->code_gen;
+    for (unsigned i = 0; i < n && i < TVM_DIRECT_CHANGED; i++)
+        changed[i] = c->vm->direct_changed[(d->code_gen + i) % TVM_DIRECT_CHANGED];
+    tvm_code_unlock(c->vm);
     d->code_gen = gen;
+    bool all = n > TVM_DIRECT_CHANGED;
     for (unsigned k = 0; k < DIRECT_SPACES; k++) {
         struct direct_space *s = &d->spaces[k];
         for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
             struct mirror_page *p = &s->pages[i];
             if (p->gen == s->gen && (p->prot & USERPROC_X) &&
-                cache_direct(c->vm, (uint64_t)p->frame << 12) == DIRECT_UNKNOWN)
+                (all || is_among((uint64_t)p->frame << 12, changed, n)))
                 mirror_take_page(s, p);
         }
     }
@@ -397,7 +419,7 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
-    if (mirror_is_unfit(s, c->rip)) {
+    if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
         return d->away && d->away-- ? DIRECT_EXCURSION : DIRECT_TRANSLATE;
     }

@@ -115,7 +115,7 @@ static bool bring_large(struct tcpu *c, struct direct_space *s, uint64_t lin, co
         base + LARGE_PAGE > USER_END || (s->hole < base + LARGE_PAGE && base < s->hole + s->hole_len))
         return false;
     for (uint64_t at = 0; at < LARGE_PAGE; at += PAGE_SIZE) {
-        if (atomic_load(&slot->pages[(gpa + at - slot->gpa) >> 12].code))
+        if (atomic_load(&slot->pages[(gpa + at - slot->gpa) >> 12].code) || mmu_is_apic_page(c, gpa + at))
             return false;
     }
     for (uint64_t at = 0; at < LARGE_PAGE; at += PAGE_SIZE) {
@@ -138,7 +138,7 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
     bool exec = why != BRING_DATA;
     uint64_t gpage = m->gpa & PAGE_MASK;
     struct tvm_slot *slot = tvm_slot_of(c->vm, gpage);
-    if (!slot || !slot->in_file || m->global)
+    if (!slot || !slot->in_file || m->global || mmu_is_apic_page(c, gpage))
         return false;
     struct mirror_page *p = mirror_slot(s, page);
     unsigned had = p->gen == s->gen && p->frame == (uint32_t)(gpage >> 12) ? p->prot : 0, prot = USERPROC_R;

@@ -256,6 +256,25 @@ bool mmu_peek(const struct tcpu *c, uint64_t lin, struct mmu_peeked *p)
     }
 }
 
+bool mmu_maps_any(const struct tcpu *c, uint64_t lin, uint64_t len)
+{
+    for (uint64_t end = lin + len; lin < end;) {
+        uint64_t table = c->cr3 & PTE_ADDR;
+        for (unsigned shift = 39;; shift -= 9) {
+            const uint8_t *slot = tvm_hva(c->vm, table + ((lin >> shift) & 511) * 8);
+            uint64_t pte = slot ? __atomic_load_n((const uint64_t *)(const void *)slot, __ATOMIC_ACQUIRE) : 0;
+            if (!(pte & PTE_P)) {
+                lin = (lin | ((1ull << shift) - 1)) + 1;
+                break;
+            }
+            if (shift == 12 || (pte & PTE_PS))
+                return true;
+            table = pte & PTE_ADDR;
+        }
+    }
+    return false;
+}
+
 /* ---- code fetch ---- */
 
 bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
@@ -304,8 +323,7 @@ bool mmu_code_mapping(struct tcpu *c, uint64_t vpage, struct mmu_mapping *m)
 
 /* ---- access for C ---- */
 
-/* Whether the page is the local APIC's: it hides RAM for data accesses of this vCPU (SDM 11.4.5). */
-static bool is_apic_page(const struct tcpu *c, uint64_t gpa)
+bool mmu_is_apic_page(const struct tcpu *c, uint64_t gpa)
 {
     uint64_t base = lapic_base(c->lapic);
     return (gpa & PAGE_MASK) == (base & PTE_ADDR) && (base & 0xc00) == 0x800;
@@ -313,7 +331,7 @@ static bool is_apic_page(const struct tcpu *c, uint64_t gpa)
 
 static struct tvm_slot *ram_slot(const struct tcpu *c, uint64_t gpa)
 {
-    return unlikely(is_apic_page(c, gpa)) ? NULL : tvm_slot_of(c->vm, gpa);
+    return unlikely(mmu_is_apic_page(c, gpa)) ? NULL : tvm_slot_of(c->vm, gpa);
 }
 
 static inline unsigned as_index(const struct tcpu *c, enum mmu_as as)
@@ -376,7 +394,7 @@ static void copy_in(void *dst, const void *src, unsigned n)
 static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 {
     c->counters[TC_MMIO]++;
-    if (is_apic_page(c, gpa)) {
+    if (mmu_is_apic_page(c, gpa)) {
         uint32_t v = lapic_mmio_read(c->lapic, (unsigned)gpa & 0xff0);
         return (uint64_t)v >> ((gpa & 3) * 8);
     }
@@ -386,7 +404,7 @@ static uint64_t io_read(struct tcpu *c, uint64_t gpa, unsigned n)
 static void io_write(struct tcpu *c, uint64_t gpa, unsigned n, uint64_t v)
 {
     c->counters[TC_MMIO]++;
-    if (is_apic_page(c, gpa))
+    if (mmu_is_apic_page(c, gpa))
         lapic_mmio_write(c->lapic, (unsigned)gpa & 0xff0, (uint32_t)v);
     else
         cpu_io_write(c, false, gpa, n, v);

@@ -82,6 +82,12 @@ struct mmu_peeked {
 };
 bool mmu_peek(const struct tcpu *c, uint64_t lin, struct mmu_peeked *p);
 
+/* Whether the tables (IA-32e, four levels) map something there, for whomever. */
+bool mmu_maps_any(const struct tcpu *c, uint64_t lin, uint64_t len);
+
+/* Whether the page is the local APIC's: it hides RAM for data accesses of this vCPU (SDM 11.4.5). */
+bool mmu_is_apic_page(const struct tcpu *c, uint64_t gpa);
+
 /* What translated code asks when a TLB check failed (see trans_mem.c). desc is an mmu_desc. The answer says
  * where to go on. */
 enum mmu_answer { MMU_ANS_FAULT, MMU_ANS_DIRECT, MMU_ANS_STAGED, MMU_ANS_EXCLUSIVE };

@@ -19,6 +19,7 @@
 #define PAGE_MASK (~(PAGE_SIZE - 1))
 #define TVM_SLOTS 8
 #define TVM_VCPUS_MAX 64
+#define TVM_DIRECT_CHANGED 16
 #define TVM_UNKNOWN 64
 
 enum run_state { RUN_OUT, RUN_IN };
@@ -77,7 +78,10 @@ struct tvm {
         uint8_t len, bytes[15];
     } unknown[TVM_UNKNOWN]; /* instructions that were told of; under code_lock */
     unsigned unknown_count;
-    _Atomic uint32_t direct_gen;       /* counts pages that may not run directly any more */
+    /* Counts pages that may not run directly any more before somebody has looked at them again, and the last
+     * ones; changed under code_lock. */
+    _Atomic uint32_t direct_gen;
+    uint64_t direct_changed[TVM_DIRECT_CHANGED];
     struct userproc_room *direct_room; /* where its vCPUs' seats are; NULL: no user code runs directly */
     bool direct_xsave_differs;         /* the host's XCR0 has more than the guest's can */
     _Atomic bool intr;                 /* output of the board's 8259s */

@@ -9,6 +9,9 @@
  * included, stop without being done. The guest can jump into the page, then, but that is of no use to it: it
  * can neither write the list nor have one call done.
  *
+ * It stays in our process group: what stops that, as a terminal does, stops it too, which otherwise would go on
+ * computing beside a program that stands still.
+ *
  * With its first list the process takes away all that the kernel gave it: stack, vdso, descriptors. */
 #include "host/userproc.h"
 
@@ -112,7 +115,8 @@ struct userproc {
     pid_t pid;
     struct userproc_seat *seat; /* may be NULL */
     struct seat_child place;
-    bool gone;   /* nothing can be done with it */
+    bool gone;  /* nothing can be done with it */
+    bool dying; /* somebody has killed it; it stands at its end, with the registers that it was killed with */
     bool reaped; /* it is no child of ours any more, not even a dead one */
     uint64_t hole;
     uint64_t breaks; /* DR7 */
@@ -147,6 +151,7 @@ static bool wait_stop(struct userproc *p, int *sig)
         p->gone = p->reaped = true;
         return false;
     }
+    p->dying = status >> 16 == PTRACE_EVENT_EXIT;
     *sig = WSTOPSIG(status);
     return true;
 }
@@ -197,7 +202,7 @@ static bool code_run(struct userproc *p, uint64_t begin, uint64_t end)
     do {
         if (!resume(p, PTRACE_CONT) || !wait_stop(p, &sig))
             return false;
-        if (ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs)) {
+        if (p->dying || ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs)) {
             p->gone = true;
             return false;
         }
@@ -278,7 +283,6 @@ static bool birth_steps(struct birth *b)
     if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8) ||
         syscall(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
         return false;
-    syscall(SYS_setsid); /* signals of our terminal are for us */
     b->step = "descriptors";
     ram = (int)syscall(SYS_fcntl, b->ram_fd, F_DUPFD, 3);
     own = (int)syscall(SYS_fcntl, b->own_fd, F_DUPFD, 3);
@@ -332,7 +336,8 @@ static bool start(struct userproc *p, struct birth *b)
     p->reaped = false;
     seat_child_init(&p->place, p->pid);
     return wait_stop(p, &sig) && sig == SIGTRAP && !b->error &&
-           ptrace(PTRACE_SETOPTIONS, p->pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD) == 0 &&
+           ptrace(PTRACE_SETOPTIONS, p->pid, NULL,
+                  PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXIT) == 0 &&
            ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs) == 0;
 }
 
@@ -511,8 +516,10 @@ void userproc_free(struct userproc *p)
         /* Its number is not that of another process by now, which kill() could not be sure of. If its thread
          * has ended it has been killed. */
         ptrace(PTRACE_KILL, p->pid, NULL, NULL);
+        if (p->dying) /* by itself, once it may */
+            ptrace(PTRACE_CONT, p->pid, NULL, NULL);
         while (waitpid(p->pid, &status, __WALL) < 0 ? errno == EINTR : WIFSTOPPED(status))
-            ;
+            ptrace(PTRACE_CONT, p->pid, NULL, NULL);
     }
     if (p->image != MAP_FAILED)
         munmap(p->image, sizeof(*p->image));
@@ -649,6 +656,8 @@ static bool regs_get(struct userproc *p, struct userproc_regs *regs, struct user
 
     if (ptrace(PTRACE_GETREGS, p->pid, NULL, r))
         return false;
+    if (p->dying && (int64_t)r->orig_rax >= 0)
+        exit->why = USERPROC_SYSCALL; /* which was not done */
     g[0] = exit->why == USERPROC_SYSCALL ? r->orig_rax : r->rax;
     g[1] = r->rcx, g[2] = r->rdx, g[3] = r->rbx;
     g[4] = r->rsp, g[5] = r->rbp, g[6] = r->rsi, g[7] = r->rdi;
@@ -734,6 +743,8 @@ static bool stop_counts(struct userproc *p, int sig, struct userproc_exit *exit)
     if (sig == (SIGTRAP | 0x80))
         return true;
     exit->why = USERPROC_KICKED;
+    if (p->dying)
+        return true;
     if (sig == SIGURG && atomic_exchange(&p->kicked, false))
         return true;
     exit->why = USERPROC_GONE;
@@ -789,9 +800,10 @@ bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, s
     atomic_store(&p->running, false);
     if (exit->why == USERPROC_GONE || exit->why == USERPROC_REFUSED)
         return false;
-    if (regs_get(p, regs, exit) && (!xsave || userproc_get_xsave(p, xsave)))
+    bool got = regs_get(p, regs, exit) && (!xsave || userproc_get_xsave(p, xsave));
+    p->gone = !got || p->dying;
+    if (got)
         return true;
-    p->gone = true;
     exit->why = USERPROC_GONE;
     return false;
 }
