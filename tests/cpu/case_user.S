@@ -890,8 +890,10 @@ answers_a:
     xor ecx, ecx
     xgetbv
     mov [rdi], rax
+    test r14d, r14d
+    jz 1f
     rdpid rax
-    mov [rdi + 8], rax
+1:  mov [rdi + 8], rax
     rdtscp
     mov [rdi + 16], rcx
     shl rdx, 32
@@ -960,6 +962,11 @@ CASE(user_answers, MODE_LONG)
     mov ecx, 0x10 /* TSC */
     mov edx, 0x5a000000
     wrmsr
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    mov r14d, ecx
+    and r14d, 1 << 22 /* RDPID */
     mov r12d, 3
 5:  SAME_ANSWERS(answers_a)
     SAME_ANSWERS(answers_b)
