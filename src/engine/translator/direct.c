@@ -22,7 +22,8 @@
  * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
  * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
  * (userproc_hole) instead of faulting. Where the guest's tables have something there, its program is
- * translated. */
+ * translated. A call of the vsyscall page's three entries has lost RAX, which is no argument of theirs, when
+ * the guest's kernel sees it, on hosts that have that page. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
