@@ -276,7 +276,8 @@ static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const 
     struct mirror_page *p = mirror_find(s, x->addr & PAGE_MASK);
     if (fetch && p && (p->prot & USERPROC_X))
         fetch = false; /* the instruction's own bytes as data */
-    *again = mirror_bring(c, s, x->addr, fetch);
+    /* What is known to be unfit is not looked at again: that takes longer than the run. */
+    *again = !(fetch && mirror_is_unfit(s, x->addr)) && mirror_bring(c, s, x->addr, fetch);
     if (fetch && !*again && mirror_is_unfit(s, x->addr)) {
         c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
