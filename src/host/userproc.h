@@ -18,6 +18,7 @@
 #define HOST_USERPROC_H
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #include "util/err.h"
@@ -63,16 +64,26 @@ struct userproc_exit {
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };
 
+/* Where seats are of threads that are to keep out of each other's way, as the vCPUs of a machine. Zeroed at
+ * first; it lives longer than they. */
+struct userproc_room {
+    _Atomic uint16_t seats[CPU_SETSIZE]; /* that are taken, by CPU */
+};
+
 /* Which CPU a thread and the processes that it drives use: the same, which makes a run and what follows it
  * five times as fast as when each wakes the other on a CPU of its own. The thread keeps to the CPU on which a
- * series of runs finds it, until it rests; from time to time the series looks whether others want that CPU
- * too, and then the host may choose anew. One for each thread that has processes, its owner's memory, zeroed
- * at first. */
+ * series of runs finds it, until it rests, or to another one if that has fewer seats of its room; from time
+ * to time the series looks whether others want that CPU too, and then the host may choose anew. One for each
+ * thread that has processes, its owner's memory, zeroed at first but for the room. */
 struct userproc_seat {
+    struct userproc_room *room; /* NULL: it has one for itself */
     bool taken;
     bool useless; /* the host does not let us choose */
     int cpu;
-    cpu_set_t free;      /* the thread's CPUs while the seat is not taken */
+    cpu_set_t free;   /* the thread's CPUs while the seat is not taken */
+    cpu_set_t usable; /* those of them that there are */
+    long online;      /* CPUs, at counted_at */
+    uint64_t counted_at, moved_at;
     const void *watched; /* the process whose use of the CPU is looked at, and whether others ran meanwhile */
     bool mixed;
     uint64_t watched_since, judged_at; /* nanoseconds */

@@ -231,21 +231,38 @@ static void more_behind(void **state)
  * length of which need not be a multiple of 4. */
 static void members_of_odd_length(void **state)
 {
+    static uint8_t bytes[4096]; /* with zeros behind the archive */
+    const size_t len = cpio(bytes, sizeof(bytes), 100, 1);
+
+    (void)state;
+    for (size_t n = len - 3; n < len + 9; n++) {
+        begin();
+        pack(archive_write_add_filter_gzip, bytes, n);
+        pack(archive_write_add_filter_gzip, bytes, len);
+        if (n % 4) {
+            expect_left();
+            continue;
+        }
+        memcpy(plain, bytes, n);
+        memcpy(plain + n, bytes, len);
+        plain_len = n + len;
+        expect_unpacked();
+    }
+}
+
+/* Each archive begins where kernels look for one. */
+static void odd_lengths(void **state)
+{
     static uint8_t bytes[4096];
     const size_t len = cpio(bytes, sizeof(bytes), 100, 1);
 
     (void)state;
-    for (unsigned cut = 0; cut < 4; cut++) {
+    for (size_t n = len - 3; n < len + 9; n++) {
         begin();
-        pack(archive_write_add_filter_gzip, bytes, len - cut); /* zeros at its end */
-        pack(archive_write_add_filter_gzip, bytes, len);
-        if (cut) {
-            expect_left();
-            continue;
-        }
-        memcpy(plain, bytes, len);
-        memcpy(plain + len, bytes, len);
-        plain_len = 2 * len;
+        pack(archive_write_add_filter_zstd, bytes, n);
+        memcpy(plain, bytes, n);
+        plain_len = n;
+        append(archive_write_add_filter_xz, 50, 2);
         expect_unpacked();
     }
 }
@@ -452,17 +469,12 @@ static void below_the_kernels_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_packer),
-        cmocka_unit_test(several_with_zeros_between),
-        cmocka_unit_test(packed_by_lz4),
-        cmocka_unit_test(more_behind),
-        cmocka_unit_test(members_of_odd_length),
-        cmocka_unit_test(damaged_inside),
-        cmocka_unit_test(frame_of_nothing),
-        cmocka_unit_test(stays_as_it_is),
-        cmocka_unit_test(damaged),
-        cmocka_unit_test(placed_by_room),
-        cmocka_unit_test(below_the_kernels_limit),
+        cmocka_unit_test(each_packer),           cmocka_unit_test(several_with_zeros_between),
+        cmocka_unit_test(packed_by_lz4),         cmocka_unit_test(more_behind),
+        cmocka_unit_test(members_of_odd_length), cmocka_unit_test(odd_lengths),
+        cmocka_unit_test(damaged_inside),        cmocka_unit_test(frame_of_nothing),
+        cmocka_unit_test(stays_as_it_is),        cmocka_unit_test(damaged),
+        cmocka_unit_test(placed_by_room),        cmocka_unit_test(below_the_kernels_limit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -135,7 +135,7 @@ static size_t pack_lz4(uint8_t *out)
     return n;
 }
 
-static size_t pack_by_library(enum packer packer, uint8_t *out, size_t room)
+static size_t pack_by_library(enum packer packer, const void *bytes, size_t len, uint8_t *out, size_t room)
 {
     struct archive *a = archive_write_new();
     struct archive_entry *e = archive_entry_new();
@@ -156,7 +156,7 @@ static size_t pack_by_library(enum packer packer, uint8_t *out, size_t room)
     archive_entry_set_filetype(e, AE_IFREG);
     archive_entry_set_pathname(e, "kernel");
     assert_int_equal(archive_write_header(a, e), ARCHIVE_OK);
-    assert_int_equal(archive_write_data(a, elf.bytes, elf.len), elf.len);
+    assert_int_equal(archive_write_data(a, bytes, len), len);
     archive_entry_free(e);
     assert_int_equal(archive_write_close(a), ARCHIVE_OK);
     archive_write_free(a);
@@ -175,7 +175,7 @@ static void kernel_make(enum packer packer)
     size_t len;
 
     memset(&kernel, 0, sizeof(kernel));
-    len = packer == LZ4 ? pack_lz4(packed()) : pack_by_library(packer, packed(), room);
+    len = packer == LZ4 ? pack_lz4(packed()) : pack_by_library(packer, elf.bytes, elf.len, packed(), room);
     if (packer != GZIP) {
         put(packed() + len, elf.len, 4);
         len += 4;
@@ -349,6 +349,9 @@ static void addresses_are_by_chance(void **state)
     machine_drop(&l);
 }
 
+/* A machine so small that a kernel that may lie anywhere would soon lie over the initrd. */
+#define SMALL_RAM (PREF + INIT_SIZE + MIB(8))
+
 static void initrd_is_left_alone(void **state)
 {
     static struct image initrd;
@@ -356,7 +359,7 @@ static void initrd_is_left_alone(void **state)
     uint64_t base, by;
 
     (void)state;
-    machine_make(&l, RAM);
+    machine_make(&l, SMALL_RAM);
     elf_make();
     add_table(true);
     kernel_make(GZIP);
@@ -364,10 +367,49 @@ static void initrd_is_left_alone(void **state)
     memcpy(initrd.bytes, "BZh9", 4); /* and is no such thing: it stays as it is */
     initrd.len = MIB(4);
     l.in.initrd = file_of(&initrd, "initrd.img");
-    for (unsigned i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < 100; i++) {
         load_moved(&l, true, &base, &by);
-        assert_true(base + EXTENT <= RAM - MIB(4));
-        assert_memory_equal(l.ram + RAM - MIB(4), initrd.bytes, initrd.len);
+        assert_true(base + EXTENT <= SMALL_RAM - MIB(4));
+        assert_memory_equal(l.ram + SMALL_RAM - MIB(4), initrd.bytes, initrd.len);
+    }
+    machine_drop(&l);
+}
+
+/* One member and the end. */
+static size_t cpio(uint8_t *out, uint32_t file_len)
+{
+    static const char form[] = "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s";
+    size_t len =
+        (size_t)sprintf((char *)out, form, 1, 0100755, 0, 0, 1, 0, file_len, 0, 0, 0, 0, 2, 0, "a") + 1;
+
+    len = align_up(len, 4);
+    memset(out + len, 0x77, file_len);
+    len = align_up(len + file_len, 4);
+    return len +
+           (size_t)sprintf((char *)out + len, form, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 11, 0, "TRAILER!!!") + 1;
+}
+
+static void unpacked_initrd_is_left_alone(void **state)
+{
+    static struct image initrd, plain;
+    struct loaded l;
+    uint64_t base, by;
+
+    (void)state;
+    machine_make(&l, SMALL_RAM);
+    elf_make();
+    add_table(true);
+    kernel_make(GZIP);
+    plain.len = cpio(plain.bytes, MIB(2));
+    initrd.len = pack_by_library(ZSTD, plain.bytes, plain.len, initrd.bytes, IMAGE_MAX);
+    l.in.initrd = file_of(&initrd, "initrd.img");
+    for (unsigned i = 0; i < 100; i++) {
+        uint64_t gpa;
+
+        load_moved(&l, true, &base, &by);
+        gpa = get(l.ram + l.in.layout.params + 0x218, 4);
+        assert_int_equal(get(l.ram + l.in.layout.params + 0x21c, 4), plain.len);
+        assert_memory_equal(l.ram + gpa, plain.bytes, plain.len);
     }
     machine_drop(&l);
 }
@@ -609,6 +651,8 @@ static void damaged_bytes(void **state)
             load(&l);
             if (l.s->rip == PREF + 0x200)
                 expect_as_it_is(&l);
+            else if (packer == XZ || packer == BZIP2) /* whose checksums are looked at */
+                expect_kernel(&l, base_of(&l), move_of(&l), true);
             packed()[off] ^= (uint8_t)(1 << off % 8);
         }
     }
@@ -654,6 +698,23 @@ static void wrong_lengths(void **state)
     machine_drop(&l);
 }
 
+/* What is packed goes on where the file has ended. */
+static void beyond_the_file(void **state)
+{
+    struct loaded l;
+
+    (void)state;
+    machine_make(&l, RAM);
+    elf_make();
+    add_table(true);
+    kernel_make(LZ4);
+    kernel.len -= 64;
+    put(kernel.bytes + 0x1f4, (kernel.len - SETUP_LEN) / 16, 4);
+    load(&l);
+    expect_as_it_is(&l);
+    machine_drop(&l);
+}
+
 static void wrong_sizes(void **state)
 {
     static const uint64_t sizes[] = { 0, 1, ELF_LEN, sizeof(elf.bytes), 0xffffffff };
@@ -667,6 +728,10 @@ static void wrong_sizes(void **state)
         for (unsigned i = 0; i < array_size(sizes); i++) {
             kernel_make(packer);
             put(packed() + get(kernel.bytes + 0x24c, 4) - 4, sizes[i], 4);
+            l.in.cmdline = "";
+            load(&l);
+            expect_as_it_is(&l);
+            l.in.cmdline = "nokaslr"; /* the table is not looked at */
             load(&l);
             expect_as_it_is(&l);
         }
@@ -699,6 +764,7 @@ int main(void)
         cmocka_unit_test(table_without_the_middle_list),
         cmocka_unit_test(addresses_are_by_chance),
         cmocka_unit_test(initrd_is_left_alone),
+        cmocka_unit_test(unpacked_initrd_is_left_alone),
         cmocka_unit_test(as_linked),
         cmocka_unit_test(words_that_are_not_nokaslr),
         cmocka_unit_test(options_about_ram),
@@ -708,6 +774,7 @@ int main(void)
         cmocka_unit_test(damaged_tables),
         cmocka_unit_test(damaged_bytes),
         cmocka_unit_test(wrong_lengths),
+        cmocka_unit_test(beyond_the_file),
         cmocka_unit_test(wrong_sizes),
         cmocka_unit_test(unknown_packer),
     };

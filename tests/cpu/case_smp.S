@@ -856,7 +856,9 @@ flush_kinds_mask: /* r13d */
     set_page SHOT, FRAME + RW_U
     USER_FAULTS(14, \error, 2f)
     EQ(qword ptr got_cr2[rip], SHOT_AT)
+    sti /* the fault may have come before the interrupt */
     wait_for COUNTED, 1
+    cli
     mov dword ptr [COUNTED], 0
     next_kind 5b
     PASS

@@ -770,7 +770,7 @@ CASE(user_bases, MODE_LONG)
     wrfsbase rax
     mov rax, 0x7ffffffff000
     wrgsbase rax
-    mov eax, [USER_DATA + 0x7000] /* of a page that was not touched yet */
+    mov eax, [USER_DATA + 0x50000] /* of a page that was not touched yet */
     rdfsbase rbx
     rdgsbase rcx
     mov eax, USER_DATA
@@ -890,8 +890,10 @@ answers_a:
     xor ecx, ecx
     xgetbv
     mov [rdi], rax
+    test r14d, r14d
+    jz 1f
     rdpid rax
-    mov [rdi + 8], rax
+1:  mov [rdi + 8], rax
     rdtscp
     mov [rdi + 16], rcx
     shl rdx, 32
@@ -960,6 +962,11 @@ CASE(user_answers, MODE_LONG)
     mov ecx, 0x10 /* TSC */
     mov edx, 0x5a000000
     wrmsr
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    mov r14d, ecx
+    and r14d, 1 << 22 /* RDPID */
     mov r12d, 3
 5:  SAME_ANSWERS(answers_a)
     SAME_ANSWERS(answers_b)
@@ -1009,6 +1016,34 @@ CASE(user_last_page, MODE_LONG)
     jnz 5b
     PASS
 1:  jmp rbx
+
+/* Linux has its vsyscall page there: a host may see to it by itself. */
+CASE(user_vsyscall, MODE_LONG)
+    mov r12d, 3
+5:  mov rbx, -0xa00000
+    call 6f
+    add rbx, 0x400
+    call 6f
+    add rbx, 0x400
+    call 6f
+    sub rbx, 0x7ff
+    call 6f
+    mov rbp, -0xa00000
+    USER_FAULTS_AT(14, 4, 2f, 12f)
+    EQ(rbp, got_cr2[rip])
+    dec r12d
+    jnz 5b
+    PASS
+6:  USER_FAULTS(14, 0x14, 1f)
+    EQ(rbx, got_cr2[rip])
+    EQ(rbx, got_rip[rip])
+    EQ(qword ptr got_rsp[rip], USER_STACK - 8)
+    ret
+1:  call rbx
+    ud2
+2:  mov ecx, 1
+12: mov eax, [rbp]
+    ud2
 
 /* All of the addresses at which a process of a host may have something of its own are the guest's: then it may
  * not run there. Tables of which all entries are the same. */

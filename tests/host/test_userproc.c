@@ -815,6 +815,123 @@ static void a_long_series_goes_on(void **state)
     assert_int_equal(count_cpus(0), before);
 }
 
+/* The first two of the thread's CPUs. */
+static void two_cpus(int cpu[2])
+{
+    cpu_set_t set;
+    int n = 0;
+
+    sched_getaffinity(0, sizeof(set), &set);
+    for (int i = 0; i < CPU_SETSIZE && n < 2; i++) {
+        if (CPU_ISSET(i, &set))
+            cpu[n++] = i;
+    }
+    if (n < 2)
+        skip();
+}
+
+/* Others' seats are told by their number alone. */
+static void others_on_all_but(struct userproc_room *room, int cpu)
+{
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        atomic_store(&room->seats[i], i != cpu);
+}
+
+static void seats_keep_away_from_each_other(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_room room;
+    struct userproc_seat seat = { .room = &room };
+    const int before = count_cpus(0);
+    int cpu[2];
+
+    two_cpus(cpu);
+    userproc_sit(f->p, &seat);
+    for (int i = 0; i < 6; i++) {
+        const int free = cpu[i & 1];
+
+        others_on_all_but(&room, free);
+        assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+        assert_int_equal(sched_getcpu(), free);
+        assert_int_equal(room.seats[free], 1);
+        userproc_rest(&seat);
+        assert_int_equal(room.seats[free], 0);
+    }
+    assert_int_equal(count_cpus(0), before);
+}
+
+static void a_seat_leaves_for_a_free_cpu(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_room room;
+    struct userproc_seat seat = { .room = &room };
+    const int before = count_cpus(0);
+    int cpu[2];
+
+    two_cpus(cpu);
+    others_on_all_but(&room, cpu[0]);
+    userproc_sit(f->p, &seat);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    assert_int_equal(sched_getcpu(), cpu[0]);
+    atomic_fetch_add(&room.seats[cpu[0]], 1);
+    atomic_store(&room.seats[cpu[1]], 0);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    assert_int_equal(sched_getcpu(), cpu[1]);
+    assert_int_equal(room.seats[cpu[0]], 1);
+    assert_int_equal(room.seats[cpu[1]], 1);
+    userproc_rest(&seat);
+    assert_int_equal(room.seats[cpu[1]], 0);
+    assert_int_equal(count_cpus(0), before);
+}
+
+/* More seats than CPUs: the one that shares goes where it would share with no more. */
+static void seats_go_round(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_room room;
+    struct userproc_seat seat = { .room = &room };
+    int cpu[2];
+
+    two_cpus(cpu);
+    others_on_all_but(&room, cpu[0]);
+    userproc_sit(f->p, &seat);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    atomic_fetch_add(&room.seats[cpu[0]], 1);
+    while (sched_getcpu() == cpu[0]) { /* which is how long it gets little of the CPU */
+        usleep(1000);
+        assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+        assert_true(seat.taken);
+    }
+    assert_int_equal(room.seats[cpu[0]], 1);
+    assert_int_equal(room.seats[seat.cpu], 2);
+    userproc_rest(&seat);
+}
+
+/* Wherever the others are. */
+static void a_seat_is_on_one_of_the_threads_cpus(void **state)
+{
+    struct fixture *f = *state;
+    struct userproc_room room;
+    struct userproc_seat seat = { .room = &room };
+    cpu_set_t before, one;
+    int cpu[2];
+
+    two_cpus(cpu);
+    sched_getaffinity(0, sizeof(before), &before);
+    CPU_ZERO(&one);
+    CPU_SET(cpu[1], &one);
+    sched_setaffinity(0, sizeof(one), &one);
+    memset(&room, 0, sizeof(room));
+    atomic_store(&room.seats[cpu[1]], 1);
+    userproc_sit(f->p, &seat);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+        assert_int_equal(sched_getcpu(), cpu[1]);
+    }
+    userproc_rest(&seat);
+    sched_setaffinity(0, sizeof(before), &before);
+}
+
 /* ---- its life ---- */
 
 static void signals_from_outside_change_nothing(void **state)
@@ -1009,6 +1126,10 @@ int main(void)
         TEST(kicks_meet_other_stops),
         TEST(both_use_one_cpu_until_rest),
         TEST(two_share_a_seat),
+        TEST(seats_keep_away_from_each_other),
+        TEST(a_seat_leaves_for_a_free_cpu),
+        TEST(seats_go_round),
+        TEST(a_seat_is_on_one_of_the_threads_cpus),
         TEST(cpus_set_meanwhile_stay),
         TEST(a_long_series_goes_on),
         TEST(signals_from_outside_change_nothing),

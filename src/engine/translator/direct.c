@@ -22,10 +22,12 @@
  * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
  * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
  * (userproc_hole) instead of faulting. Where the guest's tables have something there, its program is
- * translated. */
+ * translated. A call of the vsyscall page's three entries has lost RAX, which is no argument of theirs, when
+ * the guest's kernel sees it, on hosts that have that page. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/translator/direct_priv.h"
 
@@ -35,7 +37,10 @@
 #include "engine/translator/vcpu.h"
 #include "engine/translator/x87_pointers.h"
 
-#define EXCURSION_NS 40000 /* of a stay, for a short absence from it to be worth its while */
+#define EXCURSION_NS 40000    /* of a stay, for a short absence from it to be worth its while */
+#define EXCURSION_EXITS 16    /* of it, from translated code */
+#define EXCURSIONS_SKIPPED 64 /* at most, since the stays after them are too short */
+#define SERIES_GAP_NS 2000000 /* between runs, for the CPU to be kept */
 #define FAULTS_MOST 32 /* of one instruction, which may take from the mirror what it has just been given */
 #define USER32_CS 0x23
 #define FLAGS_INSIDE (FL_STATUS | FL_DF | FL_ID)
@@ -44,8 +49,13 @@
 bool direct_open(struct tcpu *c)
 {
     struct direct *d = calloc(1, sizeof *d);
-    if (!d)
+    if (d && !c->vm->direct_room)
+        c->vm->direct_room = calloc(1, sizeof *c->vm->direct_room);
+    if (!d || !c->vm->direct_room) {
+        free(d);
         return false;
+    }
+    d->seat.room = c->vm->direct_room;
     d->empty_ns = ~0ull;
     d->always = c->vm->cfg.options.direct == ENGINE_DIRECT_ALWAYS;
     c->direct = d;
@@ -106,6 +116,10 @@ static bool make_space(struct tcpu *c, struct direct_space *s)
     struct yado_error err;
     if (s->proc)
         return true;
+    if (ram_fd(c->vm) < 0) {
+        fail(c, "the host gives guest RAM no memory file");
+        return false;
+    }
     s->pages = calloc(MIRROR_SLOTS, sizeof *s->pages);
     s->gen = 1;
     if (s->pages && userproc_make(&s->proc, ram_fd(c->vm), &err) && have_xstate(c->direct, s->proc)) {
@@ -262,7 +276,8 @@ static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const 
     struct mirror_page *p = mirror_find(s, x->addr & PAGE_MASK);
     if (fetch && p && (p->prot & USERPROC_X))
         fetch = false; /* the instruction's own bytes as data */
-    *again = mirror_bring(c, s, x->addr, fetch);
+    /* What is known to be unfit is not looked at again: that takes longer than the run. */
+    *again = !(fetch && mirror_is_unfit(s, x->addr)) && mirror_bring(c, s, x->addr, fetch);
     if (fetch && !*again && mirror_is_unfit(s, x->addr)) {
         c->counters[TC_DIRECT_UNFIT]++;
         return DIRECT_TRANSLATE;
@@ -340,7 +355,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
 }
 
 /* What the last run came to: all that took CPU time but what it takes in any case, which is mostly more than
- * twice the least that was seen. Time on the clock says little where others want the CPU, too. */
+ * twice the least that was seen. */
 static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, uint64_t *inside)
 {
     uint64_t now = userproc_cpu_ns(s->proc), ns = now - s->cpu_ns;
@@ -359,10 +374,41 @@ static void bring_last_fault(struct tcpu *c, struct direct_space *s)
     mirror_bring(c, s, c->cr2, c->cr2 - c->rip < 15);
 }
 
+bool heavy_direct_is_over(const struct tcpu *c)
+{
+    return !c->direct_wish || cpu_now_ns() - c->direct->ran_at > SERIES_GAP_NS;
+}
+
 void heavy_direct_rest(struct tcpu *c)
 {
     userproc_rest(&c->direct->seat);
     c->direct_seated = 0;
+}
+
+/* Whether to come back soon. Programs ask for the time more than once in a row, too. */
+static enum direct_end judge_excursion(struct direct *d, uint64_t inside)
+{
+    bool worth = inside > EXCURSION_NS;
+    if (d->returned)
+        d->away_skip = worth ? 0 : (uint8_t)min_u64(2u * d->away_skip + 1, EXCURSIONS_SKIPPED);
+    d->returned = false;
+    if (!worth)
+        return DIRECT_TRANSLATE;
+    if (d->away_skipped < d->away_skip) {
+        d->away_skipped++;
+        return DIRECT_TRANSLATE;
+    }
+    d->away_skipped = 0;
+    d->away = EXCURSION_EXITS;
+    return DIRECT_EXCURSION;
+}
+
+/* Time on the clock says little where others want the CPU, too. */
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t = { 0 };
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 enum direct_end heavy_direct(struct tcpu *c)
@@ -370,15 +416,18 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct direct *d = c->direct;
     struct direct_space *s = space_for(c);
     enum direct_end end = DIRECT_REQUEST;
-    uint64_t begin = cpu_now_ns(), inside = 0, faulted_at = ~0ull;
+    uint64_t begin = thread_cpu_ns(), process_begin, inside = 0, faulted_at = ~0ull;
     unsigned faults = 0;
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
     if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
-        return DIRECT_TRANSLATE;
+        return d->away && d->away-- ? DIRECT_EXCURSION : DIRECT_TRANSLATE;
     }
+    d->returned = d->away > 0;
+    d->away = 0;
+    process_begin = s->cpu_ns;
     bring_last_fault(c, s);
     for (bool again = true; again;) {
         again = false;
@@ -398,8 +447,9 @@ enum direct_end heavy_direct(struct tcpu *c)
     }
     c->direct_seated = d->seat.taken;
     c->counters[TC_DIRECT_US] += inside / 1000;
-    uint64_t all = cpu_now_ns() - begin;
+    d->ran_at = cpu_now_ns();
+    uint64_t all = thread_cpu_ns() - begin + (s->cpu_ns - process_begin);
     direct_account(c, inside, all - min_u64(all, inside));
     direct_pace(c, end, inside);
-    return end == DIRECT_TRANSLATE && inside > EXCURSION_NS ? DIRECT_EXCURSION : end;
+    return end == DIRECT_TRANSLATE ? judge_excursion(d, inside) : end;
 }

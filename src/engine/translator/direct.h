@@ -41,6 +41,7 @@ void vcpu_direct_rest(struct tcpu *c);
 bool direct_open(struct tcpu *c); /* false: not with this host */
 void direct_close(struct tcpu *c);
 enum direct_end heavy_direct(struct tcpu *c);
+bool heavy_direct_is_over(const struct tcpu *c); /* user code has not run directly for a while */
 void heavy_direct_rest(struct tcpu *c);
 
 #endif

@@ -72,7 +72,11 @@ struct direct {
     struct direct_heat *heat; /* of the loaded space */
     uint64_t clock;
     uint32_t skip; /* what tcpu.direct_skip began with last */
+    uint8_t away;  /* that many exits more of translated code, and an excursion is none any more */
+    bool returned; /* the stay began with the end of one */
+    uint8_t away_skip, away_skipped; /* so many of them are not worth it, so many were not made */
     struct userproc_seat seat;
+    uint64_t ran_at;   /* when the last run ended */
     bool cpuid_faults; /* in the processes */
     uint32_t code_gen; /* tvm.direct_gen that was seen to */
     uint64_t last_cr2;

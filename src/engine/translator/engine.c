@@ -120,6 +120,7 @@ static void translator_close(struct engine_vm *evm)
         munmap(vm->slots[i].pages, (vm->slots[i].len >> 12) * sizeof(struct page_info));
         ram_large_close(&vm->slots[i]);
     }
+    free(vm->direct_room);
     cache_free(vm->cache);
     perf_map_close(vm->perf_map);
     pthread_mutex_destroy(&vm->excl_lock);

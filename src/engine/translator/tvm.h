@@ -24,7 +24,8 @@
 
 enum run_state { RUN_OUT, RUN_IN };
 
-struct tb; /* cache.h */
+struct tb;            /* cache.h */
+struct userproc_room; /* host/userproc.h */
 
 #define PAGE_FAST 2
 #define PAGE_MANY 0xffffffffu
@@ -81,8 +82,9 @@ struct tvm {
      * ones; changed under code_lock. */
     _Atomic uint32_t direct_gen;
     uint64_t direct_changed[TVM_DIRECT_CHANGED];
-    bool direct_xsave_differs; /* the host's XCR0 has more than the guest's can */
-    _Atomic bool intr;         /* output of the board's 8259s */
+    struct userproc_room *direct_room; /* where its vCPUs' seats are; NULL: no user code runs directly */
+    bool direct_xsave_differs;         /* the host's XCR0 has more than the guest's can */
+    _Atomic bool intr;                 /* output of the board's 8259s */
     _Atomic uint32_t code_lock, code_waiters;
     pthread_mutex_t excl_lock;
     _Atomic(struct tcpu *) excl_owner; /* not NULL: everybody else must be RUN_OUT */

@@ -160,7 +160,7 @@ bool heavy_samples(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
     uint64_t made = c->counters[TC_BLOCKS_FAST];
-    if (c->direct_seated && !c->direct_wish)
+    if (c->direct_seated && heavy_direct_is_over(c))
         heavy_direct_rest(c);
     tvm_code_lock(c->vm);
     uint32_t n = atomic_load(&c->sample_count);
