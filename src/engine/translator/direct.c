@@ -120,7 +120,8 @@ static bool make_space(struct tcpu *c, struct direct_space *s)
         fail(c, "the host gives guest RAM no memory file");
         return false;
     }
-    s->pages = calloc(MIRROR_SLOTS, sizeof *s->pages);
+    s->bits = MIRROR_BITS;
+    s->pages = calloc(mirror_slots(s), sizeof *s->pages);
     s->gen = 1;
     if (s->pages && userproc_make(&s->proc, ram_fd(c->vm), &err) && have_xstate(c->direct, s->proc)) {
         c->direct->cpuid_faults = userproc_trap(s->proc, USERPROC_TRAP_CPUID);
@@ -182,7 +183,7 @@ static void forget_changed_code(struct tcpu *c)
     bool all = n > TVM_DIRECT_CHANGED;
     for (unsigned k = 0; k < DIRECT_SPACES; k++) {
         struct direct_space *s = &d->spaces[k];
-        for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
+        for (unsigned i = 0; s->count && i < mirror_slots(s); i++) {
             struct mirror_page *p = &s->pages[i];
             if (p->gen == s->gen && (p->prot & USERPROC_X) &&
                 (all || is_among((uint64_t)p->frame << 12, changed, n)))

@@ -10,6 +10,8 @@
  * only those that need no breakpoints, which the page that is wanted may need. Global
  * pages are not mirrored: INVLPG under any PCID would have to reach them. Large pages that hold no code are
  * one mapping. */
+#include <stdlib.h>
+
 #include "engine/translator/direct_priv.h"
 
 #include "engine/translator/cache.h"
@@ -175,6 +177,21 @@ static bool look(struct tcpu *c, uint64_t lin, bool exec, struct mmu_peeked *m)
     return ok && (m->exec || !exec);
 }
 
+/* The table is half full: what is in it goes, and what comes has a larger one, up to a limit. Most programs
+ * need little, and there are many tables. */
+static void make_room(struct direct_space *s)
+{
+    struct mirror_page *more = NULL;
+    mirror_wipe(s);
+    if (s->bits < MIRROR_BITS_MOST)
+        more = calloc(1u << MIRROR_BITS_MOST, sizeof *more);
+    if (!more)
+        return;
+    free(s->pages);
+    s->pages = more;
+    s->bits = MIRROR_BITS_MOST;
+}
+
 #define AROUND 16 /* pages, aligned */
 
 bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec)
@@ -183,8 +200,8 @@ bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exe
     uint64_t page = lin & PAGE_MASK, first = page & ~(AROUND * PAGE_SIZE - 1);
     if (!is_mirrored(s, lin) || !look(c, lin, exec, &m))
         return false;
-    if (s->count > MIRROR_MOST)
-        mirror_wipe(s);
+    if (s->count > mirror_slots(s) / 2)
+        make_room(s);
     struct mirror_large *l = mirror_large_at(s, lin);
     if (l && !exec && (!m.writable || (l->prot & USERPROC_W)))
         return false;

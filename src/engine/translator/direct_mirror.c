@@ -29,16 +29,16 @@ struct direct_space *direct_space_of(struct direct *d, uint64_t pcid)
 
 /* ---- the table ---- */
 
-static unsigned mirror_hash(uint64_t page)
+static unsigned mirror_hash(const struct direct_space *s, uint64_t page)
 {
-    return (unsigned)((page >> 12) * 0x9e3779b1u >> (32 - MIRROR_BITS)) & (MIRROR_SLOTS - 1);
+    return (unsigned)((page >> 12) * 0x9e3779b1u >> (32 - s->bits)) & (mirror_slots(s) - 1);
 }
 
 struct mirror_page *mirror_slot(struct direct_space *s, uint64_t page)
 {
-    unsigned i = mirror_hash(page);
+    unsigned i = mirror_hash(s, page);
     while (s->pages[i].gen == s->gen && s->pages[i].page != page)
-        i = (i + 1) & (MIRROR_SLOTS - 1);
+        i = (i + 1) & (mirror_slots(s) - 1);
     return &s->pages[i];
 }
 
@@ -56,7 +56,7 @@ void mirror_wipe(struct direct_space *s)
     s->wipe = true;
     s->count = s->change_count = 0;
     if (++s->gen == 0) {
-        light_zero(s->pages, MIRROR_SLOTS * sizeof *s->pages);
+        light_zero(s->pages, mirror_slots(s) * sizeof *s->pages);
         s->gen = 1;
     }
     for (unsigned i = 0; i < MIRROR_LARGE; i++)
@@ -188,7 +188,7 @@ static void take_frames(struct direct_space *s, uint64_t gpage)
         if ((s->large[i].prot & USERPROC_W) && gpage - s->large[i].gpa < LARGE_PAGE)
             mirror_take_large(s, &s->large[i]);
     }
-    for (unsigned i = 0; s->count && i < MIRROR_SLOTS; i++) {
+    for (unsigned i = 0; s->count && i < mirror_slots(s); i++) {
         struct mirror_page *p = &s->pages[i];
         if (p->gen == s->gen && (p->prot & USERPROC_W) && p->frame == (uint32_t)(gpage >> 12))
             mirror_take_page(s, p);

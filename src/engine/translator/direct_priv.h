@@ -6,9 +6,8 @@
 #include "host/userproc.h"
 
 #define DIRECT_SPACES 6
-#define MIRROR_BITS 15
-#define MIRROR_SLOTS (1u << MIRROR_BITS)
-#define MIRROR_MOST (MIRROR_SLOTS / 4) /* pages; each may be a mapping of the process (vm.max_map_count) */
+#define MIRROR_BITS 12      /* of a table's size at first ... */
+#define MIRROR_BITS_MOST 14 /* ... and at last; each page may be a mapping of the process (vm.max_map_count) */
 #define MIRROR_LARGE 64
 #define MIRROR_CHANGES 256
 #define MIRROR_UNFIT 16
@@ -45,6 +44,7 @@ struct direct_space {
     uint16_t gen;
     uint32_t count; /* entries of `pages` in use */
     uint32_t change_count;
+    uint8_t bits; /* of how many slots `pages` has */
     struct mirror_page *pages;
     struct mirror_large large[MIRROR_LARGE];
     struct userproc_map changes[MIRROR_CHANGES];
@@ -90,6 +90,10 @@ struct direct {
 struct direct_space *direct_space_of(struct direct *d, uint64_t pcid);
 struct mirror_page *mirror_slot(struct direct_space *s, uint64_t page); /* where it is or would be */
 struct mirror_page *mirror_find(struct direct_space *s, uint64_t page);
+static inline unsigned mirror_slots(const struct direct_space *s)
+{
+    return 1u << s->bits;
+}
 struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin);
 /* Notes what the process is to do before it runs again. False: everything was wiped instead. */
 bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot);
