@@ -129,6 +129,22 @@ static void test_seam(void **state)
     memcpy(page + PAGE_SIZE - 2, "\x0f\x01", 2);
     behind[0] = 0xf9;
     assert_false(direct_scan_seam(page, behind, 0));
+    fresh(NULL);
+    memcpy(page + PAGE_SIZE - 4, "\xe8\xaf\xcd\x0f",
+           4); /* a call whose displacement looks like SLDT, as Python has it */
+    memcpy(behind, "\0\xc0", 2);
+    assert_true(direct_scan_seam(page, behind, 0));
+    page[PAGE_SIZE - 4] = 0x90; /* and without the call */
+    page[PAGE_SIZE - 3] = 0x90;
+    page[PAGE_SIZE - 2] = 0x90;
+    assert_false(direct_scan_seam(page, behind, 0));
+    fresh(NULL);
+    page[PAGE_SIZE - 1] = 0xf3; /* from a prefix on */
+    memcpy(behind, "\x0f\xc7\xf8", 3);
+    assert_true(direct_scan_seam(page, behind, 0)); /* its opcode is the page behind's to find */
+    memcpy(page + PAGE_SIZE - 2, "\xf3\x0f", 2);
+    memcpy(behind, "\xc7\xf8", 2);
+    assert_false(direct_scan_seam(page, behind, 0));
 }
 
 int main(void)

@@ -99,6 +99,17 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struc
 
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may)
 {
-    const uint8_t *last = page + PAGE_SIZE - 2;
-    return !is_site(last[0], last[1], behind[0], may) && !is_site(last[1], behind[0], behind[1], may);
+    enum { BEHIND = 16, SEAM = RUN_UP + 2 };
+    uint8_t code[SEAM + BEHIND];
+    ZydisDecoder decoder;
+    insn_decoder_init(&decoder, 64);
+    memcpy(code, page + PAGE_SIZE - SEAM, SEAM);
+    memcpy(code + SEAM, behind, BEHIND);
+    for (unsigned i = SEAM - 2; i < SEAM; i++) {
+        bool whole = i + 2 == SEAM && is_site(code[i], code[i + 1], NO_MODRM, may); /* found in its page */
+        if (!whole && is_site(code[i], code[i + 1], code[i + 2], may) &&
+            start_of(&decoder, code, i, sizeof code) != ~0u)
+            return false;
+    }
+    return true;
 }
