@@ -68,6 +68,7 @@ def direct():
         with vm.Guest(vm.yado_argv(image, work, disk, extra=['--counters'])) as guest:
             seconds = guest.wait_login()
             guest.login()
+            guest.run_status('cloud-init status --wait', 300) # which writes to the console
             text = base64.b64encode(PROGRAM.encode()).decode()
             guest.run(': > p.b64')
             for i in range(0, len(text), 800):
