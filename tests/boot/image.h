@@ -34,6 +34,29 @@ static inline uint64_t get(const uint8_t *p, unsigned n)
     return v;
 }
 
+#define SETUP_LEN (2 * 512) /* boot sector and one more */
+
+/* The setup header (boot.rst, protocol 2.15) of a bzImage of k->len bytes, with 64-bit entry, relocatable in
+ * steps of 2 MiB. */
+static inline void put_setup_header(struct image *k, uint64_t pref_address, uint32_t init_size)
+{
+    k->bytes[0x1f1] = 1; /* setup sectors besides the boot sector */
+    put(k->bytes + 0x1f4, (k->len - SETUP_LEN) / 16, 4);
+    put(k->bytes + 0x1fe, 0xaa55, 2);
+    k->bytes[0x200] = 0xeb;
+    k->bytes[0x201] = 0x6a;
+    memcpy(k->bytes + 0x202, "HdrS", 4);
+    put(k->bytes + 0x206, 0x020f, 2);
+    k->bytes[0x211] = 0x01;
+    put(k->bytes + 0x22c, 0x7fffffff, 4);
+    put(k->bytes + 0x230, MIB(2), 4);
+    k->bytes[0x234] = 1;
+    put(k->bytes + 0x236, 0x7f, 2);
+    put(k->bytes + 0x238, 2047, 4);
+    put(k->bytes + 0x258, pref_address, 8);
+    put(k->bytes + 0x260, init_size, 4);
+}
+
 static inline struct boot_layout layout_get(void)
 {
     return (struct boot_layout){

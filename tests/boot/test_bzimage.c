@@ -2,7 +2,6 @@
 #include "image.h"
 
 #define RAM MIB(64)
-#define SETUP_LEN (2 * 512)
 #define PAYLOAD_LEN 8192
 #define INIT_SIZE MIB(4)
 #define PREF MIB(16)
@@ -13,21 +12,7 @@ static void kernel_make(void)
 {
     memset(&kernel, 0, sizeof(kernel));
     kernel.len = SETUP_LEN + PAYLOAD_LEN;
-    kernel.bytes[0x1f1] = 1; /* setup sectors besides the boot sector */
-    put(kernel.bytes + 0x1f4, PAYLOAD_LEN / 16, 4);
-    put(kernel.bytes + 0x1fe, 0xaa55, 2);
-    kernel.bytes[0x200] = 0xeb;
-    kernel.bytes[0x201] = 0x6a;
-    memcpy(kernel.bytes + 0x202, "HdrS", 4);
-    put(kernel.bytes + 0x206, 0x020f, 2);
-    kernel.bytes[0x211] = 0x01;
-    put(kernel.bytes + 0x22c, 0x7fffffff, 4);
-    put(kernel.bytes + 0x230, MIB(2), 4);
-    kernel.bytes[0x234] = 1;
-    put(kernel.bytes + 0x236, 0x7f, 2);
-    put(kernel.bytes + 0x238, 2047, 4);
-    put(kernel.bytes + 0x258, PREF, 8);
-    put(kernel.bytes + 0x260, INIT_SIZE, 4);
+    put_setup_header(&kernel, PREF, INIT_SIZE);
     for (unsigned i = 0; i < PAYLOAD_LEN; i++)
         kernel.bytes[SETUP_LEN + i] = (uint8_t)(i * 13);
 }

@@ -353,19 +353,8 @@ static struct image kernel;
 static void bzimage_make(void)
 {
     memset(&kernel, 0, sizeof(kernel));
-    kernel.len = 1024 + 8192;
-    kernel.bytes[0x1f1] = 1;
-    put(kernel.bytes + 0x1f4, 8192 / 16, 4);
-    put(kernel.bytes + 0x1fe, 0xaa55, 2);
-    put(kernel.bytes + 0x200, 0x6aeb, 2);
-    memcpy(kernel.bytes + 0x202, "HdrS", 4);
-    put(kernel.bytes + 0x206, 0x020f, 2);
-    kernel.bytes[0x211] = 1;
-    put(kernel.bytes + 0x22c, 0x7fffffff, 4);
-    put(kernel.bytes + 0x236, 1, 2);
-    put(kernel.bytes + 0x238, 2047, 4);
-    put(kernel.bytes + 0x258, MIB(16), 8);
-    put(kernel.bytes + 0x260, MIB(1), 4);
+    kernel.len = SETUP_LEN + 8192;
+    put_setup_header(&kernel, MIB(16), MIB(1));
 }
 
 static void pvh_make(void)

@@ -6,7 +6,6 @@
 #include <archive_entry.h>
 
 #define RAM MIB(128)
-#define SETUP_LEN (2 * 512)
 #define CODE_LEN 0x400 /* of the program that would unpack it */
 #define PREF MIB(16)
 #define INIT_SIZE MIB(16)
@@ -183,23 +182,9 @@ static void kernel_make(enum packer packer)
     for (unsigned i = 0; i < CODE_LEN; i++)
         kernel.bytes[SETUP_LEN + i] = (uint8_t)(i * 13 + 1);
     kernel.len = align_up(SETUP_LEN + CODE_LEN + len, 16);
-    setup[0x1f1] = 1;
-    put(setup + 0x1f4, (kernel.len - SETUP_LEN) / 16, 4);
-    put(setup + 0x1fe, 0xaa55, 2);
-    setup[0x200] = 0xeb;
-    setup[0x201] = 0x6a;
-    memcpy(setup + 0x202, "HdrS", 4);
-    put(setup + 0x206, 0x020f, 2);
-    setup[0x211] = 0x01;
-    put(setup + 0x22c, 0x7fffffff, 4);
-    put(setup + 0x230, ALIGN, 4);
-    setup[0x234] = 1;
-    put(setup + 0x236, 0x7f, 2);
-    put(setup + 0x238, 2047, 4);
+    put_setup_header(&kernel, PREF, INIT_SIZE);
     put(setup + 0x248, CODE_LEN, 4);
     put(setup + 0x24c, len, 4);
-    put(setup + 0x258, PREF, 8);
-    put(setup + 0x260, INIT_SIZE, 4);
 }
 
 /* ---- loading ---- */
