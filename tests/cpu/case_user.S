@@ -281,7 +281,7 @@ one_site:
 CASE(user_sites_and_changes, MODE_LONG)
     put_code FRAME, four_sites
     put_code FRAME + 0x1000, one_site
-    mov r14d, 250
+    mov r14d, 378
 5:  call 20f /* maps */
     mov edi, USER_DATA
     mov qword ptr [CASE_DATA + 2], 0
@@ -291,9 +291,9 @@ CASE(user_sites_and_changes, MODE_LONG)
     mov qword ptr [CASE_DATA + 0x42], 0
     mov r13d, r14d
     shl r13d, 12
-    add r13d, PAGES + 200 * 4096 /* another page each time */
+    add r13d, PAGES + 60 * 4096 /* another page each time */
     USER_FAULTS(14, 0x14, 2f)
-    mov qword ptr [rsi + r14 * 8 + 200 * 8], FRAME + 0x1000 + RO_U
+    mov qword ptr [rsi + r14 * 8 + 60 * 8], FRAME + 0x1000 + RO_U
     mov r12d, r14d
     mov ebx, PAGES
 6:  invlpg [rbx]
@@ -303,26 +303,26 @@ CASE(user_sites_and_changes, MODE_LONG)
     RUN_AT(r13)
     EQ(qword ptr [CASE_DATA + 0x42], LG_GDT)
     inc r14d
-    cmp r14d, 262
+    cmp r14d, 390
     jne 5b
     PASS
 1:  mov ebx, PAGES
-    mov ecx, 300
+    mov ecx, 430
 3:  mov eax, [rbx]
     add ebx, 0x1000
     dec ecx
     jnz 3b
-    mov eax, PAGES + 400 * 4096
+    mov eax, PAGES + 500 * 4096
     jmp rax
 2:  jmp r13
-20: mov rsi, [CASE_PARAM + P_PAGES_PT] /* 300 of data, and one of code */
-    mov ecx, 300
+20: mov rsi, [CASE_PARAM + P_PAGES_PT] /* 430 of data, and one of code */
+    mov ecx, 430
     xor edx, edx
 21: mov qword ptr [rsi + rdx * 8], FRAME + 0x2000 + RW_U
     inc edx
     dec ecx
     jnz 21b
-    mov qword ptr [rsi + 400 * 8], FRAME + RO_U
+    mov qword ptr [rsi + 500 * 8], FRAME + RO_U
     mov rax, cr3
     mov cr3, rax
     ret
@@ -367,10 +367,66 @@ CASE(user_accessed_dirty, MODE_LONG)
 2:  mov [PAGES + 32 * 4096 + 8], eax
     int 0x30
 
+/* ---- the TLB: 4.10.4.1 ---- */
+
+/* All of an address space is forgotten, while most of it stays as it was. */
+CASE(user_flush, MODE_LONG)
+    mov rsi, [CASE_PARAM + P_PAGES_PT]
+    mov r12d, 3
+5:  mov dword ptr [FRAME], 1
+    mov dword ptr [FRAME + 0x1000], 2
+    mov dword ptr [FRAME + 0x2000], 0x30cd /* int 0x30 */
+    xor edx, edx
+6:  mov qword ptr [rsi + rdx * 8], FRAME + RW_U
+    inc edx
+    cmp edx, 64
+    jb 6b
+    mov qword ptr [rsi + 70 * 8], FRAME + 0x1000 + RW_U
+    mov qword ptr [rsi + 80 * 8], FRAME + 0x2000 + RO_U
+    mov rax, cr3
+    mov cr3, rax
+    RUN_USER(1f)
+    EQ(eax, 64 + 2)
+    RUN_USER(2f)
+    RUN_AT(PAGES + 80 * 4096)
+    mov qword ptr [rsi + 20 * 8], FRAME + 0x1000 + RW_U /* other memory */
+    mov qword ptr [rsi + 30 * 8], FRAME + RO_U
+    mov qword ptr [rsi + 40 * 8], 0
+    mov rcx, FRAME + 0x2000 + RO_U + NX
+    mov [rsi + 80 * 8], rcx
+    mov rax, cr3
+    mov cr3, rax
+    USER_PAGE_FAULTS(4, PAGES + 40 * 4096, 1f, 3f)
+    EQ(eax, 40 + 1)
+    mov qword ptr [rsi + 40 * 8], FRAME + RW_U
+    RUN_USER(1f)
+    EQ(eax, 64 + 1 + 2)
+    USER_PAGE_FAULTS(7, PAGES + 30 * 4096 + 8, 2f, 4f)
+    USER_FAULTS(14, 0x15, 7f)
+    EQ(qword ptr got_cr2[rip], PAGES + 80 * 4096)
+    dec r12d
+    jnz 5b
+    PASS
+1:  mov ebx, PAGES
+    mov ecx, 64
+    xor eax, eax
+3:  add eax, [rbx]
+    add rbx, 0x1000
+    dec ecx
+    jnz 3b
+    add eax, [PAGES + 70 * 4096]
+    int 0x30
+2:  mov ebx, PAGES + 30 * 4096
+4:  mov [rbx + 8], eax
+    int 0x30
+7:  mov eax, PAGES + 80 * 4096
+    jmp rax
+
 /* ---- memory ---- */
 
-/* More pages, in more pieces, than an engine may keep for ring 3 at once: twenty large stretches with the same 512
- * entries, whose frames do not follow each other. */
+/* More pages, in more pieces, than an engine may keep for ring 3 at once: large stretches with the same 512 entries,
+ * whose frames do not follow each other. */
+#define STRETCHES 66
 CASE(user_many_pages, MODE_LONG)
     mov rsi, [CASE_PARAM + P_PAGES_PT]
     xor edx, edx
@@ -392,7 +448,7 @@ CASE(user_many_pages, MODE_LONG)
     mov rbx, [rbx + 8]
     and rbx, -4096
     or rsi, 0x67
-    mov edx, 20
+    mov edx, STRETCHES
 6:  mov [rbx + rdx * 8 + 8 * 8], rsi
     dec edx
     jnz 6b
@@ -400,12 +456,12 @@ CASE(user_many_pages, MODE_LONG)
     mov cr3, rax
     mov r12d, 2
 7:  RUN_USER(1f)
-    EQ(eax, 20 * 512 / 8 * 36)
+    EQ(eax, STRETCHES * 512 / 8 * 36)
     dec r12d
     jnz 7b
     PASS
 1:  mov ebx, USER_BASE + 9 * 0x200000
-    mov ecx, 20 * 512
+    mov ecx, STRETCHES * 512
     xor eax, eax
 2:  add eax, [rbx]
     mov [rbx + 4], eax

@@ -123,7 +123,7 @@ void cache_sweep(struct tvm *vm, uint64_t gpage)
     }
     if (!last && p->direct == DIRECT_UNKNOWN) {
         atomic_store(&p->code, 0);
-        p->samples = 0;
+        p->samples = p->pays = 0;
     }
 }
 

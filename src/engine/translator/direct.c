@@ -41,6 +41,7 @@
 #define EXCURSION_EXITS 16    /* of it, from translated code */
 #define EXCURSIONS_SKIPPED 64 /* at most, since the stays after them are too short */
 #define SERIES_GAP_NS 2000000 /* between runs, for the CPU to be kept */
+#define BREAKS_IDLE 256       /* stays */
 #define FAULTS_MOST 32 /* of one instruction, which may take from the mirror what it has just been given */
 #define USER32_CS 0x23
 #define FLAGS_INSIDE (FL_STATUS | FL_DF | FL_ID)
@@ -295,6 +296,21 @@ static bool is_break(const struct direct_space *s, uint64_t rip)
     return false;
 }
 
+/* The host sets breakpoints at each switch to the process, which is a fifth of what a short stay takes. Most
+ * are in what runs once, at a program's start: those not met for a while go, and with them their pages, until
+ * something runs there again. */
+static void rest_breaks(struct direct_space *s)
+{
+    if (++s->unbroken < BREAKS_IDLE)
+        return;
+    s->unbroken = 0;
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+        struct mirror_page *p = s->breaks[i] ? mirror_find(s, s->breaks[i] & PAGE_MASK) : NULL;
+        if (p)
+            mirror_take_page(s, p);
+    }
+}
+
 /* How far behind the beginning of an INT3, INT 3 or ICEBP rip is. At ICEBP some virtual machines leave it. */
 static unsigned trap_len(const struct tcpu *c, struct direct_space *s, bool int3)
 {
@@ -310,8 +326,12 @@ static enum direct_end take_trap(struct tcpu *c, struct direct_space *s, const s
 {
     if (x->step) /* behind an instruction, so before a breakpoint at the next */
         return DIRECT_DEBUG;
-    if (x->signal != SIGTRAP || is_break(s, c->rip))
+    if (x->signal != SIGTRAP)
         return DIRECT_STEP;
+    if (is_break(s, c->rip)) {
+        s->unbroken = 0;
+        return DIRECT_STEP;
+    }
     c->rip -= trap_len(c, s, x->int3);
     return DIRECT_STEP;
 }
@@ -333,9 +353,25 @@ static bool is_called(const struct tcpu *c)
     return atomic_load(&c->exit_request) || (atomic_load(&c->intr_deferred) && (c->rflags & FL_IF));
 }
 
+/* What a stay has come to so far, in nanoseconds of CPU time. */
+struct stay {
+    uint64_t begin;  /* of the thread's and the process's clocks */
+    uint64_t paged;  /* when it had the last of the pages that it was given; 0: it was given none */
+    uint64_t inside; /* in guest code */
+    uint64_t inside_paged;
+};
+
+/* Time on the clock says little where others want the CPU, too. */
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t = { 0 };
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 /* One run. Between the store to direct_proc and its end every request is either seen here or calls the
  * process out. */
-static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exit *x)
+static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exit *x, struct stay *stay)
 {
     struct userproc_regs r;
     bool settled = s->wipe || s->change_count;
@@ -344,8 +380,11 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
     bool ok = !is_called(c) && settle(s);
-    if (ok && settled)
+    if (ok && settled) {
         s->cpu_ns = userproc_cpu_ns(s->proc);
+        stay->paged = thread_cpu_ns() + s->cpu_ns;
+        stay->inside_paged = stay->inside;
+    }
     ok = ok && userproc_run(s->proc, &r, c->direct->xstate, x);
     atomic_store(&c->direct_proc, NULL);
     if (ok)
@@ -357,13 +396,13 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
 
 /* What the last run came to: all that took CPU time but what it takes in any case, which is mostly more than
  * twice the least that was seen. */
-static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, uint64_t *inside)
+static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, struct stay *stay)
 {
     uint64_t now = userproc_cpu_ns(s->proc), ns = now - s->cpu_ns;
     s->cpu_ns = now;
     if (x->why != USERPROC_KICKED && ns < c->direct->empty_ns)
         c->direct->empty_ns = ns; /* none is shorter than one that does nothing */
-    *inside += ns - min_u64(ns, 2 * c->direct->empty_ns + 2000);
+    stay->inside += ns - min_u64(ns, 2 * c->direct->empty_ns + 2000);
 }
 
 /* The page whose fault the guest's kernel has just seen to is wanted next. */
@@ -404,12 +443,21 @@ static enum direct_end judge_excursion(struct direct *d, uint64_t inside)
     return DIRECT_EXCURSION;
 }
 
-/* Time on the clock says little where others want the CPU, too. */
-static uint64_t thread_cpu_ns(void)
+/* The run has ended: what it was, and whether it paid. */
+static void settle_up(struct tcpu *c, const struct direct_space *s, enum direct_end end,
+                      const struct stay *stay)
 {
-    struct timespec t = { 0 };
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    uint64_t now = thread_cpu_ns() + s->cpu_ns, paged = max_u64(stay->paged, stay->begin);
+    uint64_t pages = paged - stay->begin, rest = now - paged, inside_rest = stay->inside - stay->inside_paged;
+    struct direct_cost cost = {
+        .inside = stay->inside,
+        .pages = pages - min_u64(pages, stay->inside_paged),
+        .exit = rest - min_u64(rest, inside_rest),
+    };
+    c->counters[TC_DIRECT_US] += stay->inside / 1000;
+    c->direct->ran_at = cpu_now_ns();
+    direct_account(c, &cost);
+    direct_pace(c, end, stay->inside);
 }
 
 enum direct_end heavy_direct(struct tcpu *c)
@@ -417,22 +465,27 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct direct *d = c->direct;
     struct direct_space *s = space_for(c);
     enum direct_end end = DIRECT_REQUEST;
-    uint64_t begin = thread_cpu_ns(), process_begin, inside = 0, faulted_at = ~0ull;
+    uint64_t faulted_at = ~0ull;
     unsigned faults = 0;
     struct userproc_exit x;
     if (!s)
         return DIRECT_REQUEST;
+    struct stay stay = { .begin = thread_cpu_ns() + s->cpu_ns };
+    if (s->doubt) {
+        mirror_check(c, s);
+        stay.paged = thread_cpu_ns() + s->cpu_ns;
+    }
     if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
         return d->away && d->away-- ? DIRECT_EXCURSION : DIRECT_TRANSLATE;
     }
     d->returned = d->away > 0;
     d->away = 0;
-    process_begin = s->cpu_ns;
+    rest_breaks(s);
     bring_last_fault(c, s);
     for (bool again = true; again;) {
         again = false;
-        if (!run_once(c, s, &x)) {
+        if (!run_once(c, s, &x, &stay)) {
             if (x.why == USERPROC_REFUSED)
                 end = DIRECT_TRANSLATE;
             else if (!is_called(c))
@@ -440,17 +493,13 @@ enum direct_end heavy_direct(struct tcpu *c)
             break;
         }
         c->counters[TC_DIRECT_RUNS]++;
-        weigh(c, s, &x, &inside);
+        weigh(c, s, &x, &stay);
         end = take_exit(c, s, &x, &again);
         faults = c->rip == faulted_at ? faults + 1 : 0;
         faulted_at = c->rip;
         again = again && faults < FAULTS_MOST;
     }
     c->direct_seated = d->seat.taken;
-    c->counters[TC_DIRECT_US] += inside / 1000;
-    d->ran_at = cpu_now_ns();
-    uint64_t all = thread_cpu_ns() - begin + (s->cpu_ns - process_begin);
-    direct_account(c, inside, all - min_u64(all, inside));
-    direct_pace(c, end, inside);
-    return end == DIRECT_TRANSLATE ? judge_excursion(d, inside) : end;
+    settle_up(c, s, end, &stay);
+    return end == DIRECT_TRANSLATE ? judge_excursion(d, stay.inside) : end;
 }

@@ -18,8 +18,8 @@ void direct_drop_writes(struct tcpu *c, uint64_t hpage); /* no write to this pag
 
 /* ---- light: the dispatcher (direct_policy.c) ---- */
 
-/* User code of the loaded space was met by a sample. */
-void direct_sampled(struct tcpu *c);
+/* User code of the loaded space was met by a sample, in this page of RAM. Under code_lock. */
+void direct_sampled(struct tcpu *c, uint64_t gpage);
 /* Whether to try with the present state of the vCPU; tcpu.direct_wish is set. */
 bool direct_may_run(const struct tcpu *c);
 

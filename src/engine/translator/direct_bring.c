@@ -1,4 +1,4 @@
-/* Mirrors of direct execution: giving them pages. Heavy.
+/* Mirrors of direct execution: giving them pages, and looking whether they still are the guest's. Heavy.
  *
  * Theory of operation. A page may be written in a mirror only if the vCPU could have a write tag for it: the
  * claim is the same (mmu_claim_write), and who takes write tags away takes it away here as well
@@ -11,6 +11,7 @@
  * pages are not mirrored: INVLPG under any PCID would have to reach them. Large pages that hold no code are
  * one mapping. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/translator/direct_priv.h"
 
@@ -177,19 +178,28 @@ static bool look(struct tcpu *c, uint64_t lin, bool exec, struct mmu_peeked *m)
     return ok && (m->exec || !exec);
 }
 
-/* The table is half full: what is in it goes, and what comes has a larger one, up to a limit. Most programs
- * need little, and there are many tables. */
+/* The table is half full: it becomes a larger one, up to a limit, at which all that is in it goes. Most
+ * programs need little, and there are many tables. */
 static void make_room(struct direct_space *s)
 {
-    struct mirror_page *more = NULL;
-    mirror_wipe(s);
+    struct mirror_page *old = s->pages, *more = NULL;
+    unsigned slots = mirror_slots(s);
     if (s->bits < MIRROR_BITS_MOST)
-        more = calloc(1u << MIRROR_BITS_MOST, sizeof *more);
-    if (!more)
+        more = calloc((size_t)slots << MIRROR_BITS_STEP, sizeof *more);
+    if (!more) {
+        mirror_wipe(s);
         return;
-    free(s->pages);
+    }
     s->pages = more;
-    s->bits = MIRROR_BITS_MOST;
+    s->bits += MIRROR_BITS_STEP;
+    s->count = 0;
+    for (unsigned i = 0; i < slots; i++) {
+        if (old[i].gen == s->gen && old[i].prot) {
+            *mirror_slot(s, old[i].page) = old[i];
+            s->count++;
+        }
+    }
+    free(old);
 }
 
 #define AROUND 16 /* pages, aligned */
@@ -217,4 +227,44 @@ bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exe
             bring_page(c, s, at, &m, exec && m.exec ? BRING_CODE_AROUND : BRING_DATA);
     }
     return true;
+}
+
+/* ---- checking ---- */
+
+/* Whether a page that the program is given now would be this one, with these rights at least. A page whose
+ * accessed or dirty bit the guest has taken back is not: the next access is to set it again. */
+static bool still_given(const struct tcpu *c, const struct mmu_peeked *m, uint64_t gpa, unsigned prot)
+{
+    return m->gpa == gpa && !m->global && (m->writable || !(prot & USERPROC_W)) &&
+           (m->exec || !(prot & USERPROC_X)) && !mmu_is_apic_page(c, gpa);
+}
+
+void mirror_check(struct tcpu *c, struct direct_space *s)
+{
+    struct mmu_peeked m;
+    unsigned gone = 0, before = s->count;
+    s->doubt = s->pieces = s->huge = false;
+    for (unsigned i = 0; i < MIRROR_LARGE; i++) {
+        struct mirror_large *l = &s->large[i];
+        if (!l->prot)
+            continue;
+        if (mmu_peek(c, l->base, &m) && m.shift > 12 && still_given(c, &m, l->gpa, l->prot))
+            s->huge |= m.shift > 21;
+        else
+            mirror_take_large(s, l);
+    }
+    for (unsigned i = 0; s->count && i < mirror_slots(s); i++) {
+        struct mirror_page *p = &s->pages[i];
+        if (p->gen != s->gen || !p->prot)
+            continue;
+        if (mmu_peek(c, p->page, &m) && still_given(c, &m, (uint64_t)p->frame << 12, p->prot)) {
+            s->pieces |= m.shift > 12;
+            s->huge |= m.shift > 21;
+        } else {
+            mirror_take_page(s, p);
+            gone++;
+        }
+    }
+    if (gone > before / 4) /* another program's */
+        memset(s->unfit, 0, sizeof s->unfit);
 }

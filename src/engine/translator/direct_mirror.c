@@ -6,7 +6,12 @@
  * as TLB entries are. What is forgotten is noted in `changes` and done before the process runs again, since
  * it does not run meanwhile.
  *
- * Giving pages is in direct_bring.c. */
+ * To give a page takes far longer than to look it up in the guest's tables. So when a whole PCID is
+ * forgotten, which guests do when they take more than a few pages from a program, its mirror is only in
+ * doubt: before it runs again, what the tables do not say any more is taken away (mirror_check), and the rest
+ * is as if it had been asked for again.
+ *
+ * Giving and checking pages is in direct_bring.c. */
 #include "engine/translator/direct_priv.h"
 
 #include "engine/translator/cache.h"
@@ -50,7 +55,7 @@ struct mirror_page *mirror_find(struct direct_space *s, uint64_t page)
 
 void mirror_wipe(struct direct_space *s)
 {
-    s->pieces = s->huge = false;
+    s->pieces = s->huge = s->doubt = false;
     if (s->count == 0 && s->change_count == 0)
         return;
     s->wipe = true;
@@ -130,14 +135,15 @@ void direct_forget_pcid(struct tcpu *c, uint64_t pcid)
 {
     struct direct_space *s = c->direct ? direct_space_of(c->direct, pcid) : NULL;
     if (s)
-        mirror_wipe(s);
+        s->doubt = s->count > 0;
 }
 
 void direct_forget_others(struct tcpu *c)
 {
     for (unsigned i = 0; c->direct && i < DIRECT_SPACES; i++) {
-        if (&c->direct->spaces[i] != c->direct->loaded)
-            mirror_wipe(&c->direct->spaces[i]);
+        struct direct_space *s = &c->direct->spaces[i];
+        if (s != c->direct->loaded)
+            s->doubt = s->count > 0;
     }
 }
 

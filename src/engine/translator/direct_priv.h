@@ -6,10 +6,12 @@
 #include "host/userproc.h"
 
 #define DIRECT_SPACES 6
-#define MIRROR_BITS 12      /* of a table's size at first ... */
-#define MIRROR_BITS_MOST 14 /* ... and at last; each page may be a mapping of the process (vm.max_map_count) */
+#define MIRROR_BITS 12     /* of a table's size at first ... */
+#define MIRROR_BITS_STEP 2 /* ... when it becomes larger ... */
+#define MIRROR_BITS_MOST                                                                                     \
+    16 /* ... and at last; half is used, each a mapping of the process (vm.max_map_count) */
 #define MIRROR_LARGE 64
-#define MIRROR_CHANGES 256
+#define MIRROR_CHANGES 384
 #define MIRROR_UNFIT 16
 #define LARGE_PAGE MIB(2)
 #define HEATS 16
@@ -41,6 +43,7 @@ struct direct_space {
     bool pieces; /* of large pages of the guest's are among `pages` */
     bool huge;   /* and of 1 GiB */
     bool wipe;   /* before anything else, take all away */
+    bool doubt;  /* the PCID was forgotten: mirror_check before it runs */
     uint16_t gen;
     uint32_t count; /* entries of `pages` in use */
     uint32_t change_count;
@@ -50,6 +53,7 @@ struct direct_space {
     struct userproc_map changes[MIRROR_CHANGES];
     uint64_t breaks[USERPROC_BREAKS]; /* where it is to stop; 0: nowhere */
     bool breaks_changed;
+    uint32_t unbroken; /* stays since it stopped at one */
     uint8_t break_next;
     uint64_t unfit[MIRROR_UNFIT]; /* linear pages of code that may not run, hashed */
 };
@@ -59,7 +63,12 @@ struct direct_heat {
     uint64_t cr3; /* where its top table is */
     bool wish;
     uint8_t samples, wanted; /* that many more, and it is tried */
-    int64_t score;           /* nanoseconds won, as far as can be told */
+    bool tried;
+    bool trusted;    /* its code has paid before */
+    bool praised;    /* and does */
+    int64_t score;   /* nanoseconds won, the pages not counted, as far as can be told */
+    int64_t balance; /* and with them */
+    int64_t total;   /* the same since it was first tried */
 };
 
 struct direct {
@@ -75,6 +84,7 @@ struct direct {
     uint8_t away;  /* that many exits more of translated code, and an excursion is none any more */
     bool returned; /* the stay began with the end of one */
     uint8_t away_skip, away_skipped; /* so many of them are not worth it, so many were not made */
+    uint32_t lost_programs;          /* that were tried although their code had not paid */
     struct userproc_seat seat;
     uint64_t ran_at;   /* when the last run ended */
     bool cpuid_faults; /* in the processes */
@@ -113,6 +123,8 @@ static inline bool mirror_is_unfit(struct direct_space *s, uint64_t lin)
 /* direct_bring.c. Makes the space have the page of lin, and some around it. False: there is nothing more to
  * give. */
 bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec);
+/* Takes away what the guest's tables do not give any more. The space is the loaded one. */
+void mirror_check(struct tcpu *c, struct direct_space *s);
 
 /* direct_scan.c. Where in this page of code the host CPU must not go on. before: the page before it, or NULL.
  * False: in too many places. */
@@ -127,8 +139,13 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struc
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may);
 
 /* direct_policy.c */
-/* Nanoseconds that the host CPU ran guest code, and that it cost otherwise. */
-void direct_account(struct tcpu *c, uint64_t inside, uint64_t outside);
+/* What a stay has come to, in nanoseconds of CPU time. */
+struct direct_cost {
+    uint64_t inside; /* in guest code */
+    uint64_t pages;  /* to give pages, with the faults that ask for them */
+    uint64_t exit;   /* otherwise */
+};
+void direct_account(struct tcpu *c, const struct direct_cost *cost);
 /* What a stay has come to, for how soon the next may begin. */
 void direct_pace(struct tcpu *c, enum direct_end end, uint64_t inside);
 void direct_find_heat(struct tcpu *c);

@@ -34,11 +34,13 @@ enum { PAGE_IS_CODE = 1, PAGE_BECOMES_CODE }; /* the latter: write tags may stil
 /* Of code: whether the host CPU may run it as it is, or with care or not at all (direct_scan.c). Kept as long
  * as nobody writes there. */
 enum page_direct { DIRECT_UNKNOWN, DIRECT_FIT, DIRECT_CARE };
+/* Of code: whether a program that is often there was worth running directly (direct_policy.c). */
+enum page_pays { PAYS_UNKNOWN, PAYS_NOT, PAYS_YES, PAYS_BOTH };
 struct page_info {
     struct tb *_Atomic tbs; /* blocks with guest code in this page */
     /* Under code_lock: samples that met small blocks in it, at PAGE_FAST all are made fast (vcpu_heavy.c);
-     * and enum page_direct. */
-    uint8_t samples : 2, direct : 2;
+     * enum page_direct and enum page_pays. */
+    uint8_t samples : 2, direct : 2, pays : 2;
     _Atomic uint8_t code;     /* PAGE_*; never gets a write tag in any TLB unless 0 */
     _Atomic uint16_t w_owner; /* who may hold a write tag: 0 nobody, tvm_writer(), PAGE_WRITERS several */
     uint32_t w_page; /* the owner's business: for which linear page (low bits of its number), or PAGE_MANY */

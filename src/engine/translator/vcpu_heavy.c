@@ -168,7 +168,7 @@ bool heavy_samples(struct tcpu *c)
         const struct tb_side *side;
         struct tb *tb = cache_by_host(cc, c->samples[i], &side);
         if (tb && (tb->mode & MODE_IDX) == MMU_U)
-            direct_sampled(c);
+            direct_sampled(c, tb->gpage);
         if (tb && tb->small && !atomic_load(&tb->dead) && is_met_enough(cc, tvm_page(c->vm, tb->gpage)))
             make_page_fast(c, tb->gpage);
     }

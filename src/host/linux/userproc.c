@@ -9,8 +9,8 @@
  * included, stop without being done. The guest can jump into the page, then, but that is of no use to it: it
  * can neither write the list nor have one call done.
  *
- * It stays in our process group: what stops that, as a terminal does, stops it too, which otherwise would go on
- * computing beside a program that stands still.
+ * It stays in our process group: what stops that, as a terminal does, stops it too, which otherwise would go
+ * on computing beside a program that stands still.
  *
  * With its first list the process takes away all that the kernel gave it: stack, vdso, descriptors. */
 #include "host/userproc.h"
@@ -113,6 +113,7 @@ static const uint8_t image_code[] = {
 
 struct userproc {
     pid_t pid;
+    clockid_t clock;            /* its CPU time */
     struct userproc_seat *seat; /* may be NULL */
     struct seat_child place;
     bool gone;  /* nothing can be done with it */
@@ -334,6 +335,10 @@ static bool start(struct userproc *p, struct birth *b)
     if (p->pid < 0)
         return false;
     p->reaped = false;
+    if (clock_getcpuclockid(p->pid, &p->clock)) {
+        b->error = ESRCH;
+        b->step = "its clock";
+    }
     seat_child_init(&p->place, p->pid);
     return wait_stop(p, &sig) && sig == SIGTRAP && !b->error &&
            ptrace(PTRACE_SETOPTIONS, p->pid, NULL,
@@ -714,10 +719,8 @@ bool userproc_break(struct userproc *p, unsigned slot, uint64_t addr)
 uint64_t userproc_cpu_ns(const struct userproc *p)
 {
     struct timespec t = { 0 };
-    clockid_t clock;
 
-    if (clock_getcpuclockid(p->pid, &clock) == 0)
-        clock_gettime(clock, &t);
+    clock_gettime(p->clock, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
