@@ -5,8 +5,8 @@
  * makes a system call, faults or is kicked, and then its owner has its registers. No system call is ever
  * done: not by SYSCALL, not by SYSENTER or INT 0x80, not even through the code in the hole, which is how the
  * owner's changes of the mappings are made. It dies with the thread that made it, and no signal but SIGKILL
- * does anything to it; if its owner is stopped, it goes on until its run ends, but if its owner's process group
- * is, as by a terminal, then it is, too.
+ * does anything to it; if its owner is stopped, it goes on until its run ends, but if its owner's process
+ * group is, as by a terminal, then it is, too.
  *
  * It is driven by ptrace, so all calls come from the thread that made it, but for userproc_kick and, once
  * that thread has ended, userproc_free.
@@ -92,12 +92,12 @@ struct userproc_seat {
 
 /* Makes one that can map the file ram_fd, which stays the caller's. On failure *out is NULL; error: HOST. */
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err);
-/* Has instructions fault, without an address, that are no business of the kernel otherwise. False if the host
- * cannot do that; then nothing has changed. The kernel switches this in CR4 or an MSR twice a run: that is
- * nothing on bare metal, but in a virtual machine it may double what a run takes. */
+/* Has instructions fault, without an address, that are no business of the kernel otherwise, or (on false) not
+ * any more. False if the host cannot do that; then nothing has changed. The kernel switches this in CR4 or an
+ * MSR twice a run: that is nothing on bare metal, but in a virtual machine it may double what a run takes. */
 #define USERPROC_TRAP_TSC 1u   /* RDTSC, RDTSCP */
 #define USERPROC_TRAP_CPUID 2u /* not all processors can do that */
-bool userproc_trap(struct userproc *p, unsigned what);
+bool userproc_trap(struct userproc *p, unsigned what, bool on);
 /* Puts its runs on a seat, which lives longer than it. */
 void userproc_sit(struct userproc *p, struct userproc_seat *seat);
 /* Lets the host choose the thread's CPU again: before the thread waits for something or works for long

@@ -269,6 +269,7 @@ static bool boot(struct machine *m, struct yado_error *err)
             x86_state_reset(&state, i);
             state.mp_state = X86_MP_WAIT_SIPI;
         }
+        state.tsc_any = true;
         if (!m->cfg.engine->set_state(m->cfg.engine->vcpu(m->vm, i), &state, err))
             return false;
     }

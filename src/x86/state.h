@@ -59,6 +59,7 @@ struct x86_state {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, pat, misc_enable, spec_ctrl;
     uint64_t tsc_adjust;    /* tsc has it in already */
+    bool tsc_any;           /* set only: any value is as good as tsc, as after firmware that has taken its time */
     uint64_t debugctl;      /* of it the translator has LBR, without effect, and BTF */
     uint64_t misc_features; /* Intel's MSR_MISC_FEATURES_ENABLES: CPUID faulting */
     uint64_t mtrr_def_type;

@@ -1040,6 +1040,43 @@ CASE(user_answers, MODE_LONG)
 2:  call rbp
 1:  int 0x30
 
+/* The TSC is one for all privileges, and TSC_ADJUST moves it: volume 3, 18.17. */
+#define READ_TSC(to, how) how; shl rdx, 32; or rax, rdx; mov to, rax; mov ecx, 5
+CASE(user_tsc, MODE_LONG)
+    xor ebp, ebp
+    call 6f
+    mov ebp, 1 << 28
+    call 6f
+    xor ebp, ebp
+    call 6f
+    PASS
+6:  mov ecx, 0x3b /* TSC_ADJUST, of which ebp is the upper half */
+    xor eax, eax
+    mov edx, ebp
+    wrmsr
+    mov r12d, 4
+5:  READ_TSC(rbx, rdtsc)
+    RUN_USER(1f)
+    READ_TSC(r10, rdtsc)
+    cmp rbx, r8
+    EXPECT(be)
+    cmp r8, r9
+    EXPECT(be)
+    cmp r9, r10
+    EXPECT(be)
+    mov rcx, r8
+    shr rcx, 32 + 28
+    mov edx, ebp
+    shr edx, 28
+    cmp ecx, edx
+    EXPECT(e)
+    dec r12d
+    jnz 5b
+    ret
+1:  READ_TSC(r8, rdtsc)
+    READ_TSC(r9, rdtscp)
+    int 0x30
+
 /* ---- the end of the user half ---- */
 
 /* Code in its last page, which ends where addresses are not canonical any more. */

@@ -282,6 +282,7 @@ static bool load_states(struct run *r, const struct cpu_case *c, struct yado_err
             prot_state(s, c->entry);
         else
             real_state(s, c->entry);
+        s->tsc_any = true; /* as machines begin */
         ok = ok && r->engine->set_state(r->cpus[i].cpu, s, err);
     }
     free(s);

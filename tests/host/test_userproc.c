@@ -584,13 +584,17 @@ static void instructions_trap_on_request(void **state)
     struct fixture *f = *state;
 
     assert_int_equal(run_code(f, 0x0f, 0x31, 0x0f, 0xa2, 0xcc), USERPROC_TRAP); /* rdtsc; cpuid; int3 */
-    assert_true(userproc_trap(f->p, USERPROC_TRAP_TSC));
+    assert_true(userproc_trap(f->p, USERPROC_TRAP_TSC, true));
     assert_int_equal(run_code(f, 0x0f, 0x31, 0xcc), USERPROC_FAULT);
     assert_false(f->exit.has_addr);
     assert_int_equal(f->regs.rip, CODE_VA);
-    if (userproc_trap(f->p, USERPROC_TRAP_CPUID)) {
+    assert_true(userproc_trap(f->p, USERPROC_TRAP_TSC, false));
+    assert_int_equal(run_code(f, 0x0f, 0x31, 0xcc), USERPROC_TRAP);
+    if (userproc_trap(f->p, USERPROC_TRAP_CPUID, true)) {
         assert_int_equal(run_code(f, 0x0f, 0xa2, 0xcc), USERPROC_FAULT);
         assert_false(f->exit.has_addr);
+        assert_true(userproc_trap(f->p, USERPROC_TRAP_CPUID, false));
+        assert_int_equal(run_code(f, 0x0f, 0xa2, 0xcc), USERPROC_TRAP);
     }
     assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
     assert_int_equal(run_code(f, 0x90, 0xcc), USERPROC_TRAP);

@@ -19,11 +19,13 @@
  * Each vCPU has its own processes, one for each of the last PCIDs that needed one, so what one vCPU's TLB
  * forgets concerns no other. A vCPU in a process is RUN_IN, and cpu_request calls it out.
  *
- * What remains of the host: instructions of extensions that the host CPU has and the guest's CPUID does not
- * tell of do not fault; a few pages at an address that is chosen at random hold the process's stub
- * (userproc_hole) instead of faulting. Where the guest's tables have something there, its program is
- * translated. A call of the vsyscall page's three entries has lost RAX, which is no argument of theirs, when
- * the guest's kernel sees it, on hosts that have that page. */
+ * What remains of the host: where RDTSCP runs directly, what it leaves in ECX until that is overwritten
+ * (direct_scan.c) is the host's, for who looks at a program that is interrupted there; instructions of
+ * extensions that the host CPU has and the guest's CPUID does not tell of do not fault; a few pages at an
+ * address that is chosen at random hold the process's stub (userproc_hole) instead of faulting. Where the
+ * guest's tables have something there, its program is translated. A call of the vsyscall page's three entries
+ * has lost RAX, which is no argument of theirs, when the guest's kernel sees it, on hosts that have that
+ * page. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,10 +124,11 @@ static bool make_space(struct tcpu *c, struct direct_space *s)
         return false;
     }
     s->bits = MIRROR_BITS;
-    s->pages = calloc(mirror_slots(s), sizeof *s->pages);
     s->gen = 1;
-    if (s->pages && userproc_make(&s->proc, ram_fd(c->vm), &err) && have_xstate(c->direct, s->proc)) {
-        c->direct->cpuid_faults = userproc_trap(s->proc, USERPROC_TRAP_CPUID);
+    if (mirror_make_table(s) && userproc_make(&s->proc, ram_fd(c->vm), &err) &&
+        have_xstate(c->direct, s->proc)) {
+        c->direct->cpuid_faults = userproc_trap(s->proc, USERPROC_TRAP_CPUID, true);
+        c->direct->tsc_can_trap = s->tsc_traps = userproc_trap(s->proc, USERPROC_TRAP_TSC, true);
         userproc_hole(s->proc, &s->hole, &s->hole_len);
         userproc_sit(s->proc, &c->direct->seat);
         return true;
@@ -158,15 +161,6 @@ static struct direct_space *space_for(struct tcpu *c)
     return s;
 }
 
-static bool is_among(uint64_t gpage, const uint64_t *gpages, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        if (gpages[i] == gpage)
-            return true;
-    }
-    return false;
-}
-
 /* Code that was written to since it was found fit to run directly does not, anywhere; also if another vCPU
  * has found it fit again, for that one may have found other places to stop at. */
 static void forget_changed_code(struct tcpu *c)
@@ -184,10 +178,11 @@ static void forget_changed_code(struct tcpu *c)
     bool all = n > TVM_DIRECT_CHANGED;
     for (unsigned k = 0; k < DIRECT_SPACES; k++) {
         struct direct_space *s = &d->spaces[k];
-        for (unsigned i = 0; s->count && i < mirror_slots(s); i++) {
+        for (unsigned i = 0; !all && i < n && s->count; i++)
+            mirror_take_frame(s, changed[i], USERPROC_X);
+        for (unsigned i = 0; all && s->count && i < mirror_slots(s); i++) {
             struct mirror_page *p = &s->pages[i];
-            if (p->gen == s->gen && (p->prot & USERPROC_X) &&
-                (all || is_among((uint64_t)p->frame << 12, changed, n)))
+            if (p->gen == s->gen && (p->prot & USERPROC_X))
                 mirror_take_page(s, p);
         }
     }
@@ -206,6 +201,16 @@ static bool settle(struct direct_space *s)
         ok = userproc_break(s->proc, i, s->breaks[i]);
     s->breaks_changed = false;
     return ok;
+}
+
+/* The guest's TSC is read directly while it is the host's, which it begins as (engine.c). */
+static bool settle_tsc(const struct tcpu *c, struct direct_space *s)
+{
+    bool own = c->tsc_offset != 0;
+    if (!c->direct->tsc_can_trap || s->tsc_traps == own)
+        return true;
+    s->tsc_traps = own;
+    return userproc_trap(s->proc, USERPROC_TRAP_TSC, own);
 }
 
 /* ---- state ---- */
@@ -316,7 +321,7 @@ static unsigned trap_len(const struct tcpu *c, struct direct_space *s, bool int3
 {
     uint64_t last = c->rip - 1;
     const struct mirror_page *p = mirror_find(s, last & PAGE_MASK);
-    const uint8_t *code = p ? tvm_hva(c->vm, ((uint64_t)p->frame << 12) + (last & ~PAGE_MASK)) : NULL;
+    const uint8_t *code = p ? tvm_hva(c->vm, mirror_gpa(p) + (last & ~PAGE_MASK)) : NULL;
     if (int3)
         return code && *code == 3 ? 2 : 1;
     return code && *code == 0xf1 ? 1 : 0;
@@ -379,7 +384,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
     load(c, &r);
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
-    bool ok = !is_called(c) && settle(s);
+    bool ok = !is_called(c) && settle(s) && settle_tsc(c, s);
     if (ok && settled) {
         s->cpu_ns = userproc_cpu_ns(s->proc);
         stay->paged = thread_cpu_ns() + s->cpu_ns;
@@ -412,6 +417,22 @@ static void bring_last_fault(struct tcpu *c, struct direct_space *s)
         return;
     c->direct->last_cr2 = c->cr2;
     mirror_bring(c, s, c->cr2, c->cr2 - c->rip < 15);
+}
+
+/* What another program has left under the PCID is nobody's cost. */
+static bool make_ours(struct tcpu *c, struct direct_space *s)
+{
+    uint64_t root = c->cr3 & PAGE_MASK;
+    if (s->root == root)
+        return true;
+    s->root = root;
+    mirror_renew(s);
+    if (!settle(s)) {
+        fail(c, "its process cannot be emptied");
+        return false;
+    }
+    s->cpu_ns = userproc_cpu_ns(s->proc);
+    return true;
 }
 
 bool heavy_direct_is_over(const struct tcpu *c)
@@ -469,6 +490,8 @@ enum direct_end heavy_direct(struct tcpu *c)
     unsigned faults = 0;
     struct userproc_exit x;
     if (!s)
+        return DIRECT_REQUEST;
+    if (!make_ours(c, s))
         return DIRECT_REQUEST;
     struct stay stay = { .begin = thread_cpu_ns() + s->cpu_ns };
     if (s->doubt) {

@@ -33,7 +33,7 @@ static bool claim(struct tcpu *c, struct tvm_slot *slot, uint64_t gpage, uint64_
 
 static unsigned allowances(const struct tcpu *c)
 {
-    return (c->direct->cpuid_faults ? DIRECT_MAY_CPUID : 0) |
+    return (c->direct->cpuid_faults ? DIRECT_MAY_CPUID : 0) | (c->direct->tsc_can_trap ? DIRECT_MAY_TSC : 0) |
            (c->vm->direct_xsave_differs ? 0 : DIRECT_MAY_XSAVE);
 }
 
@@ -44,7 +44,7 @@ static void put_breaks(struct direct_space *s, uint64_t page, const struct direc
     for (unsigned i = 0; i < sites->count; i++) {
         unsigned slot = (s->break_next + i) % USERPROC_BREAKS;
         struct mirror_page *p = s->breaks[slot] ? mirror_find(s, s->breaks[slot] & PAGE_MASK) : NULL;
-        if (p && p->page != page)
+        if (p && mirror_va(p) != page)
             mirror_take_page(s, p); /* which may wipe everything, so before any is put */
     }
     for (unsigned i = 0; i < sites->count; i++, s->breaks_changed = true)
@@ -57,6 +57,25 @@ enum bring {
     BRING_CODE,
     BRING_CODE_AROUND, /* code, next to a page that is wanted */
 };
+
+/* What of the page is code, if it is of a vDSO. Its pages are in the kernel's own data, one behind the other;
+ * the program need not have touched them all. */
+static bool find_text(struct tvm *vm, uint64_t gpage, struct direct_text *text)
+{
+    uint8_t image[DIRECT_IMAGE];
+    for (unsigned before = 0; before < DIRECT_IMAGE && before <= gpage; before += PAGE_SIZE) {
+        const struct tvm_slot *slot = tvm_slot_of(vm, gpage - before);
+        if (!slot || slot != tvm_slot_of(vm, gpage - before + DIRECT_IMAGE - 1))
+            continue;
+        memcpy(image, tvm_hva(vm, gpage - before), DIRECT_IMAGE);
+        if (direct_find_text(image, text)) {
+            text->to = text->to > before ? text->to - before : 0;
+            text->from = text->from > before ? text->from - before : 0;
+            return true;
+        }
+    }
+    return false;
+}
 
 /* Marks the page as code that runs directly. False: it may not, or as one of those around not now. The vCPU's
  * own write tags for it go, and while others lose theirs this one stands still. */
@@ -74,7 +93,9 @@ static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page,
         cpu_run_in(c);
     }
     const uint8_t *before = mmu_peek(c, page - PAGE_SIZE, &m) ? tvm_hva(c->vm, m.gpa) : NULL;
-    bool few = direct_scan(before, tvm_hva(c->vm, gpage), allowances(c), &sites);
+    struct direct_text text;
+    const struct direct_text *limits = find_text(c->vm, gpage, &text) ? &text : NULL;
+    bool few = direct_scan(before, tvm_hva(c->vm, gpage), allowances(c), limits, &sites);
     if (!cache_mark_direct(c->vm, gpage, few && sites.count == 0 ? DIRECT_FIT : DIRECT_CARE))
         return false;
     if (!few)
@@ -92,9 +113,9 @@ static bool seams_are_fit(struct tcpu *c, struct direct_space *s, uint64_t page,
                              *behind = mirror_find(s, page + PAGE_SIZE);
     const uint8_t *at = tvm_hva(c->vm, gpage);
     return !(before && (before->prot & USERPROC_X) &&
-             !direct_scan_seam(tvm_hva(c->vm, (uint64_t)before->frame << 12), at, allowances(c))) &&
+             !direct_scan_seam(tvm_hva(c->vm, mirror_gpa(before)), at, allowances(c))) &&
            !(behind && (behind->prot & USERPROC_X) &&
-             !direct_scan_seam(at, tvm_hva(c->vm, (uint64_t)behind->frame << 12), allowances(c)));
+             !direct_scan_seam(at, tvm_hva(c->vm, mirror_gpa(behind)), allowances(c)));
 }
 
 static bool seams_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage)
@@ -144,7 +165,7 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
     if (!slot || !slot->in_file || m->global || mmu_is_apic_page(c, gpage))
         return false;
     struct mirror_page *p = mirror_slot(s, page);
-    unsigned had = p->gen == s->gen && p->frame == (uint32_t)(gpage >> 12) ? p->prot : 0, prot = USERPROC_R;
+    unsigned had = p->gen == s->gen && mirror_gpa(p) == gpage ? p->prot : 0, prot = USERPROC_R;
     if ((exec || (had & USERPROC_X)) && m->exec) {
         if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage, why) && seams_fit(c, s, page, gpage)))
             prot |= USERPROC_X;
@@ -154,11 +175,9 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
         prot |= USERPROC_W;
     if (!(prot & ~had) || (exec && !(prot & USERPROC_X)))
         return false;
-    if (p->gen != s->gen)
-        s->count++;
     s->pieces |= m->shift > 12;
     s->huge |= m->shift > 21;
-    *p = (struct mirror_page){ page, (uint32_t)(gpage >> 12), s->gen, (uint8_t)prot };
+    mirror_put(s, p, page, gpage, prot);
     return mirror_change(s, page, PAGE_SIZE, slot->offset + (gpage - slot->gpa), prot);
 }
 
@@ -178,28 +197,50 @@ static bool look(struct tcpu *c, uint64_t lin, bool exec, struct mmu_peeked *m)
     return ok && (m->exec || !exec);
 }
 
+bool mirror_make_table(struct direct_space *s)
+{
+    size_t slots = mirror_slots(s), chains = slots >> CHAINS_BITS_LESS;
+    struct mirror_page *pages = calloc(1, slots * sizeof *pages + chains * sizeof *s->chains);
+    if (!pages)
+        return false;
+    s->pages = pages;
+    s->chains = (uint32_t *)(void *)(pages + slots);
+    s->count = 0;
+    return true;
+}
+
 /* The table is half full: it becomes a larger one, up to a limit, at which all that is in it goes. Most
  * programs need little, and there are many tables. */
 static void make_room(struct direct_space *s)
 {
-    struct mirror_page *old = s->pages, *more = NULL;
-    unsigned slots = mirror_slots(s);
-    if (s->bits < MIRROR_BITS_MOST)
-        more = calloc((size_t)slots << MIRROR_BITS_STEP, sizeof *more);
-    if (!more) {
+    struct mirror_page *old = s->pages;
+    unsigned slots = mirror_slots(s), bits = s->bits;
+    s->bits += MIRROR_BITS_STEP;
+    if (bits == MIRROR_BITS_MOST || !mirror_make_table(s)) {
+        s->bits = (uint8_t)bits;
         mirror_wipe(s);
         return;
     }
-    s->pages = more;
-    s->bits += MIRROR_BITS_STEP;
-    s->count = 0;
     for (unsigned i = 0; i < slots; i++) {
-        if (old[i].gen == s->gen && old[i].prot) {
-            *mirror_slot(s, old[i].page) = old[i];
-            s->count++;
-        }
+        if (old[i].gen == s->gen && old[i].prot)
+            mirror_put(s, mirror_slot(s, mirror_va(&old[i])), mirror_va(&old[i]), mirror_gpa(&old[i]),
+                       old[i].prot);
     }
     free(old);
+}
+
+void mirror_renew(struct direct_space *s)
+{
+    struct mirror_page *old = s->pages;
+    unsigned bits = s->bits;
+    mirror_wipe(s);
+    s->bits = MIRROR_BITS;
+    if (bits == MIRROR_BITS)
+        return;
+    if (mirror_make_table(s))
+        free(old);
+    else
+        s->bits = (uint8_t)bits;
 }
 
 #define AROUND 16 /* pages, aligned */
@@ -257,7 +298,7 @@ void mirror_check(struct tcpu *c, struct direct_space *s)
         struct mirror_page *p = &s->pages[i];
         if (p->gen != s->gen || !p->prot)
             continue;
-        if (mmu_peek(c, p->page, &m) && still_given(c, &m, (uint64_t)p->frame << 12, p->prot)) {
+        if (mmu_peek(c, mirror_va(p), &m) && still_given(c, &m, mirror_gpa(p), p->prot)) {
             s->pieces |= m.shift > 12;
             s->huge |= m.shift > 21;
         } else {

@@ -34,17 +34,48 @@ struct direct_space *direct_space_of(struct direct *d, uint64_t pcid)
 
 /* ---- the table ---- */
 
-static unsigned mirror_hash(const struct direct_space *s, uint64_t page)
+static unsigned chains_of(const struct direct_space *s)
 {
-    return (unsigned)((page >> 12) * 0x9e3779b1u >> (32 - s->bits)) & (mirror_slots(s) - 1);
+    return 1u << (s->bits - CHAINS_BITS_LESS);
+}
+
+static unsigned hash(uint64_t n, unsigned bits)
+{
+    return (unsigned)(n * 0x9e3779b1u >> (32 - bits)) & ((1u << bits) - 1);
 }
 
 struct mirror_page *mirror_slot(struct direct_space *s, uint64_t page)
 {
-    unsigned i = mirror_hash(s, page);
-    while (s->pages[i].gen == s->gen && s->pages[i].page != page)
+    unsigned i = hash(page >> 12, s->bits);
+    while (s->pages[i].gen == s->gen && mirror_va(&s->pages[i]) != page)
         i = (i + 1) & (mirror_slots(s) - 1);
     return &s->pages[i];
+}
+
+static uint32_t *chain(struct direct_space *s, uint64_t gpage)
+{
+    return &s->chains[hash(gpage >> 12, s->bits - CHAINS_BITS_LESS)];
+}
+
+void mirror_put(struct direct_space *s, struct mirror_page *p, uint64_t page, uint64_t gpage, unsigned prot)
+{
+    uint32_t self = (uint32_t)(p - s->pages) + 1, *link;
+    if (p->gen == s->gen) {
+        link = chain(s, mirror_gpa(p));
+        while (*link != self)
+            link = &s->pages[*link - 1].next;
+        *link = p->next;
+    } else {
+        s->count++;
+    }
+    link = chain(s, gpage);
+    *p = (struct mirror_page){ .number = (uint32_t)(page >> 12),
+                               .number_high = (uint8_t)(page >> 44),
+                               .prot = (uint8_t)prot,
+                               .gen = s->gen,
+                               .frame = (uint32_t)(gpage >> 12),
+                               .next = *link };
+    *link = self;
 }
 
 struct mirror_page *mirror_find(struct direct_space *s, uint64_t page)
@@ -64,6 +95,7 @@ void mirror_wipe(struct direct_space *s)
         light_zero(s->pages, mirror_slots(s) * sizeof *s->pages);
         s->gen = 1;
     }
+    light_zero(s->chains, chains_of(s) * sizeof *s->chains);
     for (unsigned i = 0; i < MIRROR_LARGE; i++)
         s->large[i].prot = 0;
     for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
@@ -99,15 +131,30 @@ void mirror_take_page(struct direct_space *s, struct mirror_page *p)
     if (!p->prot)
         return;
     if (p->prot & USERPROC_X)
-        take_breaks(s, p->page);
+        take_breaks(s, mirror_va(p));
     p->prot = 0;
-    mirror_change(s, p->page, PAGE_SIZE, 0, 0);
+    mirror_change(s, mirror_va(p), PAGE_SIZE, 0, 0);
 }
 
 void mirror_take_large(struct direct_space *s, struct mirror_large *l)
 {
     l->prot = 0;
     mirror_change(s, l->base, LARGE_PAGE, 0, 0);
+}
+
+void mirror_take_frame(struct direct_space *s, uint64_t gpage, unsigned prot)
+{
+    for (unsigned i = 0; i < MIRROR_LARGE; i++) {
+        if ((s->large[i].prot & prot) && gpage - s->large[i].gpa < LARGE_PAGE)
+            mirror_take_large(s, &s->large[i]);
+    }
+    /* Each may be one change too many, and then there is nothing left to take. */
+    for (uint32_t n = s->count ? *chain(s, gpage) : 0; n && s->count;) {
+        struct mirror_page *p = &s->pages[n - 1];
+        n = p->next;
+        if (p->gen == s->gen && (p->prot & prot) && mirror_gpa(p) == gpage)
+            mirror_take_page(s, p);
+    }
 }
 
 struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin)
@@ -187,20 +234,6 @@ void direct_change_space(struct tcpu *c)
     direct_find_heat(c);
 }
 
-/* All that may write this page of RAM. */
-static void take_frames(struct direct_space *s, uint64_t gpage)
-{
-    for (unsigned i = 0; i < MIRROR_LARGE; i++) {
-        if ((s->large[i].prot & USERPROC_W) && gpage - s->large[i].gpa < LARGE_PAGE)
-            mirror_take_large(s, &s->large[i]);
-    }
-    for (unsigned i = 0; s->count && i < mirror_slots(s); i++) {
-        struct mirror_page *p = &s->pages[i];
-        if (p->gen == s->gen && (p->prot & USERPROC_W) && p->frame == (uint32_t)(gpage >> 12))
-            mirror_take_page(s, p);
-    }
-}
-
 uint64_t *direct_written(struct direct *d, uint64_t gpage)
 {
     return &d->written[(gpage >> 18) % array_size(d->written)];
@@ -226,6 +259,6 @@ void direct_drop_writes(struct tcpu *c, uint64_t hpage)
         return;
     for (unsigned i = 0; i < DIRECT_SPACES; i++) {
         if (d->spaces[i].taken)
-            take_frames(&d->spaces[i], gpage);
+            mirror_take_frame(&d->spaces[i], gpage, USERPROC_W);
     }
 }

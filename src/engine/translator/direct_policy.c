@@ -64,7 +64,7 @@ static void judge(struct tcpu *c, enum page_pays pays)
         const struct mirror_page *m = &s->pages[i];
         if (m->gen != s->gen || !(m->prot & USERPROC_X))
             continue;
-        struct page_info *p = tvm_page(c->vm, (uint64_t)m->frame << 12);
+        struct page_info *p = tvm_page(c->vm, mirror_gpa(m));
         if (pays == PAYS_YES && p->pays < PAYS_YES)
             p->pays = PAYS_YES;
         else if (pays == PAYS_NOT && p->pays != PAYS_NOT)

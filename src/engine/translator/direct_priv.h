@@ -3,6 +3,7 @@
 #define TRANSLATOR_DIRECT_PRIV_H
 
 #include "engine/translator/direct.h"
+#include "engine/translator/direct_text.h"
 #include "host/userproc.h"
 
 #define DIRECT_SPACES 6
@@ -10,6 +11,7 @@
 #define MIRROR_BITS_STEP 2 /* ... when it becomes larger ... */
 #define MIRROR_BITS_MOST                                                                                     \
     16 /* ... and at last; half is used, each a mapping of the process (vm.max_map_count) */
+#define CHAINS_BITS_LESS 2 /* than slots have */
 #define MIRROR_LARGE 64
 #define MIRROR_CHANGES 384
 #define MIRROR_UNFIT 16
@@ -18,11 +20,23 @@
 
 /* A page that the process has, or (prot 0) had. */
 struct mirror_page {
-    uint64_t page; /* linear */
-    uint32_t frame;
-    uint16_t gen; /* another than the space's: this one is free */
+    uint32_t number; /* of the linear page, its lower part ... */
+    uint8_t number_high;
     uint8_t prot; /* USERPROC_* */
+    uint16_t gen; /* another than the space's: this one is free */
+    uint32_t frame;
+    uint32_t next; /* slot of the next that has this frame or one of the same hash, + 1; 0: there is none */
 };
+
+static inline uint64_t mirror_va(const struct mirror_page *p)
+{
+    return ((uint64_t)p->number_high << 32 | p->number) << 12;
+}
+
+static inline uint64_t mirror_gpa(const struct mirror_page *p)
+{
+    return (uint64_t)p->frame << 12;
+}
 
 /* 2 MiB of them at once. */
 struct mirror_large {
@@ -38,17 +52,20 @@ struct direct_space {
     uint64_t hole, hole_len; /* where it has something of its own */
     uint64_t cpu_ns;         /* of its process, the last time that it was looked at */
     uint64_t used;           /* when, for the choice of the one to give up */
+    uint64_t root;           /* top page table of the program that ran last */
     uint16_t pcid;
     bool taken;
-    bool pieces; /* of large pages of the guest's are among `pages` */
-    bool huge;   /* and of 1 GiB */
-    bool wipe;   /* before anything else, take all away */
-    bool doubt;  /* the PCID was forgotten: mirror_check before it runs */
+    bool pieces;    /* of large pages of the guest's are among `pages` */
+    bool huge;      /* and of 1 GiB */
+    bool tsc_traps; /* in the process, RDTSC and RDTSCP */
+    bool wipe;      /* before anything else, take all away */
+    bool doubt;     /* the PCID was forgotten: mirror_check before it runs */
     uint16_t gen;
     uint32_t count; /* entries of `pages` in use */
     uint32_t change_count;
-    uint8_t bits; /* of how many slots `pages` has */
-    struct mirror_page *pages;
+    uint8_t bits;              /* of how many slots `pages` has */
+    struct mirror_page *pages; /* hashed by linear page */
+    uint32_t *chains;          /* behind them: the same by frame, slot + 1 */
     struct mirror_large large[MIRROR_LARGE];
     struct userproc_map changes[MIRROR_CHANGES];
     uint64_t breaks[USERPROC_BREAKS]; /* where it is to stop; 0: nowhere */
@@ -88,6 +105,7 @@ struct direct {
     struct userproc_seat seat;
     uint64_t ran_at;   /* when the last run ended */
     bool cpuid_faults; /* in the processes */
+    bool tsc_can_trap;
     uint32_t code_gen; /* tvm.direct_gen that was seen to */
     uint64_t last_cr2;
     uint64_t empty_ns;                 /* CPU time of a run that does nothing */
@@ -104,12 +122,18 @@ static inline unsigned mirror_slots(const struct direct_space *s)
 {
     return 1u << s->bits;
 }
+/* Makes the table, of s->bits. False: there is no memory for it, and it has the one that it had. */
+bool mirror_make_table(struct direct_space *s);
+/* p is what mirror_slot has given for the page. */
+void mirror_put(struct direct_space *s, struct mirror_page *p, uint64_t page, uint64_t gpage, unsigned prot);
 struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin);
 /* Notes what the process is to do before it runs again. False: everything was wiped instead. */
 bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot);
 uint64_t *direct_written(struct direct *d, uint64_t gpage); /* the word of `written` that it is in */
 void mirror_take_large(struct direct_space *s, struct mirror_large *l);
 void mirror_take_page(struct direct_space *s, struct mirror_page *p);
+/* Those that have any of these rights to this page of RAM. */
+void mirror_take_frame(struct direct_space *s, uint64_t gpage, unsigned prot);
 void mirror_wipe(struct direct_space *s);
 static inline uint64_t *mirror_unfit(struct direct_space *s, uint64_t lin)
 {
@@ -123,18 +147,22 @@ static inline bool mirror_is_unfit(struct direct_space *s, uint64_t lin)
 /* direct_bring.c. Makes the space have the page of lin, and some around it. False: there is nothing more to
  * give. */
 bool mirror_bring(struct tcpu *c, struct direct_space *s, uint64_t lin, bool exec);
+/* Empties it for another program. */
+void mirror_renew(struct direct_space *s);
 /* Takes away what the guest's tables do not give any more. The space is the loaded one. */
 void mirror_check(struct tcpu *c, struct direct_space *s);
 
 /* direct_scan.c. Where in this page of code the host CPU must not go on. before: the page before it, or NULL.
- * False: in too many places. */
+ * text: what of the page is code, of a vDSO; NULL: all may be. False: in too many places. */
 #define DIRECT_MAY_CPUID 1u /* it faults */
 #define DIRECT_MAY_XSAVE 2u
+#define DIRECT_MAY_TSC 4u /* RDTSC, and RDTSCP where TSC_AUX is not looked at */
 struct direct_sites {
     unsigned count;
     uint16_t at[USERPROC_BREAKS];
 };
-bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struct direct_sites *sites);
+bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const struct direct_text *text,
+                 struct direct_sites *sites);
 /* False: one begins in this page and ends in the one behind. */
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may);
 

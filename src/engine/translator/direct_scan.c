@@ -6,8 +6,10 @@
  * count only if reading instructions from some way before ends up at them, as it does where code is meant to
  * be read in one way only. One may begin at the end of a page and end in the next: two pages that make one do
  * not both run. SYSCALL and INT n are not looked for: the host stops at them (host/userproc.h), but for INT
- * 4, of which it tells no more than of a fault of the instruction behind it. RDTSC is: that the host stops
- * there can be had, but makes each run twice as long on some.
+ * 4, of which it tells no more than of a fault of the instruction behind it. RDTSC need not be, since the
+ * guest's TSC is the host's, or else the host is told to stop there, which makes each run twice as long on
+ * some. RDTSCP tells TSC_AUX as well, but Linux' vDSO and others that use it for its order only do not look:
+ * it may run if on all ways from it ECX is overwritten before it is read.
  *
  * Sources: Intel SDM volume 2 (2023-12), appendix A, tables A-3 and A-6. */
 #include <string.h>
@@ -18,14 +20,15 @@
 
 #define MODRM_REG(m) (((m) >> 3) & 7)
 #define MODRM_IS_MEM(m) ((m) < 0xc0)
-#define NO_MODRM 0x38 /* with which nothing tells whose ModRM counts */
-#define RUN_UP 160u   /* bytes before: some forty instructions to fall in step */
+#define NO_MODRM 0x38   /* with which nothing tells whose ModRM counts */
+#define RUN_UP 160u     /* bytes before: some forty instructions to fall in step */
+#define FORGET_STEPS 48 /* instructions behind RDTSCP, of all ways together */
 
-/* 0F 01: SGDT, SIDT, SMSW, and all that have no operand but XEND and XTEST: XGETBV, RDTSCP, RDPRU, RDPKRU...;
- * a monitor of the host's would answer VMCALL and VMMCALL. */
+/* 0F 01: SGDT, SIDT, SMSW, and all that have no operand but XEND, XTEST and ENCLU, which finds no enclave
+ * and faults: XGETBV, RDTSCP, RDPRU, RDPKRU...; a monitor of the host's would answer VMCALL and VMMCALL. */
 static bool group7_tells(uint8_t m)
 {
-    return MODRM_IS_MEM(m) ? MODRM_REG(m) < 2 || MODRM_REG(m) == 4 : m != 0xd5 && m != 0xd6;
+    return MODRM_IS_MEM(m) ? MODRM_REG(m) < 2 || MODRM_REG(m) == 4 : m < 0xd5 || m > 0xd7;
 }
 
 /* Of 0F, this opcode and ModRM. */
@@ -36,9 +39,9 @@ static bool tells(uint8_t opcode, uint8_t m, unsigned may)
     case 0x01: return group7_tells(m);
     case 0x02: /* LAR */
     case 0x03: /* LSL */
-    case 0x31: /* RDTSC */
     case 0x33: /* RDPMC */
     case 0x34: /* SYSENTER, of which the host does not know the way back */ return true;
+    case 0x31: return !(may & DIRECT_MAY_TSC); /* RDTSC */
     case 0xa2: return !(may & DIRECT_MAY_CPUID);
     case 0xae: /* XSAVE, XSAVEOPT */
         return !(may & DIRECT_MAY_XSAVE) && MODRM_IS_MEM(m) && (MODRM_REG(m) & 5) == 4;
@@ -72,7 +75,87 @@ static unsigned start_of(const ZydisDecoder *decoder, const uint8_t *code, unsig
     return at;
 }
 
-bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struct direct_sites *sites)
+static bool is_in_rcx(ZydisRegister r)
+{
+    return ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r) == ZYDIS_REGISTER_RCX;
+}
+
+enum use { USE_NONE, USE_READ, USE_OVERWRITTEN };
+
+/* Some write only if something is so; of those that always do, these are what follows RDTSCP. */
+static bool always_writes(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_MOV || m == ZYDIS_MNEMONIC_MOVZX || m == ZYDIS_MNEMONIC_MOVSX ||
+           m == ZYDIS_MNEMONIC_MOVSXD || m == ZYDIS_MNEMONIC_LEA || m == ZYDIS_MNEMONIC_POP ||
+           m == ZYDIS_MNEMONIC_RDTSCP || m == ZYDIS_MNEMONIC_CPUID || m == ZYDIS_MNEMONIC_SYSCALL;
+}
+
+/* What an instruction does with ECX. */
+static enum use use_of_ecx(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
+{
+    enum use use = USE_NONE;
+    for (unsigned i = 0; i < in->operand_count; i++) {
+        const ZydisDecodedOperand *o = &ops[i];
+        ZydisRegister reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? o->reg.value : ZYDIS_REGISTER_NONE;
+        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && (is_in_rcx(o->mem.base) || is_in_rcx(o->mem.index)))
+            return USE_READ;
+        if (is_in_rcx(reg) && (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ))
+            return USE_READ;
+        if (reg == ZYDIS_REGISTER_RCX || reg == ZYDIS_REGISTER_ECX)
+            use = always_writes(in->mnemonic) ? USE_OVERWRITTEN : USE_READ;
+    }
+    return use;
+}
+
+/* A look at what becomes of ECX. */
+struct ecx_walk {
+    const ZydisDecoder *decoder;
+    const uint8_t *code;
+    unsigned first, len; /* of the page, in code */
+    unsigned steps;      /* that it may take yet */
+    bool c_returns; /* functions return as C functions do: nothing in RCX (System V psABI for AMD64, 3.2.3) */
+};
+
+/* Whether on all ways from code[i] ECX is overwritten before it is read. Ways that leave the page are not
+ * followed, nor returns: some languages give back values in RCX. */
+static bool forgets_ecx(struct ecx_walk *w, uint64_t i)
+{
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    while (i >= w->first && i < w->len && w->steps > 0) {
+        w->steps--;
+        if (ZYAN_FAILED(ZydisDecoderDecodeFull(w->decoder, w->code + i, w->len - i, &in, ops)))
+            return false;
+        enum use use = use_of_ecx(&in, ops);
+        if (use != USE_NONE)
+            return use == USE_OVERWRITTEN;
+        i += in.length;
+        switch (in.meta.category) {
+        case ZYDIS_CATEGORY_RET: return w->c_returns;
+        case ZYDIS_CATEGORY_CALL:
+        case ZYDIS_CATEGORY_INTERRUPT: return false;
+        case ZYDIS_CATEGORY_UNCOND_BR:
+        case ZYDIS_CATEGORY_COND_BR:
+            if (ops[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+                return false;
+            if (in.meta.category == ZYDIS_CATEGORY_UNCOND_BR)
+                i += ops[0].imm.value.u;
+            else if (!forgets_ecx(w, i + ops[0].imm.value.u))
+                return false;
+            break;
+        default: break;
+        }
+    }
+    return false;
+}
+
+static bool is_rdtscp(const uint8_t *code)
+{
+    return code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9;
+}
+
+bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const struct direct_text *text,
+                 struct direct_sites *sites)
 {
     uint8_t code[RUN_UP + PAGE_SIZE + 1];
     unsigned first = before ? RUN_UP : 0, len = first + (unsigned)PAGE_SIZE;
@@ -87,8 +170,11 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, struc
     for (unsigned i = first; i + 1 < len; i++) {
         if (!is_site(code[i], code[i + 1], code[i + 2], may))
             continue;
+        if (text && (i - first < text->from || i - first >= text->to))
+            continue;
         unsigned start = start_of(&decoder, code, i, len);
-        if (start == ~0u)
+        struct ecx_walk walk = { &decoder, code, first, len, FORGET_STEPS, text != NULL };
+        if (start == ~0u || (is_rdtscp(code + i) && (may & DIRECT_MAY_TSC) && forgets_ecx(&walk, i + 3)))
             continue;
         if (start < first || sites->count == USERPROC_BREAKS)
             return false;

@@ -357,14 +357,17 @@ static bool translator_get_state(struct engine_vcpu *cpu, struct x86_state *s, s
 }
 
 /* All vCPUs that are set to the same TSC value get the same offset, so that the guest finds them synchronous.
- */
-static void set_tsc(struct tcpu *c, uint64_t tsc)
+ * Of any values the host's own is best: user code can read that directly. */
+static void set_tsc(struct tcpu *c, const struct x86_state *s)
 {
     struct tvm *vm = c->vm;
-    if (!vm->tsc_set || vm->tsc_first != tsc || c->index == 0) {
+    if (s->tsc_any) {
+        vm->tsc_set = false;
+        vm->tsc_offset = 0;
+    } else if (!vm->tsc_set || vm->tsc_first != s->tsc || c->index == 0) {
         vm->tsc_set = true;
-        vm->tsc_first = tsc;
-        vm->tsc_offset = tsc - cpu_host_tsc();
+        vm->tsc_first = s->tsc;
+        vm->tsc_offset = s->tsc - cpu_host_tsc();
     }
     c->tsc_offset = vm->tsc_offset;
 }
@@ -397,7 +400,7 @@ static bool translator_set_state(struct engine_vcpu *cpu, const struct x86_state
     c->star = s->star, c->lstar = s->lstar, c->cstar = s->cstar, c->fmask = s->fmask;
     c->kernel_gs_base = s->kernel_gs_base;
     c->sysenter_cs = s->sysenter_cs, c->sysenter_esp = s->sysenter_esp, c->sysenter_eip = s->sysenter_eip;
-    set_tsc(c, s->tsc);
+    set_tsc(c, s);
     c->tsc_aux = s->tsc_aux, c->pat = s->pat, c->misc_enable = s->misc_enable, c->spec_ctrl = s->spec_ctrl;
     c->tsc_adjust = s->tsc_adjust, c->mtrr_def_type = s->mtrr_def_type, c->debugctl = s->debugctl;
     memcpy(c->mtrr_fixed, s->mtrr_fixed, sizeof c->mtrr_fixed);

@@ -532,14 +532,15 @@ void userproc_free(struct userproc *p)
     free(p);
 }
 
-bool userproc_trap(struct userproc *p, unsigned what)
+bool userproc_trap(struct userproc *p, unsigned what, bool on)
 {
     size_t n = 0;
 
     if (what & USERPROC_TRAP_CPUID) /* first: it is the one that may fail */
-        p->image->list[n++] = (struct list_entry){ SYS_arch_prctl, { ARCH_SET_CPUID, 0 }, 0 };
+        p->image->list[n++] = (struct list_entry){ SYS_arch_prctl, { ARCH_SET_CPUID, !on }, 0 };
     if (what & USERPROC_TRAP_TSC)
-        p->image->list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_TSC, PR_TSC_SIGSEGV }, 0 };
+        p->image->list[n++] =
+            (struct list_entry){ SYS_prctl, { PR_SET_TSC, on ? PR_TSC_SIGSEGV : PR_TSC_ENABLE }, 0 };
     return list_run(p, n);
 }
 
