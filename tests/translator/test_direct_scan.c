@@ -202,13 +202,73 @@ static void test_many(void **state)
     struct direct_sites s;
     (void)state;
     for (unsigned i = 0; i < USERPROC_BREAKS; i++)
-        memcpy(page + 100 * i, "\x0f\xa2", 2);
+        memcpy(page + 100 * i, "\x0f\xa2\xc3", 3);
     s = scan(0);
     assert_int_equal(s.count, USERPROC_BREAKS);
-    for (unsigned i = 0; i < USERPROC_BREAKS; i++)
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
         assert_int_equal(s.at[i], 100 * i);
+        assert_int_equal(s.last[i], 100 * i);
+    }
     memcpy(page + 2000, "\x0f\x31", 2);
     assert_false(direct_scan(before, page, 0, NULL, &s));
+}
+
+/* Eight from 1000 on, 20 bytes from one to the next, and one alone at 3000. */
+static bool scan_group(unsigned at, const char *bytes, unsigned n, struct direct_sites *s)
+{
+    fresh(NULL);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(page + 1000 + 20 * i, "\x0f\xa2", 2);
+    memcpy(page + 3000, "\x0f\x31\xc3", 3);
+    page[2000] = 0xc3;
+    memcpy(page + at, bytes, n);
+    return direct_scan(before, page, 0, NULL, s);
+}
+#define GROUP(at, bytes) scan_group(at, bytes, sizeof(bytes) - 1, &s)
+
+/* More than that in one function are stopped at once. */
+static void test_groups(void **state)
+{
+    struct direct_sites s;
+    (void)state;
+    assert_true(GROUP(0, ""));
+    assert_int_equal(s.count, 2);
+    assert_int_equal(s.at[0], 1000);
+    assert_int_equal(s.last[0], 1140);
+    assert_int_equal(s.at[1], 3000);
+    assert_int_equal(s.last[1], 3000);
+    assert_true(GROUP(1050, "\x74\x20"));                  /* branches inside of it, forward ... */
+    assert_true(GROUP(1050, "\x75\xe0"));                  /* ... and back */
+    assert_true(GROUP(1050, "\xe9\x00\x08\x00\x00"));      /* out of it */
+    assert_true(GROUP(500, "\xe8\xef\x01\x00\x00"));       /* a call of its first site, at 1000 */
+    assert_true(GROUP(1150, "\xe9\x65\xff\xff\xff"));      /* back to that */
+    assert_false(GROUP(500, "\xe8\xf1\x01\x00\x00"));      /* of what is behind it */
+    assert_false(GROUP(500, "\xe9\x7b\x02\x00\x00"));      /* a jump to the last, at 1140 */
+    assert_true(GROUP(500, "\xe9\x7c\x02\x00\x00"));       /* and behind that */
+    assert_false(GROUP(1150, "\x0f\x84\x80\xff\xff\xff")); /* je back into it */
+    assert_false(GROUP(985, "\x74\x1e"));                  /* over its first */
+    assert_false(GROUP(1150, "\xe2\xee"));                 /* loop */
+    assert_true(GROUP(499, "\xb8\xe8\xf1\x01\x00\x00"));   /* a constant that looks like a call */
+#define CUT(bytes)                                                                                           \
+    assert_true(GROUP(1050, bytes));                                                                         \
+    assert_int_equal(s.count, 3);                                                                            \
+    assert_int_equal(s.last[0], 1040);                                                                       \
+    assert_int_equal(s.at[1], 1060)
+    CUT("\xc3");                 /* ret */
+    CUT("\xe8\x00\x00\x00\x00"); /* call */
+    CUT("\xf3\x0f\x1e\xfa");     /* endbr64 */
+    CUT("\xff\xe0");             /* jmp rax */
+    CUT("\x0f\x05");             /* syscall */
+    CUT("\xcc");
+    CUT("\x0f\x0b"); /* ud2 */
+    CUT("\x06");     /* no instruction */
+    for (unsigned i = 0; i < 4; i++)
+        page[1010 + 40 * i] = 0xc3;
+    assert_false(direct_scan(before, page, 0, NULL, &s)); /* too many groups */
+    fresh(NULL);
+    for (unsigned i = 0; i < 1000; i++)
+        memcpy(page + 4 * i, "\x0f\xa2\x90\x90", 4);
+    assert_false(direct_scan(before, page, 0, NULL, &s)); /* too many sites */
 }
 
 /* What begins in the page before: the rest of an instruction, or one that is to be stopped at but not here.
@@ -272,6 +332,7 @@ int main(void)
         cmocka_unit_test_setup(test_tsc_edges, fresh),
         cmocka_unit_test(test_text),
         cmocka_unit_test_setup(test_many, fresh),
+        cmocka_unit_test_setup(test_groups, fresh),
         cmocka_unit_test_setup(test_edges, fresh),
         cmocka_unit_test_setup(test_seam, fresh),
     };

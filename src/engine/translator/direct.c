@@ -301,6 +301,16 @@ static bool is_break(const struct direct_space *s, uint64_t rip)
     return false;
 }
 
+/* Behind the place where the process was stopped for a group of them. */
+static bool is_in_group(const struct direct_space *s, uint64_t rip)
+{
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+        if (s->breaks[i] && rip > s->breaks[i] && rip <= s->breaks_last[i])
+            return true;
+    }
+    return false;
+}
+
 /* The host sets breakpoints at each switch to the process, which is a fifth of what a short stay takes. Most
  * are in what runs once, at a program's start: those not met for a while go, and with them their pages, until
  * something runs there again. */
@@ -497,6 +507,10 @@ enum direct_end heavy_direct(struct tcpu *c)
     if (s->doubt) {
         mirror_check(c, s);
         stay.paged = thread_cpu_ns() + s->cpu_ns;
+    }
+    if (is_in_group(s, c->rip)) {
+        c->counters[TC_DIRECT_UNFIT]++;
+        return DIRECT_EXCURSION;
     }
     if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;

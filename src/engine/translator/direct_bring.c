@@ -47,8 +47,10 @@ static void put_breaks(struct direct_space *s, uint64_t page, const struct direc
         if (p && mirror_va(p) != page)
             mirror_take_page(s, p); /* which may wipe everything, so before any is put */
     }
-    for (unsigned i = 0; i < sites->count; i++, s->breaks_changed = true)
-        s->breaks[s->break_next++ % USERPROC_BREAKS] = page + sites->at[i];
+    for (unsigned i = 0; i < sites->count; i++, s->break_next++, s->breaks_changed = true) {
+        s->breaks[s->break_next % USERPROC_BREAKS] = page + sites->at[i];
+        s->breaks_last[s->break_next % USERPROC_BREAKS] = page + sites->last[i];
+    }
 }
 
 /* What a page is given for. */

@@ -68,7 +68,8 @@ struct direct_space {
     uint32_t *chains;          /* behind them: the same by frame, slot + 1 */
     struct mirror_large large[MIRROR_LARGE];
     struct userproc_map changes[MIRROR_CHANGES];
-    uint64_t breaks[USERPROC_BREAKS]; /* where it is to stop; 0: nowhere */
+    uint64_t breaks[USERPROC_BREAKS];      /* where it is to stop; 0: nowhere */
+    uint64_t breaks_last[USERPROC_BREAKS]; /* up to there it does not run from behind them */
     bool breaks_changed;
     uint32_t unbroken; /* stays since it stopped at one */
     uint8_t break_next;
@@ -160,6 +161,7 @@ void mirror_check(struct tcpu *c, struct direct_space *s);
 struct direct_sites {
     unsigned count;
     uint16_t at[USERPROC_BREAKS];
+    uint16_t last[USERPROC_BREAKS]; /* of the group that begins there */
 };
 bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const struct direct_text *text,
                  struct direct_sites *sites);

@@ -1,7 +1,10 @@
 /* Instructions that do not fault in user mode, but would tell of the host instead of the guest. Heavy.
  *
  * Theory of operation. Where they are in a page that runs directly, the process is made to stop
- * (userproc_break); there are only so many breakpoints, so a page with more of them is translated. All are
+ * (userproc_break). There are only so many breakpoints, but where a program asks what the CPU can do, it asks
+ * in one go: sites that a function comes to one after the other, without a call, and that nothing else
+ * branches to are a group, which is stopped at once, at its first, and translated to behind its last. Pages
+ * with too many of them are translated. All are
  * known by two bytes or three, which displacements and constants may have, too; so bytes that look like one
  * count only if reading instructions from some way before ends up at them, as it does where code is meant to
  * be read in one way only. One may begin at the end of a page and end in the next: two pages that make one do
@@ -20,8 +23,10 @@
 
 #define MODRM_REG(m) (((m) >> 3) & 7)
 #define MODRM_IS_MEM(m) ((m) < 0xc0)
-#define NO_MODRM 0x38   /* with which nothing tells whose ModRM counts */
-#define RUN_UP 160u     /* bytes before: some forty instructions to fall in step */
+#define NO_MODRM 0x38 /* with which nothing tells whose ModRM counts */
+#define RUN_UP 160u   /* bytes before: some forty instructions to fall in step */
+#define TAIL 8u     /* bytes, that are not known */
+#define SITES_MOST 64
 #define FORGET_STEPS 48 /* instructions behind RDTSCP, of all ways together */
 
 /* 0F 01: SGDT, SIDT, SMSW, and all that have no operand but XEND, XTEST and ENCLU, which finds no enclave
@@ -154,33 +159,120 @@ static bool is_rdtscp(const uint8_t *code)
     return code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9;
 }
 
+/* What is looked at: a page, and what of the one before it there is. */
+struct code {
+    ZydisDecoder decoder;
+    uint8_t bytes[RUN_UP + PAGE_SIZE + TAIL];
+    unsigned first, len; /* of the page */
+};
+
+/* ---- groups of sites ---- */
+
+static bool is_straight(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET: return false;
+    case ZYDIS_CATEGORY_UNCOND_BR: return in->raw.imm[0].size > 0;
+    default: return in->mnemonic != ZYDIS_MNEMONIC_ENDBR64 && in->mnemonic != ZYDIS_MNEMONIC_UD2;
+    }
+}
+
+/* Whether who reads instructions from one site comes to the next within one function, which calls none. */
+static bool leads_to(const struct code *c, unsigned from, unsigned to)
+{
+    ZydisDecoderContext context;
+    ZydisDecodedInstruction in;
+    for (unsigned i = from; i < to; i += in.length) {
+        if (ZYAN_FAILED(
+                ZydisDecoderDecodeInstruction(&c->decoder, &context, c->bytes + i, c->len - i, &in)) ||
+            !is_straight(&in) || i + in.length > to)
+            return false;
+    }
+    return true;
+}
+
+/* Where the bytes at i would branch to if they were a direct branch; else 0. */
+static unsigned branch_target(const uint8_t *at, unsigned i)
+{
+    int32_t far;
+    bool two = at[0] == 0x0f;
+    if ((at[0] & 0xf0) == 0x70 || at[0] == 0xeb || (at[0] & 0xfc) == 0xe0)
+        return i + 2 + (unsigned)(int8_t)at[1];
+    if (at[0] != 0xe8 && at[0] != 0xe9 && !(two && (at[1] & 0xf0) == 0x80))
+        return 0;
+    memcpy(&far, at + 1 + two, sizeof far);
+    return i + 5 + two + (unsigned)far;
+}
+
+/* Whether something else of the page branches to behind the first site of a group, up to its last. */
+static bool is_entered(const struct code *c, unsigned from, unsigned to)
+{
+    for (unsigned i = c->first; i + 1 < c->len; i++) {
+        if (i >= from && i <= to)
+            continue;
+        unsigned target = branch_target(c->bytes + i, i);
+        if (target > from && target <= to && start_of(&c->decoder, c->bytes, i, c->len) != ~0u)
+            return true;
+    }
+    return false;
+}
+
+/* There are more sites than the process can stop at. */
+static bool group(const struct code *c, const uint16_t *found, unsigned n, struct direct_sites *sites)
+{
+    for (unsigned i = 0, last; i < n; i = last + 1) {
+        for (last = i; last + 1 < n && leads_to(c, found[last], found[last + 1]);)
+            last++;
+        if (sites->count == USERPROC_BREAKS || (last > i && is_entered(c, found[i], found[last])))
+            return false;
+        sites->last[sites->count] = (uint16_t)(found[last] - c->first);
+        sites->at[sites->count++] = (uint16_t)(found[i] - c->first);
+    }
+    return true;
+}
+
+/* ---- pages ---- */
+
+static bool is_harmless_rdtscp(const struct code *c, unsigned i, unsigned may, bool c_returns)
+{
+    struct ecx_walk walk = { &c->decoder, c->bytes, c->first, c->len, FORGET_STEPS, c_returns };
+    return is_rdtscp(c->bytes + i) && (may & DIRECT_MAY_TSC) && forgets_ecx(&walk, i + 3);
+}
+
 bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const struct direct_text *text,
                  struct direct_sites *sites)
 {
-    uint8_t code[RUN_UP + PAGE_SIZE + 1];
-    unsigned first = before ? RUN_UP : 0, len = first + (unsigned)PAGE_SIZE;
-    ZydisDecoder decoder;
-    insn_decoder_init(&decoder, 64);
+    struct code c;
+    uint16_t found[SITES_MOST];
+    unsigned n = 0;
+    c.first = before ? RUN_UP : 0, c.len = c.first + (unsigned)PAGE_SIZE;
+    insn_decoder_init(&c.decoder, 64);
     sites->count = 0;
     if (before)
-        memcpy(code, before + PAGE_SIZE - RUN_UP, RUN_UP);
-    memcpy(code + first, page, PAGE_SIZE);
-    code[len] =
-        NO_MODRM; /* whether one of three bytes ends in the page behind is direct_scan_seam's to tell */
-    for (unsigned i = first; i + 1 < len; i++) {
-        if (!is_site(code[i], code[i + 1], code[i + 2], may))
+        memcpy(c.bytes, before + PAGE_SIZE - RUN_UP, RUN_UP);
+    memcpy(c.bytes + c.first, page, PAGE_SIZE);
+    /* whether one of three bytes ends in the page behind is direct_scan_seam's to tell */
+    memset(c.bytes + c.len, NO_MODRM, TAIL);
+    for (unsigned i = c.first; i + 1 < c.len; i++) {
+        const uint8_t *at = c.bytes + i;
+        if (!is_site(at[0], at[1], at[2], may) ||
+            (text && (i - c.first < text->from || i - c.first >= text->to)))
             continue;
-        if (text && (i - first < text->from || i - first >= text->to))
+        unsigned start = start_of(&c.decoder, c.bytes, i, c.len);
+        if (start == ~0u || is_harmless_rdtscp(&c, i, may, text != NULL))
             continue;
-        unsigned start = start_of(&decoder, code, i, len);
-        struct ecx_walk walk = { &decoder, code, first, len, FORGET_STEPS, text != NULL };
-        if (start == ~0u || (is_rdtscp(code + i) && (may & DIRECT_MAY_TSC) && forgets_ecx(&walk, i + 3)))
-            continue;
-        if (start < first || sites->count == USERPROC_BREAKS)
+        if (start < c.first || n == SITES_MOST)
             return false;
-        sites->at[sites->count++] = (uint16_t)(start - first);
+        found[n++] = (uint16_t)start;
     }
-    return true;
+    for (unsigned i = 0; i < n && n <= USERPROC_BREAKS; i++)
+        sites->at[i] = sites->last[i] = (uint16_t)(found[i] - c.first);
+    sites->count = n <= USERPROC_BREAKS ? n : 0;
+    return n <= USERPROC_BREAKS || group(&c, found, n, sites);
 }
 
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may)
