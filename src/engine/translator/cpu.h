@@ -69,9 +69,11 @@ struct jc_entry {
 #define SPACE_JC 1024
 #define SPACE_IDX 3u
 #define SPACE_W 4u
+#define LARGE_WORDS 64u
+#define LARGE_GLOBAL 2u
 struct space {
     uint16_t pcid;
-    uint8_t used;
+    uint8_t used, large_user;
     uint32_t jc_mode, cache_gen;
     uint32_t tlb_count, jc_count;
     struct space_tlb {
@@ -79,6 +81,7 @@ struct space {
         uint64_t hpage;
     } tlb[SPACE_TLB];
     struct jc_entry jc[SPACE_JC];
+    uint64_t large_seen[LARGE_WORDS];
 };
 
 /* Return addresses of translated code (stubs.c), a pair of words for each call: some 4,000 calls deep. A call
@@ -127,7 +130,7 @@ enum tcounter {
     TC_DIRECT_US,    /* ... and microseconds in them */
     TC_DIRECT_LOST,  /* programs that went back to translated code */
     TC_DIRECT_UNFIT, /* times that code was to run that may not */
-    TC_SPINS, /* times that a vCPU slept because it had spun for long */
+    TC_SPINS,        /* times that a vCPU slept because it had spun for long */
     TC_RAM_LARGE,
     TC_COUNTER_END,
     TCOUNTER_COUNT = 44,
@@ -263,9 +266,9 @@ struct tcpu {
     uint32_t jc_mode[MMU_COUNT];     /* the mode that the jump cache's entries were made under */
     struct direct *direct;           /* NULL: all code is translated (direct.c) */
     struct userproc *_Atomic direct_proc; /* runs guest code for this vCPU at the moment, or NULL */
-    uint32_t flush_gen;              /* counts changes of this vCPU's translations */
-    _Atomic uint8_t tag_gen;         /* counts how often its TLB lost everything (page_info.w_owner) */
-    uint32_t translate_gen;          /* the code cache's flush_gen when the last block was made */
+    uint32_t flush_gen;                   /* counts changes of this vCPU's translations */
+    _Atomic uint8_t tag_gen;              /* counts how often its TLB lost everything (page_info.w_owner) */
+    uint32_t translate_gen;               /* the code cache's flush_gen when the last block was made */
     uint32_t direct_skip;   /* that many returns to user code are not worth another try (direct_policy.c) */
     uint8_t direct_seated;  /* its thread keeps to one CPU (host/userproc.h) */
     uint8_t need_exclusive; /* the instruction must run while all other vCPUs stand still (split LOCK) */
@@ -275,8 +278,10 @@ struct tcpu {
     uint64_t old_signal_stack[4]; /* stack_t of this thread, while it runs the vCPU (fault_linux.c) */
     uint8_t nonglobal_super_code;
     uint8_t user_global_code; /* user code ran in a global page */
-    uint8_t huge_seen;        /* a 1 GiB page is in the TLB */
-    uint64_t large_bloom;     /* which 1 GiB stretches (hashed) have large pages in the TLB */
+    uint8_t large_user;       /* some of large_seen's lower half; LARGE_GLOBAL: for global pages, too */
+    uint64_t huge_seen;       /* which stretches of 1 GiB (hashed) are of one page in the TLB ... */
+    uint64_t
+        large_seen[2][LARGE_WORDS]; /* ... and which of 2 MiB of a large one; by half of the address space */
     /* Pages with jump cache or itlb entries, hashed by page number: of MMU_U, and all others */
     uint64_t user_bloom[USER_BLOOM], exec_bloom[EXEC_BLOOM];
     struct itlb_entry {

@@ -294,7 +294,7 @@ bool mmu_code_page(struct tcpu *c, uint64_t vpage, uint64_t *gpage)
     if (e->idx_plus1 && e->idx_plus1 - 1 != MMU_U && !(e->pad & 1))
         c->nonglobal_super_code = 1; /* its jump cache entries outlive the itlb entry */
     c->user_global_code |= idx == MMU_U && w.global;
-    mmu_note_large(c, vpage, w.shift);
+    mmu_note_large(c, vpage, w.shift, w.global);
     *e = (struct itlb_entry){ vpage, w.gpa & PAGE_MASK, idx + 1, w.global };
     unsigned slot = (unsigned)(e - c->itlb);
     if (!w.global)

@@ -91,12 +91,42 @@ static void give_tags(struct tcpu *c, unsigned idx, uint64_t page, struct page_i
         c->tlb_written[idx][i] = (uint16_t)(e->hpage >> 12);
 }
 
-void mmu_note_large(struct tcpu *c, uint64_t lin, unsigned shift)
+static uint64_t *large_seen(struct tcpu *c, uint64_t lin)
 {
-    if (shift > 12) {
-        c->large_bloom |= 1ull << ((lin >> 30) & 63);
-        c->huge_seen |= shift >= 30;
-    }
+    return &c->large_seen[lin >> 63][(lin >> 27) % LARGE_WORDS];
+}
+
+void mmu_note_large(struct tcpu *c, uint64_t lin, unsigned shift, bool global)
+{
+    if (shift <= 12)
+        return;
+    *large_seen(c, lin) |= 1ull << ((lin >> 21) & 63);
+    if (!(lin >> 63))
+        c->large_user |= global ? LARGE_GLOBAL : 1;
+    if (shift >= 30)
+        c->huge_seen |= 1ull << ((lin >> 30) & 63);
+}
+
+/* Nothing of it is left in the TLB, unless it is global. */
+static void leave_large(struct tcpu *c, struct space *to)
+{
+    if (to)
+        to->large_user = c->large_user;
+    if (!c->large_user)
+        return;
+    if (to)
+        light_copy(to->large_seen, c->large_seen[0], sizeof to->large_seen);
+    if (c->large_user & LARGE_GLOBAL)
+        return;
+    light_zero(c->large_seen[0], sizeof c->large_seen[0]);
+    c->large_user = 0;
+}
+
+static void put_large(struct tcpu *c, const struct space *s)
+{
+    for (unsigned i = 0; s->large_user && i < LARGE_WORDS; i++)
+        c->large_seen[0][i] |= s->large_seen[i];
+    c->large_user |= s->large_user;
 }
 
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
@@ -106,7 +136,7 @@ struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const str
     struct tlb_entry *e = &c->tlb[idx][i];
     uint64_t page = lin & PAGE_MASK, gpage = w->gpa & PAGE_MASK;
     note_fill(c, idx, i, w->global);
-    mmu_note_large(c, lin, w->shift);
+    mmu_note_large(c, lin, w->shift, w->global);
     ram_large_meet(c, slot, gpage - slot->gpa);
     e->hpage = (uint64_t)(uintptr_t)slot->hva + (gpage - slot->gpa);
     e->delta = e->hpage - page;
@@ -236,8 +266,9 @@ void mmu_flush_all(struct tcpu *c)
         take_entries(c, idx, NULL);
         drop_global(c, idx);
     }
-    c->large_bloom = 0;
+    light_zero(c->large_seen, sizeof c->large_seen);
     c->huge_seen = 0;
+    c->large_user = 0;
     c->user_global_code = 0;
     atomic_fetch_add(&c->tag_gen, 1);
     direct_forget_all(c);
@@ -334,6 +365,7 @@ static void leave_space(struct tcpu *c, struct space *to)
     c->flush_gen++;
     for (unsigned idx = 0; idx < MMU_COUNT; idx++)
         take_entries(c, idx, to);
+    leave_large(c, to);
     if (to)
         take_jumps(c, to);
     /* Kernel text is global; user code is not. Jump caches have no global bit, but the index separates the
@@ -391,6 +423,7 @@ void mmu_change_space(struct tcpu *c, uint64_t old_pcid, uint64_t pcid, bool kee
     struct space *s = space_of(c, pcid);
     if (s) {
         put_entries(c, s);
+        put_large(c, s);
         put_jumps(c, s);
         s->used = 0;
     }
@@ -432,10 +465,6 @@ static void drop_code(struct tcpu *c, uint64_t first, uint64_t count)
  * (SDM 4.10.4.1). */
 static void flush_large_page(struct tcpu *c, uint64_t lin)
 {
-    if (c->huge_seen) {
-        mmu_flush_all(c);
-        return;
-    }
     uint64_t first = (lin >> 12) & ~511ull;
     for (unsigned idx = 0; idx < MMU_COUNT; idx++) {
         for (unsigned i = 0; i < 512; i++)
@@ -455,7 +484,11 @@ void mmu_flush_page(struct tcpu *c, uint64_t lin)
     c->flush_gen++;
     c->counters[TC_FLUSH_PAGE]++;
     direct_forget_page(c, lin);
-    if (c->large_bloom & (1ull << ((lin >> 30) & 63))) {
+    if (c->huge_seen & (1ull << ((lin >> 30) & 63))) {
+        mmu_flush_all(c);
+        return;
+    }
+    if (*large_seen(c, lin) & (1ull << ((lin >> 21) & 63))) {
         flush_large_page(c, lin);
         return;
     }

@@ -31,7 +31,7 @@ static inline uint64_t noted_exec(const struct tcpu *c, uint64_t n) /* of the 64
  * (the page holds no code). */
 bool mmu_claim_write(struct tcpu *c, struct page_info *p, uint64_t lin);
 /* There may be something of a page of this size, around lin, in the TLB: INVLPG must look. */
-void mmu_note_large(struct tcpu *c, uint64_t lin, unsigned shift);
+void mmu_note_large(struct tcpu *c, uint64_t lin, unsigned shift, bool global);
 struct tlb_entry *tlb_fill(struct tcpu *c, unsigned idx, uint64_t lin, const struct walk *w,
                            struct tvm_slot *slot);
 
