@@ -179,7 +179,7 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
         return false;
     s->pieces |= m->shift > 12;
     s->huge |= m->shift > 21;
-    mirror_put(s, p, page, gpage, prot);
+    mirror_put(s, mirror_slot(s, page), page, gpage, prot); /* claim() may have wiped it, too */
     return mirror_change(s, page, PAGE_SIZE, slot->offset + (gpage - slot->gpa), prot);
 }
 
