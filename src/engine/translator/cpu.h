@@ -280,8 +280,8 @@ struct tcpu {
     uint8_t user_global_code; /* user code ran in a global page */
     uint8_t large_user;       /* some of large_seen's lower half; LARGE_GLOBAL: for global pages, too */
     uint64_t huge_seen;       /* which stretches of 1 GiB (hashed) are of one page in the TLB ... */
-    uint64_t
-        large_seen[2][LARGE_WORDS]; /* ... and which of 2 MiB of a large one; by half of the address space */
+    /* ... and which of 2 MiB are of a large one; by half of the address space */
+    uint64_t large_seen[2][LARGE_WORDS];
     /* Pages with jump cache or itlb entries, hashed by page number: of MMU_U, and all others */
     uint64_t user_bloom[USER_BLOOM], exec_bloom[EXEC_BLOOM];
     struct itlb_entry {

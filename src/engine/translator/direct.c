@@ -123,9 +123,8 @@ static bool make_space(struct tcpu *c, struct direct_space *s)
         fail(c, "the host gives guest RAM no memory file");
         return false;
     }
-    s->bits = MIRROR_BITS;
     s->gen = 1;
-    if (mirror_make_table(s) && userproc_make(&s->proc, ram_fd(c->vm), &err) &&
+    if (mirror_make_table(s, MIRROR_BITS) && userproc_make(&s->proc, ram_fd(c->vm), &err) &&
         have_xstate(c->direct, s->proc)) {
         c->direct->cpuid_faults = userproc_trap(s->proc, USERPROC_TRAP_CPUID, true);
         c->direct->tsc_can_trap = s->tsc_traps = userproc_trap(s->proc, USERPROC_TRAP_TSC, true);
@@ -499,9 +498,7 @@ enum direct_end heavy_direct(struct tcpu *c)
     uint64_t faulted_at = ~0ull;
     unsigned faults = 0;
     struct userproc_exit x;
-    if (!s)
-        return DIRECT_REQUEST;
-    if (!make_ours(c, s))
+    if (!s || !make_ours(c, s))
         return DIRECT_REQUEST;
     struct stay stay = { .begin = thread_cpu_ns() + s->cpu_ns };
     if (s->doubt) {

@@ -69,7 +69,10 @@ static bool find_text(struct tvm *vm, uint64_t gpage, struct direct_text *text)
         const struct tvm_slot *slot = tvm_slot_of(vm, gpage - before);
         if (!slot || slot != tvm_slot_of(vm, gpage - before + DIRECT_IMAGE - 1))
             continue;
-        memcpy(image, tvm_hva(vm, gpage - before), DIRECT_IMAGE);
+        const uint8_t *at = tvm_hva(vm, gpage - before);
+        if (*at != 0x7f) /* no image begins here, as a rule: not worth the copy */
+            continue;
+        memcpy(image, at, DIRECT_IMAGE);
         if (direct_find_text(image, text)) {
             text->to = text->to > before ? text->to - before : 0;
             text->from = text->from > before ? text->from - before : 0;
@@ -166,12 +169,11 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
     struct tvm_slot *slot = tvm_slot_of(c->vm, gpage);
     if (!slot || !slot->in_file || m->global || mmu_is_apic_page(c, gpage))
         return false;
-    struct mirror_page *p = mirror_slot(s, page);
-    unsigned had = p->gen == s->gen && mirror_gpa(p) == gpage ? p->prot : 0, prot = USERPROC_R;
+    const struct mirror_page *p = mirror_find(s, page);
+    unsigned had = p && mirror_gpa(p) == gpage ? p->prot : 0, prot = USERPROC_R;
     if ((exec || (had & USERPROC_X)) && m->exec) {
         if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage, why) && seams_fit(c, s, page, gpage)))
             prot |= USERPROC_X;
-        p = mirror_slot(s, page); /* it may all have been wiped */
     }
     if (!(prot & USERPROC_X) && m->writable && claim(c, slot, gpage, page))
         prot |= USERPROC_W;
@@ -179,7 +181,7 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
         return false;
     s->pieces |= m->shift > 12;
     s->huge |= m->shift > 21;
-    mirror_put(s, mirror_slot(s, page), page, gpage, prot); /* claim() may have wiped it, too */
+    mirror_put(s, page, gpage, prot);
     return mirror_change(s, page, PAGE_SIZE, slot->offset + (gpage - slot->gpa), prot);
 }
 
@@ -199,12 +201,13 @@ static bool look(struct tcpu *c, uint64_t lin, bool exec, struct mmu_peeked *m)
     return ok && (m->exec || !exec);
 }
 
-bool mirror_make_table(struct direct_space *s)
+bool mirror_make_table(struct direct_space *s, unsigned bits)
 {
-    size_t slots = mirror_slots(s), chains = slots >> CHAINS_BITS_LESS;
+    size_t slots = (size_t)1 << bits, chains = slots >> CHAINS_BITS_LESS;
     struct mirror_page *pages = calloc(1, slots * sizeof *pages + chains * sizeof *s->chains);
     if (!pages)
         return false;
+    s->bits = (uint8_t)bits;
     s->pages = pages;
     s->chains = (uint32_t *)(void *)(pages + slots);
     s->count = 0;
@@ -216,17 +219,14 @@ bool mirror_make_table(struct direct_space *s)
 static void make_room(struct direct_space *s)
 {
     struct mirror_page *old = s->pages;
-    unsigned slots = mirror_slots(s), bits = s->bits;
-    s->bits += MIRROR_BITS_STEP;
-    if (bits == MIRROR_BITS_MOST || !mirror_make_table(s)) {
-        s->bits = (uint8_t)bits;
+    unsigned slots = mirror_slots(s);
+    if (s->bits == MIRROR_BITS_MOST || !mirror_make_table(s, s->bits + MIRROR_BITS_STEP)) {
         mirror_wipe(s);
         return;
     }
     for (unsigned i = 0; i < slots; i++) {
         if (old[i].gen == s->gen && old[i].prot)
-            mirror_put(s, mirror_slot(s, mirror_va(&old[i])), mirror_va(&old[i]), mirror_gpa(&old[i]),
-                       old[i].prot);
+            mirror_put(s, mirror_va(&old[i]), mirror_gpa(&old[i]), old[i].prot);
     }
     free(old);
 }
@@ -234,15 +234,9 @@ static void make_room(struct direct_space *s)
 void mirror_renew(struct direct_space *s)
 {
     struct mirror_page *old = s->pages;
-    unsigned bits = s->bits;
     mirror_wipe(s);
-    s->bits = MIRROR_BITS;
-    if (bits == MIRROR_BITS)
-        return;
-    if (mirror_make_table(s))
+    if (s->bits > MIRROR_BITS && mirror_make_table(s, MIRROR_BITS))
         free(old);
-    else
-        s->bits = (uint8_t)bits;
 }
 
 #define AROUND 16 /* pages, aligned */

@@ -34,11 +34,6 @@ struct direct_space *direct_space_of(struct direct *d, uint64_t pcid)
 
 /* ---- the table ---- */
 
-static unsigned chains_of(const struct direct_space *s)
-{
-    return 1u << (s->bits - CHAINS_BITS_LESS);
-}
-
 static unsigned hash(uint64_t n, unsigned bits)
 {
     return (unsigned)(n * 0x9e3779b1u >> (32 - bits)) & ((1u << bits) - 1);
@@ -57,8 +52,9 @@ static uint32_t *chain(struct direct_space *s, uint64_t gpage)
     return &s->chains[hash(gpage >> 12, s->bits - CHAINS_BITS_LESS)];
 }
 
-void mirror_put(struct direct_space *s, struct mirror_page *p, uint64_t page, uint64_t gpage, unsigned prot)
+void mirror_put(struct direct_space *s, uint64_t page, uint64_t gpage, unsigned prot)
 {
+    struct mirror_page *p = mirror_slot(s, page);
     uint32_t self = (uint32_t)(p - s->pages) + 1, *link;
     if (p->gen == s->gen) {
         link = chain(s, mirror_gpa(p));
@@ -95,7 +91,7 @@ void mirror_wipe(struct direct_space *s)
         light_zero(s->pages, mirror_slots(s) * sizeof *s->pages);
         s->gen = 1;
     }
-    light_zero(s->chains, chains_of(s) * sizeof *s->chains);
+    light_zero(s->chains, mirror_chains(s) * sizeof *s->chains);
     for (unsigned i = 0; i < MIRROR_LARGE; i++)
         s->large[i].prot = 0;
     for (unsigned i = 0; i < USERPROC_BREAKS; i++) {

@@ -123,10 +123,14 @@ static inline unsigned mirror_slots(const struct direct_space *s)
 {
     return 1u << s->bits;
 }
-/* Makes the table, of s->bits. False: there is no memory for it, and it has the one that it had. */
-bool mirror_make_table(struct direct_space *s);
-/* p is what mirror_slot has given for the page. */
-void mirror_put(struct direct_space *s, struct mirror_page *p, uint64_t page, uint64_t gpage, unsigned prot);
+static inline unsigned mirror_chains(const struct direct_space *s)
+{
+    return mirror_slots(s) >> CHAINS_BITS_LESS;
+}
+/* Gives it an empty table of this size; the old one is the caller's then. False: no memory, nothing has
+ * changed. */
+bool mirror_make_table(struct direct_space *s, unsigned bits);
+void mirror_put(struct direct_space *s, uint64_t page, uint64_t gpage, unsigned prot);
 struct mirror_large *mirror_large_at(struct direct_space *s, uint64_t lin);
 /* Notes what the process is to do before it runs again. False: everything was wiped instead. */
 bool mirror_change(struct direct_space *s, uint64_t va, uint64_t len, uint64_t offset, unsigned prot);

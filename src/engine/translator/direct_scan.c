@@ -25,7 +25,7 @@
 #define MODRM_IS_MEM(m) ((m) < 0xc0)
 #define NO_MODRM 0x38 /* with which nothing tells whose ModRM counts */
 #define RUN_UP 160u   /* bytes before: some forty instructions to fall in step */
-#define TAIL 8u     /* bytes, that are not known */
+#define TAIL 8u       /* bytes, that are not known */
 #define SITES_MOST 64
 #define FORGET_STEPS 48 /* instructions behind RDTSCP, of all ways together */
 
@@ -80,6 +80,15 @@ static unsigned start_of(const ZydisDecoder *decoder, const uint8_t *code, unsig
     return at;
 }
 
+/* What is looked at: a page, and what of the one before it there is. */
+struct code {
+    ZydisDecoder decoder;
+    uint8_t bytes[RUN_UP + PAGE_SIZE + TAIL];
+    unsigned first, len; /* of the page */
+};
+
+/* ---- RDTSCP ---- */
+
 static bool is_in_rcx(ZydisRegister r)
 {
     return ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r) == ZYDIS_REGISTER_RCX;
@@ -114,22 +123,21 @@ static enum use use_of_ecx(const ZydisDecodedInstruction *in, const ZydisDecoded
 
 /* A look at what becomes of ECX. */
 struct ecx_walk {
-    const ZydisDecoder *decoder;
-    const uint8_t *code;
-    unsigned first, len; /* of the page, in code */
-    unsigned steps;      /* that it may take yet */
+    const struct code *code;
+    unsigned steps; /* that it may take yet */
     bool c_returns; /* functions return as C functions do: nothing in RCX (System V psABI for AMD64, 3.2.3) */
 };
 
-/* Whether on all ways from code[i] ECX is overwritten before it is read. Ways that leave the page are not
+/* Whether on all ways from byte i ECX is overwritten before it is read. Ways that leave the page are not
  * followed, nor returns: some languages give back values in RCX. */
 static bool forgets_ecx(struct ecx_walk *w, uint64_t i)
 {
+    const struct code *c = w->code;
     ZydisDecodedInstruction in;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    while (i >= w->first && i < w->len && w->steps > 0) {
+    while (i >= c->first && i < c->len && w->steps > 0) {
         w->steps--;
-        if (ZYAN_FAILED(ZydisDecoderDecodeFull(w->decoder, w->code + i, w->len - i, &in, ops)))
+        if (ZYAN_FAILED(ZydisDecoderDecodeFull(&c->decoder, c->bytes + i, c->len - i, &in, ops)))
             return false;
         enum use use = use_of_ecx(&in, ops);
         if (use != USE_NONE)
@@ -154,17 +162,13 @@ static bool forgets_ecx(struct ecx_walk *w, uint64_t i)
     return false;
 }
 
-static bool is_rdtscp(const uint8_t *code)
+static bool is_harmless_rdtscp(const struct code *c, unsigned i, unsigned may, bool c_returns)
 {
-    return code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9;
+    const uint8_t *at = c->bytes + i;
+    struct ecx_walk walk = { c, FORGET_STEPS, c_returns };
+    return (may & DIRECT_MAY_TSC) && at[0] == 0x0f && at[1] == 0x01 && at[2] == 0xf9 &&
+           forgets_ecx(&walk, i + 3);
 }
-
-/* What is looked at: a page, and what of the one before it there is. */
-struct code {
-    ZydisDecoder decoder;
-    uint8_t bytes[RUN_UP + PAGE_SIZE + TAIL];
-    unsigned first, len; /* of the page */
-};
 
 /* ---- groups of sites ---- */
 
@@ -221,11 +225,11 @@ static bool is_entered(const struct code *c, unsigned from, unsigned to)
     return false;
 }
 
-/* There are more sites than the process can stop at. */
+/* Each site is a group, unless there are more than the process can stop at. */
 static bool group(const struct code *c, const uint16_t *found, unsigned n, struct direct_sites *sites)
 {
     for (unsigned i = 0, last; i < n; i = last + 1) {
-        for (last = i; last + 1 < n && leads_to(c, found[last], found[last + 1]);)
+        for (last = i; n > USERPROC_BREAKS && last + 1 < n && leads_to(c, found[last], found[last + 1]);)
             last++;
         if (sites->count == USERPROC_BREAKS || (last > i && is_entered(c, found[i], found[last])))
             return false;
@@ -236,12 +240,6 @@ static bool group(const struct code *c, const uint16_t *found, unsigned n, struc
 }
 
 /* ---- pages ---- */
-
-static bool is_harmless_rdtscp(const struct code *c, unsigned i, unsigned may, bool c_returns)
-{
-    struct ecx_walk walk = { &c->decoder, c->bytes, c->first, c->len, FORGET_STEPS, c_returns };
-    return is_rdtscp(c->bytes + i) && (may & DIRECT_MAY_TSC) && forgets_ecx(&walk, i + 3);
-}
 
 bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const struct direct_text *text,
                  struct direct_sites *sites)
@@ -269,10 +267,7 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const
             return false;
         found[n++] = (uint16_t)start;
     }
-    for (unsigned i = 0; i < n && n <= USERPROC_BREAKS; i++)
-        sites->at[i] = sites->last[i] = (uint16_t)(found[i] - c.first);
-    sites->count = n <= USERPROC_BREAKS ? n : 0;
-    return n <= USERPROC_BREAKS || group(&c, found, n, sites);
+    return group(&c, found, n, sites);
 }
 
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may)
