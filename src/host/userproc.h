@@ -4,16 +4,18 @@
  * its owner asks for, besides a hole of its own, a few pages at a random address. Its code runs until it
  * makes a system call, faults or is kicked, and then its owner has its registers. No system call is ever
  * done: not by SYSCALL, not by SYSENTER or INT 0x80, not even through the code in the hole, which is how the
- * owner's changes of the mappings are made. It dies with the thread that made it, and no signal but SIGKILL
- * does anything to it; if its owner is stopped, it goes on until its run ends, but if its owner's process
- * group is, as by a terminal, then it is, too.
+ * owner's changes of the mappings are made. What it does there else, or to the data behind that code, may end
+ * its run as USERPROC_TRAP without a signal, with registers that it had before. It dies with the thread that
+ * made it, and no signal but SIGKILL does anything to it; if its owner is stopped, it goes on until its run
+ * ends, but if its owner's process group is, as by a terminal, then it is, too.
  *
- * It is driven by ptrace, so all calls come from the thread that made it, but for userproc_kick and, once
- * that thread has ended, userproc_free.
+ * All calls come from the thread that made it, but for userproc_kick and, once that thread has ended,
+ * userproc_free.
  *
  * A program that waits for any child (wait, waitpid(-1)) on another thread takes the reports that the owner
- * waits for: there is no hiding them from threads of one process. So none is made in a program that handles
- * SIGCHLD. Where that does nothing, it is set to SA_NOCLDSTOP, for good: else each stop would be one. */
+ * waits for when it sets breakpoints, by ptrace: there is no hiding them from threads of one process. So none
+ * is made in a program that handles SIGCHLD. Where that does nothing, it is set to SA_NOCLDSTOP, for good:
+ * else each stop would be one. */
 #ifndef HOST_USERPROC_H
 #define HOST_USERPROC_H
 
@@ -47,7 +49,7 @@ enum userproc_why {
                          that instruction makes them */
     USERPROC_FAULT,   /* an access to memory; RIP is at the instruction */
     USERPROC_TRAP,    /* another exception: INT3 or INT 3 (RIP behind it), #UD, #DE... */
-    USERPROC_KICKED,  /* or killed, and the next run says that it is gone */
+    USERPROC_KICKED,
     USERPROC_REFUSED, /* the host takes no such registers; nothing ran */
     USERPROC_GONE,    /* the process is of no use any more */
 };
@@ -61,6 +63,7 @@ struct userproc_exit {
                       general protection and with alignment checks */
     uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */
     uint16_t cs, ss, ds, es, fs, gs;
+    bool lost;              /* GONE: it was killed in this run, and its registers with it */
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };
 
@@ -114,21 +117,24 @@ size_t userproc_xsave_size(const struct userproc *p);
 /* For messages. */
 pid_t userproc_pid(const struct userproc *p);
 
-/* Changes mappings, in order. Entries that go on where the one before ends, in the process and in the file
- * and with the same rights, cost as much as one. False if the process is gone, the host gives no more
- * mappings (there are some 65000) or an entry lies outside of user space or in the hole; then those before it
- * may have been done. */
+/* Changes mappings, in order, at the latest before the next run. Entries that go on where the one before
+ * ends, in the process and in the file and with the same rights, cost as much as one. False if the process is
+ * gone, the host gives no more mappings (there are some 65000) or an entry lies outside of user space or in
+ * the hole; then those before it may have been done. That the host gives no more may also be found by the
+ * next run, which then says that the process is gone. */
 bool userproc_set_maps(struct userproc *p, const struct userproc_map *map, unsigned n);
 /* Takes away all that is mapped. */
 bool userproc_clear(struct userproc *p);
 
 /* Runs from regs and xsave, and leaves there what it came to. False if why is REFUSED or GONE, and then both
- * are as they were. xsave may be NULL: these registers stay as the process has them, in and out. */
+ * are as they were when the process was last seen to stop. xsave may be NULL: these registers stay as the
+ * process has them, in and out. */
 bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, struct userproc_exit *exit);
-/* Has the process stop before it runs the instruction at addr; 0: not any more. The run ends as USERPROC_TRAP
- * with SIGTRAP. False if the host cannot do that. */
+/* Has the process stop before it runs any of the instructions at these addresses, and at no others any more;
+ * 0: nowhere. The run ends as USERPROC_TRAP with SIGTRAP. False if the host cannot do that. It takes some
+ * three times as long as a run. */
 #define USERPROC_BREAKS 4
-bool userproc_break(struct userproc *p, unsigned slot, uint64_t addr);
+bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS]);
 /* CPU time that it has used, in nanoseconds. */
 uint64_t userproc_cpu_ns(const struct userproc *p);
 /* Fetches these registers alone. */

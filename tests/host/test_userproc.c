@@ -1,6 +1,7 @@
 /* Processes that run user code: registers, mappings, faults, kicks, and that nothing else can happen. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -421,12 +422,15 @@ static void nothing_else_is_mapped(void **state)
     struct fixture *f = *state;
     struct userproc_map row[64];
 
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
     assert_int_equal(count_maps(f->p), 4);
     for (unsigned i = 0; i < 64; i++)
         row[i] = (struct userproc_map){ 0x800000 + i * PAGE, PAGE, 0x80000 + i * PAGE, USERPROC_W };
     assert_true(userproc_set_maps(f->p, row, 64));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
     assert_int_equal(count_maps(f->p), 5);
     assert_true(userproc_clear(f->p));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_FAULT);
     assert_int_equal(count_maps(f->p), 2);
 }
 
@@ -501,13 +505,34 @@ static void set_call(struct fixture *f, uint64_t nr, uint64_t a, uint64_t b, uin
     f->regs.gpr[9] = g;
 }
 
+/* Where in the hole a system call is. */
+static uint64_t call_in_hole(const struct userproc *p)
+{
+    const uint8_t *page;
+    uint8_t bytes[PAGE];
+    uint64_t hole, len;
+    char path[64];
+    int fd;
+
+    userproc_hole(p, &hole, &len);
+    snprintf(path, sizeof(path), "/proc/%d/mem", userproc_pid(p));
+    fd = open(path, O_RDONLY);
+    assert_int_equal(pread(fd, bytes, PAGE, (off_t)hole), PAGE);
+    close(fd);
+    page = memmem(bytes, PAGE, "\x0f\x05", 2);
+    assert_non_null(page);
+    return hole + (uint64_t)(page - bytes);
+}
+
 static void system_calls_do_nothing(void **state)
 {
     struct fixture *f = *state;
-    const unsigned maps = count_maps(f->p);
     uint64_t hole, len;
 
     userproc_hole(f->p, &hole, &len);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    const unsigned maps = count_maps(f->p);
+    const uint64_t call = call_in_hole(f->p);
     for (int from_hole = 0; from_hole < 2; from_hole++) {
         for (int i = 0; i < 6; i++) {
             switch (i) {
@@ -519,10 +544,11 @@ static void system_calls_do_nothing(void **state)
             case 5: set_call(f, 0xfffffffffffffe00, 0, 0, 0, 0, 0, 0); break;              /* none */
             }
             const struct userproc_regs before = f->regs;
-            if (from_hole) {
-                f->regs.rip = hole + 0x100;
-                assert_int_equal(go(f), USERPROC_SYSCALL);
-                assert_int_equal(f->regs.rip, hole + 0x102);
+            if (from_hole) { /* what is there is told as no call at all */
+                f->regs.rip = call;
+                assert_int_equal(go(f), USERPROC_TRAP);
+                assert_int_equal(f->exit.signal, 0);
+                assert_int_equal(f->regs.rip, call);
             } else {
                 assert_int_equal(run_code(f, SYSCALL), USERPROC_SYSCALL);
                 assert_int_equal(f->regs.rip, CODE_VA + 2);
@@ -600,26 +626,55 @@ static void instructions_trap_on_request(void **state)
     assert_int_equal(run_code(f, 0x90, 0xcc), USERPROC_TRAP);
 }
 
-/* The code in the hole with a list of the guest's own. */
+struct kicker {
+    struct userproc *p;
+    atomic_uint seen; /* kicks that the other side has taken note of; not 0: enough */
+    unsigned rounds;
+};
+
+static void *nudger_main(void *arg)
+{
+    struct kicker *k = arg;
+
+    while (!atomic_load(&k->seen)) {
+        userproc_kick(k->p);
+        usleep(1000);
+    }
+    return NULL;
+}
+
+/* The code in the hole with a list of the guest's own, from each of its bytes. Some of that is an endless
+ * loop. */
 static void the_code_in_the_hole_is_of_no_use(void **state)
 {
     struct fixture *f = *state;
+    struct kicker k = { .p = f->p };
     const uint64_t list[8] = { 231 };
-    const unsigned maps = count_maps(f->p);
     uint64_t hole, len;
+    unsigned maps;
+    pthread_t t;
 
     userproc_hole(f->p, &hole, &len);
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    maps = count_maps(f->p);
     memcpy(f->ram + DATA_OFFSET, list, sizeof(list));
+    assert_int_equal(pthread_create(&t, NULL, nudger_main, &k), 0);
     for (uint64_t rip = hole; rip < hole + PAGE; rip++) {
         memset(f->regs.gpr, 0, sizeof(f->regs.gpr));
         f->regs.gpr[RBX] = DATA_VA;
         f->regs.gpr[RSP] = DATA_VA + 0x800;
         f->regs.gpr[RBP] = 1;
         f->regs.rip = rip;
-        go(f);
+        if (!userproc_run(f->p, &f->regs, f->xsave, &f->exit)) {
+            assert_int_equal(f->exit.why, USERPROC_REFUSED);
+            assert_true(userproc_get_xsave(f->p, f->xsave));
+        }
     }
-    f->regs.gpr[RDI] = hole + PAGE;
-    assert_int_equal(run_code(f, STORE), USERPROC_FAULT);
+    atomic_store(&k.seen, 1);
+    pthread_join(t, NULL);
+    while (run_code(f, 0xcc) == USERPROC_KICKED)
+        ;
+    assert_int_equal(f->exit.why, USERPROC_TRAP);
     f->regs.gpr[RDI] = hole;
     assert_int_equal(run_code(f, STORE), USERPROC_FAULT);
     assert_int_equal(count_maps(f->p), maps);
@@ -642,12 +697,6 @@ static void kick_before_a_run(void **state)
     assert_int_equal(run_code(f, 0xcc), USERPROC_KICKED);
     assert_int_equal(go(f), USERPROC_TRAP);
 }
-
-struct kicker {
-    struct userproc *p;
-    atomic_uint seen; /* kicks that the other side has taken note of */
-    unsigned rounds;
-};
 
 static void *kicker_main(void *arg)
 {
@@ -740,13 +789,6 @@ static void both_use_one_cpu_until_rest(void **state)
         sched_getaffinity(0, sizeof(now), &now);
         assert_true(CPU_EQUAL(&before, &now));
     }
-    userproc_rest(&seat);
-    /* Changes of mappings are on the seat, too. */
-    assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
-    assert_int_equal(count_cpus(0), 1);
-    userproc_rest(&seat);
-    assert_true(userproc_clear(f->p));
-    assert_int_equal(count_cpus(0), 1);
     userproc_rest(&seat);
     sched_getaffinity(0, sizeof(now), &now);
     assert_true(CPU_EQUAL(&before, &now));
@@ -944,14 +986,22 @@ static void signals_from_outside_change_nothing(void **state)
                                    SIGSEGV, SIGTRAP, SIGALRM, SIGCHLD };
     struct fixture *f = *state;
 
+    struct kicker k = { .p = f->p };
+    pthread_t t;
+
+    assert_int_equal(pthread_create(&t, NULL, nudger_main, &k), 0); /* a kick makes a stopped one go on */
     for (size_t i = 0; i < array_size(signals); i++) {
         kill(userproc_pid(f->p), signals[i]);
-        f->regs.gpr[RAX] = 5;
-        assert_int_equal(run_code(f, 0x48, 0xff, 0xc0, SYSCALL), USERPROC_SYSCALL);
+        do
+            f->regs.gpr[RAX] = 5;
+        while (run_code(f, 0x48, 0xff, 0xc0, SYSCALL) == USERPROC_KICKED);
+        assert_int_equal(f->exit.why, USERPROC_SYSCALL);
         assert_int_equal(f->regs.gpr[RAX], 6);
         kill(userproc_pid(f->p), signals[i]);
         assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
     }
+    atomic_store(&k.seen, 1);
+    pthread_join(t, NULL);
 }
 
 static void a_killed_one_is_gone(void **state)

@@ -196,8 +196,8 @@ static bool settle(struct direct_space *s)
     if (ok && s->change_count)
         ok = userproc_set_maps(s->proc, s->changes, s->change_count);
     s->change_count = 0;
-    for (unsigned i = 0; ok && s->breaks_changed && i < USERPROC_BREAKS; i++)
-        ok = userproc_break(s->proc, i, s->breaks[i]);
+    if (ok && s->breaks_changed)
+        ok = userproc_set_breaks(s->proc, s->breaks);
     s->breaks_changed = false;
     return ok;
 }

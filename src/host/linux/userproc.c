@@ -1,131 +1,141 @@
-/* The process is a program of one page that is put together in a memory file and executed: so nothing of this
- * process, whatever its size and its threads, is ever copied, and the new one has neither our memory nor
- * signal handlers or other registrations of a C library. The page is loaded at the hole. Behind it come the
- * list pages, which the process sees read-only and which are written here.
+/* Theory of operation. The process is a program of one page that is put together in a memory file and
+ * executed: so nothing of this process, whatever its size and its threads, is ever copied, and the new one
+ * has neither our memory nor signal handlers or other registrations of a C library. The page is loaded at the
+ * hole. Behind it come pages of the same file that both sides read and write (struct stub_data), with a stack
+ * for signals.
  *
- * The code in the page does system calls one after another as the list says and stops at INT3. It does them
- * when the process is resumed by PTRACE_CONT; that happens with registers set here and before any code of the
- * guest runs again. Guest code runs under PTRACE_SYSEMU alone, where all system calls, those of this page
- * included, stop without being done. The guest can jump into the page, then, but that is of no use to it: it
- * can neither write the list nor have one call done.
+ * Whatever ends a run is a signal in the process: faults and traps as they are, system calls since a filter
+ * has them raise SIGSYS, kicks are SIGURG. The kernel leaves the registers on that stack, where we see them
+ * too, and the handler, in the page, makes a system call that the filter has us answer (seccomp's user
+ * notification): so the kernel tells, and not the process, that it has stopped, and it stays so until we
+ * answer. Then it loads the registers that we have put there. Nobody else runs in its address space
+ * meanwhile. That is about half as long as a stop by ptrace takes.
+ *
+ * No system call is done for the guest's code: those from elsewhere than the page are signals, and those from
+ * the page wait for an answer, which lets a call be done only if it is the very one that is due, of the list
+ * that we have asked for. Guest code can jump into the page and can write what is behind it, but all it can
+ * get by that is what it has anyway: to stop, and other registers of its own.
+ *
+ * A signal may come while the page's code runs: a kick, or one from outside. What was on its way to us is
+ * then found from the registers of that code, and what was on its way to the guest's code is begun once more
+ * (take_stop).
  *
  * It stays in our process group: what stops that, as a terminal does, stops it too, which otherwise would go
- * on computing beside a program that stands still.
+ * on computing beside a program that stands still. The kernel kills it when the thread that made it ends.
  *
- * With its first list the process takes away all that the kernel gave it: stack, vdso, descriptors. */
+ * With its first list the process takes away all that the kernel gave it: stack, vdso, descriptors. Only
+ * breakpoints are set by ptrace, as nothing else can, while the process waits. */
 #include "host/userproc.h"
 
 #include <asm/prctl.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/user.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "host/anonfile.h"
 #include "host/linux/userproc_seat.h"
+#include "host/linux/userproc_stub.h"
 #include "host/random.h"
 
 #define PAGE 4096u
 #define USER_TOP 0x7ffffffff000u /* where user space ends, with five levels of page tables too */
 #define HOLE_LOW 0x100000000000u /* no place where programs are usually loaded, on any system */
 #define HOLE_HIGH 0x500000000000u
-#define LIST_PAGES 16u
-#define HOLE_LEN ((1 + LIST_PAGES) * PAGE)
-#define CODE_OFFSET 0x100u /* in the page, behind the headers */
-#define CODE_ONE CODE_OFFSET
-#define CODE_ONE_END (CODE_OFFSET + 0x3)
-#define CODE_LIST CODE_ONE_END
-#define CODE_LIST_END (CODE_OFFSET + 0x31)
-#define CODE_FLAGS CODE_LIST_END
-#define CODE_FLAGS_END (CODE_OFFSET + 0x33)
+#define HOLE_LEN ((uint64_t)sizeof(struct image))
+#define LIST_MAX array_size(((struct stub_data *)0)->list)
+#define VSYSCALL 0xffffffffff600000u
 /* Writable pieces of these sizes get their pages at once, 1.4 us and 0.2 us a page against 0.9 us for each
  * page that is touched. Reads find 16 pages at each fault, and of large pieces most may never be touched. */
 #define POPULATE_MIN (4 * PAGE)
 #define POPULATE_MAX (16 * PAGE)
 
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2 /* asm/hwcap2.h */
+#endif
+
 #define CHILD_RAM_FD 0
-#define CHILD_OWN_FD 1
+#define CHILD_OWN_FD STUB_OWN_FD
 
 #define BIRTH_STACK 16384
 
 #define FLAGS_IF 0x200u
-#define FLAGS_ID 0x200000u
 #define FLAGS_IN                                                                                             \
-    (0x1u | 0x4u | 0x10u | 0x40u | 0x80u | 0x400u | 0x800u | 0x40000u) /* CF PF AF ZF SF DF OF AC */
+    (0x1u | 0x4u | 0x10u | 0x40u | 0x80u | 0x400u | 0x800u | 0x40000u |                                      \
+     0x200000u) /* CF PF AF ZF SF DF OF AC ID */
+#define USER_CS 0x33
+#define USER_SS 0x2b
 
-struct list_entry {
-    uint64_t nr;
-    uint64_t arg[6];
-    uint64_t unused;
-};
-#define LIST_MAX (LIST_PAGES * PAGE / sizeof(struct list_entry))
+#define XSAVE_HEADER 512
+#define XSAVE_PKRU 0x200u /* not loaded: it could lock the page's code out of its data */
+#define FX_MXCSR 24
+#define FX_MXCSR_MASK 28
+#define FX_SOFTWARE 464 /* what the kernel adds for programs (asm/sigcontext.h, struct _fpx_sw_bytes) */
 
-/* The page as the file has it, and then the list. */
+/* The page as the file has it, and the data. */
 struct image {
     union {
         struct {
             Elf64_Ehdr ehdr;
             Elf64_Phdr phdr[2];
         };
-        uint8_t bytes[PAGE];
+        uint8_t bytes[STUB_PAGE];
     };
-    struct list_entry list[LIST_MAX];
+    struct stub_data data;
 };
 
-static const uint8_t image_code[] = {
-    /* CODE_ONE */
-    0x0f, 0x05, /* syscall */
-    0xcc,       /* int3 */
-    /* CODE_LIST: RBX is the entry's address, EBP the number of entries, at least 1 */
-    0x48, 0x8b, 0x03,                   /* mov (%rbx), %rax */
-    0x48, 0x8b, 0x7b, 0x08,             /* mov 0x8(%rbx), %rdi */
-    0x48, 0x8b, 0x73, 0x10,             /* mov 0x10(%rbx), %rsi */
-    0x48, 0x8b, 0x53, 0x18,             /* mov 0x18(%rbx), %rdx */
-    0x4c, 0x8b, 0x53, 0x20,             /* mov 0x20(%rbx), %r10 */
-    0x4c, 0x8b, 0x43, 0x28,             /* mov 0x28(%rbx), %r8 */
-    0x4c, 0x8b, 0x4b, 0x30,             /* mov 0x30(%rbx), %r9 */
-    0x0f, 0x05,                         /* syscall */
-    0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, /* cmp $-4095, %rax */
-    0x73, 0x08,                         /* jae 1f: it has failed, EBP is not 0 */
-    0x48, 0x83, 0xc3, 0x40,             /* add $0x40, %rbx */
-    0xff, 0xcd,                         /* dec %ebp */
-    0x75, 0xd3,                         /* jnz CODE_LIST */
-    0xcc,                               /* 1: int3 */
-    /* CODE_FLAGS: the list begins with the flags */
-    0x9d, /* popfq */
-    0xcc, /* int3 */
+/* What the kernel puts on the stack for a signal, as far as it matters here (asm/ucontext.h,
+ * asm/sigcontext.h: the C library's own type is larger). */
+struct context {
+    uint64_t unused[5];
+    uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, rflags;
+    uint16_t cs, gs, fs, ss;
+    uint64_t err, trapno, oldmask, cr2;
+    uint64_t fpstate; /* address */
 };
 
 struct userproc {
     pid_t pid;
+    int pidfd, listener;
     clockid_t clock;            /* its CPU time */
     struct userproc_seat *seat; /* may be NULL */
     struct seat_child place;
-    bool gone;  /* nothing can be done with it */
-    bool dying; /* somebody has killed it; it stands at its end, with the registers that it was killed with */
-    bool reaped; /* it is no child of ours any more, not even a dead one */
+    bool ends_are_told; /* at the listener, to who waits for a notification */
+    bool gone;          /* nothing can be done with it */
+    bool reaped;        /* it is no child of ours any more, not even a dead one */
+    struct {
+        uint64_t id;
+        struct seccomp_data call;
+    } stop; /* where it waits */
     uint64_t hole;
     uint64_t breaks; /* DR7 */
     struct image *image;
-    struct user_regs_struct regs; /* as they were last, with the selectors of a 64-bit program */
+    bool resumed;          /* it may have run since */
+    size_t listed;         /* entries of the list that are to be done before it goes on */
+    bool selectors_loaded; /* by the guest's code: to be undone */
     size_t xsave_size;
-    void *xsave; /* what the process has in its vector registers, if known */
-    bool xsave_known;
+    uint64_t xsave_features;
+    uint32_t mxcsr_mask;
+    const uint8_t *xsave; /* in the image: what the process has in its vector registers */
     /* A kick is never lost: one side sets kicked and then looks at running, the other sets running and then
      * looks at kicked. A signal that comes late, when another stop was first, finds kicked already taken and
      * the run goes on. */
@@ -133,99 +143,224 @@ struct userproc {
     atomic_bool running;
 };
 
-/* ---- stopping and resuming ---- */
+static struct stub_data *data_of(const struct userproc *p)
+{
+    return &p->image->data;
+}
 
-/* Waits until it has stopped; *sig is the signal of the stop. */
-static bool wait_stop(struct userproc *p, int *sig)
+static uint64_t stub_at(const struct userproc *p, const uint8_t *where)
+{
+    return p->hole + STUB_OFFSET + (uint64_t)(where - userproc_stub);
+}
+
+/* ---- stops ---- */
+
+static bool is_dead(struct userproc *p, int options)
 {
     int status;
 
-    for (;;) {
-        if (waitpid(p->pid, &status, __WALL) >= 0)
-            break;
-        if (errno != EINTR) {
-            p->gone = p->reaped = true;
-            return false;
-        }
-    }
-    if (!WIFSTOPPED(status)) {
-        p->gone = p->reaped = true;
+    if (waitpid(p->pid, &status, __WALL | options) == 0)
         return false;
-    }
-    p->dying = status >> 16 == PTRACE_EVENT_EXIT;
-    *sig = WSTOPSIG(status);
+    p->gone = p->reaped = true;
     return true;
 }
 
-static bool resume(struct userproc *p, int request)
+/* Waits until it waits for us. Kernels before 6.11 do not tell that by then it has ended, unless by poll. */
+static bool wait_stop(struct userproc *p)
 {
-    /* glibc has an enum for the requests, others an int. */
-    if (ptrace((__typeof__(PTRACE_CONT))request, p->pid, NULL, NULL) == 0)
-        return true;
-    p->gone = true;
-    return false;
+    union {
+        struct seccomp_notif notif;
+        uint8_t room[256]; /* for what later kernels add */
+    } u;
+
+    for (;;) {
+        struct pollfd fd = { .fd = p->listener, .events = POLLIN };
+
+        if (!p->ends_are_told && poll(&fd, 1, -1) == 1 && !(fd.revents & POLLIN))
+            return is_dead(p, 0) && false;
+        memset(&u, 0, sizeof(u));
+        if (ioctl(p->listener, SECCOMP_IOCTL_NOTIF_RECV, &u) == 0)
+            break;
+        /* Else a signal was faster, here or there. */
+        if (errno != EINTR && is_dead(p, errno == ENOENT ? WNOHANG : 0))
+            return false;
+    }
+    p->stop.id = u.notif.id;
+    p->stop.call = u.notif.data;
+    return true;
 }
 
-static bool siginfo_get(struct userproc *p, siginfo_t *info)
+/* Lets it go on. False: it does not wait any more, or not there. */
+static bool answer(struct userproc *p, uint64_t value, uint32_t flags)
 {
-    if (ptrace(PTRACE_GETSIGINFO, p->pid, NULL, info) == 0)
-        return true;
-    p->gone = true;
-    return false;
+    union {
+        struct seccomp_notif_resp resp;
+        uint8_t room[256];
+    } u = { .resp = { .id = p->stop.id, .val = (int64_t)value, .flags = flags } };
+    int failed;
+
+    do
+        failed = ioctl(p->listener, SECCOMP_IOCTL_NOTIF_SEND, &u);
+    while (failed && errno == EINTR);
+    return !failed;
+}
+
+static bool is_call(const struct userproc *p, const struct stub_entry *e)
+{
+    const struct seccomp_data *call = &p->stop.call;
+
+    return call->arch == AUDIT_ARCH_X86_64 && (uint32_t)call->nr == e->nr &&
+           memcmp(call->args, e->arg, sizeof(e->arg)) == 0;
+}
+
+/* Copies what a signal has left on the stack. False: the address is none there. */
+static bool copy_from_stack(const struct userproc *p, void *to, uint64_t va, size_t len)
+{
+    const uint64_t offset = va - (p->hole + STUB_PAGE + STUB_STACK);
+
+    if (offset > STUB_STACK_LEN || len > STUB_STACK_LEN - offset)
+        return false;
+    memcpy(to, data_of(p)->stack + offset, len);
+    return true;
+}
+
+/* What a stop means. */
+enum meaning {
+    STOP_LISTED,  /* the list is done, but for its last entry maybe */
+    STOP_AGAIN,   /* it was kept from going on */
+    STOP_REFUSED, /* it could not, with these registers */
+    STOP_NOTHING, /* guest code has called the page's, or changed what it left */
+    STOP_EXIT,
+};
+
+struct stop {
+    struct context context; /* both of STOP_EXIT */
+    siginfo_t info;
+};
+
+static bool is_in(const struct userproc *p, uint64_t rip, const uint8_t *begin, const uint8_t *end)
+{
+    return rip >= stub_at(p, begin) && rip < stub_at(p, end);
 }
 
 /* Whether the code raised the signal, rather than somebody sent it. */
-static bool signal_is_own(int sig, const siginfo_t *info)
+static bool signal_is_own(const siginfo_t *info)
 {
     static const int own[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
 
     for (size_t i = 0; i < array_size(own); i++)
-        if (sig == own[i])
+        if (info->si_signo == own[i])
             return info->si_code > 0;
     return false;
 }
 
-/* Runs our own code in the process, which stops at the INT3 before `end`. p->regs holds with what, and then
- * what it came to. */
-static bool code_run(struct userproc *p, uint64_t begin, uint64_t end)
+/* What interrupted the page's code is told by where: before the stop, the signal that was to be told of is in
+ * the registers; behind it, the owner has seen that one already. */
+static enum meaning take_stop(struct userproc *p, struct stop *s)
 {
-    int sig;
+    const struct stub_data *d = data_of(p);
+    uint64_t context = d->context, info = d->info;
 
-    p->regs.rip = p->hole + begin;
-    p->regs.orig_rax = UINT64_MAX;
-    p->regs.eflags = FLAGS_IF;
-    p->regs.fs_base = p->regs.gs_base = 0; /* guest code can give itself some that ptrace would not */
-    if (p->gone || ptrace(PTRACE_SETREGS, p->pid, NULL, &p->regs)) {
-        p->gone = true;
+    if (!d->signal)
+        return STOP_LISTED;
+    for (;;) {
+        if (!copy_from_stack(p, &s->context, context, sizeof(s->context)) ||
+            !copy_from_stack(p, &s->info, info, sizeof(s->info)))
+            return STOP_NOTHING;
+        const uint64_t rip = s->context.rip;
+        const bool own = signal_is_own(&s->info);
+        const bool waited = rip == stub_at(p, userproc_stub_stopped) && s->context.rax == (uint64_t)-EINTR;
+
+        if (is_in(p, rip, userproc_stub_resume, userproc_stub_end))
+            return own ? STOP_REFUSED : STOP_AGAIN;
+        if (own || !is_in(p, rip, userproc_stub_signal, userproc_stub_resume))
+            return STOP_EXIT;
+        if (!waited && !is_in(p, rip, userproc_stub_signal, userproc_stub_stopped))
+            return STOP_AGAIN;
+        if (s->context.rdx <= context) /* the one before is above it on the stack */
+            return STOP_NOTHING;
+        context = s->context.rdx;
+        info = s->context.rsi;
+    }
+}
+
+/* ---- going on ---- */
+
+/* Has it do the list, and then, if that is wanted, go on with the registers, until it stops. Entries are such
+ * that they can be done once more, if a signal comes. False if one fails, with errno, or the process is gone.
+ */
+static bool go_on(struct userproc *p, bool resume, enum meaning *meaning, struct stop *s)
+{
+    struct stub_data *d = data_of(p);
+    size_t done = 0;
+
+    do {
+        d->signal = d->result = 0;
+        if (answer(p, p->listed | (uint64_t)resume << STUB_RESUME_BIT, 0))
+            break;
+    } while (wait_stop(p)); /* a signal has made it stop anew */
+    p->resumed = resume && !p->gone;
+    for (; !p->gone && wait_stop(p); done++) {
+        if (done == p->listed || !is_call(p, &d->list[done]))
+            break;
+        answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+    }
+    if (p->gone) {
+        errno = ESRCH;
         return false;
     }
-    /* Another stop is a signal from outside, or a kick that has come too late. */
-    do {
-        if (!resume(p, PTRACE_CONT) || !wait_stop(p, &sig))
-            return false;
-        if (p->dying || ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs)) {
-            p->gone = true;
-            return false;
-        }
-    } while (p->regs.rip != p->hole + end);
+    *meaning = take_stop(p, s);
     return true;
 }
 
-/* Does the first n entries of the list. False if one fails. */
-static bool list_run(struct userproc *p, size_t n)
+/* NULL: what the process has. */
+static void xsave_set(struct userproc *p, const void *xsave)
 {
+    struct stub_data *d = data_of(p);
+
+    if (!xsave)
+        xsave = p->xsave;
+    if (xsave != d->xsave)
+        memcpy(d->xsave, xsave, p->xsave_size);
+    p->xsave = d->xsave;
+}
+
+static void list_clear(struct userproc *p)
+{
+    memset(data_of(p)->list, 0, p->listed * sizeof(struct stub_entry));
+    p->listed = 0;
+}
+
+/* Does what is on the list. False if an entry fails, with errno. */
+static bool list_do(struct userproc *p)
+{
+    const size_t n = p->listed;
+    enum meaning meaning = STOP_LISTED;
+    struct stop s;
     bool done;
 
-    if (!n)
-        return true;
     errno = ESRCH;
-    p->regs.rbx = p->hole + PAGE;
-    p->regs.rbp = n;
-    done = code_run(p, CODE_LIST, CODE_LIST_END) && p->regs.rbp == 0;
-    if (!done && !p->gone)
-        errno = (int)-(int64_t)p->regs.rax;
-    memset(p->image->list, 0, n * sizeof(p->image->list[0]));
+    if (p->gone || !n)
+        return !p->gone;
+    seat_begin(p->seat, &p->place);
+    xsave_set(p, NULL); /* off the stack */
+    do
+        done = go_on(p, false, &meaning, &s);
+    while (done && meaning != STOP_LISTED);
+    if (!p->gone && (int64_t)data_of(p)->result < 0) {
+        errno = (int)-(int64_t)data_of(p)->result;
+        done = false;
+    }
+    list_clear(p);
     return done;
+}
+
+static bool list_add(struct userproc *p, struct stub_entry e)
+{
+    if (p->gone || (p->listed == LIST_MAX && !list_do(p)))
+        return false;
+    data_of(p)->list[p->listed++] = e;
+    return true;
 }
 
 /* ---- making one ---- */
@@ -238,7 +373,7 @@ static void image_write(struct image *image, uint64_t hole)
         .e_type = ET_EXEC,
         .e_machine = EM_X86_64,
         .e_version = EV_CURRENT,
-        .e_entry = hole + CODE_ONE + 2, /* INT3: not traced it would die at once */
+        .e_entry = hole + STUB_OFFSET,
         .e_phoff = offsetof(struct image, phdr),
         .e_ehsize = sizeof(Elf64_Ehdr),
         .e_phentsize = sizeof(Elf64_Phdr),
@@ -252,7 +387,7 @@ static void image_write(struct image *image, uint64_t hole)
                                    .p_memsz = PAGE,
                                    .p_align = PAGE };
     image->phdr[1] = (Elf64_Phdr){ .p_type = PT_GNU_STACK, .p_flags = PF_R | PF_W };
-    memcpy(image->bytes + CODE_OFFSET, image_code, sizeof(image_code));
+    memcpy(image->bytes + STUB_OFFSET, userproc_stub, (size_t)(userproc_stub_end - userproc_stub));
 }
 
 static uint64_t hole_choose(void)
@@ -263,28 +398,58 @@ static uint64_t hole_choose(void)
     return HOLE_LOW + r % ((HOLE_HIGH - HOLE_LOW) / PAGE - HOLE_LEN / PAGE) * PAGE;
 }
 
+/* A filter: one answer for calls from the page, another for those from elsewhere. */
+#define FILTER_LEN 7
+static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, uint32_t inside,
+                         uint32_t outside)
+{
+    const uint32_t ip = offsetof(struct seccomp_data, instruction_pointer);
+    const struct sock_filter f[FILTER_LEN] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(page >> 32), 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)page, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, inside),
+        BPF_STMT(BPF_RET | BPF_K, outside),
+    };
+
+    memcpy(filter, f, sizeof(f));
+}
+
 /* What the child is to do before it is a program of its own. It shares our memory until then, while this
  * thread waits. */
 struct birth {
     int ram_fd, own_fd;
-    int error; /* errno, and the step that failed */
+    struct sock_filter filter[FILTER_LEN];
+    pid_t parent;
+    int listener; /* among our descriptors */
+    int error;    /* errno, and the step that failed */
     const char *step;
 };
 
 static bool birth_steps(struct birth *b)
 {
+    struct sock_fprog prog = { .len = FILTER_LEN, .filter = b->filter };
     char *none[] = { NULL };
     sigset_t mask;
     int ram, own;
 
-    /* The signal of a successful exec has to come through; all others wait until it is done. */
-    sigfillset(&mask);
-    sigdelset(&mask, SIGTRAP);
-    b->step = "ptrace";
+    sigfillset(&mask); /* until it can do with signals */
+    b->step = "prctl";
     if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8) ||
-        syscall(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
+        syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) || syscall(SYS_getppid) != b->parent ||
+        syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return false;
+    /* The descriptors are ours still, so that the listener becomes one of them. */
+    b->step = "seccomp";
+    b->listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                               SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_SPEC_ALLOW, &prog);
+    if (b->listener < 0)
         return false;
     b->step = "descriptors";
+    if (syscall(SYS_unshare, CLONE_FILES))
+        return false;
     ram = (int)syscall(SYS_fcntl, b->ram_fd, F_DUPFD, 3);
     own = (int)syscall(SYS_fcntl, b->own_fd, F_DUPFD, 3);
     if (ram < 0 || own < 0 || syscall(SYS_dup2, ram, CHILD_RAM_FD) < 0 ||
@@ -303,17 +468,16 @@ static int birth_main(void *arg)
     struct birth *b = arg;
 
     birth_steps(b);
-    b->error = errno;
+    b->error = errno ? errno : ESRCH;
     syscall(SYS_exit_group, 1);
     return 1;
 }
 
-/* Starts the process, stopped at its first instruction. */
+/* Starts the process, which waits at its first system call: to map its data. */
 static bool start(struct userproc *p, struct birth *b)
 {
     uint8_t *stack = malloc(BIRTH_STACK);
     sigset_t all, callers;
-    int sig;
 
     if (!stack) {
         b->error = ENOMEM;
@@ -325,125 +489,165 @@ static bool start(struct userproc *p, struct birth *b)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &callers);
     /* No signal at its end: nobody but us is to notice. */
-    p->pid = clone(birth_main, stack + BIRTH_STACK, CLONE_VM | CLONE_VFORK, b);
+    p->pid = clone(birth_main, stack + BIRTH_STACK, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_PIDFD, b,
+                   &p->pidfd);
     if (p->pid < 0) {
+        p->pidfd = -1;
         b->error = errno;
         b->step = "clone";
     }
     pthread_sigmask(SIG_SETMASK, &callers, NULL);
     free(stack);
+    p->listener = b->listener;
     if (p->pid < 0)
         return false;
     p->reaped = false;
-    if (clock_getcpuclockid(p->pid, &p->clock)) {
+    if (!b->error && clock_getcpuclockid(p->pid, &p->clock)) {
         b->error = ESRCH;
         b->step = "its clock";
     }
     seat_child_init(&p->place, p->pid);
-    return wait_stop(p, &sig) && sig == SIGTRAP && !b->error &&
-           ptrace(PTRACE_SETOPTIONS, p->pid, NULL,
-                  PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXIT) == 0 &&
-           ptrace(PTRACE_GETREGS, p->pid, NULL, &p->regs) == 0;
+    return !b->error && wait_stop(p);
 }
 
-/* Has the process see the list. */
-static bool list_map(struct userproc *p)
+/* Has the process see its data. */
+static bool data_map(struct userproc *p)
 {
-    p->regs.rax = SYS_mmap;
-    p->regs.rdi = p->hole + PAGE;
-    p->regs.rsi = LIST_PAGES * PAGE;
-    p->regs.rdx = PROT_READ;
-    p->regs.r10 = MAP_SHARED | MAP_FIXED;
-    p->regs.r8 = CHILD_OWN_FD;
-    p->regs.r9 = offsetof(struct image, list);
+    const struct stub_entry map = { SYS_mmap,
+                                    { p->hole + STUB_PAGE, STUB_DATA_LEN, PROT_READ | PROT_WRITE,
+                                      MAP_SHARED | MAP_FIXED, CHILD_OWN_FD, STUB_PAGE },
+                                    0 };
+
     errno = ESRCH;
-    if (!code_run(p, CODE_ONE, CODE_ONE_END))
-        return false;
-    errno = (int)-(int64_t)p->regs.rax; /* of some meaning if it failed */
-    return p->regs.rax == p->hole + PAGE;
+    return is_call(p, &map) && answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE) && wait_stop(p);
 }
 
 /* Entries of the list that unmap all but the hole. */
-static size_t list_add_clear(struct userproc *p, size_t n)
+static bool list_add_clear(struct userproc *p)
 {
     const uint64_t end = p->hole + HOLE_LEN;
 
-    p->image->list[n] = (struct list_entry){ SYS_munmap, { 0, p->hole }, 0 };
-    p->image->list[n + 1] = (struct list_entry){ SYS_munmap, { end, USER_TOP - end }, 0 };
-    return n + 2;
+    return list_add(p, (struct stub_entry){ SYS_munmap, { 0, p->hole }, 0 }) &&
+           list_add(p, (struct stub_entry){ SYS_munmap, { end, USER_TOP - end }, 0 });
+}
+
+/* What the kernel takes from the process's memory with its first list (the kernel's sigaction has no type).
+ */
+struct gifts {
+    uint64_t mask;
+    char name[8];
+    struct {
+        uint64_t handler, flags, restorer, mask;
+    } action;
+    stack_t stack;
+    struct sock_fprog prog;
+    struct sock_filter filter[FILTER_LEN];
+};
+
+#define ACTION_RESTORER 0x04000000u /* there has to be one; ours returns otherwise */
+
+static void gifts_write(const struct userproc *p, struct gifts *g, uint64_t at)
+{
+    static const int stopping[] = { SIGTSTP, SIGTTIN, SIGTTOU };
+    static const int handled[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG };
+
+    memset(g, 0, sizeof(*g));
+    g->mask = ~UINT64_C(0);
+    for (size_t i = 0; i < array_size(handled); i++)
+        g->mask &= ~(UINT64_C(1) << (handled[i] - 1));
+    for (size_t i = 0; i < array_size(stopping); i++)
+        g->mask &= ~(UINT64_C(1) << (stopping[i] - 1));
+    memcpy(g->name, "yadouser", sizeof(g->name));
+    g->action.handler = stub_at(p, userproc_stub_signal);
+    g->action.restorer = stub_at(p, userproc_stub_signal);
+    g->action.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | ACTION_RESTORER;
+    g->stack.ss_sp = (void *)(uintptr_t)(p->hole + STUB_PAGE + STUB_STACK); // NOLINT: its address there
+    g->stack.ss_size = STUB_STACK_LEN;
+    g->prog.len = FILTER_LEN;
+    g->prog.filter =
+        (struct sock_filter *)(uintptr_t)(at + offsetof(struct gifts, filter)); // NOLINT: the same
+    filter_write(g->filter, p->hole, SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP);
 }
 
 /* Takes away what the process was born with, and the right to do any system call from elsewhere than its
- * page. That is for the kernel's vsyscall page, too, whose calls PTRACE_SYSEMU does not see: they become
- * SIGSYS. */
+ * page, the kernel's vsyscall page included. */
 static bool make_empty(struct userproc *p)
 {
-    struct {
-        uint64_t no_signals;
-        char name[8];
-        struct sock_fprog prog;
-        struct sock_filter filter[7];
-    } *data = (void *)&p->image->list[LIST_MAX / 2]; /* entries that are none */
-    const uint64_t at = p->hole + (uint64_t)((uint8_t *)data - p->image->bytes);
-    const uint32_t ip = offsetof(struct seccomp_data, instruction_pointer);
-    const struct sock_filter filter[7] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(p->hole >> 32), 0, 4),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)p->hole, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
-    };
-    struct list_entry *list = p->image->list;
-    size_t n = 0;
-    bool done;
+    static const int handled[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG };
+    struct gifts *g = (struct gifts *)(void *)data_of(p)->xsave; /* not in use yet */
+    const uint64_t at = p->hole + STUB_PAGE + STUB_XSAVE;
+    bool ok;
 
-    memcpy(data->name, "yadouser", sizeof(data->name));
-    memcpy(data->filter, filter, sizeof(filter));
-    data->prog.len = array_size(filter);
-    data->prog.filter = (struct sock_filter *)(at + offsetof(__typeof__(*data), filter));
-    list[n++] = (struct list_entry){ SYS_close, { CHILD_OWN_FD }, 0 };
-    list[n++] = (struct list_entry){ SYS_rt_sigprocmask, { SIG_SETMASK, at, 0, 8 }, 0 };
-    list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_NAME, at + offsetof(__typeof__(*data), name) }, 0 };
-    list[n++] = (struct list_entry){ SYS_prctl, { PR_SET_NO_NEW_PRIVS, 1 }, 0 };
-    list[n++] = (struct list_entry){ SYS_seccomp,
-                                     { SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-                                       at + offsetof(__typeof__(*data), prog) },
-                                     0 };
-    n = list_add_clear(p, n);
-    done = list_run(p, n);
-    memset(data, 0, sizeof(*data));
-    return done;
+    gifts_write(p, g, at);
+    ok = list_add(p, (struct stub_entry){ SYS_close, { CHILD_OWN_FD }, 0 }) &&
+         list_add(p,
+                  (struct stub_entry){ SYS_prctl, { PR_SET_NAME, at + offsetof(struct gifts, name) }, 0 }) &&
+         list_add(p, (struct stub_entry){ SYS_sigaltstack, { at + offsetof(struct gifts, stack) }, 0 });
+    for (size_t i = 0; ok && i < array_size(handled); i++)
+        ok = list_add(
+            p, (struct stub_entry){ SYS_rt_sigaction,
+                                    { (uint64_t)handled[i], at + offsetof(struct gifts, action), 0, 8 },
+                                    0 });
+    ok = ok && list_add_clear(p) &&
+         list_add(p, (struct stub_entry){ SYS_seccomp,
+                                          { SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                                            at + offsetof(struct gifts, prog) },
+                                          0 }) &&
+         list_add(p, (struct stub_entry){
+                         SYS_rt_sigprocmask, { SIG_SETMASK, at + offsetof(struct gifts, mask), 0, 8 }, 0 });
+    ok = ok && list_do(p);
+    memset(g, 0, sizeof(*g));
+    return ok;
 }
 
 static bool make_process(struct userproc *p, int ram_fd, int own_fd, struct yado_error *err)
 {
-    struct birth b = { .ram_fd = ram_fd, .own_fd = own_fd };
+    struct birth b = { .ram_fd = ram_fd, .own_fd = own_fd, .parent = getpid(), .listener = -1 };
 
+    filter_write(b.filter, p->hole, SECCOMP_RET_USER_NOTIF, SECCOMP_RET_ALLOW);
     if (!start(p, &b)) {
         if (!b.error)
             return err_set(err, YADO_ERR_HOST, "the process for user code did not start");
         return err_set_errno(err, YADO_ERR_HOST, b.error, "the host allows no process for user code: %s",
                              b.step);
     }
-    if (!list_map(p) || !make_empty(p))
+    if (!data_map(p) || !make_empty(p))
         return err_set_errno(err, YADO_ERR_HOST, errno, "the process for user code cannot be made empty");
     return true;
 }
 
+/* As a program begins. */
+static void xsave_reset(struct userproc *p)
+{
+    struct stub_data *d = data_of(p);
+
+    memset(d->xsave, 0, sizeof(d->xsave));
+    memcpy(d->xsave, &(uint16_t){ 0x37f }, 2);
+    memcpy(d->xsave + FX_MXCSR, &(uint32_t){ 0x1f80 }, 4);
+    memcpy(d->xsave + FX_MXCSR_MASK, &p->mxcsr_mask, sizeof(p->mxcsr_mask));
+    p->xsave = d->xsave;
+}
+
+/* What vector registers look like is learned from a first signal. */
 static bool make_xsave(struct userproc *p, struct yado_error *err)
 {
-    struct iovec io = { .iov_len = KIB(64) };
+    enum meaning meaning = STOP_LISTED;
+    struct _fpx_sw_bytes sw = { 0 };
+    uint8_t legacy[XSAVE_HEADER];
+    struct stop s;
 
-    p->xsave = calloc(1, io.iov_len);
-    if (!p->xsave)
-        return err_set(err, YADO_ERR_MEMORY, "no memory for registers");
-    io.iov_base = p->xsave;
-    if (ptrace(PTRACE_GETREGSET, p->pid, NT_X86_XSTATE, &io))
-        return err_set_errno(err, YADO_ERR_HOST, errno, "the host does not tell vector registers");
-    p->xsave_size = io.iov_len;
-    p->xsave_known = true;
+    /* It waits, so the signal makes it stop anew. */
+    if (syscall(SYS_pidfd_send_signal, p->pidfd, SIGURG, NULL, 0) == 0 && wait_stop(p))
+        meaning = take_stop(p, &s);
+    if (meaning == STOP_LISTED || !copy_from_stack(p, legacy, s.context.fpstate, sizeof(legacy)))
+        return err_set(err, YADO_ERR_HOST, "the process for user code takes no signals");
+    memcpy(&sw, legacy + FX_SOFTWARE, sizeof(sw));
+    if (sw.magic1 != FP_XSTATE_MAGIC1 || sw.xstate_size > sizeof(data_of(p)->xsave))
+        return err_set(err, YADO_ERR_HOST, "the host does not tell vector registers");
+    memcpy(&p->mxcsr_mask, legacy + FX_MXCSR_MASK, sizeof(p->mxcsr_mask));
+    p->xsave_size = sw.xstate_size;
+    p->xsave_features = sw.xstate_bv & ~(uint64_t)XSAVE_PKRU;
+    xsave_reset(p);
     return true;
 }
 
@@ -475,6 +679,21 @@ static bool have_quiet_stops(void)
     return true;
 }
 
+/* Kernels from 6.11 on tell of the end of who could send notifications. */
+static bool ends_are_told(void)
+{
+    struct utsname u;
+    char *end;
+    unsigned long major, minor = 0;
+
+    if (uname(&u))
+        return false;
+    major = strtoul(u.release, &end, 10);
+    if (*end == '.')
+        minor = strtoul(end + 1, NULL, 10);
+    return major > 6 || (major == 6 && minor >= 11);
+}
+
 bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
 {
     struct userproc *p;
@@ -483,12 +702,16 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
     *out = NULL;
     if (!have_quiet_stops())
         return err_set(err, YADO_ERR_HOST, "no process for user code: this program handles SIGCHLD");
+    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
+        return err_set(err, YADO_ERR_HOST, "no process for user code: the host's programs have no WRFSBASE");
     p = calloc(1, sizeof(*p));
     if (!p)
         return err_set(err, YADO_ERR_MEMORY, "no memory for a process");
     p->reaped = true;
+    p->pidfd = p->listener = -1;
     p->place.cpu = -1;
     p->image = MAP_FAILED;
+    p->ends_are_told = ends_are_told();
     p->hole = hole_choose();
     fd = anonfile_open("yado-user", sizeof(*p->image), true);
     if (fd >= 0)
@@ -513,35 +736,32 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
 
 void userproc_free(struct userproc *p)
 {
-    int status;
-
     if (!p)
         return;
     if (!p->reaped) {
-        /* Its number is not that of another process by now, which kill() could not be sure of. If its thread
-         * has ended it has been killed. */
-        ptrace(PTRACE_KILL, p->pid, NULL, NULL);
-        if (p->dying) /* by itself, once it may */
-            ptrace(PTRACE_CONT, p->pid, NULL, NULL);
-        while (waitpid(p->pid, &status, __WALL) < 0 ? errno == EINTR : WIFSTOPPED(status))
-            ptrace(PTRACE_CONT, p->pid, NULL, NULL);
+        syscall(SYS_pidfd_send_signal, p->pidfd, SIGKILL, NULL, 0);
+        while (waitpid(p->pid, NULL, __WALL) < 0 && errno == EINTR)
+            ;
     }
+    if (p->listener >= 0)
+        close(p->listener);
+    if (p->pidfd >= 0)
+        close(p->pidfd);
     if (p->image != MAP_FAILED)
         munmap(p->image, sizeof(*p->image));
-    free(p->xsave);
     free(p);
 }
 
 bool userproc_trap(struct userproc *p, unsigned what, bool on)
 {
-    size_t n = 0;
+    bool ok = true;
 
     if (what & USERPROC_TRAP_CPUID) /* first: it is the one that may fail */
-        p->image->list[n++] = (struct list_entry){ SYS_arch_prctl, { ARCH_SET_CPUID, !on }, 0 };
+        ok = list_add(p, (struct stub_entry){ SYS_arch_prctl, { ARCH_SET_CPUID, !on }, 0 });
     if (what & USERPROC_TRAP_TSC)
-        p->image->list[n++] =
-            (struct list_entry){ SYS_prctl, { PR_SET_TSC, on ? PR_TSC_SIGSEGV : PR_TSC_ENABLE }, 0 };
-    return list_run(p, n);
+        ok = ok && list_add(p, (struct stub_entry){
+                                   SYS_prctl, { PR_SET_TSC, on ? PR_TSC_SIGSEGV : PR_TSC_ENABLE }, 0 });
+    return ok && list_do(p);
 }
 
 void userproc_sit(struct userproc *p, struct userproc_seat *seat)
@@ -579,121 +799,229 @@ static bool map_goes_on(const struct userproc_map *a, const struct userproc_map 
     return a->prot == b->prot && a->va + a->len == b->va && (!a->prot || a->offset + a->len == b->offset);
 }
 
-static struct list_entry map_entry(const struct userproc_map *m)
+static struct stub_entry map_entry(const struct userproc_map *m)
 {
     int prot = PROT_READ, flags = MAP_SHARED | MAP_FIXED;
 
     if (!m->prot)
-        return (struct list_entry){ SYS_munmap, { m->va, m->len }, 0 };
+        return (struct stub_entry){ SYS_munmap, { m->va, m->len }, 0 };
     if (m->prot & USERPROC_W)
         prot |= PROT_WRITE;
     if (m->prot & USERPROC_X)
         prot |= PROT_EXEC;
     if ((m->prot & USERPROC_W) && m->len >= POPULATE_MIN && m->len <= POPULATE_MAX)
         flags |= MAP_POPULATE;
-    return (struct list_entry){ SYS_mmap, { m->va, m->len, prot, flags, CHILD_RAM_FD, m->offset }, 0 };
+    return (struct stub_entry){ SYS_mmap, { m->va, m->len, prot, flags, CHILD_RAM_FD, m->offset }, 0 };
 }
 
 bool userproc_set_maps(struct userproc *p, const struct userproc_map *map, unsigned n)
 {
     struct userproc_map piece;
-    size_t used = 0;
 
-    seat_begin(p->seat, &p->place);
     for (unsigned i = 0; i < n;) {
         piece = map[i];
         if (!map_is_allowed(p, &piece))
             return false;
         for (i++; i < n && map_is_allowed(p, &map[i]) && map_goes_on(&piece, &map[i]); i++)
             piece.len += map[i].len;
-        p->image->list[used++] = map_entry(&piece);
-        if (used == LIST_MAX) {
-            if (!list_run(p, used))
-                return false;
-            used = 0;
-        }
+        if (!list_add(p, map_entry(&piece)))
+            return false;
     }
-    return list_run(p, used);
+    return !p->gone;
 }
 
 bool userproc_clear(struct userproc *p)
 {
-    seat_begin(p->seat, &p->place);
-    return list_run(p, list_add_clear(p, 0));
+    list_clear(p);
+    return list_add_clear(p);
 }
 
 /* ---- running ---- */
 
-/* ptrace does not set ID; the process has to do that itself. Programs change it to find out about CPUID and
- * hardly ever else. */
-static bool flags_set_id(struct userproc *p, uint64_t rflags)
+static void selectors_note(struct userproc *p, const struct context *c, struct userproc_exit *exit)
 {
-    if (((p->regs.eflags ^ rflags) & FLAGS_ID) == 0)
-        return true;
-    memcpy(p->image->list, &(uint64_t){ FLAGS_IF | (rflags & FLAGS_ID) }, 8);
-    p->regs.rsp = p->hole + PAGE;
-    return code_run(p, CODE_FLAGS, CODE_FLAGS_END);
+    const uint16_t *seen = data_of(p)->seen_selectors;
+
+    exit->cs = c->cs, exit->ss = c->ss, exit->ds = seen[0];
+    exit->es = seen[1], exit->fs = seen[2], exit->gs = seen[3];
+    p->selectors_loaded = exit->ds | exit->es | exit->fs | exit->gs;
+    exit->selectors_changed = p->selectors_loaded || exit->cs != USER_CS || exit->ss != USER_SS;
 }
 
-static bool regs_set(struct userproc *p, const struct userproc_regs *regs)
+static void regs_get(const struct userproc *p, const struct context *c, struct userproc_regs *regs)
 {
-    struct user_regs_struct *r = &p->regs;
-    const uint64_t *g = regs->gpr;
-
-    if (!flags_set_id(p, regs->rflags))
-        return false;
-    r->rax = g[0], r->rcx = g[1], r->rdx = g[2], r->rbx = g[3];
-    r->rsp = g[4], r->rbp = g[5], r->rsi = g[6], r->rdi = g[7];
-    r->r8 = g[8], r->r9 = g[9], r->r10 = g[10], r->r11 = g[11];
-    r->r12 = g[12], r->r13 = g[13], r->r14 = g[14], r->r15 = g[15];
-    r->rip = regs->rip;
-    r->eflags = (regs->rflags & FLAGS_IN) | FLAGS_IF;
-    r->orig_rax = UINT64_MAX; /* no system call is to be begun again */
-    r->fs_base = regs->fs_base;
-    r->gs_base = regs->gs_base;
-    return ptrace(PTRACE_SETREGS, p->pid, NULL, r) == 0;
-}
-
-static bool regs_get(struct userproc *p, struct userproc_regs *regs, struct userproc_exit *exit)
-{
-    const struct user_regs_struct old = p->regs;
-    struct user_regs_struct *r = &p->regs;
     uint64_t *g = regs->gpr;
 
-    if (ptrace(PTRACE_GETREGS, p->pid, NULL, r))
+    g[0] = c->rax, g[1] = c->rcx, g[2] = c->rdx, g[3] = c->rbx;
+    g[4] = c->rsp, g[5] = c->rbp, g[6] = c->rsi, g[7] = c->rdi;
+    g[8] = c->r8, g[9] = c->r9, g[10] = c->r10, g[11] = c->r11;
+    g[12] = c->r12, g[13] = c->r13, g[14] = c->r14, g[15] = c->r15;
+    regs->rip = c->rip;
+    regs->rflags = c->rflags;
+    regs->fs_base = data_of(p)->seen_fs_base;
+    regs->gs_base = data_of(p)->seen_gs_base;
+}
+
+static void regs_set(struct userproc *p, const struct userproc_regs *regs)
+{
+    struct stub_data *d = data_of(p);
+
+    memcpy(d->gpr, regs->gpr, sizeof(d->gpr));
+    d->iret[0] = regs->rip;
+    d->iret[1] = USER_CS;
+    d->iret[2] = (regs->rflags & FLAGS_IN) | FLAGS_IF;
+    d->iret[3] = regs->gpr[4];
+    d->iret[4] = USER_SS;
+    d->fs_base = regs->fs_base;
+    d->gs_base = regs->gs_base;
+    d->selectors = p->selectors_loaded;
+    d->xsave_mask = p->xsave_features;
+}
+
+/* XRSTOR would fault with others (SDM volume 1, 13.8). */
+static bool xsave_is_fine(const struct userproc *p, const uint8_t *xsave)
+{
+    uint64_t header[8];
+    uint32_t mxcsr;
+    uint64_t others = 0;
+
+    memcpy(&mxcsr, xsave + FX_MXCSR, sizeof(mxcsr));
+    memcpy(header, xsave + XSAVE_HEADER, sizeof(header));
+    for (size_t i = 1; i < array_size(header); i++)
+        others |= header[i];
+    return !(mxcsr & ~p->mxcsr_mask) && !others && !(header[0] & ~(p->xsave_features | XSAVE_PKRU));
+}
+
+static bool regs_are_fine(const struct userproc_regs *regs)
+{
+    return regs->fs_base < USER_TOP && regs->gs_base < USER_TOP && regs->rip < USER_TOP;
+}
+
+/* What has ended the run. False: it has not, the signal came from outside. */
+static bool exit_get(struct userproc *p, const struct stop *s, struct userproc_regs *regs,
+                     struct userproc_exit *exit)
+{
+    const siginfo_t *info = &s->info;
+    const int sig = info->si_signo;
+
+    regs_get(p, &s->context, regs);
+    selectors_note(p, &s->context, exit);
+    exit->why = USERPROC_KICKED;
+    if (sig == SIGURG && atomic_exchange(&p->kicked, false))
+        return true;
+    if (!signal_is_own(info))
         return false;
-    if (p->dying && (int64_t)r->orig_rax >= 0)
-        exit->why = USERPROC_SYSCALL; /* which was not done */
-    g[0] = exit->why == USERPROC_SYSCALL ? r->orig_rax : r->rax;
-    g[1] = r->rcx, g[2] = r->rdx, g[3] = r->rbx;
-    g[4] = r->rsp, g[5] = r->rbp, g[6] = r->rsi, g[7] = r->rdi;
-    g[8] = r->r8, g[9] = r->r9, g[10] = r->r10, g[11] = r->r11;
-    g[12] = r->r12, g[13] = r->r13, g[14] = r->r14, g[15] = r->r15;
-    regs->rip = r->rip;
-    if (exit->signal == SIGSYS) {
-        /* The kernel has returned from the page already, with nothing done. */
+    exit->signal = sig;
+    if (sig == SIGSYS) {
+        exit->why = USERPROC_SYSCALL;
+        exit->addr = (uintptr_t)info->si_call_addr;
+        exit->has_addr = (exit->addr & ~(uint64_t)(PAGE - 1)) == VSYSCALL;
         regs->rip = exit->addr;
-        g[4] -= 8;
+        /* The kernel takes some numbers for its own errors, after which a call is to be begun again. */
+        if (regs->gpr[0] == (uint64_t)-EINTR)
+            regs->gpr[0] = (uint64_t)info->si_syscall;
+        if (exit->has_addr) { /* it has returned from there already, with nothing done */
+            exit->why = USERPROC_FAULT;
+            regs->gpr[4] -= 8;
+        }
+        return true;
     }
-    regs->rflags = r->eflags;
-    regs->fs_base = r->fs_base;
-    regs->gs_base = r->gs_base;
-    exit->selectors_changed = r->cs != old.cs || r->ss != old.ss || r->ds != old.ds || r->es != old.es ||
-                              r->fs != old.fs || r->gs != old.gs;
-    exit->cs = (uint16_t)r->cs, exit->ss = (uint16_t)r->ss, exit->ds = (uint16_t)r->ds;
-    exit->es = (uint16_t)r->es, exit->fs = (uint16_t)r->fs, exit->gs = (uint16_t)r->gs;
-    r->cs = old.cs, r->ss = old.ss, r->ds = old.ds, r->es = old.es, r->fs = old.fs, r->gs = old.gs;
+    exit->step = sig == SIGTRAP && info->si_code == TRAP_TRACE;
+    exit->int3 = sig == SIGTRAP && info->si_code == SI_KERNEL;
+    exit->why = sig == SIGSEGV || sig == SIGBUS ? USERPROC_FAULT : USERPROC_TRAP;
+    exit->has_addr = exit->why == USERPROC_FAULT && info->si_code != SI_KERNEL &&
+                     (sig == SIGSEGV || info->si_code != BUS_ADRALN);
+    exit->addr = exit->has_addr ? (uintptr_t)info->si_addr : 0;
     return true;
 }
 
-static bool xsave_set(struct userproc *p, const void *xsave)
+/* The vector registers of a stop stay where the kernel has put them. */
+static bool xsave_find(struct userproc *p, const struct context *c)
 {
-    struct iovec io = { .iov_base = (void *)xsave, .iov_len = p->xsave_size };
+    const uint64_t offset = c->fpstate - (p->hole + STUB_PAGE + STUB_STACK);
 
-    if (!xsave || (p->xsave_known && memcmp(xsave, p->xsave, p->xsave_size) == 0))
+    if (offset % 64 || offset > STUB_STACK_LEN || p->xsave_size > STUB_STACK_LEN - offset)
+        return false;
+    p->xsave = data_of(p)->stack + offset;
+    return true;
+}
+
+/* It was kept from going on by a signal, which lies on the stack below those before. If that happens again
+ * and again, the stack must not be used up. */
+static bool come_to_rest(struct userproc *p)
+{
+    enum meaning meaning;
+    struct stop s;
+    bool ok;
+
+    atomic_store(&p->running, false);
+    do
+        ok = go_on(p, false, &meaning, &s);
+    while (ok && meaning != STOP_LISTED);
+    atomic_store(&p->running, true);
+    return ok;
+}
+
+/* One way to the guest's code and back. True: the run has ended. */
+static bool run_once(struct userproc *p, struct userproc_regs *regs, const void *xsave,
+                     struct userproc_exit *exit)
+{
+    enum meaning meaning;
+    struct stop s;
+
+    regs_set(p, regs);
+    xsave_set(p, xsave);
+    if (!go_on(p, true, &meaning, &s)) {
+        exit->lost = p->resumed;
         return true;
-    p->xsave_known = false;
-    return ptrace(PTRACE_SETREGSET, p->pid, NT_X86_XSTATE, &io) == 0;
+    }
+    if (meaning == STOP_AGAIN) {
+        exit->why = come_to_rest(p) ? USERPROC_KICKED : USERPROC_GONE;
+        return p->gone || atomic_exchange(&p->kicked, false);
+    }
+    if (meaning == STOP_LISTED && !list_do(p)) {
+        p->gone = true; /* as little as can be done with it */
+        return true;
+    }
+    list_clear(p);
+    if (meaning == STOP_REFUSED) {
+        xsave_reset(p);
+        exit->why = USERPROC_REFUSED;
+        return true;
+    }
+    if (meaning != STOP_EXIT || !xsave_find(p, &s.context)) {
+        exit->why = USERPROC_TRAP; /* what guest code does to the page's is its own affair */
+        return true;
+    }
+    return exit_get(p, &s, regs, exit);
+}
+
+bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, struct userproc_exit *exit)
+{
+    const void *from = xsave;
+
+    *exit = (struct userproc_exit){ .why = USERPROC_GONE };
+    if (p->gone)
+        return false;
+    if (!regs_are_fine(regs) || (xsave && !xsave_is_fine(p, xsave))) {
+        exit->why = USERPROC_REFUSED;
+        return false;
+    }
+    atomic_store(&p->running, true);
+    if (atomic_exchange(&p->kicked, false)) {
+        atomic_store(&p->running, false);
+        exit->why = USERPROC_KICKED;
+        return true;
+    }
+    seat_begin(p->seat, &p->place);
+    while (!run_once(p, regs, from, exit)) { /* a signal from outside */
+        *exit = (struct userproc_exit){ .why = USERPROC_GONE };
+        from = NULL;
+    }
+    atomic_store(&p->running, false);
+    if (exit->why == USERPROC_GONE || exit->why == USERPROC_REFUSED)
+        return false;
+    return !xsave || userproc_get_xsave(p, xsave);
 }
 
 /* A register of the debug facility. SDM volume 3, 18.2. */
@@ -702,19 +1030,36 @@ static bool debug_set(struct userproc *p, unsigned n, uint64_t v)
     return ptrace(PTRACE_POKEUSER, p->pid, offsetof(struct user, u_debugreg) + n * sizeof(v), v) == 0;
 }
 
-bool userproc_break(struct userproc *p, unsigned slot, uint64_t addr)
+static bool debug_set_all(struct userproc *p, const uint64_t addr[USERPROC_BREAKS])
 {
-    uint64_t bit = 1u << 2 * slot; /* of DR7; 0 in the rest of it: instructions */
+    uint64_t control = 0; /* 0 but for the enabling bits: instructions */
+    bool ok = debug_set(p, 7, 0);
 
-    if (p->gone || slot >= USERPROC_BREAKS || !debug_set(p, 7, p->breaks & ~bit))
+    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+        if (addr[i])
+            control |= UINT64_C(1) << 2 * i;
+        ok = ok && (!addr[i] || debug_set(p, i, addr[i]));
+    }
+    return ok && debug_set(p, 7, control);
+}
+
+bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS])
+{
+    int status;
+    bool ok;
+
+    if (p->gone || ptrace(PTRACE_SEIZE, p->pid, NULL, NULL))
         return false;
-    p->breaks &= ~bit;
-    if (!addr)
-        return true;
-    if (!debug_set(p, slot, addr) || !debug_set(p, 7, p->breaks | bit))
+    ok = ptrace(PTRACE_INTERRUPT, p->pid, NULL, NULL) == 0;
+    while (waitpid(p->pid, &status, __WALL) < 0)
+        if (errno != EINTR)
+            return is_dead(p, 0) && false;
+    if (!WIFSTOPPED(status)) {
+        p->gone = p->reaped = true;
         return false;
-    p->breaks |= bit;
-    return true;
+    }
+    ok = ok && debug_set_all(p, addr);
+    return ptrace(PTRACE_DETACH, p->pid, NULL, NULL) == 0 && ok; /* and it waits anew */
 }
 
 uint64_t userproc_cpu_ns(const struct userproc *p)
@@ -727,94 +1072,17 @@ uint64_t userproc_cpu_ns(const struct userproc *p)
 
 bool userproc_get_xsave(struct userproc *p, void *xsave)
 {
-    struct iovec io = { .iov_base = p->xsave, .iov_len = p->xsave_size };
-
-    if (!p->xsave_known && ptrace(PTRACE_GETREGSET, p->pid, NT_X86_XSTATE, &io)) {
-        p->gone = true;
-        return false;
-    }
-    p->xsave_known = true;
-    memcpy(xsave, p->xsave, p->xsave_size);
-    return true;
-}
-
-/* Whether a stop ends the run, and as what. */
-static bool stop_counts(struct userproc *p, int sig, struct userproc_exit *exit)
-{
-    siginfo_t info;
-
-    *exit = (struct userproc_exit){ .why = USERPROC_SYSCALL };
-    if (sig == (SIGTRAP | 0x80))
-        return true;
-    exit->why = USERPROC_KICKED;
-    if (p->dying)
-        return true;
-    if (sig == SIGURG && atomic_exchange(&p->kicked, false))
-        return true;
-    exit->why = USERPROC_GONE;
-    if (!siginfo_get(p, &info))
-        return true;
-    exit->signal = sig;
-    if (sig == SIGSYS) {
-        exit->why = USERPROC_FAULT;
-        exit->has_addr = true;
-        exit->addr = (uintptr_t)info.si_call_addr;
-        return signal_is_own(sig, &info);
-    }
-    exit->step = sig == SIGTRAP && info.si_code == TRAP_TRACE;
-    exit->int3 = sig == SIGTRAP && info.si_code == SI_KERNEL;
-    exit->why = sig == SIGSEGV || sig == SIGBUS ? USERPROC_FAULT : USERPROC_TRAP;
-    exit->has_addr = exit->why == USERPROC_FAULT && info.si_code != SI_KERNEL &&
-                     (sig == SIGSEGV || info.si_code != BUS_ADRALN);
-    exit->addr = exit->has_addr ? (uintptr_t)info.si_addr : 0;
-    return signal_is_own(sig, &info);
-}
-
-static void run_until_stop(struct userproc *p, struct userproc_exit *exit)
-{
-    int sig;
-
-    do {
-        if (!resume(p, PTRACE_SYSEMU) || !wait_stop(p, &sig)) {
-            exit->why = USERPROC_GONE;
-            return;
-        }
-    } while (!stop_counts(p, sig, exit));
-}
-
-bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, struct userproc_exit *exit)
-{
-    *exit = (struct userproc_exit){ .why = USERPROC_GONE };
     if (p->gone)
         return false;
-    atomic_store(&p->running, true);
-    if (atomic_exchange(&p->kicked, false)) {
-        atomic_store(&p->running, false);
-        exit->why = USERPROC_KICKED;
-        return true;
-    }
-    seat_begin(p->seat, &p->place);
-    if (!regs_set(p, regs) || !xsave_set(p, xsave)) {
-        p->gone = p->gone || errno == ESRCH;
-        exit->why = p->gone ? USERPROC_GONE : USERPROC_REFUSED;
-    } else {
-        p->xsave_known = false;
-        run_until_stop(p, exit);
-    }
-    atomic_store(&p->running, false);
-    if (exit->why == USERPROC_GONE || exit->why == USERPROC_REFUSED)
-        return false;
-    bool got = regs_get(p, regs, exit) && (!xsave || userproc_get_xsave(p, xsave));
-    p->gone = !got || p->dying;
-    if (got)
-        return true;
-    exit->why = USERPROC_GONE;
-    return false;
+    memcpy(xsave, p->xsave, p->xsave_size);
+    memset((uint8_t *)xsave + FX_SOFTWARE, 0, XSAVE_HEADER - FX_SOFTWARE);
+    return true;
 }
-
 void userproc_kick(struct userproc *p)
 {
     atomic_store(&p->kicked, true);
-    if (atomic_load(&p->running))
-        syscall(SYS_tgkill, p->pid, p->pid, SIGURG);
+    if (!atomic_load(&p->running))
+        return;
+    syscall(SYS_tgkill, p->pid, p->pid, SIGURG);
+    syscall(SYS_tgkill, p->pid, p->pid, SIGCONT); /* if somebody has stopped it alone */
 }
