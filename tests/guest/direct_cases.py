@@ -1,8 +1,11 @@
 """Guest cases of user code that runs directly."""
 import base64
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import vm
 from cases import check, check_ended_well
@@ -87,4 +90,42 @@ def direct():
     return f'login after {seconds:.1f} s, {int(counters["direct_us"]) / 1e6:.1f} s of direct runs'
 
 
-IMAGE = [direct]
+def held_processes(pid):
+    """{pid: ticks of CPU time} of the processes that run user code for the process."""
+    found = {}
+    for entry in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{entry}/stat', encoding='ascii', errors='replace') as f:
+                name, rest = f.read().rsplit(')', 1)
+        except OSError: # it has ended
+            continue
+        fields = rest.split()
+        if name.split('(', 1)[1].startswith('yadouser') and fields[1] == str(pid):
+            found[int(entry)] = int(fields[11]) + int(fields[12])
+    return found
+
+
+def direct_killed():
+    """When somebody kills a process in which user code runs, the machine ends with a line that says so: what the program was
+    at is not known any more."""
+    image = vm.Image()
+    with vm.Workdir() as work:
+        disk = work.disk(image)
+        with vm.Guest(vm.yado_argv(image, work, disk)) as guest:
+            guest.wait_login()
+            guest.login()
+            guest.run('cloud-init status --wait > /dev/null; python3 -c "while True: pass" & sleep 3', 300)
+            before = held_processes(guest.process.pid)
+            time.sleep(1)
+            after = held_processes(guest.process.pid)
+            busiest = max(after, key=lambda pid: after[pid] - before.get(pid, 0), default=None)
+            check(busiest and after[busiest] - before.get(busiest, 0) > 30, f'nothing runs directly: {before} {after}')
+            os.kill(busiest, signal.SIGKILL)
+            status = guest.process.wait(30)
+            check(status == 1, guest.describe(f'the command ended with status {status}'))
+            check('killed a process' in guest.errors(), guest.describe('it does not say why'))
+            check(not held_processes(guest.process.pid), 'some of its processes are left')
+    return f'{after[busiest] - before.get(busiest, 0)} ticks of a second ran directly'
+
+
+IMAGE = [direct, direct_killed]

@@ -44,6 +44,7 @@ enum exit_reason {
     XIT_NOCODE,  /* the code at c->rip is not in RAM */
     XIT_ONE,     /* the instruction at c->rip in a block of its own (MODE_ONE): its store must be staged */
     XIT_SEGMENT, /* as XIT_ONE, through the general path: its operand is beyond what a block may reach */
+    XIT_LOST,    /* DIRECT_LOST */
     XIT_STALE,   /* entered a block that is no more: exit_arg = address after its call */
 };
 

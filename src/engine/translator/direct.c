@@ -95,6 +95,19 @@ static void fail(struct tcpu *c, const char *why)
     c->direct_wish = 0;
 }
 
+/* What the guest's program did in the run is in its memory, so it cannot go on from where it was before. */
+static enum direct_end lose(struct tcpu *c)
+{
+    c->direct->lost = true;
+    fail(c, "its process was killed");
+    return DIRECT_LOST;
+}
+
+bool direct_is_lost(const struct tcpu *c)
+{
+    return c->direct && c->direct->lost;
+}
+
 static int ram_fd(const struct tvm *vm)
 {
     for (unsigned i = 0; i < vm->slot_count; i++) {
@@ -522,6 +535,8 @@ enum direct_end heavy_direct(struct tcpu *c)
         if (!run_once(c, s, &x, &stay)) {
             if (x.why == USERPROC_REFUSED)
                 end = DIRECT_TRANSLATE;
+            else if (x.lost)
+                end = lose(c);
             else if (!is_called(c))
                 fail(c, "its process cannot be run");
             break;

@@ -31,6 +31,7 @@ enum direct_end {
     DIRECT_TRANSLATE, /* code of a page that may not run, and what is around it not for long enough */
     DIRECT_EXCURSION, /* the same, and the rest is worth coming back to soon */
     DIRECT_DEBUG,     /* a single-step trap is due */
+    DIRECT_LOST,      /* the process was killed in a run, and the guest's registers are gone with it */
 };
 enum direct_end vcpu_direct(struct tcpu *c);
 /* Before the vCPU sleeps or goes on in translated code for long; tcpu.direct_seated is set. */
@@ -41,6 +42,7 @@ void vcpu_direct_rest(struct tcpu *c);
 bool direct_open(struct tcpu *c); /* false: not with this host */
 void direct_close(struct tcpu *c);
 enum direct_end heavy_direct(struct tcpu *c);
+bool direct_is_lost(const struct tcpu *c); /* DIRECT_LOST was told */
 bool heavy_direct_is_over(const struct tcpu *c); /* user code has not run directly for a while */
 void heavy_direct_rest(struct tcpu *c);
 

@@ -91,6 +91,7 @@ struct direct_heat {
 
 struct direct {
     bool failed; /* the host lets it not be after all */
+    bool lost;
     bool always; /* ENGINE_DIRECT_ALWAYS: whether it pays is nobody's question */
     uint32_t heat_next;
     struct direct_space spaces[DIRECT_SPACES];

@@ -280,7 +280,11 @@ static void translator_run(struct engine_vcpu *cpu, struct exit *out, struct yad
     if (c->direct_seated)
         heavy_direct_rest(c);
     *out = (struct exit){ .kind = kind, .rip = c->rip };
-    if (kind == EXIT_FAULT)
+    if (kind == EXIT_FAULT && direct_is_lost(c))
+        err_set(err, YADO_ERR_ENGINE,
+                "translator: somebody has killed a process that ran a program of the guest's, whose registers "
+                "are lost (is the host out of memory?)");
+    else if (kind == EXIT_FAULT)
         err_set(err, YADO_ERR_ENGINE,
                 "translator: host fault %u (error %#x) at %#llx in translated code, guest rip %#llx: guest "
                 "memory could not be "

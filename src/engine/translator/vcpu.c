@@ -895,7 +895,8 @@ static bool handle(struct tcpu *c, enum exit_reason why, enum exit_kind *kind)
 {
     switch (why) {
     case XIT_SHUTDOWN: *kind = EXIT_SHUTDOWN; return false;
-    case XIT_SIGNAL: *kind = EXIT_FAULT; return false;
+    case XIT_SIGNAL:
+    case XIT_LOST: *kind = EXIT_FAULT; return false;
     case XIT_EXCLUSIVE: c->need_exclusive = 0; return handle(c, vcpu_step_exclusive(c), kind);
     case XIT_POLL:
         c->counters[TC_POLL_EXITS]++;
@@ -935,6 +936,7 @@ static bool run_direct(struct tcpu *c, enum exit_reason *why)
     case DIRECT_SYSCALL:
     case DIRECT_STEP: *why = single_step(c); return true;
     case DIRECT_DEBUG: sys_raise_trap(c, true); return true;
+    case DIRECT_LOST: *why = XIT_LOST; return true;
     case DIRECT_TRANSLATE: return false;
     case DIRECT_EXCURSION: break;
     }
