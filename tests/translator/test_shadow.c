@@ -17,7 +17,7 @@
 
 static struct tcpu cpu;
 static struct shadow shadow;
-static struct tb block;
+static struct tb_facts block;
 static uint64_t ram;
 static unsigned steps, reports;
 static int translated_wrong, translated_store_wrong;
@@ -90,7 +90,7 @@ static int setup(void **state)
     cpu.rip = START;
     cpu.gpr[R_AX] = 10;
     cpu_set_rflags(&cpu, 2);
-    block = (struct tb){ .insns = 3, .plain = true };
+    block = (struct tb_facts){ .insns = 3, .plain = true };
     ram = 1000;
     steps = reports = 0;
     translated_wrong = translated_store_wrong = 0;

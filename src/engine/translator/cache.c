@@ -55,10 +55,11 @@ static bool divide(struct code_cache *cc)
         s->cold = s->cold_pos = (uint32_t)cc->hot_end + i * cc->segment_cold;
     }
     cc->tbs = reserve((size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->tbs);
+    cc->facts = reserve((size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->facts);
     cc->side = reserve((size_t)cc->segment_count * cc->segment_sides * sizeof *cc->side);
     cc->jumps = reserve(cc->jump_max * sizeof *cc->jumps);
     cc->fixed = reserve(sizeof *cc->fixed);
-    return cc->tbs && cc->side && cc->jumps && cc->fixed;
+    return cc->tbs && cc->facts && cc->side && cc->jumps && cc->fixed;
 }
 
 struct code_cache *cache_new(size_t size, struct yado_error *err)
@@ -90,6 +91,8 @@ void cache_free(struct code_cache *cc)
     cache_large_stop(cc->large);
     if (cc->tbs)
         munmap(cc->tbs, (size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->tbs);
+    if (cc->facts)
+        munmap(cc->facts, (size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->facts);
     if (cc->side)
         munmap(cc->side, (size_t)cc->segment_count * cc->segment_sides * sizeof *cc->side);
     if (cc->jumps)
@@ -103,24 +106,28 @@ void cache_free(struct code_cache *cc)
 struct tb *cache_alloc(struct code_cache *cc)
 {
     const struct cache_segment *s = cache_now(cc);
-    return s->tb_count < cc->segment_tbs ? &cc->tbs[cc->now * cc->segment_tbs + s->tb_count] : NULL;
+    return s->tb_count + 2 <= cc->segment_tbs ? &cc->tbs[cc->now * cc->segment_tbs + s->tb_count] : NULL;
+}
+
+static void enlist(struct tvm *vm, struct tb *entry)
+{
+    struct page_info *p = tvm_page(vm, tb_gpage(entry));
+    entry->page_next = atomic_load(&p->tbs);
+    atomic_store(&p->tbs, cache_link(vm->cache, entry));
 }
 
 void cache_insert(struct tvm *vm, struct tb *tb)
 {
     struct code_cache *cc = vm->cache;
-    uint64_t pages[2] = { tb->gpage, tb->gpage2 };
-    for (unsigned k = 0; k < 2 && pages[k] != ~0ull; k++) {
-        struct page_info *p = tvm_page(vm, pages[k]);
-        tb->page_next[k] = cache_link(cc, atomic_load(&p->tbs));
-        atomic_store(&p->tbs, tb);
-    }
-    uint64_t key = cache_key(tb->gpage, tb->off, tb->mode);
+    enlist(vm, tb);
+    if (tb->crosses)
+        enlist(vm, tb + 1);
+    uint64_t key = cache_key(tb_gpage(tb), tb->off, tb->mode);
     _Atomic uint32_t *h = &cc->hash[cache_hash(key)];
     atomic_store_explicit(&tb->hash_next, atomic_load(h), memory_order_relaxed);
     atomic_store_explicit(h, cache_link(cc, tb), memory_order_release);
     cache_know(cc, key);
-    cache_now(cc)->tb_count++;
+    cache_now(cc)->tb_count += tb->crosses ? 2 : 1;
 }
 
 static void drop_alias(struct code_cache *cc, size_t from, size_t to)

@@ -53,32 +53,39 @@ enum exit_reason {
 #define BRANCH_DESC_OFF(d) ((d)&0x1fffu)
 #define BRANCH_DESC_POP(d) ((d) >> 13)
 
-/* Of a block: it is found, or not any more, or not now because it is about to be made again to be fast. */
-enum { TB_LIVES, TB_DEAD, TB_HIDDEN };
+/* Of a block: it is found, or not any more, or not now because it is about to be made again to be fast; or it
+ * is dead and still in the lists of its pages (cache_evict.c). */
+enum { TB_LIVES, TB_DEAD, TB_HIDDEN, TB_LEAVING };
 
-/* One cache line: looking for a block costs a line of the hash table and one for each block looked at. Links
- * are places in code_cache.tbs plus 1; 0 ends a list. */
+/* Half a cache line, and there are hundreds of thousands: looking for a block costs a line of the hash table
+ * and one for each block looked at. What the few need that cross into a second page stands in a second entry,
+ * the next one of the table, which is in that page's list and in no other. Links are places in code_cache.tbs
+ * plus 1; 0 ends a list. */
 struct tb {
-    uint64_t gpage;     /* guest physical page */
-    uint64_t gpage2;    /* ~0 unless the one instruction crosses into it */
+    uint32_t frame;     /* guest physical page, by its number */
     int32_t vpage;      /* MODE_FIXED: linear page address, sign-extended */
-    uint32_t hot, cold; /* offsets in the cache */
+    uint32_t hot, cold; /* offsets in the cache; a second entry has its block's */
     _Atomic uint32_t hash_next;
-    uint32_t page_next[2]; /* lists of the pages */
-    uint32_t hot_len;
-    uint32_t side; /* first entry in the side table */
+    uint32_t page_next; /* list of the page */
+    uint16_t off,
+        len; /* guest bytes: [off, off + len); len of a first entry counts those of the second too */
     uint16_t mode;
-    uint16_t off, len;        /* guest bytes in gpage: [off, off + len); len counts bytes of gpage2 too */
+    _Atomic uint8_t dead; /* TB_*; of a first entry */
+    /* These never change, so that they may be read without lock: */
+    bool small : 1;   /* made to be small, not fast (translate.c) */
+    bool loops : 1;   /* runs on without passing its entry (trans_loop.c) */
+    bool crosses : 1; /* it is one of two entries */
+    bool second : 1;  /* and the second one */
+};
+_Static_assert(sizeof(struct tb) == 32, "half a cache line");
+#define TB_GPA_END (1ull << 44) /* RAM ends there at most: a page's number has 32 bits */
+
+/* What only the shadow asks of a block (shadow.c). */
+struct tb_facts {
     uint16_t undefined_flags; /* status flags that one of its instructions leaves undefined */
     uint16_t insns;
-    uint8_t side_count;
-    _Atomic uint8_t dead; /* TB_* */
-    bool small;           /* made to be small, not fast (translate.c) */
-    bool plain;           /* nothing in it that the general path could not run first (shadow.c) */
-    bool loops;           /* runs on without passing its entry (trans_loop.c) */
-    bool leaving;         /* dead, and still in the list of its page (cache_evict.c) */
+    bool plain; /* nothing in it that the general path could not run first */
 };
-_Static_assert(sizeof(struct tb) == 64, "a cache line");
 
 /* Where host instructions that may raise a host signal stand. */
 struct tb_side {
@@ -92,7 +99,21 @@ struct tb_side {
  */
 static inline bool tb_is_local(const struct tb *tb)
 {
-    return tb->gpage2 == ~0ull && tb->len != 0;
+    return !tb->crosses && tb->len != 0;
+}
+static inline uint64_t tb_gpage(const struct tb *tb)
+{
+    return (uint64_t)tb->frame << 12;
+}
+/* The page that the block's one instruction crosses into; ~0: none. */
+static inline uint64_t tb_gpage2(const struct tb *tb)
+{
+    return tb->crosses ? tb_gpage(tb + 1) : ~0ull;
+}
+/* The block of an entry. */
+static inline struct tb *tb_first(struct tb *entry)
+{
+    return entry - entry->second;
 }
 
 #define CACHE_HASH_BITS 19
@@ -150,6 +171,7 @@ struct code_cache {
     uint32_t fillings;
     uint64_t segment_begun; /* when the one that is being filled was begun: cpu_now_ns */
     struct tb *tbs;
+    struct tb_facts *facts; /* as many; not touched unless there is a shadow */
     struct tb_side *side;
     struct cache_jump *jumps;
     uint32_t jump_count, jump_max;
@@ -181,10 +203,18 @@ static inline unsigned cache_segment_of(const struct code_cache *cc, uint32_t of
     return off >= cc->hot_end ? (off - (uint32_t)cc->hot_end) / cc->segment_cold
                               : (off - (uint32_t)cc->stub_len) / cc->segment_hot;
 }
-/* The next block in the list of a page. */
-static inline struct tb *cache_next_in(const struct code_cache *cc, const struct tb *tb, uint64_t gpage)
+/* The entries in the list of a page. */
+static inline struct tb *cache_first_in(const struct code_cache *cc, const struct page_info *p)
 {
-    return cache_tb(cc, tb->page_next[tb->gpage == gpage ? 0 : 1]);
+    return cache_tb(cc, atomic_load(&p->tbs));
+}
+static inline struct tb *cache_next_in(const struct code_cache *cc, const struct tb *entry)
+{
+    return cache_tb(cc, entry->page_next);
+}
+static inline struct tb_facts *cache_facts(const struct code_cache *cc, const struct tb *tb)
+{
+    return &cc->facts[tb - cc->tbs];
 }
 
 struct code_cache *cache_new(size_t size, struct yado_error *err);
@@ -215,13 +245,21 @@ static inline bool cache_contains(const struct code_cache *cc, uint64_t rip)
 }
 
 /* code_lock held. */
-struct tb *cache_alloc(struct code_cache *cc); /* NULL: the segment is full */
+struct tb *cache_alloc(struct code_cache *cc); /* room for two entries; NULL: the segment is full */
 void cache_insert(struct tvm *vm, struct tb *tb);
 /* Moves the segment's positions up. Pages of the writable alias that are full are given back (the code stays:
  * it is one file), so that translated code counts once in the process's resident memory; where there are
  * large pages a patch brings one in, so that RSS counts much of it twice, and PSS and cgroups once. */
 void cache_advance(struct code_cache *cc, size_t hot_pos, size_t cold_pos);
-struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side);
+struct tb *cache_by_host(struct code_cache *cc, uint32_t off);
+/* What is noted of the last place at or before off in that block, in the same part of the cache. NULL:
+ * nothing. */
+const struct tb_side *cache_side_of(struct code_cache *cc, const struct tb *tb, uint32_t off);
+/* Bytes of hot code of the block that was made last. */
+static inline uint32_t cache_hot_len(const struct code_cache *cc, const struct tb *tb)
+{
+    return cc->segments[cc->now].hot_pos - tb->hot;
+}
 
 /* Marks the page as holding code and takes write tags for it away. Heavy, no lock held, c is RUN_OUT. */
 /* Notes of a page that cache_mark_code has marked whether its code may run directly, and keeps the mark until
@@ -287,7 +325,8 @@ void translate_look(struct tcpu *c, uint64_t gpage, unsigned off, uint64_t gpage
 bool translate_is_current(const struct tcpu *c);
 /* Then, with the lock not given away in between: the block. NULL: the segment is full. */
 struct tb *translate_finish(struct tcpu *c);
-size_t translation_size(void); /* of tcpu.translation */
+unsigned translate_insns(const struct tcpu *c); /* in that block */
+size_t translation_size(void);                  /* of tcpu.translation */
 
 /* Called from stubs (vcpu.c). */
 unsigned helper_mem(struct tcpu *c, uint64_t lin, uint32_t desc, void *out);

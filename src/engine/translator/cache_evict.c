@@ -60,17 +60,14 @@ static unsigned oldest(const struct code_cache *cc)
 static void kill_blocks(struct tvm *vm, struct tb *tbs, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        if (atomic_load(&tbs[i].dead) == TB_DEAD)
+        if (tbs[i].second || atomic_load(&tbs[i].dead) == TB_DEAD)
             continue;
         cache_unhash(vm->cache, &tbs[i]);
-        atomic_store(&tbs[i].dead, TB_DEAD);
-        tbs[i].leaving = true;
+        atomic_store(&tbs[i].dead, TB_LEAVING);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        if (tbs[i].leaving) /* one sweep takes all that begin in that page */
-            cache_sweep(vm, tbs[i].gpage);
-        if (tbs[i].gpage2 != ~0ull)
-            cache_sweep(vm, tbs[i].gpage2);
+    for (uint32_t i = 0; i < count; i++) { /* one sweep takes all that begin in that page */
+        if (tbs[i].second || atomic_load(&tbs[i].dead) == TB_LEAVING)
+            cache_sweep(vm, tb_gpage(&tbs[i]));
     }
 }
 
@@ -97,8 +94,8 @@ static void learn_known(struct code_cache *cc)
     for (unsigned i = 0; i < cc->segment_count; i++) {
         const struct tb *tbs = &cc->tbs[i * cc->segment_tbs];
         for (uint32_t k = 0; k < cc->segments[i].tb_count; k++) {
-            if (atomic_load(&tbs[k].dead) != TB_DEAD)
-                cache_know(cc, cache_key(tbs[k].gpage, tbs[k].off, tbs[k].mode));
+            if (!tbs[k].second && atomic_load(&tbs[k].dead) != TB_DEAD)
+                cache_know(cc, cache_key(tb_gpage(&tbs[k]), tbs[k].off, tbs[k].mode));
         }
     }
 }

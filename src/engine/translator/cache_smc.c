@@ -11,7 +11,7 @@ struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint3
     uint32_t link = atomic_load_explicit(&cc->hash[cache_hash(key)], memory_order_acquire);
     for (; link; link = atomic_load_explicit(&cc->tbs[link - 1].hash_next, memory_order_acquire)) {
         struct tb *tb = &cc->tbs[link - 1];
-        if (tb->off == off && tb->gpage == gpage && tb->mode == mode && tb->vpage == fixed &&
+        if (tb->off == off && tb_gpage(tb) == gpage && tb->mode == mode && tb->vpage == fixed &&
             !atomic_load(&tb->dead))
             return tb;
     }
@@ -20,7 +20,7 @@ struct tb *cache_find(struct code_cache *cc, uint64_t gpage, unsigned off, uint3
 
 /* Blocks stand in their segment's slice in order of their places, hot and cold alike, so both can be searched
  * by halving. */
-struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_side **side)
+struct tb *cache_by_host(struct code_cache *cc, uint32_t off)
 {
     bool cold = off >= cc->hot_end;
     unsigned seg = cache_segment_of(cc, off);
@@ -35,16 +35,39 @@ struct tb *cache_by_host(struct code_cache *cc, uint32_t off, const struct tb_si
         else
             hi = mid;
     }
-    if (lo == first)
-        return NULL;
-    struct tb *tb = &cc->tbs[lo - 1];
-    *side = NULL;
-    for (unsigned i = 0; i < tb->side_count; i++) {
-        const struct tb_side *s = &cc->side[tb->side + i];
-        if ((s->host >= cc->hot_end) == cold && s->host <= off && (!*side || s->host > (*side)->host))
-            *side = s;
+    return lo == first ? NULL : tb_first(&cc->tbs[lo - 1]);
+}
+
+/* Whether what the side table says there is of a block before this one. */
+static bool side_is_before(const struct code_cache *cc, const struct tb_side *s, const struct tb *tb)
+{
+    return s->host < (s->host >= cc->hot_end ? tb->cold : tb->hot);
+}
+
+/* The side table has the places of one block after those of another, in the order of the blocks; those of one
+ * stand in the order in which they were written, now hot, now cold. */
+const struct tb_side *cache_side_of(struct code_cache *cc, const struct tb *tb, uint32_t off)
+{
+    unsigned seg = cache_segment_of(cc, tb->hot);
+    uint32_t lo = seg * cc->segment_sides, hi = lo + cc->segments[seg].side_count, end = hi;
+    const struct tb *next = tb + (tb->crosses ? 2 : 1);
+    const struct tb_side *best = NULL;
+    if (next == &cc->tbs[seg * cc->segment_tbs + cc->segments[seg].tb_count])
+        next = NULL;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (side_is_before(cc, &cc->side[mid], tb))
+            lo = mid + 1;
+        else
+            hi = mid;
     }
-    return tb;
+    for (; lo < end && (!next || side_is_before(cc, &cc->side[lo], next)); lo++) {
+        const struct tb_side *s = &cc->side[lo];
+        if ((s->host >= cc->hot_end) == (off >= cc->hot_end) && s->host <= off &&
+            (!best || s->host > best->host))
+            best = s;
+    }
+    return best;
 }
 
 void cache_patch_disp(struct code_cache *cc, uint32_t off, int32_t disp)
@@ -107,19 +130,19 @@ void cache_sweep(struct tvm *vm, uint64_t gpage)
 {
     struct code_cache *cc = vm->cache;
     struct page_info *p = tvm_page(vm, gpage);
-    struct tb *cur = atomic_load(&p->tbs), *last = NULL;
-    for (struct tb *next; cur; cur = next) {
-        next = cache_next_in(cc, cur, gpage);
-        if (atomic_load(&cur->dead) != TB_DEAD) {
+    struct tb *last = NULL;
+    for (struct tb *cur = cache_first_in(cc, p); cur; cur = cache_next_in(cc, cur)) {
+        uint8_t dead = atomic_load(&tb_first(cur)->dead);
+        if (dead != TB_DEAD && dead != TB_LEAVING) {
             last = cur;
             continue;
         }
-        if (cur->gpage == gpage)
-            cur->leaving = false;
+        if (!cur->second)
+            atomic_store(&cur->dead, TB_DEAD);
         if (last)
-            last->page_next[last->gpage == gpage ? 0 : 1] = cache_link(cc, next);
+            last->page_next = cur->page_next;
         else
-            atomic_store(&p->tbs, next);
+            atomic_store(&p->tbs, cur->page_next);
     }
     if (!last && p->direct == DIRECT_UNKNOWN) {
         atomic_store(&p->code, 0);
@@ -130,7 +153,7 @@ void cache_sweep(struct tvm *vm, uint64_t gpage)
 void cache_unhash(struct code_cache *cc, struct tb *tb)
 {
     uint32_t own = cache_link(cc, tb);
-    _Atomic uint32_t *link = &cc->hash[cache_hash(cache_key(tb->gpage, tb->off, tb->mode))];
+    _Atomic uint32_t *link = &cc->hash[cache_hash(cache_key(tb_gpage(tb), tb->off, tb->mode))];
     while (atomic_load(link) && atomic_load(link) != own)
         link = &cc->tbs[atomic_load(link) - 1].hash_next;
     if (atomic_load(link) == own)
@@ -156,9 +179,9 @@ void cache_retire(struct tvm *vm, struct tb *tb)
 void cache_kill(struct tvm *vm, struct tb *tb)
 {
     cache_retire(vm, tb);
-    cache_sweep(vm, tb->gpage);
-    if (tb->gpage2 != ~0ull)
-        cache_sweep(vm, tb->gpage2);
+    cache_sweep(vm, tb_gpage(tb));
+    if (tb->crosses)
+        cache_sweep(vm, tb_gpage2(tb));
 }
 
 static bool overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
@@ -166,13 +189,12 @@ static bool overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
     return a < b + b_len && b < a + a_len;
 }
 
-/* Whether one of n bytes at gpa, which are in gpage, is of the block. Both its pages may be that one. */
-static bool is_hit(const struct tb *tb, uint64_t gpage, uint64_t gpa, unsigned n)
+/* Whether one of n bytes at gpa, which are in the entry's page, is of the block. */
+static bool is_hit(const struct tb *entry, uint64_t gpa, unsigned n)
 {
-    unsigned len =
-        tb->len ? tb->len : (unsigned)PAGE_SIZE - tb->off; /* none: it runs into a page that is not there */
-    return (tb->gpage == gpage && overlap(gpage + tb->off, len, gpa, n)) ||
-           (tb->gpage2 == gpage && overlap(gpage, tb->off + len - PAGE_SIZE, gpa, n));
+    unsigned len = entry->len ? entry->len
+                              : (unsigned)PAGE_SIZE - entry->off; /* it runs into a page that is not there */
+    return overlap(tb_gpage(entry) + entry->off, len, gpa, n);
 }
 
 bool cache_mark_direct(struct tvm *vm, uint64_t gpage, enum page_direct answer)
@@ -216,13 +238,14 @@ static unsigned kill_range(struct tvm *vm, uint64_t gpa, unsigned n)
     bool direct = p->direct != DIRECT_UNKNOWN;
     if (direct)
         call_back(vm, p, gpage);
-    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(vm->cache, tb, gpage)) {
-        if (atomic_load(&tb->dead) == TB_DEAD || !is_hit(tb, gpage, gpa, n))
+    for (struct tb *e = cache_first_in(vm->cache, p); e; e = cache_next_in(vm->cache, e)) {
+        struct tb *tb = tb_first(e);
+        if (atomic_load(&tb->dead) == TB_DEAD || !is_hit(e, gpa, n))
             continue;
         cache_retire(vm, tb);
         killed++;
-        if (tb->gpage2 != ~0ull)
-            cache_sweep(vm, tb->gpage == gpage ? tb->gpage2 : tb->gpage);
+        if (tb->crosses)
+            cache_sweep(vm, e->second ? tb_gpage(tb) : tb_gpage2(tb));
     }
     if (killed || direct)
         cache_sweep(vm, gpage);

@@ -241,6 +241,8 @@ static bool translator_map(struct engine_vm *evm, const struct engine_memslot *s
         return err_set(err, YADO_ERR_INTERNAL, "translator: more than %d memory slots", TVM_SLOTS);
     if ((slot->gpa | slot->len | (uint64_t)(uintptr_t)slot->hva) & (PAGE_SIZE - 1))
         return err_set(err, YADO_ERR_INTERNAL, "translator: memory slot is not page aligned");
+    if (slot->gpa > TB_GPA_END || slot->len > TB_GPA_END - slot->gpa)
+        return err_set(err, YADO_ERR_INTERNAL, "translator: memory slot ends behind 16 TiB");
     size_t n = (size_t)(slot->len >> 12) * sizeof(struct page_info);
     void *pages = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED)

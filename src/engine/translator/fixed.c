@@ -224,7 +224,7 @@ void fixed_link(struct tcpu *c, uint32_t site, struct tb *tb, uint32_t gen, bool
     if (good && same_page)
         c->counters[TC_LINKS] += cache_link_jump(cc, site, tb);
     else if (good)
-        p = take_page(f, (uint64_t)(int64_t)tb->vpage, tb->gpage);
+        p = take_page(f, (uint64_t)(int64_t)tb->vpage, tb_gpage(tb));
     uint32_t link = p ? take_link(f) : 0;
     if (link) {
         f->links[link - 1] = (struct fixed_link){ site, disp, tb->hot, p->links };

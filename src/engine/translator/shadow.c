@@ -2,10 +2,10 @@
  *
  * Theory of operation. Translated code and the general path (interp.c) are two implementations of the same
  * instructions. In this mode a block of instructions that both know, and that touch nothing but general
- * registers, flags and RAM (tb.plain), is first rehearsed: the general path runs it, while the MMU notes what
- * each store overwrites. Then the stores are taken back, the registers too, and the translated block runs,
- * which is kept from jumping on to other blocks. Registers, defined flags and the bytes that were stored to
- * must be the same.
+ * registers, flags and RAM (tb_facts.plain), is first rehearsed: the general path runs it, while the MMU
+ * notes what each store overwrites. Then the stores are taken back, the registers too, and the translated
+ * block runs, which is kept from jumping on to other blocks. Registers, defined flags and the bytes that were
+ * stored to must be the same.
  *
  * The rehearsal ends as the block does: after as many instructions, or at the first branch that is taken. An
  * access to a device, or a store to code, cannot be taken back: the MMU refuses it, and the block runs
@@ -132,7 +132,7 @@ static bool store_same(const struct shadow_write *translated)
 
 /* The two do not agree: asks the general path again, with whose results the guest goes on. `w`: the store
  * that differs, or NULL. */
-static void look_again(struct tcpu *c, const struct tb *tb, const struct shadow_regs *start,
+static void look_again(struct tcpu *c, const struct tb_facts *facts, const struct shadow_regs *start,
                        const struct shadow_write *w, uint64_t flags)
 {
     struct shadow *s = c->shadow;
@@ -146,7 +146,7 @@ static void look_again(struct tcpu *c, const struct tb *tb, const struct shadow_
     for (unsigned i = s->count; i-- > 0;)
         light_copy(s->writes[i].at, s->writes[i].before, s->writes[i].len);
     regs_set(c, start);
-    if (!rehearse(c, tb->insns, &translated.rip)) { /* not this time: the block runs again */
+    if (!rehearse(c, facts->insns, &translated.rip)) { /* not this time: the block runs again */
         stores_take_back(s);
         regs_set(c, start);
         return;
@@ -163,17 +163,17 @@ static void look_again(struct tcpu *c, const struct tb *tb, const struct shadow_
     cpu_heavy_end(c);
 }
 
-enum exit_reason shadow_run_block(struct tcpu *c, uint32_t mode, struct tb *tb)
+enum exit_reason shadow_run_block(struct tcpu *c, uint32_t mode, const struct tb_facts *facts)
 {
     struct shadow *s = c->shadow;
     struct shadow_regs start = regs_get(c), general, now;
-    uint64_t flags = ~(uint64_t)tb->undefined_flags;
+    uint64_t flags = ~(uint64_t)facts->undefined_flags;
     const struct shadow_write *w;
     enum exit_reason why;
-    bool ok = tb->plain && !atomic_load(&c->exit_request) && rehearse(c, tb->insns, NULL);
+    bool ok = facts->plain && !atomic_load(&c->exit_request) && rehearse(c, facts->insns, NULL);
 
     general = regs_get(c);
-    if (tb->plain) {
+    if (facts->plain) {
         stores_take_back(s);
         regs_set(c, &start);
     }
@@ -186,6 +186,6 @@ enum exit_reason shadow_run_block(struct tcpu *c, uint32_t mode, struct tb *tb)
     now = regs_get(c);
     w = stores_compare(s);
     if (why == XIT_LOOKUP && (w || !regs_same(&general, &now, flags)))
-        look_again(c, tb, &start, w, flags);
+        look_again(c, facts, &start, w, flags);
     return why;
 }

@@ -31,7 +31,7 @@ bool shadow_note(struct shadow *s, void *at, unsigned len);
 
 /* As vcpu_run_block for one block, which the general path runs first; its stores are taken back, and the
  * results of both are compared. */
-enum exit_reason shadow_run_block(struct tcpu *c, uint32_t mode, struct tb *tb);
+enum exit_reason shadow_run_block(struct tcpu *c, uint32_t mode, const struct tb_facts *facts);
 
 /* Heavy: reports. store->after has what translated code stored; len 0: no store differs. */
 void heavy_shadow_differs(struct tcpu *c, const struct shadow_regs *start, const struct shadow_regs *general,

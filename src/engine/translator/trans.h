@@ -29,7 +29,7 @@ static inline struct hmem gs_gpr(unsigned r)
 #define TRANS_MAX_INSNS 64
 #define TRANS_MAX_BRANCHES 4
 /* A few for each instruction, so that no block ends for want of them where flags are forgotten
- * (trans_flags.c); struct tb counts in a byte. */
+ * (trans_flags.c). */
 #define TRANS_MAX_SIDE 252
 
 /* What an instruction is translated by (translate.c). */

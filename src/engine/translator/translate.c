@@ -309,13 +309,12 @@ size_t translation_size(void)
     return sizeof(struct translation);
 }
 
-/* For the shadow. */
-static void judge(const struct trans *t, struct tb *tb)
+static void judge(const struct trans *t, struct tb_facts *f)
 {
-    tb->plain = true;
+    *f = (struct tb_facts){ .insns = (uint16_t)t->insns, .plain = true };
     for (unsigned i = 0; i < t->insns; i++) {
-        tb->plain &= t->g[i].f.plain;
-        tb->undefined_flags |= t->g[i].f.undefined_flags;
+        f->plain &= t->g[i].f.plain;
+        f->undefined_flags |= t->g[i].f.undefined_flags;
     }
 }
 
@@ -379,23 +378,31 @@ bool translate_is_current(const struct tcpu *c)
 static void describe(const struct trans *t, struct tb *tb, size_t hot)
 {
     struct code_cache *cc = t->cc;
-    const uint8_t *rw = cc->mem.rw;
-    memset(tb, 0, sizeof *tb);
-    tb->gpage = t->gpage;
-    tb->gpage2 = t->end > PAGE_SIZE ? t->gpage2 : ~0ull;
-    tb->hot = (uint32_t)hot;
-    tb->cold = cache_now(cc)->cold_pos;
-    tb->hot_len = (uint32_t)(t->h.p - (rw + hot));
-    tb->mode = (uint16_t)t->mode;
-    tb->vpage = t->mode & MODE_FIXED ? (int32_t)t->vpage : 0;
-    tb->off = (uint16_t)t->start;
-    tb->len = (uint16_t)(t->end - t->start);
-    tb->insns = (uint16_t)t->insns;
-    tb->small = t->small;
-    tb->loops = t->loop.again != NULL;
-    tb->side = cc->now * cc->segment_sides + cache_now(cc)->side_count;
-    tb->side_count = (uint8_t)t->side_count;
-    judge(t, tb);
+    bool crosses = t->end > PAGE_SIZE && t->gpage2 != ~0ull;
+    *tb = (struct tb){ .frame = (uint32_t)(t->gpage >> 12),
+                       .vpage = t->mode & MODE_FIXED ? (int32_t)t->vpage : 0,
+                       .hot = (uint32_t)hot,
+                       .cold = cache_now(cc)->cold_pos,
+                       .off = (uint16_t)t->start,
+                       .len = (uint16_t)(t->end - t->start),
+                       .mode = (uint16_t)t->mode,
+                       .small = t->small,
+                       .loops = t->loop.again != NULL,
+                       .crosses = crosses };
+    if (crosses)
+        tb[1] = (struct tb){ .frame = (uint32_t)(t->gpage2 >> 12),
+                             .hot = tb->hot,
+                             .cold = tb->cold,
+                             .len = (uint16_t)(t->end - PAGE_SIZE),
+                             .crosses = true,
+                             .second = true };
+    if (t->c->shadow)
+        judge(t, cache_facts(cc, tb));
+}
+
+unsigned translate_insns(const struct tcpu *c)
+{
+    return c->translation->t.insns;
 }
 
 /* With less, forward jumps of a block that does not fit would be patched in the block before it. */
@@ -433,7 +440,8 @@ struct tb *translate_finish(struct tcpu *c)
             tell_unknown(t, &t->g[i]);
     }
     describe(t, tb, hot);
-    memcpy(&cc->side[tb->side], t->side, t->side_count * sizeof t->side[0]);
+    memcpy(&cc->side[cc->now * cc->segment_sides + seg->side_count], t->side,
+           t->side_count * sizeof t->side[0]);
     seg->side_count += t->side_count;
     cache_advance(cc, (size_t)(t->h.p - rw), (size_t)(t->k.p - rw));
     cache_insert(t->vm, tb);

@@ -24,7 +24,6 @@
 
 enum run_state { RUN_OUT, RUN_IN };
 
-struct tb;            /* cache.h */
 struct userproc_room; /* host/userproc.h */
 
 #define PAGE_FAST 2
@@ -37,7 +36,7 @@ enum page_direct { DIRECT_UNKNOWN, DIRECT_FIT, DIRECT_CARE };
 /* Of code: whether a program that is often there was worth running directly (direct_policy.c). */
 enum page_pays { PAYS_UNKNOWN, PAYS_NOT, PAYS_YES, PAYS_BOTH };
 struct page_info {
-    struct tb *_Atomic tbs; /* blocks with guest code in this page */
+    _Atomic uint32_t tbs; /* blocks with guest code in this page (cache_first_in) */
     /* Under code_lock: samples that met small blocks in it, at PAGE_FAST all are made fast (vcpu_heavy.c);
      * enum page_direct and enum page_pays. */
     uint8_t samples : 2, direct : 2, pays : 2;

@@ -148,12 +148,11 @@ static void keep_first_piece(struct tcpu *c, uint64_t lin, uint32_t desc)
 static void learn_vpage(struct tcpu *c)
 {
     struct code_cache *cc = c->vm->cache;
-    const struct tb_side *side;
     if (c->mmu_idx == MMU_U || !c->fixed_ok)
         return;
     uint64_t back = *(const uint64_t *)(uintptr_t)c->jit_rsp;
     tvm_code_lock(c->vm);
-    const struct tb *tb = cache_by_host(cc, (uint32_t)(back - 1 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
+    const struct tb *tb = cache_by_host(cc, (uint32_t)(back - 1 - (uint64_t)(uintptr_t)cc->mem.rx));
     tvm_code_unlock(c->vm);
     if (tb && (tb->mode & MODE_FIXED))
         c->vpage = (uint64_t)(int64_t)tb->vpage;
@@ -582,7 +581,7 @@ static struct tb *find_block(struct tcpu *c, uint32_t mode)
     if (off > PAGE_SIZE - 15) {
         if (!mmu_code_page(c, vpage + PAGE_SIZE, &gpage2))
             c->exc.pending = 0;
-        if (tb && tb->gpage2 == gpage2) /* also: the second page is still not there */
+        if (tb && tb_gpage2(tb) == gpage2) /* also: the second page is still not there */
             return tb;
     }
     tb = vcpu_translate(c, gpage, gpage2, mode);
@@ -607,7 +606,7 @@ static void patch_stale(struct tcpu *c, struct tb *dead, struct tb *tb, uint32_t
 {
     struct code_cache *cc = c->vm->cache;
     tvm_code_lock(c->vm);
-    if (gen == atomic_load(&cc->flush_gen) && tb->gpage == dead->gpage && tb->vpage == dead->vpage &&
+    if (gen == atomic_load(&cc->flush_gen) && tb->frame == dead->frame && tb->vpage == dead->vpage &&
         tb_is_local(tb) && !atomic_load(&tb->dead))
         cache_lead_on(cc, dead, tb);
     tvm_code_unlock(c->vm);
@@ -622,7 +621,9 @@ static enum exit_reason take_signal(struct tcpu *c)
     uint32_t off = (uint32_t)(c->fault_rip - (uint64_t)(uintptr_t)cc->mem.rx);
     c->counters[TC_SIGNALS]++;
     tvm_code_lock(c->vm);
-    struct tb *tb = cache_by_host(cc, off, &side);
+    struct tb *tb = cache_by_host(cc, off);
+    if (tb)
+        side = cache_side_of(cc, tb, off);
     tvm_code_unlock(c->vm);
     if (!tb || !side)
         return XIT_SIGNAL;
@@ -693,9 +694,8 @@ enum exit_reason vcpu_run_block(struct tcpu *c, uint32_t mode)
             return why;
         uint32_t bits = why == XIT_FIXED_LINK ? c->exit_bits : (uint32_t)(arg >> 48);
         if (why == XIT_STALE) {
-            const struct tb_side *side;
             tvm_code_lock(c->vm);
-            dead = cache_by_host(cc, (uint32_t)(arg - 5 - (uint64_t)(uintptr_t)cc->mem.rx), &side);
+            dead = cache_by_host(cc, (uint32_t)(arg - 5 - (uint64_t)(uintptr_t)cc->mem.rx));
             tvm_code_unlock(c->vm);
             bits = dead->mode & (MODE_HOST_FLAGS | MODE_NO_GROUP);
             arg = (uint64_t)dead->off << 32;
@@ -886,7 +886,7 @@ static enum exit_reason run_shadowed(struct tcpu *c)
 
     if (!tb)
         return c->exc.pending ? XIT_EXC : XIT_NOCODE;
-    return shadow_run_block(c, mode, tb);
+    return shadow_run_block(c, mode, cache_facts(c->vm->cache, tb));
 }
 
 /* ---- the loop ---- */

@@ -95,18 +95,17 @@ static bool make_fast(struct tcpu *c, struct tb *old)
 {
     struct tvm *vm = c->vm;
     struct code_cache *cc = vm->cache;
-    uint64_t vpage = old->mode & MODE_FIXED ? (uint64_t)(int64_t)old->vpage : 0;
-    struct tb *tb =
-        cache_find(cc, old->gpage, old->off, old->mode, vpage); /* another vCPU may have been here */
+    uint64_t gpage = tb_gpage(old), vpage = old->mode & MODE_FIXED ? (uint64_t)(int64_t)old->vpage : 0;
+    struct tb *tb = cache_find(cc, gpage, old->off, old->mode, vpage); /* another vCPU may have been here */
 
     if (!tb) {
-        translate_look(c, old->gpage, old->off, ~0ull, old->mode, vpage, false);
+        translate_look(c, gpage, old->off, ~0ull, old->mode, vpage, false);
         tb = translate_finish(c);
         if (!tb)
             return false;
         c->counters[TC_BLOCKS_FAST]++;
         if (vm->perf_map)
-            perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), tb->hot_len, vpage | tb->off);
+            perf_map_add(vm->perf_map, cache_rx(cc, tb->hot), cache_hot_len(cc, tb), vpage | tb->off);
     }
     cache_retire(vm, old);
     cache_lead_on(cc, old, tb);
@@ -121,14 +120,15 @@ static bool make_fast(struct tcpu *c, struct tb *old)
 static void make_page_fast(struct tcpu *c, uint64_t gpage)
 {
     struct page_info *p = tvm_page(c->vm, gpage);
+    struct code_cache *cc = c->vm->cache;
     bool room = true;
 
-    for (struct tb *tb = atomic_load(&p->tbs); tb; tb = cache_next_in(c->vm->cache, tb, gpage)) {
+    for (struct tb *tb = cache_first_in(cc, p); tb; tb = cache_next_in(cc, tb)) {
         if (tb->small && tb_is_local(tb) && !atomic_load(&tb->dead))
             atomic_store(&tb->dead, TB_HIDDEN);
     }
-    for (struct tb *tb = atomic_load(&p->tbs), *next; tb; tb = next) {
-        next = cache_next_in(c->vm->cache, tb, gpage);
+    for (struct tb *tb = cache_first_in(cc, p), *next; tb; tb = next) {
+        next = cache_next_in(cc, tb);
         if (atomic_load(&tb->dead) != TB_HIDDEN)
             continue;
         room = room && make_fast(c, tb);
@@ -144,8 +144,8 @@ static void make_page_fast(struct tcpu *c, uint64_t gpage)
 
 #define MUCH_NEW_CODE_NS 1000000000ull
 
-/* While new code fills the cache, once is chance: a program with much code, none of it hot, would crowd it with
- * fast blocks. */
+/* While new code fills the cache, once is chance: a program with much code, none of it hot, would crowd it
+ * with fast blocks. */
 static bool is_met_enough(const struct code_cache *cc, struct page_info *p)
 {
     bool once = cpu_now_ns() - cc->segment_begun > MUCH_NEW_CODE_NS;
@@ -165,12 +165,11 @@ bool heavy_samples(struct tcpu *c)
     tvm_code_lock(c->vm);
     uint32_t n = atomic_load(&c->sample_count);
     for (uint32_t i = 0; i < n && c->sample_gen == atomic_load(&cc->flush_gen); i++) {
-        const struct tb_side *side;
-        struct tb *tb = cache_by_host(cc, c->samples[i], &side);
+        const struct tb *tb = cache_by_host(cc, c->samples[i]);
         if (tb && (tb->mode & MODE_IDX) == MMU_U)
-            direct_sampled(c, tb->gpage);
-        if (tb && tb->small && !atomic_load(&tb->dead) && is_met_enough(cc, tvm_page(c->vm, tb->gpage)))
-            make_page_fast(c, tb->gpage);
+            direct_sampled(c, tb_gpage(tb));
+        if (tb && tb->small && !atomic_load(&tb->dead) && is_met_enough(cc, tvm_page(c->vm, tb_gpage(tb))))
+            make_page_fast(c, tb_gpage(tb));
     }
     c->sample_gen = atomic_load(&cc->flush_gen);
     atomic_store(&c->sample_count, 0);
@@ -193,7 +192,7 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
                        !vm->cfg.options.fast_blocks && tvm_page(vm, gpage)->samples < PAGE_FAST);
         tvm_code_lock(vm);
         tb = cache_find(vm->cache, gpage, off, mode, vpage);
-        if (tb && !tb_is_local(tb) && tb->gpage2 != gpage2) { /* its second page is another now */
+        if (tb && !tb_is_local(tb) && tb_gpage2(tb) != gpage2) { /* its second page is another now */
             cache_kill(vm, tb);
             tb = NULL;
         }
@@ -203,19 +202,21 @@ struct tb *heavy_translate(struct tcpu *c, uint64_t gpage, uint64_t gpage2, uint
         uint32_t gen = atomic_load(&vm->cache->flush_gen);
         c->translate_gen = gen;
         bool full = false;
+        const void *made = NULL;
+        uint32_t made_len = 0;
         if (!tb && marked && translate_is_current(c)) {
             tb = translate_finish(c);
             full = !tb && !cache_next_segment(vm->cache);
             if (tb) {
                 c->counters[TC_BLOCKS]++;
-                c->counters[TC_BLOCK_INSNS] += tb->insns;
+                c->counters[TC_BLOCK_INSNS] += translate_insns(c);
+                made = cache_rx(vm->cache, tb->hot);
+                made_len = cache_hot_len(vm->cache, tb);
             }
         }
-        const void *host = tb ? cache_rx(vm->cache, tb->hot) : NULL;
-        uint32_t host_len = tb ? tb->hot_len : 0;
         tvm_code_unlock(vm);
-        if (host && vm->perf_map)
-            perf_map_add(vm->perf_map, host, host_len, c->rip);
+        if (made && vm->perf_map)
+            perf_map_add(vm->perf_map, made, made_len, c->rip);
         if (full) {
             tvm_exclusive_begin(vm, c);
             if (gen == atomic_load(&vm->cache->flush_gen)) {

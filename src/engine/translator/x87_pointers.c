@@ -81,11 +81,13 @@ static struct pointers guest_pointers(struct tcpu *c, uint32_t host_ip, uint16_t
     unsigned off = 0;
 
     tvm_code_lock(c->vm);
-    const struct tb *tb =
-        host_ip ? cache_by_host(cc, host_ip - (uint32_t)(uintptr_t)cc->mem.rx, &side) : NULL;
-    if (tb && side) {
+    uint32_t at = host_ip - (uint32_t)(uintptr_t)cc->mem.rx;
+    const struct tb *tb = host_ip ? cache_by_host(cc, at) : NULL;
+    if (tb)
+        side = cache_side_of(cc, tb, at);
+    if (side) {
         off = side->off;
-        gpa = off < PAGE_SIZE ? tb->gpage + off : tb->gpage2 + off - PAGE_SIZE;
+        gpa = off < PAGE_SIZE ? tb_gpage(tb) + off : tb_gpage2(tb) + off - PAGE_SIZE;
     }
     tvm_code_unlock(c->vm);
     if (gpa == ~0ull)
