@@ -63,6 +63,8 @@ struct userproc_exit {
                       general protection and with alignment checks */
     uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */
     uint16_t cs, ss, ds, es, fs, gs;
+    /* When the last change of mappings was about to be done, on the clocks of CPU time; 0: there was none. */
+    uint64_t changed_process_ns, changed_thread_ns;
     bool lost;              /* GONE: it was killed in this run, and its registers with it */
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };

@@ -42,6 +42,7 @@
 #define EXCURSION_NS 40000    /* of a stay, for a short absence from it to be worth its while */
 #define EXCURSION_EXITS 16    /* of it, from translated code */
 #define EXCURSIONS_SKIPPED 64 /* at most, since the stays after them are too short */
+#define EMPTY_MORE_NS 1500
 #define SERIES_GAP_NS 2000000 /* between runs, for the CPU to be kept */
 #define BREAKS_IDLE 256       /* stays */
 #define FAULTS_MOST 32 /* of one instruction, which may take from the mirror what it has just been given */
@@ -401,19 +402,18 @@ static uint64_t thread_cpu_ns(void)
 static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exit *x, struct stay *stay)
 {
     struct userproc_regs r;
-    bool settled = s->wipe || s->change_count;
     *x = (struct userproc_exit){ .why = USERPROC_GONE };
     load(c, &r);
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
     bool ok = !is_called(c) && settle(s) && settle_tsc(c, s);
-    if (ok && settled) {
-        s->cpu_ns = userproc_cpu_ns(s->proc);
-        stay->paged = thread_cpu_ns() + s->cpu_ns;
-        stay->inside_paged = stay->inside;
-    }
     ok = ok && userproc_run(s->proc, &r, c->direct->xstate, x);
     atomic_store(&c->direct_proc, NULL);
+    if (ok && x->changed_process_ns) {
+        s->cpu_ns = x->changed_process_ns;
+        stay->paged = x->changed_thread_ns + s->cpu_ns;
+        stay->inside_paged = stay->inside;
+    }
     if (ok)
         store(c, &r);
     if (ok && x->selectors_changed)
@@ -421,15 +421,15 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
     return ok;
 }
 
-/* What the last run came to: all that took CPU time but what it takes in any case, which is mostly more than
- * twice the least that was seen. */
+/* What the last run came to: all that took CPU time but what it takes in any case, which is mostly some more
+ * than the least that was seen. */
 static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, struct stay *stay)
 {
     uint64_t now = userproc_cpu_ns(s->proc), ns = now - s->cpu_ns;
     s->cpu_ns = now;
     if (x->why != USERPROC_KICKED && ns < c->direct->empty_ns)
         c->direct->empty_ns = ns; /* none is shorter than one that does nothing */
-    stay->inside += ns - min_u64(ns, 2 * c->direct->empty_ns + 2000);
+    stay->inside += ns - min_u64(ns, c->direct->empty_ns + EMPTY_MORE_NS);
 }
 
 /* The page whose fault the guest's kernel has just seen to is wanted next. */

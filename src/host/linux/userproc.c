@@ -56,6 +56,19 @@
 #define USER_CS 0x33
 #define USER_SS 0x2b
 
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec t = { 0 };
+
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t userproc_cpu_ns(const struct userproc *p)
+{
+    return clock_ns(p->clock);
+}
+
 /* ---- stops ---- */
 
 static bool is_dead(struct userproc *p, int options)
@@ -192,6 +205,10 @@ static bool go_on(struct userproc *p, bool resume, enum meaning *meaning, struct
     for (; !p->gone && userproc_wait_stop(p); done++) {
         if (done == p->listed || !userproc_is_call(p, &d->list[done]))
             break;
+        if (done + 1 == p->listed) {
+            p->changed_process_ns = userproc_cpu_ns(p);
+            p->changed_thread_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        }
         userproc_answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
     }
     if (p->gone) {
@@ -355,7 +372,7 @@ bool userproc_set_maps(struct userproc *p, const struct userproc_map *map, unsig
 bool userproc_clear(struct userproc *p)
 {
     list_clear(p);
-    return userproc_list_add_clear(p);
+    return userproc_list_add_clear(p) && userproc_list_do(p);
 }
 
 /* ---- running ---- */
@@ -491,6 +508,7 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
     enum meaning meaning;
     struct stop s;
 
+    p->changed_process_ns = p->changed_thread_ns = 0;
     regs_set(p, regs);
     xsave_set(p, xsave);
     if (!go_on(p, true, &meaning, &s)) {
@@ -511,6 +529,8 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
         exit->why = USERPROC_REFUSED;
         return true;
     }
+    exit->changed_process_ns = p->changed_process_ns;
+    exit->changed_thread_ns = p->changed_thread_ns;
     if (meaning != STOP_EXIT || !xsave_find(p, &s.context)) {
         exit->why = USERPROC_TRAP; /* what guest code does to the page's is its own affair */
         return true;
@@ -582,14 +602,6 @@ bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS
     }
     ok = ok && debug_set_all(p, addr);
     return ptrace(PTRACE_DETACH, p->pid, NULL, NULL) == 0 && ok; /* and it waits anew */
-}
-
-uint64_t userproc_cpu_ns(const struct userproc *p)
-{
-    struct timespec t = { 0 };
-
-    clock_gettime(p->clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 bool userproc_get_xsave(struct userproc *p, void *xsave)

@@ -189,7 +189,7 @@ static bool data_map(struct userproc *p)
  */
 struct gifts {
     uint64_t mask;
-    char name[8];
+    char name[16];
     struct {
         uint64_t handler, flags, restorer, mask;
     } action;
@@ -211,7 +211,7 @@ static void gifts_write(const struct userproc *p, struct gifts *g, uint64_t at)
         g->mask &= ~(UINT64_C(1) << (handled[i] - 1));
     for (size_t i = 0; i < array_size(stopping); i++)
         g->mask &= ~(UINT64_C(1) << (stopping[i] - 1));
-    memcpy(g->name, "yadouser", sizeof(g->name));
+    memcpy(g->name, "yadouser", sizeof("yadouser"));
     g->action.handler = stub_at(p, userproc_stub_signal);
     g->action.restorer = stub_at(p, userproc_stub_signal);
     g->action.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | ACTION_RESTORER;
