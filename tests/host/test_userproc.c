@@ -682,6 +682,42 @@ static void the_code_in_the_hole_is_of_no_use(void **state)
 
 /* ---- kicks ---- */
 
+/* The registers with which guest code stops at a call in the hole, or the flag for single steps, keep no change
+ * of mappings from being done. */
+static void changes_are_done_after_calls_in_the_hole(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t hole, len;
+    uint8_t page[PAGE];
+    char path[64];
+    int fd;
+
+    userproc_hole(f->p, &hole, &len);
+    snprintf(path, sizeof(path), "/proc/%d/mem", userproc_pid(f->p));
+    fd = open(path, O_RDONLY);
+    assert_int_equal(pread(fd, page, PAGE, (off_t)hole), PAGE);
+    close(fd);
+    for (unsigned i = 0; i + 1 < 3 * PAGE; i++) {
+        const uint64_t frame[5] = { hole + i / 3, 0x33, i % 3 == 1 ? 0x302 : 0x202, DATA_VA + 0x800, 0x2b };
+
+        if (i / 3 + 1 >= PAGE || page[i / 3] != 0x0f || page[i / 3 + 1] != 0x05)
+            continue;
+        assert_true(map(f, DATA_VA, PAGE, DATA_OFFSET, USERPROC_W));
+        memcpy(f->ram + DATA_OFFSET, frame, sizeof(frame));
+        memset(f->regs.gpr, 0, sizeof(f->regs.gpr));
+        f->regs.gpr[RSP] = f->regs.gpr[RBX] = DATA_VA;
+        f->regs.gpr[RBP] = 1;
+        f->regs.gpr[12] = UINT64_C(1) << 32;
+        assert_int_equal(run_code(f, 0x48, 0xcf), USERPROC_TRAP); /* iretq */
+        assert_true(map(f, DATA_VA, PAGE, 0, 0));
+        if (i % 3 == 2)
+            assert_true(userproc_clear(f->p) && map(f, CODE_VA, PAGE, 0, USERPROC_X));
+        f->regs.gpr[RDI] = DATA_VA;
+        assert_int_equal(run_code(f, 0x48, 0x8b, 0x07, 0xcc), USERPROC_FAULT); /* mov (%rdi), %rax */
+        assert_int_equal(f->exit.addr, DATA_VA);
+    }
+}
+
 static void kick_before_a_run(void **state)
 {
     struct fixture *f = *state;
@@ -1175,6 +1211,7 @@ int main(void)
         TEST(vsyscalls_do_nothing),
         TEST(instructions_trap_on_request),
         TEST(the_code_in_the_hole_is_of_no_use),
+        TEST(changes_are_done_after_calls_in_the_hole),
         TEST(kick_before_a_run),
         TEST(kicks_end_a_loop),
         TEST(kicks_meet_other_stops),

@@ -188,15 +188,29 @@ enum meaning userproc_take_stop(struct userproc *p, struct stop *s)
 
 /* ---- going on ---- */
 
+/* Guest code may have called from elsewhere in the page, from where it would go on as its registers say, even
+ * to guest code. An error leads to the one place that takes answers. */
+static bool come_to_stop(struct userproc *p)
+{
+    while (p->stop.call.instruction_pointer != stub_at(p, userproc_stub_stopped)) {
+        userproc_answer(p, (uint64_t)-EPERM, 0); /* if not, a signal has made it stop anew */
+        if (!userproc_wait_stop(p))
+            return false;
+    }
+    return true;
+}
+
 /* Has it do the list, and then, if that is wanted, go on with the registers, until it stops. Entries are such
- * that they can be done once more, if a signal comes. False if one fails, with errno, or the process is gone.
- */
-static bool go_on(struct userproc *p, bool resume, enum meaning *meaning, struct stop *s)
+ * that they can be done once more, if a signal comes. *all: each was done, but for the last maybe, which may
+ * have failed. False if the process is gone, with errno. */
+static bool go_on(struct userproc *p, bool resume, bool *all, enum meaning *meaning, struct stop *s)
 {
     struct stub_data *d = data_of(p);
     size_t done = 0;
 
     do {
+        if (!come_to_stop(p))
+            break;
         d->signal = d->result = 0;
         if (userproc_answer(p, p->listed | (uint64_t)resume << STUB_RESUME_BIT, 0))
             break;
@@ -215,6 +229,7 @@ static bool go_on(struct userproc *p, bool resume, enum meaning *meaning, struct
         errno = ESRCH;
         return false;
     }
+    *all = done == p->listed;
     *meaning = userproc_take_stop(p, s);
     return true;
 }
@@ -243,16 +258,16 @@ bool userproc_list_do(struct userproc *p)
     const size_t n = p->listed;
     enum meaning meaning = STOP_LISTED;
     struct stop s;
-    bool done;
+    bool done, all = true;
 
     errno = ESRCH;
     if (p->gone || !n)
         return !p->gone;
     seat_begin(p->seat, &p->place);
     xsave_set(p, NULL); /* off the stack */
-    do
-        done = go_on(p, false, &meaning, &s);
-    while (done && meaning != STOP_LISTED);
+    do /* guest code may have left the flag for single steps, which ends it before the list is done */
+        done = go_on(p, false, &all, &meaning, &s);
+    while (done && (meaning != STOP_LISTED || (!all && (int64_t)data_of(p)->result >= 0)));
     if (!p->gone && (int64_t)data_of(p)->result < 0) {
         errno = (int)-(int64_t)data_of(p)->result;
         done = false;
@@ -481,6 +496,8 @@ static bool xsave_find(struct userproc *p, const struct context *c)
 
     if (offset % 64 || offset > STUB_STACK_LEN || p->xsave_size > STUB_STACK_LEN - offset)
         return false;
+    if (!xsave_is_fine(p, data_of(p)->stack + offset)) /* which a processor does not leave */
+        return false;
     p->xsave = data_of(p)->stack + offset;
     return true;
 }
@@ -491,11 +508,11 @@ static bool come_to_rest(struct userproc *p)
 {
     enum meaning meaning;
     struct stop s;
-    bool ok;
+    bool ok, all;
 
     atomic_store(&p->running, false);
     do
-        ok = go_on(p, false, &meaning, &s);
+        ok = go_on(p, false, &all, &meaning, &s);
     while (ok && meaning != STOP_LISTED);
     atomic_store(&p->running, true);
     return ok;
@@ -507,15 +524,17 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
 {
     enum meaning meaning;
     struct stop s;
+    bool all;
 
     p->changed_process_ns = p->changed_thread_ns = 0;
     regs_set(p, regs);
     xsave_set(p, xsave);
-    if (!go_on(p, true, &meaning, &s)) {
+    if (!go_on(p, true, &all, &meaning, &s)) {
         exit->lost = p->resumed;
         return true;
     }
-    if (meaning == STOP_AGAIN) {
+    /* Before the list was done it was no run, but what guest code has left, as the flag for single steps. */
+    if (meaning == STOP_AGAIN || (!all && meaning != STOP_LISTED)) {
         exit->why = come_to_rest(p) ? USERPROC_KICKED : USERPROC_GONE;
         return p->gone || atomic_exchange(&p->kicked, false);
     }
