@@ -703,6 +703,7 @@ static void changes_are_done_after_calls_in_the_hole(void **state)
         if (i / 3 + 1 >= PAGE || page[i / 3] != 0x0f || page[i / 3 + 1] != 0x05)
             continue;
         assert_true(map(f, DATA_VA, PAGE, DATA_OFFSET, USERPROC_W));
+        assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
         memcpy(f->ram + DATA_OFFSET, frame, sizeof(frame));
         memset(f->regs.gpr, 0, sizeof(f->regs.gpr));
         f->regs.gpr[RSP] = f->regs.gpr[RBX] = DATA_VA;
