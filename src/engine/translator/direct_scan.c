@@ -1,7 +1,7 @@
 /* Instructions that do not fault in user mode, but would tell of the host instead of the guest. Heavy.
  *
  * Theory of operation. Where they are in a page that runs directly, the process is made to stop
- * (userproc_break). There are only so many breakpoints, but where a program asks what the CPU can do, it asks
+ * (userproc_set_breaks). There are only so many breakpoints, but where a program asks what the CPU can do, it asks
  * in one go: sites that a function comes to one after the other, without a call, and that nothing else
  * branches to are a group, which is stopped at once, at its first, and translated to behind its last. Pages
  * with too many of them are translated. All are
