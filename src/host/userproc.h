@@ -5,9 +5,9 @@
  * makes a system call, faults or is kicked, and then its owner has its registers. No system call is ever
  * done: not by SYSCALL, not by SYSENTER or INT 0x80, not even through the code in the hole, which is how the
  * owner's changes of the mappings are made. What it does there else, or to the data behind that code, may end
- * its run as USERPROC_TRAP without a signal, with registers that it had before. It dies with the thread that
- * made it, and no signal but SIGKILL does anything to it; if its owner is stopped, it goes on until its run
- * ends, but if its owner's process group is, as by a terminal, then it is, too.
+ * its run as USERPROC_TRAP without a signal, with registers that it had before, or as USERPROC_GONE. It dies
+ * with the thread that made it, and no signal but SIGKILL does anything to it; if its owner is stopped, it
+ * goes on until its run ends, but if its owner's process group is, as by a terminal, then it is, too.
  *
  * All calls come from the thread that made it, but for userproc_kick and, once that thread has ended,
  * userproc_free.

@@ -719,6 +719,32 @@ static void changes_are_done_after_calls_in_the_hole(void **state)
     }
 }
 
+/* With the stack pointer where signals have theirs, code may end its process, but that is no loss. */
+static void the_stack_for_signals_is_of_no_use(void **state)
+{
+    struct fixture *f = *state;
+    struct yado_error err = YADO_ERROR_INIT;
+    uint64_t hole, len;
+
+    for (uint64_t below_end = 0; below_end <= 0x11000; below_end += 0x400) {
+        userproc_hole(f->p, &hole, &len);
+        f->regs.gpr[RSP] = hole + len - below_end;
+        f->regs.rip = CODE_VA;
+        f->ram[0] = 0xcc;
+        if (userproc_run(f->p, &f->regs, f->xsave, &f->exit)) {
+            assert_int_equal(f->exit.why, USERPROC_TRAP);
+            assert_int_equal(f->exit.signal, SIGTRAP);
+            continue;
+        }
+        assert_int_equal(f->exit.why, USERPROC_GONE);
+        assert_false(f->exit.lost);
+        assert_int_equal(f->regs.rip, CODE_VA);
+        userproc_free(f->p);
+        assert_true(userproc_make(&f->p, f->fd, &err));
+        assert_true(map(f, CODE_VA, PAGE, 0, USERPROC_X));
+    }
+}
+
 static void kick_before_a_run(void **state)
 {
     struct fixture *f = *state;
@@ -1213,6 +1239,7 @@ int main(void)
         TEST(instructions_trap_on_request),
         TEST(the_code_in_the_hole_is_of_no_use),
         TEST(changes_are_done_after_calls_in_the_hole),
+        TEST(the_stack_for_signals_is_of_no_use),
         TEST(kick_before_a_run),
         TEST(kicks_end_a_loop),
         TEST(kicks_meet_other_stops),

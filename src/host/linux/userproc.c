@@ -73,11 +73,13 @@ uint64_t userproc_cpu_ns(const struct userproc *p)
 
 static bool is_dead(struct userproc *p, int options)
 {
-    int status;
+    int status = 0;
 
     if (waitpid(p->pid, &status, __WALL | options) == 0)
         return false;
     p->gone = p->reaped = true;
+    /* The kernel does that where a signal does not fit on the stack, if guest code has its own there. */
+    p->ended_by_guest = WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
     return true;
 }
 
@@ -530,7 +532,7 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
     regs_set(p, regs);
     xsave_set(p, xsave);
     if (!go_on(p, true, &all, &meaning, &s)) {
-        exit->lost = p->resumed;
+        exit->lost = p->resumed && !p->ended_by_guest;
         return true;
     }
     /* Before the list was done it was no run, but what guest code has left, as the flag for single steps. */

@@ -52,9 +52,10 @@ struct userproc {
     clockid_t clock;            /* its CPU time */
     struct userproc_seat *seat; /* may be NULL */
     struct seat_child place;
-    bool ends_are_told; /* at the listener, to who waits for a notification */
-    bool gone;          /* nothing can be done with it */
-    bool reaped;        /* it is no child of ours any more, not even a dead one */
+    bool ends_are_told;  /* at the listener, to who waits for a notification */
+    bool gone;           /* nothing can be done with it */
+    bool ended_by_guest; /* and that is guest code's own doing, by its stack pointer */
+    bool reaped;         /* it is no child of ours any more, not even a dead one */
     struct {
         uint64_t id;
         struct seccomp_data call;
