@@ -214,12 +214,13 @@ static bool go_on(struct userproc *p, bool resume, bool *all, enum meaning *mean
         if (!come_to_stop(p))
             break;
         d->signal = d->result = 0;
+        memcpy(d->list, p->list, p->listed * sizeof(p->list[0])); /* guest code can write there */
         if (userproc_answer(p, p->listed | (uint64_t)resume << STUB_RESUME_BIT, 0))
             break;
     } while (userproc_wait_stop(p)); /* a signal has made it stop anew */
     p->resumed = resume && !p->gone;
     for (; !p->gone && userproc_wait_stop(p); done++) {
-        if (done == p->listed || !userproc_is_call(p, &d->list[done]))
+        if (done == p->listed || !userproc_is_call(p, &p->list[done]))
             break;
         if (done + 1 == p->listed) {
             p->changed_process_ns = userproc_cpu_ns(p);
@@ -250,7 +251,6 @@ static void xsave_set(struct userproc *p, const void *xsave)
 
 static void list_clear(struct userproc *p)
 {
-    memset(data_of(p)->list, 0, p->listed * sizeof(struct stub_entry));
     p->listed = 0;
 }
 
@@ -282,7 +282,7 @@ bool userproc_list_add(struct userproc *p, struct stub_entry e)
 {
     if (p->gone || (p->listed == LIST_MAX && !userproc_list_do(p)))
         return false;
-    data_of(p)->list[p->listed++] = e;
+    p->list[p->listed++] = e;
     return true;
 }
 

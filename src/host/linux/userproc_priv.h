@@ -65,6 +65,7 @@ struct userproc {
     struct image *image;
     uint64_t changed_process_ns, changed_thread_ns; /* as in struct userproc_exit */
     bool resumed;                                   /* it may have run since */
+    struct stub_entry list[STUB_LIST_LEN / sizeof(struct stub_entry)]; /* out of guest code's reach */
     size_t listed;         /* entries of the list that are to be done before it goes on */
     bool selectors_loaded; /* by the guest's code: to be undone */
     size_t xsave_size;
