@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "host/anonfile.h"
+#include "host/linux/userproc_stub.h"
 #include "host/userproc.h"
 
 #define PAGE 4096u
@@ -680,10 +681,35 @@ static void the_code_in_the_hole_is_of_no_use(void **state)
     assert_int_equal(count_maps(f->p), maps);
 }
 
+/* Guest code puts a call of its own on the list, while one is due, and stops as if that had failed. */
+static void what_guest_code_lists_is_not_done(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t theirs[8] = { 9 /* mmap */, 0x70000, PAGE, 3, MAP_SHARED | MAP_FIXED, 0, 0 };
+    const uint64_t stop = STUB_OFFSET + (uint64_t)(userproc_stub_stopped - userproc_stub) - 2;
+    uint64_t hole, len;
+
+    userproc_hole(f->p, &hole, &len);
+    memcpy(f->ram + DATA_OFFSET, theirs, sizeof(theirs));
+    assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_true(map(f, 0x60000, PAGE, 0x5000, USERPROC_R));
+        f->regs.gpr[RSI] = DATA_VA;
+        f->regs.gpr[RDI] = hole + STUB_PAGE + STUB_LIST;
+        f->regs.gpr[RCX] = sizeof(theirs);
+        f->regs.gpr[RAX] = STUB_STOP;
+        f->regs.gpr[RBX] = hole + stop;
+        run_code(f, 0xf3, 0xa4, 0xff, 0xe3); /* rep movsb; jmp *%rbx */
+        f->regs.gpr[RDI] = 0x70000;
+        assert_int_equal(run_code(f, LOAD), USERPROC_FAULT);
+        assert_int_equal(f->exit.addr, 0x70000);
+    }
+}
+
 /* ---- kicks ---- */
 
-/* The registers with which guest code stops at a call in the hole, or the flag for single steps, keep no change
- * of mappings from being done. */
+/* The registers with which guest code stops at a call in the hole, or the flag for single steps, keep no
+ * change of mappings from being done. */
 static void changes_are_done_after_calls_in_the_hole(void **state)
 {
     struct fixture *f = *state;
@@ -1238,6 +1264,7 @@ int main(void)
         TEST(vsyscalls_do_nothing),
         TEST(instructions_trap_on_request),
         TEST(the_code_in_the_hole_is_of_no_use),
+        TEST(what_guest_code_lists_is_not_done),
         TEST(changes_are_done_after_calls_in_the_hole),
         TEST(the_stack_for_signals_is_of_no_use),
         TEST(kick_before_a_run),

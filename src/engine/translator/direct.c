@@ -42,6 +42,7 @@
 #define EXCURSION_NS 40000    /* of a stay, for a short absence from it to be worth its while */
 #define EXCURSION_EXITS 16    /* of it, from translated code */
 #define EXCURSIONS_SKIPPED 64 /* at most, since the stays after them are too short */
+#define PARTED_MOST 8         /* processes that could not be run, of a vCPU */
 #define EMPTY_MORE_NS 1500
 #define SERIES_GAP_NS 2000000 /* between runs, for the CPU to be kept */
 #define BREAKS_IDLE 256       /* stays */
@@ -102,6 +103,21 @@ static enum direct_end lose(struct tcpu *c)
     c->direct->lost = true;
     fail(c, "its process was killed");
     return DIRECT_LOST;
+}
+
+/* Guest code can end its process, by what it does to the page's code, and the host may refuse it something:
+ * that program is translated from now on. */
+static enum direct_end part_with(struct tcpu *c, struct direct_space *s)
+{
+    struct direct *d = c->direct;
+    if (++d->parted > PARTED_MOST) {
+        fail(c, "its processes cannot be run");
+        return DIRECT_REQUEST;
+    }
+    free_space(s);
+    d->loaded = NULL;
+    direct_give_up(c);
+    return DIRECT_TRANSLATE;
 }
 
 bool direct_is_lost(const struct tcpu *c)
@@ -538,7 +554,7 @@ enum direct_end heavy_direct(struct tcpu *c)
             else if (x.lost)
                 end = lose(c);
             else if (!is_called(c))
-                fail(c, "its process cannot be run");
+                return part_with(c, s);
             break;
         }
         c->counters[TC_DIRECT_RUNS]++;

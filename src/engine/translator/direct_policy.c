@@ -111,6 +111,17 @@ static void give_up(struct tcpu *c, struct direct_heat *h)
     judge(c, PAYS_NOT);
 }
 
+void direct_give_up(struct tcpu *c)
+{
+    struct direct_heat *h = c->direct->heat;
+    if (!h)
+        return;
+    h->wish = h->praised = false;
+    h->samples = 0;
+    h->wanted = SAMPLES_MOST;
+    c->direct_wish = 0;
+}
+
 static int64_t clamp_i64(int64_t v, int64_t least, int64_t most)
 {
     return v < least ? least : v > most ? most : v;

@@ -92,6 +92,7 @@ struct direct_heat {
 struct direct {
     bool failed; /* the host lets it not be after all */
     bool lost;
+    uint8_t parted;
     bool always; /* ENGINE_DIRECT_ALWAYS: whether it pays is nobody's question */
     uint32_t heat_next;
     struct direct_space spaces[DIRECT_SPACES];
@@ -184,5 +185,7 @@ void direct_account(struct tcpu *c, const struct direct_cost *cost);
 /* What a stay has come to, for how soon the next may begin. */
 void direct_pace(struct tcpu *c, enum direct_end end, uint64_t inside);
 void direct_find_heat(struct tcpu *c);
+/* The loaded space's program is not to run directly for long. */
+void direct_give_up(struct tcpu *c);
 
 #endif

@@ -213,6 +213,11 @@ static bool go_on(struct userproc *p, bool resume, bool *all, enum meaning *mean
     do {
         if (!come_to_stop(p))
             break;
+        if (resume && atomic_load(&p->kicked)) { /* its signal may have been the one that made it stop anew */
+            *all = false;
+            *meaning = STOP_AGAIN;
+            return true;
+        }
         d->signal = d->result = 0;
         memcpy(d->list, p->list, p->listed * sizeof(p->list[0])); /* guest code can write there */
         if (userproc_answer(p, p->listed | (uint64_t)resume << STUB_RESUME_BIT, 0))
@@ -260,16 +265,18 @@ bool userproc_list_do(struct userproc *p)
     const size_t n = p->listed;
     enum meaning meaning = STOP_LISTED;
     struct stop s;
-    bool done, all = true;
+    bool done, all = true, running;
 
     errno = ESRCH;
     if (p->gone || !n)
         return !p->gone;
     seat_begin(p->seat, &p->place);
-    xsave_set(p, NULL); /* off the stack */
+    xsave_set(p, NULL);                            /* off the stack */
+    running = atomic_exchange(&p->running, false); /* kicks have time until it is done */
     do /* guest code may have left the flag for single steps, which ends it before the list is done */
         done = go_on(p, false, &all, &meaning, &s);
     while (done && (meaning != STOP_LISTED || (!all && (int64_t)data_of(p)->result >= 0)));
+    atomic_store(&p->running, running);
     if (!p->gone && (int64_t)data_of(p)->result < 0) {
         errno = (int)-(int64_t)data_of(p)->result;
         done = false;
@@ -463,10 +470,8 @@ static bool exit_get(struct userproc *p, const struct stop *s, struct userproc_r
     regs_get(p, &s->context, regs);
     selectors_note(p, &s->context, exit);
     exit->why = USERPROC_KICKED;
-    if (sig == SIGURG && atomic_exchange(&p->kicked, false))
-        return true;
-    if (!signal_is_own(info))
-        return false;
+    if (!signal_is_own(info)) /* also if guest code has made it look like another than the kick's */
+        return atomic_exchange(&p->kicked, false);
     exit->signal = sig;
     if (sig == SIGSYS) {
         exit->why = USERPROC_SYSCALL;
@@ -489,6 +494,18 @@ static bool exit_get(struct userproc *p, const struct stop *s, struct userproc_r
                      (sig == SIGSEGV || info->si_code != BUS_ADRALN);
     exit->addr = exit->has_addr ? (uintptr_t)info->si_addr : 0;
     return true;
+}
+
+static bool is_canonical(uint64_t va)
+{
+    return va + (UINT64_C(1) << 47) < UINT64_C(1) << 48;
+}
+
+/* No processor leaves others. */
+static bool addresses_are_fine(const struct userproc *p, const struct context *c)
+{
+    return is_canonical(c->rip) && is_canonical(data_of(p)->seen_fs_base) &&
+           is_canonical(data_of(p)->seen_gs_base);
 }
 
 /* The vector registers of a stop stay where the kernel has put them. */
@@ -552,7 +569,7 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
     }
     exit->changed_process_ns = p->changed_process_ns;
     exit->changed_thread_ns = p->changed_thread_ns;
-    if (meaning != STOP_EXIT || !xsave_find(p, &s.context)) {
+    if (meaning != STOP_EXIT || !xsave_find(p, &s.context) || !addresses_are_fine(p, &s.context)) {
         exit->why = USERPROC_TRAP; /* what guest code does to the page's is its own affair */
         return true;
     }

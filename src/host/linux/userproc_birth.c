@@ -52,12 +52,38 @@ static void image_write(struct image *image, uint64_t hole)
     memcpy(image->bytes + STUB_OFFSET, userproc_stub, (size_t)(userproc_stub_end - userproc_stub));
 }
 
+/* Guest code can jump to any byte of the page, and the address of the hole is in its headers by chance: no
+ * system call must begin there, or anywhere but where the code has one. */
+static bool page_is_clean(const struct image *image)
+{
+    static const uint8_t calls[][2] = { { 0x0f, 0x05 }, { 0x0f, 0x34 }, { 0xcd, 0x80 } };
+    size_t found = 0;
+
+    for (size_t i = 0; i + 1 < sizeof(image->bytes); i++)
+        for (size_t k = 0; k < array_size(calls); k++)
+            found += memcmp(image->bytes + i, calls[k], 2) == 0;
+    return found == STUB_CALLS;
+}
+
 static uint64_t hole_choose(void)
 {
     uint64_t r;
 
     random_bytes(&r, sizeof(r));
     return HOLE_LOW + r % ((HOLE_HIGH - HOLE_LOW) / PAGE - HOLE_LEN / PAGE) * PAGE;
+}
+
+/* Hardly one address in a thousand has such bytes. */
+#define HOLES 100
+static void page_make(struct userproc *p)
+{
+    for (unsigned i = 0; i < HOLES; i++) {
+        p->hole = hole_choose();
+        image_write(p->image, p->hole);
+        if (page_is_clean(p->image))
+            return;
+    }
+    p->hole = 0;
 }
 
 /* A filter: one answer for calls from the page, another for those from elsewhere. */
@@ -356,7 +382,6 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
     p->place.cpu = -1;
     p->image = MAP_FAILED;
     p->ends_are_told = ends_are_told();
-    p->hole = hole_choose();
     fd = anonfile_open("yado-user", sizeof(*p->image), true);
     if (fd >= 0)
         p->image = mmap(NULL, sizeof(*p->image), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -365,9 +390,11 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
     } else {
         struct userproc_seat seat = { 0 };
 
-        image_write(p->image, p->hole);
+        page_make(p);
         seat_take(&seat);
-        if (make_process(p, ram_fd, fd, err) && make_xsave(p, err))
+        if (!p->hole)
+            err_set(err, YADO_ERR_HOST, "no place for the code of a process for user code");
+        else if (make_process(p, ram_fd, fd, err) && make_xsave(p, err))
             *out = p;
         userproc_rest(&seat);
     }

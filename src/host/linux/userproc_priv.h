@@ -63,8 +63,8 @@ struct userproc {
     uint64_t hole;
     uint64_t breaks; /* DR7 */
     struct image *image;
-    uint64_t changed_process_ns, changed_thread_ns; /* as in struct userproc_exit */
-    bool resumed;                                   /* it may have run since */
+    uint64_t changed_process_ns, changed_thread_ns;                    /* as in struct userproc_exit */
+    bool resumed;                                                      /* it may have run since */
     struct stub_entry list[STUB_LIST_LEN / sizeof(struct stub_entry)]; /* out of guest code's reach */
     size_t listed;         /* entries of the list that are to be done before it goes on */
     bool selectors_loaded; /* by the guest's code: to be undone */

@@ -5,6 +5,7 @@
 
 #define STUB_PAGE 0x1000  /* of the code; behind it comes struct stub_data */
 #define STUB_OFFSET 0x100 /* of the code in its page, behind the headers of the program */
+#define STUB_CALLS 3      /* system calls in the code */
 #define STUB_STOP 0x7fff  /* a number that no system call has: waits for the owner */
 #define STUB_RESUME_BIT                                                                                      \
     32 /* in the owner's answer: then go on with the registers. Below: entries of the list */
