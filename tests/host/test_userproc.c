@@ -606,6 +606,33 @@ static void vsyscalls_do_nothing(void **state)
     assert_int_equal(run_code(f, 0xcc), USERPROC_TRAP);
 }
 
+static void breakpoints_stop_before_instructions(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t at[USERPROC_BREAKS] = { [1] = CODE_VA + 2, [3] = CODE_VA + 4 };
+
+    for (int i = 0; i < 2; i++) { /* once more after changes of mappings */
+        assert_true(userproc_set_breaks(f->p, at));
+        assert_int_equal(run_code(f, 0x90, 0x90, 0x90, 0x90, 0x90, 0xcc), USERPROC_TRAP);
+        assert_int_equal(f->exit.signal, SIGTRAP);
+        assert_false(f->exit.int3 || f->exit.step);
+        assert_int_equal(f->regs.rip, CODE_VA + 2);
+        f->regs.rip = CODE_VA + 3;
+        assert_int_equal(go(f), USERPROC_TRAP);
+        assert_int_equal(f->regs.rip, CODE_VA + 4);
+        assert_true(map(f, 0x10000, PAGE, 0, USERPROC_R));
+    }
+    at[1] = 0;
+    assert_true(userproc_set_breaks(f->p, at));
+    assert_int_equal(run_code(f, 0x90, 0x90, 0x90, 0x90, 0x90, 0xcc), USERPROC_TRAP);
+    assert_int_equal(f->regs.rip, CODE_VA + 4);
+    at[3] = 0;
+    assert_true(userproc_set_breaks(f->p, at));
+    assert_int_equal(run_code(f, 0x90, 0x90, 0x90, 0x90, 0x90, 0xcc), USERPROC_TRAP);
+    assert_true(f->exit.int3);
+    assert_int_equal(f->regs.rip, CODE_VA + 6);
+}
+
 static void instructions_trap_on_request(void **state)
 {
     struct fixture *f = *state;
@@ -1262,6 +1289,7 @@ int main(void)
         TEST(system_calls_do_nothing),
         TEST(old_system_calls_do_nothing),
         TEST(vsyscalls_do_nothing),
+        TEST(breakpoints_stop_before_instructions),
         TEST(instructions_trap_on_request),
         TEST(the_code_in_the_hole_is_of_no_use),
         TEST(what_guest_code_lists_is_not_done),

@@ -166,15 +166,11 @@ static void refused_by_the_host(void **state)
         long nr;
         const char *word;
     } calls[] = {
-        { SYS_memfd_create, "memory file" },
-        { SYS_clone, "clone" },
-        { SYS_prctl, "prctl" },
-        { SYS_seccomp, "seccomp" },
-        { SYS_close_range, "close_range" },
-        { SYS_execveat, "execveat" },
-        { SYS_rt_sigaction, "made empty" },
-        { SYS_munmap, "made empty" },
-        { SYS_sigaltstack, "made empty" },
+        { SYS_ptrace, "ptrace" },     { SYS_memfd_create, "memory file" },
+        { SYS_clone, "clone" },       { SYS_prctl, "prctl" },
+        { SYS_seccomp, "seccomp" },   { SYS_close_range, "close_range" },
+        { SYS_execveat, "execveat" }, { SYS_rt_sigaction, "made empty" },
+        { SYS_munmap, "made empty" }, { SYS_sigaltstack, "made empty" },
     };
     struct fixture *f = *state;
 

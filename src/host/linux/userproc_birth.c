@@ -321,6 +321,16 @@ static bool make_xsave(struct userproc *p, struct yado_error *err)
     return true;
 }
 
+/* Better known now than when the first one is wanted. */
+static bool can_break(struct userproc *p, struct yado_error *err)
+{
+    static const uint64_t nowhere[USERPROC_BREAKS];
+
+    if (userproc_set_breaks(p, nowhere))
+        return true;
+    return err_set_errno(err, YADO_ERR_HOST, errno, "the host allows no breakpoints in user code: ptrace");
+}
+
 static bool is_handled(const struct sigaction *action)
 {
     return (action->sa_flags & SA_SIGINFO) ||
@@ -394,7 +404,7 @@ bool userproc_make(struct userproc **out, int ram_fd, struct yado_error *err)
         seat_take(&seat);
         if (!p->hole)
             err_set(err, YADO_ERR_HOST, "no place for the code of a process for user code");
-        else if (make_process(p, ram_fd, fd, err) && make_xsave(p, err))
+        else if (make_process(p, ram_fd, fd, err) && make_xsave(p, err) && can_break(p, err))
             *out = p;
         userproc_rest(&seat);
     }
