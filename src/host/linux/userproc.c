@@ -533,6 +533,8 @@ static bool come_to_rest(struct userproc *p)
     do
         ok = go_on(p, false, &all, &meaning, &s);
     while (ok && meaning != STOP_LISTED);
+    if (ok && all && (int64_t)data_of(p)->result >= 0)
+        list_clear(p); /* or a long one would be begun again and again */
     atomic_store(&p->running, true);
     return ok;
 }
