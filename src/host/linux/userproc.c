@@ -56,17 +56,9 @@
 #define USER_CS 0x33
 #define USER_SS 0x2b
 
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec t = { 0 };
-
-    clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 uint64_t userproc_cpu_ns(const struct userproc *p)
 {
-    return clock_ns(p->clock);
+    return userproc_clock_ns(p->clock);
 }
 
 /* ---- stops ---- */
@@ -229,7 +221,7 @@ static bool go_on(struct userproc *p, bool resume, bool *all, enum meaning *mean
             break;
         if (done + 1 == p->listed) {
             p->changed_process_ns = userproc_cpu_ns(p);
-            p->changed_thread_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+            p->changed_thread_ns = userproc_clock_ns(CLOCK_THREAD_CPUTIME_ID);
         }
         userproc_answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
     }

@@ -224,12 +224,14 @@ struct gifts {
     struct sock_filter filter[FILTER_LEN];
 };
 
+/* The signals that end a run. */
+static const int handled[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG };
+
 #define ACTION_RESTORER 0x04000000u /* there has to be one; ours returns otherwise */
 
 static void gifts_write(const struct userproc *p, struct gifts *g, uint64_t at)
 {
     static const int stopping[] = { SIGTSTP, SIGTTIN, SIGTTOU };
-    static const int handled[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG };
 
     memset(g, 0, sizeof(*g));
     g->mask = ~UINT64_C(0);
@@ -253,7 +255,6 @@ static void gifts_write(const struct userproc *p, struct gifts *g, uint64_t at)
  * page, the kernel's vsyscall page included. */
 static bool make_empty(struct userproc *p)
 {
-    static const int handled[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG };
     struct gifts *g = (struct gifts *)(void *)data_of(p)->xsave; /* not in use yet */
     const uint64_t at = p->hole + STUB_PAGE + STUB_XSAVE;
     bool ok;

@@ -61,7 +61,6 @@ struct userproc {
         struct seccomp_data call;
     } stop; /* where it waits */
     uint64_t hole;
-    uint64_t breaks; /* DR7 */
     struct image *image;
     uint64_t changed_process_ns, changed_thread_ns;                    /* as in struct userproc_exit */
     bool resumed;                                                      /* it may have run since */

@@ -20,7 +20,7 @@
 #define ROUND_NS UINT64_C(20000000)
 #define COUNT_NS UINT64_C(1000000000)
 
-static uint64_t clock_ns(clockid_t clock)
+uint64_t userproc_clock_ns(clockid_t clock)
 {
     struct timespec t = { 0 };
 
@@ -35,7 +35,7 @@ static uint64_t used_ns(const struct seat_child *c)
 
     if (clock_getcpuclockid(c->pid, &clock))
         return 0;
-    return clock_ns(CLOCK_THREAD_CPUTIME_ID) + clock_ns(clock);
+    return userproc_clock_ns(CLOCK_THREAD_CPUTIME_ID) + userproc_clock_ns(clock);
 }
 
 static void watch(struct userproc_seat *s, const struct seat_child *c, uint64_t now)
@@ -131,7 +131,7 @@ static bool is_kept(const struct userproc_seat *s)
 
 void seat_take(struct userproc_seat *s)
 {
-    const uint64_t now = clock_ns(CLOCK_MONOTONIC);
+    const uint64_t now = userproc_clock_ns(CLOCK_MONOTONIC);
     int here = sched_getcpu(), there = -1;
 
     if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof(s->usable), &s->usable)) {
@@ -224,7 +224,7 @@ void seat_begin(struct userproc_seat *s, struct seat_child *c)
 
     if (!s || s->useless)
         return;
-    now = clock_ns(CLOCK_MONOTONIC);
+    now = userproc_clock_ns(CLOCK_MONOTONIC);
     if (s->taken) {
         look_around(s, c, now);
     } else {
