@@ -10,6 +10,10 @@
  * at all. */
 int anonfile_open(const char *name, uint64_t size, bool executable);
 
+/* The same, executable, of which the host gives 2 MiB at once where it is mapped at a multiple of that, as
+ * far as it has them. -1 and errno if it does no such thing for this process. */
+int anonfile_open_large(const char *name, uint64_t size);
+
 struct memory_facts {
     uint64_t total;     /* bytes of RAM and swap that the host has; 0: not known */
     uint64_t available; /* bytes that can be had now without hurting, cgroup limit included; 0: not known */

@@ -355,7 +355,7 @@ class Guest:
         folder = f'/proc/{self.process.pid}/fd'
         for fd in os.listdir(folder):
             try:
-                if 'memfd:yado-ram' in os.readlink(f'{folder}/{fd}'):
+                if re.fullmatch(r'/(memfd:)?yado-ram \(deleted\)', os.readlink(f'{folder}/{fd}')):
                     return os.stat(f'{folder}/{fd}').st_blocks * 512
             except FileNotFoundError:
                 pass # it has been closed

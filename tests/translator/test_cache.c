@@ -26,7 +26,7 @@ static int set_up(void **state)
     memset(pages, 0, sizeof(pages));
     vm.slots[vm.slot_count++] =
         (struct tvm_slot){ .gpa = RAM_AT, .len = sizeof(ram), .hva = ram, .pages = pages };
-    vm.cache = cache_new(MIB(4), NULL);
+    vm.cache = cache_new(MIB(4), NULL, NULL);
     assert_non_null(vm.cache);
     return 0;
 }

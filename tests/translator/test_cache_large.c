@@ -1,4 +1,4 @@
-/* Large host pages under the code cache: when they are made, and hosts that make none. */
+/* Large host pages under the code cache: when they are made, by whom, and hosts that make none. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -35,6 +35,28 @@ static bool host_can(void)
     return can;
 }
 
+struct fixture {
+    struct jitmem m;
+    struct large_worker *w;
+    struct cache_large *l;
+};
+
+static bool open_all(struct fixture *f)
+{
+    if (!jitmem_open(&f->m, MEMORY, NULL))
+        return false;
+    f->w = large_worker_start();
+    f->l = cache_large_open(f->w, &f->m, COLD_AT);
+    return f->l != NULL;
+}
+
+static void close_all(struct fixture *f)
+{
+    large_worker_stop(f->w);
+    cache_large_close(f->l);
+    jitmem_close(&f->m);
+}
+
 static bool count_becomes(const struct cache_large *l, uint64_t want)
 {
     for (unsigned i = 0; i < 2000 && cache_large_count(l) < want; i++)
@@ -42,64 +64,69 @@ static bool count_becomes(const struct cache_large *l, uint64_t want)
     return cache_large_count(l) == want;
 }
 
-static void behind_the_front(void **state)
+static void ahead_of_the_front(void **state)
 {
-    struct jitmem m;
-    struct cache_large *l;
+    struct fixture f;
 
     (void)state;
     if (!host_can())
         skip();
-    assert_true(jitmem_open(&m, MEMORY, NULL));
-    l = cache_large_start(&m, COLD_AT);
-    assert_non_null(l);
-    cache_large_reached(l, LARGE_COLD, COLD_AT + LARGE_AFTER - 1);
-    cache_large_reached(l, LARGE_HOT, LARGE_AFTER - 1);
-    m.rw[JITMEM_LARGE] = 42;
-    cache_large_reached(l, LARGE_HOT, JITMEM_LARGE + LARGE_AFTER); /* the first and the second at once */
-    assert_true(count_becomes(l, 2));
-    cache_large_reached(l, LARGE_HOT, LARGE_AFTER); /* a segment is used again */
-    cache_large_reached(l, LARGE_COLD, COLD_AT + LARGE_AFTER);
-    assert_true(count_becomes(l, 3));
-    cache_large_reached(l, LARGE_HOT, COLD_AT); /* to the end of each part, and no further */
-    cache_large_reached(l, LARGE_COLD, MEMORY);
-    assert_true(count_becomes(l, MEMORY / JITMEM_LARGE));
-    assert_int_equal(m.rx[JITMEM_LARGE], 42);
-    cache_large_stop(l);
-    jitmem_close(&m);
+    assert_true(open_all(&f));
+    cache_large_reached(f.l, LARGE_COLD, COLD_AT + LARGE_AFTER - 1);
+    cache_large_reached(f.l, LARGE_HOT, LARGE_AFTER);
+    assert_true(count_becomes(f.l, 1));
+    cache_large_reached(f.l, LARGE_HOT, JITMEM_LARGE - LARGE_BEFORE - 1);
+    f.m.rw[JITMEM_LARGE] = 42;
+    cache_large_reached(f.l, LARGE_HOT, JITMEM_LARGE - LARGE_BEFORE);
+    assert_true(count_becomes(f.l, 2));
+    cache_large_reached(f.l, LARGE_HOT, LARGE_AFTER); /* a segment is used again */
+    cache_large_reached(f.l, LARGE_COLD, COLD_AT + LARGE_AFTER);
+    assert_true(count_becomes(f.l, 3));
+    cache_large_reached(f.l, LARGE_HOT, COLD_AT); /* to the end of each part, and no further */
+    cache_large_reached(f.l, LARGE_COLD, MEMORY);
+    assert_true(count_becomes(f.l, MEMORY / JITMEM_LARGE));
+    assert_int_equal(f.m.rx[JITMEM_LARGE], 42);
+    close_all(&f);
 }
 
 static void small_fry(void **state)
 {
-    struct code_cache *cc = cache_new(MIB(4), NULL);
+    struct large_worker *w = large_worker_start();
+    struct code_cache *cc = cache_new(MIB(4), w, NULL);
 
     (void)state;
     assert_non_null(cc);
     assert_null(cc->large);
+    large_worker_stop(w);
     cache_free(cc);
 }
 
 static void the_cache_tells(void **state)
 {
+    struct large_worker *w;
     struct code_cache *cc;
 
     (void)state;
     if (!host_can())
         skip();
-    cc = cache_new(MIB(16), NULL);
+    w = large_worker_start();
+    cc = cache_new(MIB(16), w, NULL);
     assert_non_null(cc);
     cache_advance(cc, cc->segments[0].hot + LARGE_AFTER, cc->segments[0].cold);
     assert_true(count_becomes(cc->large, 1));
     cache_advance(cc, cc->segments[0].hot + LARGE_AFTER, cc->segments[0].cold + LARGE_AFTER);
     assert_true(count_becomes(cc->large, 2));
+    large_worker_stop(w);
     cache_free(cc);
 }
 
-/* From now on the host fails to make large pages, or (asked about no bytes at all) does not know of them. */
+/* From now on the host gives no large pages by itself, and fails to make them, or (asked about no bytes at
+ * all) does not know of them. */
 static bool host_refuses(int error, bool at_once)
 {
     struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fsopen, 5, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 5),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_COLLAPSE, 0, 3),
@@ -115,24 +142,21 @@ static bool host_refuses(int error, bool at_once)
 
 static int without(int error, bool at_once)
 {
-    struct jitmem m;
-    struct cache_large *l;
+    struct fixture f;
 
     if (!host_refuses(error, at_once))
         return 77;
-    if (!jitmem_open(&m, MEMORY, NULL))
-        return 1;
-    l = cache_large_start(&m, COLD_AT);
+    if (!open_all(&f))
+        return at_once ? 0 : 1;
     if (at_once)
-        return l ? 2 : 0;
-    cache_large_reached(l, LARGE_HOT, COLD_AT);
+        return 2;
+    cache_large_reached(f.l, LARGE_HOT, COLD_AT);
     usleep(50000);
-    cache_large_reached(l, LARGE_COLD, MEMORY);
+    cache_large_reached(f.l, LARGE_COLD, MEMORY);
     usleep(50000);
-    if (cache_large_count(l))
+    if (cache_large_count(f.l))
         return 3;
-    cache_large_stop(l);
-    jitmem_close(&m);
+    close_all(&f);
     return 0;
 }
 
@@ -163,7 +187,7 @@ static void hosts_without(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(behind_the_front),
+        cmocka_unit_test(ahead_of_the_front),
         cmocka_unit_test(small_fry),
         cmocka_unit_test(the_cache_tells),
         cmocka_unit_test(hosts_without),

@@ -1,10 +1,11 @@
 /* Large host pages under guest RAM in a file: asked for where a guest comes first, once, and again for what
- * was given back whole. */
+ * was given back whole; and ahead of a guest that takes its RAM in order. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -13,7 +14,7 @@
 #include "mem/gmem.h"
 #include "x86/regs.h"
 
-#define RAM MIB(9)
+#define RAM MIB(17)
 #define STRETCHES (RAM / ANONMEM_LARGE) /* and half of one */
 #define CODE 0x1000
 
@@ -132,13 +133,13 @@ static void touch(struct fixture *f, uint32_t from, uint32_t to)
 
 static void take_count(void *ctx, const char *name, uint64_t value)
 {
-    if (!strcmp(name, "ram_large_pages"))
-        *(uint64_t *)ctx = value;
+    if (!strcmp(name, "ram_large_pages") || !strcmp(name, "ram_large_ahead"))
+        *(uint64_t *)ctx += value;
 }
 
 static uint64_t count(struct fixture *f)
 {
-    uint64_t n = ~0ull;
+    uint64_t n = 0;
 
     engine_translator.counters(f->vm, take_count, &n);
     return n;
@@ -202,12 +203,40 @@ static void what_was_given_back(void **state)
     }
     touch(f, MIB(2), RAM);
     assert_true(gmem_discard(f->mem, MIB(2) + 4096, MIB(2))); /* a part of each of two */
-    assert_true(gmem_discard(f->mem, MIB(6), MIB(3)));        /* a whole one, and all of the half one */
+    assert_true(gmem_discard(f->mem, RAM - MIB(3), MIB(3)));  /* a whole one, and all of the half one */
     touch(f, MIB(2), RAM);
     assert_int_equal(count(f), STRETCHES - 1 + 1);
     check_bytes(f, MIB(2) + 4096, MIB(4) + 4096, 1);
-    check_bytes(f, MIB(4) + 4096, MIB(6), 2);
-    check_bytes(f, MIB(6), RAM, 1);
+    check_bytes(f, MIB(4) + 4096, RAM - MIB(3), 2);
+    check_bytes(f, RAM - MIB(3), RAM, 1);
+}
+
+static bool count_becomes(struct fixture *f, uint64_t want)
+{
+    for (unsigned i = 0; i < 2000 && count(f) < want; i++)
+        usleep(10000);
+    return count(f) == want;
+}
+
+static void ahead_of_a_guest(void **state)
+{
+    struct fixture *f = *state;
+
+    if (!host_can()) {
+        print_message("no large pages for shared memory here\n");
+        skip();
+    }
+    touch(f, MIB(2), MIB(6));
+    assert_int_equal(count(f), 2);
+    touch(f, MIB(6), MIB(6) + 4096); /* the third in a row */
+    assert_true(count_becomes(f, 4));
+    assert_true(taken(f) >= 4 * ANONMEM_LARGE);
+    check_bytes(f, MIB(8), MIB(10), 0);
+    touch(f, MIB(8), MIB(8) + 4096);
+    assert_true(count_becomes(f, 5));
+    touch(f, MIB(6) + 4096, RAM);
+    assert_int_equal(count(f), STRETCHES - 1); /* each once, by whomever */
+    check_bytes(f, MIB(8) + 4096, RAM, 1);
 }
 
 static void not_for_private_ram(void **state)
@@ -224,6 +253,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(where_a_guest_comes, set_up_file, tear_down),
         cmocka_unit_test_setup_teardown(what_was_given_back, set_up_file, tear_down),
+        cmocka_unit_test_setup_teardown(ahead_of_a_guest, set_up_file, tear_down),
         cmocka_unit_test_setup_teardown(not_for_private_ram, set_up_private, tear_down),
     };
 

@@ -62,7 +62,7 @@ static bool divide(struct code_cache *cc)
     return cc->tbs && cc->facts && cc->side && cc->jumps && cc->fixed;
 }
 
-struct code_cache *cache_new(size_t size, struct yado_error *err)
+struct code_cache *cache_new(size_t size, struct large_worker *worker, struct yado_error *err)
 {
     struct code_cache *cc = reserve(sizeof *cc);
     if (!cc) {
@@ -80,7 +80,7 @@ struct code_cache *cache_new(size_t size, struct yado_error *err)
         return NULL;
     }
     if (cc->mem.size >= SIZE_FOR_LARGE)
-        cc->large = cache_large_start(&cc->mem, cc->hot_end);
+        cc->large = cache_large_open(worker, &cc->mem, cc->hot_end);
     return cc;
 }
 
@@ -88,7 +88,7 @@ void cache_free(struct code_cache *cc)
 {
     if (!cc)
         return;
-    cache_large_stop(cc->large);
+    cache_large_close(cc->large);
     if (cc->tbs)
         munmap(cc->tbs, (size_t)cc->segment_count * cc->segment_tbs * sizeof *cc->tbs);
     if (cc->facts)

@@ -217,7 +217,8 @@ static inline struct tb_facts *cache_facts(const struct code_cache *cc, const st
     return &cc->facts[tb - cc->tbs];
 }
 
-struct code_cache *cache_new(size_t size, struct yado_error *err);
+/* worker: makes its large pages, and is stopped before it is freed; NULL: it gets none. */
+struct code_cache *cache_new(size_t size, struct large_worker *worker, struct yado_error *err);
 void cache_free(struct code_cache *cc);
 
 static inline uint64_t cache_key(uint64_t gpage, unsigned off, uint32_t mode)

@@ -106,6 +106,7 @@ static void translator_close(struct engine_vm *evm)
     if (!evm)
         return;
     struct tvm *vm = &evm->vm;
+    large_worker_stop(vm->large_worker);
     for (unsigned i = 0; i < TVM_VCPUS_MAX; i++) {
         if (!vm->cpus[i])
             continue;
@@ -200,8 +201,9 @@ static bool translator_open(struct engine_vm **out, const struct engine_config *
     cpuid_model_init(&vm->cpuid, cfg->vcpu_count, vm->host_tsc_khz, host_xcr0(), host_cpuid);
     vm->direct_xsave_differs = host_xcr0() != vm->cpuid.xcr0_mask;
     vm->gpa_reserved = ~((1ull << vm->cpuid.phys_bits) - 1);
-    vm->cache =
-        cache_new(cfg->options.code_cache_size ? cfg->options.code_cache_size : CODE_CACHE_DEFAULT, err);
+    vm->large_worker = large_worker_start();
+    vm->cache = cache_new(cfg->options.code_cache_size ? cfg->options.code_cache_size : CODE_CACHE_DEFAULT,
+                          vm->large_worker, err);
     if (vm->cache && cfg->options.perf_map)
         vm->perf_map = perf_map_open(err);
     bool ok = vm->cache && (vm->perf_map || !cfg->options.perf_map);
@@ -283,9 +285,10 @@ static void translator_run(struct engine_vcpu *cpu, struct exit *out, struct yad
         heavy_direct_rest(c);
     *out = (struct exit){ .kind = kind, .rip = c->rip };
     if (kind == EXIT_FAULT && direct_is_lost(c))
-        err_set(err, YADO_ERR_ENGINE,
-                "translator: somebody has killed a process that ran a program of the guest's, whose registers "
-                "are lost (is the host out of memory?)");
+        err_set(
+            err, YADO_ERR_ENGINE,
+            "translator: somebody has killed a process that ran a program of the guest's, whose registers "
+            "are lost (is the host out of memory?)");
     else if (kind == EXIT_FAULT)
         err_set(err, YADO_ERR_ENGINE,
                 "translator: host fault %u (error %#x) at %#llx in translated code, guest rip %#llx: guest "
@@ -473,6 +476,7 @@ static void translator_counters(struct engine_vm *evm,
         const struct cache_segment *s = &vm->cache->segments[i];
         code += s->hot_pos - s->hot + (s->cold_pos - s->cold);
     }
+    fn(ctx, "ram_large_ahead", atomic_load(&vm->large_ahead));
     fn(ctx, "code_bytes", code);
     fn(ctx, "code_large_pages", cache_large_count(vm->cache->large));
 }

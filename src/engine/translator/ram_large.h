@@ -5,6 +5,9 @@
 #include "engine/translator/tvm.h"
 #include "host/anonmem.h"
 
+/* tvm_slot.met of a stretch: no vCPU has been there, the same but it is being made large, or one has. */
+enum { RAM_NOT_MET, RAM_AHEAD, RAM_MET };
+
 /* Heavy. Without memory for it the slot does without large pages. */
 void ram_large_open(struct tvm_slot *s);
 void ram_large_close(struct tvm_slot *s);
@@ -17,7 +20,8 @@ void cpu_ram_large(struct tcpu *c, struct tvm_slot *s, uint64_t stretch);  /* li
 /* Light. A vCPU is about to access the page at `off` of the slot. */
 static inline void ram_large_meet(struct tcpu *c, struct tvm_slot *s, uint64_t off)
 {
-    if (s->met && unlikely(!atomic_load_explicit(&s->met[off / ANONMEM_LARGE], memory_order_relaxed)))
+    if (s->met &&
+        unlikely(atomic_load_explicit(&s->met[off / ANONMEM_LARGE], memory_order_relaxed) != RAM_MET))
         cpu_ram_large(c, s, off / ANONMEM_LARGE);
 }
 

@@ -49,7 +49,7 @@ struct tvm_slot {
     uint64_t gpa, len;
     uint8_t *hva;
     struct page_info *pages;
-    _Atomic uint8_t *met; /* ram_large.c; NULL: not for this slot */
+    _Atomic uint8_t *met; /* ram_large.c: RAM_*; NULL: not for this slot */
     bool in_file;         /* its pages are those of the memory file fd from `offset` on */
     int fd;
     uint64_t offset;
@@ -73,6 +73,8 @@ struct tvm {
     uint64_t gpa_reserved; /* bits of a page-table entry that must be clear (above MAXPHYADDR) */
     struct tcpu *cpus[TVM_VCPUS_MAX];
     unsigned cpu_count;
+    struct large_worker *large_worker; /* NULL: the host gave no thread for it */
+    _Atomic uint64_t large_ahead;      /* large pages of RAM that it has made */
     struct code_cache *cache;
     struct perf_map *perf_map; /* NULL: not wanted */
     struct {

@@ -1,5 +1,5 @@
 /* Memory files by memfd_create, and memory facts from /proc and the cgroup files. */
-#include "host/anonfile.h"
+#include "host/linux/anonfile_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,27 +27,25 @@ static int memfd_make(const char *name, bool executable)
 
 int anonfile_open(const char *name, uint64_t size, bool executable)
 {
+    int fd = memfd_make(name, executable);
+
+    return fd < 0 ? -1 : anonfile_give_size(fd, size);
+}
+
+int anonfile_give_size(int fd, uint64_t size)
+{
     struct rlimit limit;
-    int fd;
+    bool fits = size <= INT64_MAX;
 
     /* Beyond the file size limit ftruncate would kill the process with SIGXFSZ, even for such files. */
-    if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur != RLIM_INFINITY && size > limit.rlim_cur) {
-        errno = EFBIG;
-        return -1;
-    }
-    if (size > INT64_MAX) {
-        errno = EFBIG;
-        return -1;
-    }
-    fd = memfd_make(name, executable);
-    if (fd >= 0 && ftruncate(fd, (off_t)size)) {
-        int saved = errno;
-
-        close(fd);
-        errno = saved;
-        return -1;
-    }
-    return fd;
+    if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur != RLIM_INFINITY && size > limit.rlim_cur)
+        fits = false;
+    if (fits && ftruncate(fd, (off_t)size) == 0)
+        return fd;
+    const int saved = fits ? errno : EFBIG;
+    close(fd);
+    errno = saved;
+    return -1;
 }
 
 /* Reads a small text file whole. False if it cannot be read. */

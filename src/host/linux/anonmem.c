@@ -7,11 +7,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "host/anonfile.h"
+#include "host/linux/anonfile_impl.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
@@ -32,11 +29,17 @@ static bool host_is_strict(void)
     return mode == '2';
 }
 
-/* Puts a memory file at `at`. -1 where it cannot be had, or could not give pages back. */
+/* Puts a memory file at `at`, of large pages if the host has such. -1 where it cannot be had, or could not
+ * give pages back. */
 static int map_file(void *at, const char *name, uint64_t size)
 {
-    int fd = host_is_strict() ? -1 : anonfile_open(name, size, true);
+    int fd;
 
+    if (host_is_strict())
+        return -1;
+    fd = anonfile_open_large(name, size);
+    if (fd < 0)
+        fd = anonfile_open(name, size, true);
     if (fd < 0)
         return -1;
     if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0) != MAP_FAILED &&
@@ -98,10 +101,11 @@ void anonmem_unmap(struct anonmem *mem)
 
 bool anonmem_make_large(void *at, uint64_t len)
 {
-    /* The kernel refuses a stretch without any page. */
+    bool ok = true;
+
     for (uint64_t off = 0; off < len; off += ANONMEM_LARGE)
-        (void)*((volatile uint8_t *)at + off);
-    return madvise(at, len, MADV_COLLAPSE) == 0;
+        ok &= anonfile_make_large((uint8_t *)at + off);
+    return ok;
 }
 
 bool anonmem_discard(const struct anonmem *mem, void *at, uint64_t len)

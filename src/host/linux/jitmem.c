@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "host/anonfile.h"
+#include "host/linux/anonfile_impl.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
@@ -34,8 +34,11 @@ static void *map_file(int fd, size_t size, int prot)
 
 static bool map_split(struct jitmem *m, size_t size)
 {
-    int fd = anonfile_open("yado-jit", size, true);
+    int fd = size >= JITMEM_LARGE ? anonfile_open_large("yado-jit", size) : -1;
     void *rw, *rx;
+
+    if (fd < 0)
+        fd = anonfile_open("yado-jit", size, true);
 
     if (fd < 0)
         return false;
@@ -88,9 +91,7 @@ bool jitmem_can_large(const struct jitmem *m)
 
 bool jitmem_make_large(struct jitmem *m, size_t off)
 {
-    /* The kernel refuses a stretch without any page. */
-    (void)*(volatile uint8_t *)(m->rx + off);
-    return madvise(m->rx + off, JITMEM_LARGE, MADV_COLLAPSE) == 0;
+    return anonfile_make_large(m->rx + off);
 }
 
 void jitmem_close(struct jitmem *m)
