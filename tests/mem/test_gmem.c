@@ -428,12 +428,13 @@ static void bad_sizes_are_told(void **state)
     assert_int_equal(err.code, YADO_ERR_MEMORY);
 }
 
-/* From now on the host refuses a system call, or, with `third` not -1, only calls with that third argument.
- */
+/* From now on the host refuses a system call, or, with `third` not -1, only calls with that third argument;
+ * and a tmpfs of one's own. */
 static bool host_refuses(uint32_t call, int third, int error)
 {
     struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fsopen, 3, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)third, 0, third < 0 ? 0 : 1),
