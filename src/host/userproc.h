@@ -44,6 +44,8 @@ struct userproc_map {
     unsigned prot;            /* 0: take away what is there */
 };
 
+#define USERPROC_CHANGE_NS 2400 /* CPU time, about, that the process takes to change a mapping */
+
 enum userproc_why {
     USERPROC_SYSCALL, /* RIP is behind the instruction, which did nothing. RCX and R11 after SYSCALL are what
                          that instruction makes them */
@@ -63,8 +65,7 @@ struct userproc_exit {
                       general protection and with alignment checks */
     uint64_t addr; /* If it is the host's vsyscall page, where code was to run, then RAX is lost */
     uint16_t cs, ss, ds, es, fs, gs;
-    /* When the last change of mappings was about to be done, on the clocks of CPU time; 0: there was none. */
-    uint64_t changed_process_ns, changed_thread_ns;
+    uint32_t changes;       /* of mappings that were made before the code ran; USERPROC_CHANGE_NS each */
     bool lost;              /* GONE: it was killed in this run, and its registers with it */
     bool selectors_changed; /* the code has loaded a segment register; it is undone at the next run */
 };

@@ -44,6 +44,9 @@
 #define EXCURSIONS_SKIPPED 64 /* at most, since the stays after them are too short */
 #define PARTED_MOST 8         /* processes that could not be run, of a vCPU */
 #define EMPTY_MORE_NS 1500
+#define CHANGE_LATER_NS                                                                                      \
+    8000 /* what a mapping costs behind its making: it is touched, and taken away; with less,                \
+          * found by trial, programs that go through new memory stay here to their loss */
 #define SERIES_GAP_NS 2000000 /* between runs, for the CPU to be kept */
 #define BREAKS_IDLE 256       /* stays */
 #define FAULTS_MOST 32 /* of one instruction, which may take from the mirror what it has just been given */
@@ -403,6 +406,7 @@ struct stay {
     uint64_t paged;  /* when it had the last of the pages that it was given; 0: it was given none */
     uint64_t inside; /* in guest code */
     uint64_t inside_paged;
+    uint64_t changes; /* of mappings */
 };
 
 /* Time on the clock says little where others want the CPU, too. */
@@ -422,13 +426,15 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
     load(c, &r);
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
+    uint64_t paged = s->change_count ? thread_cpu_ns() : 0;
     bool ok = !is_called(c) && settle(s) && settle_tsc(c, s);
     ok = ok && userproc_run(s->proc, &r, c->direct->xstate, x);
     atomic_store(&c->direct_proc, NULL);
-    if (ok && x->changed_process_ns) {
-        s->cpu_ns = x->changed_process_ns;
-        stay->paged = x->changed_thread_ns + s->cpu_ns;
+    if (ok && paged) {
+        s->cpu_ns += (uint64_t)x->changes * USERPROC_CHANGE_NS;
+        stay->paged = paged + s->cpu_ns;
         stay->inside_paged = stay->inside;
+        stay->changes += x->changes;
     }
     if (ok)
         store(c, &r);
@@ -441,7 +447,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
  * than the least that was seen. */
 static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, struct stay *stay)
 {
-    uint64_t now = userproc_cpu_ns(s->proc), ns = now - s->cpu_ns;
+    uint64_t now = userproc_cpu_ns(s->proc), ns = now - min_u64(now, s->cpu_ns);
     s->cpu_ns = now;
     if (x->why != USERPROC_KICKED && ns < c->direct->empty_ns)
         c->direct->empty_ns = ns; /* none is shorter than one that does nothing */
@@ -506,11 +512,11 @@ static enum direct_end judge_excursion(struct direct *d, uint64_t inside)
 static void settle_up(struct tcpu *c, const struct direct_space *s, enum direct_end end,
                       const struct stay *stay)
 {
-    uint64_t now = thread_cpu_ns() + s->cpu_ns, paged = max_u64(stay->paged, stay->begin);
+    uint64_t now = thread_cpu_ns() + s->cpu_ns, paged = min_u64(max_u64(stay->paged, stay->begin), now);
     uint64_t pages = paged - stay->begin, rest = now - paged, inside_rest = stay->inside - stay->inside_paged;
     struct direct_cost cost = {
         .inside = stay->inside,
-        .pages = pages - min_u64(pages, stay->inside_paged),
+        .pages = pages - min_u64(pages, stay->inside_paged) + stay->changes * CHANGE_LATER_NS,
         .exit = rest - min_u64(rest, inside_rest),
     };
     c->counters[TC_DIRECT_US] += stay->inside / 1000;

@@ -13,12 +13,15 @@
  *
  * No system call is done for the guest's code: those from elsewhere than the page are signals, and those from
  * the page wait for an answer, which lets a call be done only if it is the very one that is due, of the list
- * that we have asked for. Guest code can jump into the page and can write what is behind it, but all it can
- * get by that is what it has anyway: to stop, and other registers of its own.
+ * that we have asked for. Changes of mappings are done unasked, as there are many of them, if they bring a
+ * pass: a number that the filter knows, in halves of arguments that these calls do not look at. It comes with
+ * the answer and is in registers until the list is done. A signal meanwhile puts it on the stack, where it is
+ * wiped out before anything goes on. Guest code can jump into the page and can write what is behind it, but
+ * all it can get by that is what it has anyway: to stop, and other registers of its own.
  *
  * A signal may come while the page's code runs: a kick, or one from outside. What was on its way to us is
  * then found from the registers of that code, and what was on its way to the guest's code is begun once more
- * (take_stop).
+ * (take_stop). What we go by is what the kernel says, or has written where no guest code has run since.
  *
  * It stays in our process group: what stops that, as a terminal does, stops it too, which otherwise would go
  * on computing beside a program that stands still. The kernel kills it when the thread that made it ends.
@@ -150,31 +153,57 @@ static bool signal_is_own(const siginfo_t *info)
     return false;
 }
 
+/* Notes that the signal of the stop where it waits has been seen, so that it is not taken for another. That
+ * of the next one is written anew, wherever it is. */
+static void mark_seen(struct userproc *p)
+{
+    const uint64_t info = p->stop.call.args[1];
+    const uint64_t offset = info - (p->hole + STUB_PAGE + STUB_STACK) + offsetof(siginfo_t, si_signo);
+
+    if (offset <= STUB_STACK_LEN - sizeof(int))
+        memset(data_of(p)->stack + offset, 0, sizeof(int));
+}
+
 /* What interrupted the page's code is told by where: before the stop, the signal that was to be told of is in
- * the registers; behind it, the owner has seen that one already. */
+ * the registers; behind it, the owner has seen that one already. While it waited, both may be: the kernel may
+ * take an answer although a signal has ended the waiting.
+ *
+ * A stop's own signal is in the arguments of its call, which are the kernel's word: the process may be in the
+ * handler of another signal by now, as long as it has no answer. */
 enum meaning userproc_take_stop(struct userproc *p, struct stop *s)
 {
-    const struct stub_data *d = data_of(p);
-    uint64_t context = d->context, info = d->info;
+    const __u64 *arg = p->stop.call.args;
+    uint64_t info = arg[1], context = arg[2];
+    enum meaning otherwise = STOP_NOTHING;
 
-    if (!d->signal)
+    p->list_interrupted = p->kept = false;
+    if (!arg[0])
         return STOP_LISTED;
     for (;;) {
-        if (!userproc_copy_from_stack(p, &s->context, context, sizeof(s->context)) ||
-            !userproc_copy_from_stack(p, &s->info, info, sizeof(s->info)))
-            return STOP_NOTHING;
+        struct stop now;
+
+        if (!userproc_copy_from_stack(p, &now.context, context, sizeof(now.context)) ||
+            !userproc_copy_from_stack(p, &now.info, info, sizeof(now.info)))
+            return otherwise;
+        p->kept |= !now.info.si_signo;
+        if (p->kept)
+            return STOP_AGAIN;
+        *s = now;
         const uint64_t rip = s->context.rip;
         const bool own = signal_is_own(&s->info);
         const bool waited = rip == stub_at(p, userproc_stub_stopped) && s->context.rax == (uint64_t)-EINTR;
 
+        p->list_interrupted |= !waited && is_in(p, rip, userproc_stub_stopped, userproc_stub_resume);
         if (is_in(p, rip, userproc_stub_resume, userproc_stub_end))
             return own ? STOP_REFUSED : STOP_AGAIN;
         if (own || !is_in(p, rip, userproc_stub_signal, userproc_stub_resume))
             return STOP_EXIT;
         if (!waited && !is_in(p, rip, userproc_stub_signal, userproc_stub_stopped))
             return STOP_AGAIN;
+        if (waited)
+            otherwise = STOP_AGAIN;
         if (s->context.rdx <= context) /* the one before is above it on the stack */
-            return STOP_NOTHING;
+            return otherwise;
         context = s->context.rdx;
         info = s->context.rsi;
     }
@@ -194,11 +223,38 @@ static bool come_to_stop(struct userproc *p)
     return true;
 }
 
+/* Answers each call of the list that it makes, if it is the one that is due. */
+static size_t answer_calls(struct userproc *p)
+{
+    size_t done = 0;
+
+    for (; !p->gone && userproc_wait_stop(p); done++) {
+        if (done == p->listed || !userproc_is_call(p, &p->list[done]))
+            break;
+        userproc_answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+    }
+    return done;
+}
+
+#define RESULT_NONE INT64_MIN /* no entry has been tried */
+
+/* Whether it has done the list if it needed no answers. Nothing but the list has run if it has not, so what
+ * it says then is true: a signal came before it was done, or it waits again without having begun. */
+static bool is_behind_list(const struct userproc *p, enum meaning meaning, const struct stop *s)
+{
+    if (p->kept)
+        return false;
+    if (meaning == STOP_LISTED)
+        return (int64_t)data_of(p)->result >= 0;
+    return meaning == STOP_NOTHING || !is_in(p, s->context.rip, userproc_stub_stopped, userproc_stub_resume);
+}
+
 /* Has it do the list, and then, if that is wanted, go on with the registers, until it stops. Entries are such
  * that they can be done once more, if a signal comes. *all: each was done, but for the last maybe, which may
  * have failed. False if the process is gone, with errno. */
 static bool go_on(struct userproc *p, bool resume, bool *all, enum meaning *meaning, struct stop *s)
 {
+    const uint64_t pass = p->listed && !p->listed_others ? p->pass : 0;
     struct stub_data *d = data_of(p);
     size_t done = 0;
 
@@ -210,27 +266,25 @@ static bool go_on(struct userproc *p, bool resume, bool *all, enum meaning *mean
             *meaning = STOP_AGAIN;
             return true;
         }
-        d->signal = d->result = 0;
+        d->result = (uint64_t)RESULT_NONE;
+        mark_seen(p);
         memcpy(d->list, p->list, p->listed * sizeof(p->list[0])); /* guest code can write there */
-        if (userproc_answer(p, p->listed | (uint64_t)resume << STUB_RESUME_BIT, 0))
+        if (userproc_answer(p, p->listed | (uint64_t)resume << STUB_RESUME_BIT | pass << STUB_PASS_SHIFT, 0))
             break;
     } while (userproc_wait_stop(p)); /* a signal has made it stop anew */
     p->resumed = resume && !p->gone;
-    for (; !p->gone && userproc_wait_stop(p); done++) {
-        if (done == p->listed || !userproc_is_call(p, &p->list[done]))
-            break;
-        if (done + 1 == p->listed) {
-            p->changed_process_ns = userproc_cpu_ns(p);
-            p->changed_thread_ns = userproc_clock_ns(CLOCK_THREAD_CPUTIME_ID);
-        }
-        userproc_answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
-    }
+    if (!p->gone && pass)
+        userproc_wait_stop(p);
+    else
+        done = answer_calls(p);
     if (p->gone) {
         errno = ESRCH;
         return false;
     }
-    *all = done == p->listed;
     *meaning = userproc_take_stop(p, s);
+    *all = pass ? is_behind_list(p, *meaning, s) : done == p->listed;
+    if (p->list_interrupted) /* with the pass in a register */
+        memset(d->stack, 0, sizeof(d->stack));
     return true;
 }
 
@@ -249,6 +303,7 @@ static void xsave_set(struct userproc *p, const void *xsave)
 static void list_clear(struct userproc *p)
 {
     p->listed = 0;
+    p->listed_others = false;
 }
 
 /* Does what is on the list. False if an entry fails, with errno. */
@@ -256,6 +311,7 @@ bool userproc_list_do(struct userproc *p)
 {
     const size_t n = p->listed;
     enum meaning meaning = STOP_LISTED;
+    int64_t result = 0;
     struct stop s;
     bool done, all = true, running;
 
@@ -265,12 +321,13 @@ bool userproc_list_do(struct userproc *p)
     seat_begin(p->seat, &p->place);
     xsave_set(p, NULL);                            /* off the stack */
     running = atomic_exchange(&p->running, false); /* kicks have time until it is done */
-    do /* guest code may have left the flag for single steps, which ends it before the list is done */
+    do { /* guest code may have left the flag for single steps, which ends it before the list is done */
         done = go_on(p, false, &all, &meaning, &s);
-    while (done && (meaning != STOP_LISTED || (!all && (int64_t)data_of(p)->result >= 0)));
+        result = (int64_t)data_of(p)->result;
+    } while (done && (meaning != STOP_LISTED || (!all && (result >= 0 || result == RESULT_NONE))));
     atomic_store(&p->running, running);
-    if (!p->gone && (int64_t)data_of(p)->result < 0) {
-        errno = (int)-(int64_t)data_of(p)->result;
+    if (!p->gone && result < 0) {
+        errno = (int)-result;
         done = false;
     }
     list_clear(p);
@@ -282,6 +339,7 @@ bool userproc_list_add(struct userproc *p, struct stub_entry e)
     if (p->gone || (p->listed == LIST_MAX && !userproc_list_do(p)))
         return false;
     p->list[p->listed++] = e;
+    p->listed_others |= e.nr != SYS_mmap && e.nr != SYS_munmap;
     return true;
 }
 
@@ -539,7 +597,7 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
     struct stop s;
     bool all;
 
-    p->changed_process_ns = p->changed_thread_ns = 0;
+    p->changes = (uint32_t)p->listed;
     regs_set(p, regs);
     xsave_set(p, xsave);
     if (!go_on(p, true, &all, &meaning, &s)) {
@@ -561,8 +619,7 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
         exit->why = USERPROC_REFUSED;
         return true;
     }
-    exit->changed_process_ns = p->changed_process_ns;
-    exit->changed_thread_ns = p->changed_thread_ns;
+    exit->changes = p->changes;
     if (meaning != STOP_EXIT || !xsave_find(p, &s.context) || !addresses_are_fine(p, &s.context)) {
         exit->why = USERPROC_TRAP; /* what guest code does to the page's is its own affair */
         return true;
@@ -644,10 +701,12 @@ bool userproc_get_xsave(struct userproc *p, void *xsave)
     memset((uint8_t *)xsave + FX_SOFTWARE, 0, XSAVE_HEADER - FX_SOFTWARE);
     return true;
 }
+
+/* One that has not been seen to yet is enough: while the process waits each signal takes its place on the
+ * stack, and its owner may not get the CPU for long. */
 void userproc_kick(struct userproc *p)
 {
-    atomic_store(&p->kicked, true);
-    if (!atomic_load(&p->running))
+    if (atomic_exchange(&p->kicked, true) || !atomic_load(&p->running))
         return;
     syscall(SYS_tgkill, p->pid, p->pid, SIGURG);
     syscall(SYS_tgkill, p->pid, p->pid, SIGCONT); /* if somebody has stopped it alone */

@@ -86,23 +86,62 @@ static void page_make(struct userproc *p)
     p->hole = 0;
 }
 
-/* A filter: one answer for calls from the page, another for those from elsewhere. */
-#define FILTER_LEN 7
-static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, uint32_t inside,
-                         uint32_t outside)
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define LOAD_HIGH(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field) + 4)
+#define GO_ON_IF(value, otherwise) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, otherwise)
+#define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
+
+/* Calls from the page wait for an answer, but for changes of mappings that have a pass. Others are not done,
+ * once the second filter is there. */
+#define FILTER_LEN 17
+static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, uint64_t pass)
 {
-    const uint32_t ip = offsetof(struct seccomp_data, instruction_pointer);
     const struct sock_filter f[FILTER_LEN] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(page >> 32), 0, 4),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
+        LOAD_HIGH(instruction_pointer),
+        GO_ON_IF((uint32_t)(page >> 32), 13),
+        LOAD(instruction_pointer),
         BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)page, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, inside),
-        BPF_STMT(BPF_RET | BPF_K, outside),
+        GO_ON_IF((uint32_t)page, 10),
+        LOAD_HIGH(args[4]),
+        GO_ON_IF((uint32_t)pass, 7),
+        LOAD_HIGH(args[3]),
+        GO_ON_IF((uint32_t)(pass >> 32), 5),
+        LOAD(nr),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 4, 0),
+        GO_ON_IF(SYS_mmap, 2),
+        LOAD(args[4]),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, CHILD_RAM_FD, 1, 0),
+        RETURN(SECCOMP_RET_USER_NOTIF),
+        RETURN(SECCOMP_RET_ALLOW),
+        RETURN(SECCOMP_RET_ALLOW),
     };
 
     memcpy(filter, f, sizeof(f));
+}
+
+#define FILTER2_LEN 7
+static void filter2_write(struct sock_filter filter[FILTER2_LEN], uint64_t page)
+{
+    const struct sock_filter f[FILTER2_LEN] = {
+        LOAD_HIGH(instruction_pointer), GO_ON_IF((uint32_t)(page >> 32), 4),
+        LOAD(instruction_pointer),      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
+        GO_ON_IF((uint32_t)page, 1),    RETURN(SECCOMP_RET_ALLOW),
+        RETURN(SECCOMP_RET_TRAP),
+    };
+
+    memcpy(filter, f, sizeof(f));
+}
+
+/* Neither half is what registers have by themselves. */
+static uint64_t pass_choose(void)
+{
+    uint64_t r;
+
+    do {
+        random_bytes(&r, sizeof(r));
+        r &= (UINT64_C(1) << STUB_PASS_BITS) - 1;
+    } while (!(uint32_t)r || (uint32_t)r == UINT32_MAX || !(r >> 32));
+    return r;
 }
 
 /* What the child is to do before it is a program of its own. It shares our memory until then, while this
@@ -221,7 +260,7 @@ struct gifts {
     } action;
     stack_t stack;
     struct sock_fprog prog;
-    struct sock_filter filter[FILTER_LEN];
+    struct sock_filter filter[FILTER2_LEN];
 };
 
 /* The signals that end a run. */
@@ -245,10 +284,10 @@ static void gifts_write(const struct userproc *p, struct gifts *g, uint64_t at)
     g->action.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | ACTION_RESTORER;
     g->stack.ss_sp = (void *)(uintptr_t)(p->hole + STUB_PAGE + STUB_STACK); // NOLINT: its address there
     g->stack.ss_size = STUB_STACK_LEN;
-    g->prog.len = FILTER_LEN;
+    g->prog.len = FILTER2_LEN;
     g->prog.filter =
         (struct sock_filter *)(uintptr_t)(at + offsetof(struct gifts, filter)); // NOLINT: the same
-    filter_write(g->filter, p->hole, SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP);
+    filter2_write(g->filter, p->hole);
 }
 
 /* Takes away what the process was born with, and the right to do any system call from elsewhere than its
@@ -287,7 +326,8 @@ static bool make_process(struct userproc *p, int ram_fd, int own_fd, struct yado
 {
     struct birth b = { .ram_fd = ram_fd, .own_fd = own_fd, .parent = getpid(), .listener = -1 };
 
-    filter_write(b.filter, p->hole, SECCOMP_RET_USER_NOTIF, SECCOMP_RET_ALLOW);
+    p->pass = pass_choose();
+    filter_write(b.filter, p->hole, p->pass);
     if (!start(p, &b)) {
         if (!b.error)
             return err_set(err, YADO_ERR_HOST, "the process for user code did not start");

@@ -62,10 +62,14 @@ struct userproc {
     } stop; /* where it waits */
     uint64_t hole;
     struct image *image;
-    uint64_t changed_process_ns, changed_thread_ns;                    /* as in struct userproc_exit */
-    bool resumed;                                                      /* it may have run since */
+    uint64_t pass;         /* secret: see userproc.c */
+    bool list_interrupted; /* by a signal, before it stopped last */
+    bool kept;             /* from going on at all, though the kernel had taken our answer */
+    uint32_t changes;      /* as in struct userproc_exit */
+    bool resumed;          /* it may have run since */
     struct stub_entry list[STUB_LIST_LEN / sizeof(struct stub_entry)]; /* out of guest code's reach */
     size_t listed;         /* entries of the list that are to be done before it goes on */
+    bool listed_others;    /* not all of them change mappings */
     bool selectors_loaded; /* by the guest's code: to be undone */
     size_t xsave_size;
     uint64_t xsave_features;

@@ -22,10 +22,10 @@ userproc_stub:
     movl $STUB_OWN_FD, %r8d
     movl $STUB_PAGE, %r9d
     syscall
-    jmp stop
+    jmp listed
 
-/* RDI: the signal, RSI: its siginfo, RDX: the context. These stay until it has stopped: if another signal comes
- * before, they are found in the context of that one. The flags may have AC or NT, with which what follows would
+/* RDI: the signal, RSI: its siginfo, RDX: the context. These stay until it has stopped, as arguments of the call
+ * that stops it: if another signal comes before, they are found in the context of that one. The flags may have AC or NT, with which what follows would
  * fault. */
 userproc_stub_signal:
     pushq $FLAGS_CLEAN
@@ -38,10 +38,15 @@ userproc_stub_signal:
     movw %es, DATA(STUB_SEEN_SELECTORS + 2)
     movw %fs, DATA(STUB_SEEN_SELECTORS + 4)
     movw %gs, DATA(STUB_SEEN_SELECTORS + 6)
-    movq %rsi, DATA(STUB_INFO)
-    movq %rdx, DATA(STUB_CONTEXT)
-    movq %rdi, DATA(STUB_SIGNAL)
+    jmp stop
+listed:
+    xorl %edi, %edi /* no signal */
 stop:
+    xorl %ecx, %ecx /* no pass is left in a register for longer than the list takes */
+    xorl %r8d, %r8d
+    xorl %r10d, %r10d
+    xorl %r12d, %r12d
+    xorl %r13d, %r13d
     movl $STUB_STOP, %eax
     syscall
 userproc_stub_stopped:
@@ -49,9 +54,12 @@ userproc_stub_stopped:
     testq %rax, %rax
     js stop
 
-    /* The list: EBP entries at RBX. */
-    movq %rax, %r12
+    /* The list: EBP entries at RBX. R13: the pass, or 0. */
+    movl %eax, %r12d
     movl %eax, %ebp
+    andl $STUB_COUNT_MASK, %ebp
+    movq %rax, %r13
+    shrq $STUB_PASS_SHIFT, %r13
     leaq DATA(STUB_LIST), %rbx
     testl %ebp, %ebp
     jz 2f
@@ -62,15 +70,27 @@ userproc_stub_stopped:
     movq 0x20(%rbx), %r10
     movq 0x28(%rbx), %r8
     movq 0x30(%rbx), %r9
+    movq %r13, %rcx
+    shlq $32, %rcx
+    orq %rcx, %r8
+    movq %r13, %rcx
+    shrq $32, %rcx
+    shlq $32, %rcx
+    orq %rcx, %r10
     syscall
     movq %rax, DATA(STUB_RESULT)
     cmpq $-4095, %rax
-    jae stop
+    jae listed
     addq $0x40, %rbx
     decl %ebp
     jnz 1b
-2:  btq $STUB_RESUME_BIT, %r12
-    jnc stop
+2:  btl $STUB_RESUME_BIT, %r12d
+    jnc listed
+    xorl %eax, %eax
+    xorl %ecx, %ecx
+    xorl %r8d, %r8d
+    xorl %r10d, %r10d
+    xorl %r13d, %r13d
 
 userproc_stub_resume:
     cmpl $0, DATA(STUB_SELECTORS)

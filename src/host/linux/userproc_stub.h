@@ -7,8 +7,12 @@
 #define STUB_OFFSET 0x100 /* of the code in its page, behind the headers of the program */
 #define STUB_CALLS 3      /* system calls in the code */
 #define STUB_STOP 0x7fff  /* a number that no system call has: waits for the owner */
-#define STUB_RESUME_BIT                                                                                      \
-    32 /* in the owner's answer: then go on with the registers. Below: entries of the list */
+/* In the owner's answer: entries of the list; then go on with the registers; what lets these calls be done
+ * unasked. Its lower half goes to the upper one of argument 5, the rest to that of argument 4. */
+#define STUB_COUNT_MASK 0xffff
+#define STUB_RESUME_BIT 16
+#define STUB_PASS_SHIFT 17
+#define STUB_PASS_BITS 46
 
 #define STUB_GPR 0 /* offsets in struct stub_data */
 #define STUB_IRET 128
@@ -17,12 +21,9 @@
 #define STUB_XSAVE_MASK 184
 #define STUB_SELECTORS 192
 #define STUB_RESULT 200
-#define STUB_SIGNAL 208
-#define STUB_INFO 216
-#define STUB_CONTEXT 224
-#define STUB_SEEN_FS_BASE 232
-#define STUB_SEEN_GS_BASE 240
-#define STUB_SEEN_SELECTORS 248
+#define STUB_SEEN_FS_BASE 208
+#define STUB_SEEN_GS_BASE 216
+#define STUB_SEEN_SELECTORS 224
 #define STUB_XSAVE 0x1000
 #define STUB_LIST 0x4000
 #define STUB_LIST_LEN 0x10000
@@ -49,10 +50,8 @@ struct stub_data {
     uint64_t fs_base, gs_base;
     uint64_t xsave_mask; /* state components to load */
     uint64_t selectors;  /* not 0: null ones have to be loaded first */
-    /* The code's: what the last entry of the list came to ... */
+    /* The code's: what the last entry of the list came to, and what the last signal found. */
     uint64_t result;
-    /* ... and what the last signal was. Addresses in the process. */
-    uint64_t signal, info, context;
     uint64_t seen_fs_base, seen_gs_base;
     uint16_t seen_selectors[4]; /* DS ES FS GS */
     uint8_t unused[STUB_XSAVE - STUB_SEEN_SELECTORS - 8];
@@ -66,9 +65,6 @@ _Static_assert(offsetof(struct stub_data, gpr) == STUB_GPR && offsetof(struct st
                    offsetof(struct stub_data, xsave_mask) == STUB_XSAVE_MASK &&
                    offsetof(struct stub_data, selectors) == STUB_SELECTORS &&
                    offsetof(struct stub_data, result) == STUB_RESULT &&
-                   offsetof(struct stub_data, signal) == STUB_SIGNAL &&
-                   offsetof(struct stub_data, info) == STUB_INFO &&
-                   offsetof(struct stub_data, context) == STUB_CONTEXT &&
                    offsetof(struct stub_data, seen_fs_base) == STUB_SEEN_FS_BASE &&
                    offsetof(struct stub_data, seen_gs_base) == STUB_SEEN_GS_BASE &&
                    offsetof(struct stub_data, seen_selectors) == STUB_SEEN_SELECTORS &&
