@@ -449,7 +449,7 @@ static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_
 {
     uint64_t now = userproc_cpu_ns(s->proc), ns = now - min_u64(now, s->cpu_ns);
     s->cpu_ns = now;
-    if (x->why != USERPROC_KICKED && ns < c->direct->empty_ns)
+    if (x->why != USERPROC_KICKED && !x->changes && ns < c->direct->empty_ns)
         c->direct->empty_ns = ns; /* none is shorter than one that does nothing */
     stay->inside += ns - min_u64(ns, c->direct->empty_ns + EMPTY_MORE_NS);
 }
