@@ -95,6 +95,19 @@ static void end(struct fixture *f)
     userproc_free(f->p);
 }
 
+/* As an owner does who goes on with them: a processor faults at what none has left. */
+static void load_vectors(const struct fixture *f)
+{
+    static uint8_t own[16384] __attribute__((aligned(64))), theirs[16384] __attribute__((aligned(64)));
+
+    assert_in_range(userproc_xsave_size(f->p), 1, sizeof(theirs));
+    memcpy(theirs, f->xsave, userproc_xsave_size(f->p));
+    __asm__ volatile("xsave64 %0; xrstor64 %1; xrstor64 %0"
+                     : "+m"(own)
+                     : "m"(theirs), "a"(0xe7), "d"(0)
+                     : "memory");
+}
+
 /* rep movsb; jmp *%rax: writes somewhere behind the page, and goes to one of the page's bytes. */
 static void scribble(struct fixture *f)
 {
@@ -114,7 +127,8 @@ static void scribble(struct fixture *f)
     f->regs.rflags = 0x202 | (number(f) % 4 ? 0 : 0x40000); /* AC */
     f->regs.rip = CODE_VA;
     memcpy(f->ram, (uint8_t[]){ 0xf3, 0xa4, 0xff, 0xe0 }, 4);
-    userproc_run(f->p, &f->regs, f->xsave, &f->exit);
+    if (userproc_run(f->p, &f->regs, f->xsave, &f->exit))
+        load_vectors(f);
 }
 
 /* mov (%rdi), %rax; int3: faults, since the page is taken away. False: the process is gone. */

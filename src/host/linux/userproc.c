@@ -177,6 +177,8 @@ enum meaning userproc_take_stop(struct userproc *p, struct stop *s)
     enum meaning otherwise = STOP_NOTHING;
 
     p->list_interrupted = p->kept = false;
+    if (p->stop.call.instruction_pointer != stub_at(p, userproc_stub_stopped))
+        return STOP_NOTHING;
     if (!arg[0])
         return STOP_LISTED;
     for (;;) {
@@ -228,25 +230,25 @@ static size_t answer_calls(struct userproc *p)
 {
     size_t done = 0;
 
-    for (; !p->gone && userproc_wait_stop(p); done++) {
+    while (!p->gone && userproc_wait_stop(p)) {
         if (done == p->listed || !userproc_is_call(p, &p->list[done]))
             break;
-        userproc_answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+        done += userproc_answer(p, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
     }
     return done;
 }
 
 #define RESULT_NONE INT64_MIN /* no entry has been tried */
 
-/* Whether it has done the list if it needed no answers. Nothing but the list has run if it has not, so what
- * it says then is true: a signal came before it was done, or it waits again without having begun. */
+/* Whether it has done the list if it needed no answers. If it has not, then nothing but the page's code has
+ * run, and what that has said of the last entry is true. Guest code that says otherwise has the list done
+ * again. */
 static bool is_behind_list(const struct userproc *p, enum meaning meaning, const struct stop *s)
 {
-    if (p->kept)
+    if (p->kept || (int64_t)data_of(p)->result < 0) /* also: RESULT_NONE */
         return false;
-    if (meaning == STOP_LISTED)
-        return (int64_t)data_of(p)->result >= 0;
-    return meaning == STOP_NOTHING || !is_in(p, s->context.rip, userproc_stub_stopped, userproc_stub_resume);
+    return meaning == STOP_LISTED || meaning == STOP_NOTHING ||
+           !is_in(p, s->context.rip, userproc_stub_stopped, userproc_stub_resume);
 }
 
 /* Has it do the list, and then, if that is wanted, go on with the registers, until it stops. Entries are such
@@ -693,11 +695,16 @@ bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS
     return ptrace(PTRACE_DETACH, p->pid, NULL, NULL) == 0 && ok; /* and it waits anew */
 }
 
+/* Guest code may have written where they are, so they are looked at before anybody loads them. */
 bool userproc_get_xsave(struct userproc *p, void *xsave)
 {
     if (p->gone)
         return false;
     memcpy(xsave, p->xsave, p->xsave_size);
+    if (!xsave_is_fine(p, xsave)) {
+        userproc_xsave_reset(p);
+        memcpy(xsave, p->xsave, p->xsave_size);
+    }
     memset((uint8_t *)xsave + FX_SOFTWARE, 0, XSAVE_HEADER - FX_SOFTWARE);
     return true;
 }

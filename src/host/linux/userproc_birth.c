@@ -98,8 +98,10 @@ static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, u
 {
     const struct sock_filter f[FILTER_LEN] = {
         LOAD_HIGH(instruction_pointer),
-        GO_ON_IF((uint32_t)(page >> 32), 13),
-        LOAD(instruction_pointer),
+        GO_ON_IF((uint32_t)(page >> 32), 14),
+        LOAD(
+            instruction_pointer), /* behind the call: at the page's beginning, that is in front of the page */
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)page, 12, 0),
         BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
         GO_ON_IF((uint32_t)page, 10),
         LOAD_HIGH(args[4]),
@@ -113,19 +115,22 @@ static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, u
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, CHILD_RAM_FD, 1, 0),
         RETURN(SECCOMP_RET_USER_NOTIF),
         RETURN(SECCOMP_RET_ALLOW),
-        RETURN(SECCOMP_RET_ALLOW),
     };
 
     memcpy(filter, f, sizeof(f));
 }
 
-#define FILTER2_LEN 7
+#define FILTER2_LEN 8
 static void filter2_write(struct sock_filter filter[FILTER2_LEN], uint64_t page)
 {
     const struct sock_filter f[FILTER2_LEN] = {
-        LOAD_HIGH(instruction_pointer), GO_ON_IF((uint32_t)(page >> 32), 4),
-        LOAD(instruction_pointer),      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
-        GO_ON_IF((uint32_t)page, 1),    RETURN(SECCOMP_RET_ALLOW),
+        LOAD_HIGH(instruction_pointer),
+        GO_ON_IF((uint32_t)(page >> 32), 5),
+        LOAD(instruction_pointer), /* as above */
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)page, 3, 0),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
+        GO_ON_IF((uint32_t)page, 1),
+        RETURN(SECCOMP_RET_ALLOW),
         RETURN(SECCOMP_RET_TRAP),
     };
 

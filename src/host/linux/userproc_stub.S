@@ -38,11 +38,8 @@ userproc_stub_signal:
     movw %es, DATA(STUB_SEEN_SELECTORS + 2)
     movw %fs, DATA(STUB_SEEN_SELECTORS + 4)
     movw %gs, DATA(STUB_SEEN_SELECTORS + 6)
-    jmp stop
-listed:
-    xorl %edi, %edi /* no signal */
 stop:
-    xorl %ecx, %ecx /* no pass is left in a register for longer than the list takes */
+    xorl %ecx, %ecx /* a pass is here if a signal has interrupted the list */
     xorl %r8d, %r8d
     xorl %r10d, %r10d
     xorl %r12d, %r12d
@@ -56,6 +53,7 @@ userproc_stub_stopped:
 
     /* The list: EBP entries at RBX. R13: the pass, or 0. */
     movl %eax, %r12d
+    andl $(STUB_COUNT_MASK | 1 << STUB_RESUME_BIT), %r12d
     movl %eax, %ebp
     andl $STUB_COUNT_MASK, %ebp
     movq %rax, %r13
@@ -85,8 +83,16 @@ userproc_stub_stopped:
     decl %ebp
     jnz 1b
 2:  btl $STUB_RESUME_BIT, %r12d
-    jnc listed
+    jc 3f
+listed: /* up to here and to the end of 3, a signal finds a pass in registers */
+    xorl %edi, %edi /* no signal */
     xorl %eax, %eax
+    xorl %ecx, %ecx
+    xorl %r8d, %r8d
+    xorl %r10d, %r10d
+    xorl %r13d, %r13d
+    jmp stop
+3:  xorl %eax, %eax
     xorl %ecx, %ecx
     xorl %r8d, %r8d
     xorl %r10d, %r10d
