@@ -18,6 +18,7 @@
 
 #define LARGE MIB(2)
 #define NOBODY 65534
+#define NO_LARGE_PAGE 79 /* the host has none at hand, or its owner lets nobody have any */
 
 static unsigned count_in(const char *path)
 {
@@ -63,6 +64,8 @@ static int check(int fd)
     if (taken(fd))
         return 2;
     rw[LARGE + 5] = 0xc3; /* RET */
+    if (taken(fd) < LARGE)
+        return NO_LARGE_PAGE;
     if (taken(fd) != LARGE)
         return 3;
     ((void (*)(void))(uintptr_t)(rx + LARGE + 5))();
@@ -78,13 +81,19 @@ static void comes_in_large_pages(void **state)
 {
     const unsigned before = count_in("/proc/self/fd"), tasks = count_in("/proc/self/task");
     const int fd = anonfile_open_large("test", 4 * LARGE);
+    int result;
 
     (void)state;
     if (fd < 0) {
         print_message("no such files here: %s\n", strerror(errno));
         skip();
     }
-    assert_int_equal(check(fd), 0);
+    result = check(fd);
+    if (result == NO_LARGE_PAGE) {
+        print_message("no large page to be had\n");
+        skip();
+    }
+    assert_int_equal(result, 0);
     assert_int_equal(count_in("/proc/self/fd"), before + 1);
     assert_int_equal(count_in("/proc/self/task"), tasks);
     assert_int_equal(waitpid(-1, NULL, __WALL), -1);
@@ -120,7 +129,7 @@ static void in_an_ordinary_users_process(void **state)
         _exit(as_nobody());
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
-    if (WEXITSTATUS(status) == 77 || WEXITSTATUS(status) == 78) {
+    if (WEXITSTATUS(status) >= 77 && WEXITSTATUS(status) <= NO_LARGE_PAGE) {
         print_message("%s\n", WEXITSTATUS(status) == 77 ? "only root can try this" : "no such files here");
         skip();
     }
