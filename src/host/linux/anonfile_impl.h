@@ -4,6 +4,10 @@
 
 #include "host/anonfile.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
 /* Returns fd; -1 and errno, with fd closed, if it may not be so large. */
 int anonfile_give_size(int fd, uint64_t size);
 

@@ -8,10 +8,6 @@
 
 #include "host/linux/anonfile_impl.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
-
 /* Maps the file at a multiple of JITMEM_LARGE, which is where the host can use a large page. */
 static void *map_file(int fd, size_t size, int prot)
 {
@@ -39,7 +35,6 @@ static bool map_split(struct jitmem *m, size_t size)
 
     if (fd < 0)
         fd = anonfile_open("yado-jit", size, true);
-
     if (fd < 0)
         return false;
     rw = map_file(fd, size, PROT_READ | PROT_WRITE);

@@ -597,9 +597,9 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
 {
     enum meaning meaning;
     struct stop s;
+    const size_t changes = p->listed;
     bool all;
 
-    p->changes = (uint32_t)p->listed;
     regs_set(p, regs);
     xsave_set(p, xsave);
     if (!go_on(p, true, &all, &meaning, &s)) {
@@ -621,7 +621,7 @@ static bool run_once(struct userproc *p, struct userproc_regs *regs, const void 
         exit->why = USERPROC_REFUSED;
         return true;
     }
-    exit->changes = p->changes;
+    exit->changes = (uint32_t)changes;
     if (meaning != STOP_EXIT || !xsave_find(p, &s.context) || !addresses_are_fine(p, &s.context)) {
         exit->why = USERPROC_TRAP; /* what guest code does to the page's is its own affair */
         return true;

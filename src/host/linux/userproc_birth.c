@@ -90,6 +90,13 @@ static void page_make(struct userproc *p)
 #define LOAD_HIGH(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field) + 4)
 #define GO_ON_IF(value, otherwise) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, otherwise)
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
+/* Whether the call is in the page. The address is the one behind it, which at the page's beginning is that of
+ * a call in front of the page. */
+#define GO_ON_IF_IN(page, otherwise)                                                                         \
+    LOAD_HIGH(instruction_pointer), GO_ON_IF((uint32_t)((page) >> 32), (otherwise) + 4),                     \
+        LOAD(instruction_pointer),                                                                           \
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(page), (otherwise) + 2, 0),                           \
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)), GO_ON_IF((uint32_t)(page), otherwise)
 
 /* Calls from the page wait for an answer, but for changes of mappings that have a pass. Others are not done,
  * once the second filter is there. */
@@ -97,13 +104,7 @@ static void page_make(struct userproc *p)
 static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, uint64_t pass)
 {
     const struct sock_filter f[FILTER_LEN] = {
-        LOAD_HIGH(instruction_pointer),
-        GO_ON_IF((uint32_t)(page >> 32), 14),
-        LOAD(
-            instruction_pointer), /* behind the call: at the page's beginning, that is in front of the page */
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)page, 12, 0),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
-        GO_ON_IF((uint32_t)page, 10),
+        GO_ON_IF_IN(page, 10),
         LOAD_HIGH(args[4]),
         GO_ON_IF((uint32_t)pass, 7),
         LOAD_HIGH(args[3]),
@@ -124,12 +125,7 @@ static void filter_write(struct sock_filter filter[FILTER_LEN], uint64_t page, u
 static void filter2_write(struct sock_filter filter[FILTER2_LEN], uint64_t page)
 {
     const struct sock_filter f[FILTER2_LEN] = {
-        LOAD_HIGH(instruction_pointer),
-        GO_ON_IF((uint32_t)(page >> 32), 5),
-        LOAD(instruction_pointer), /* as above */
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)page, 3, 0),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(PAGE - 1)),
-        GO_ON_IF((uint32_t)page, 1),
+        GO_ON_IF_IN(page, 1),
         RETURN(SECCOMP_RET_ALLOW),
         RETURN(SECCOMP_RET_TRAP),
     };

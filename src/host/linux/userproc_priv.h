@@ -65,7 +65,6 @@ struct userproc {
     uint64_t pass;         /* secret: see userproc.c */
     bool list_interrupted; /* by a signal, before it stopped last */
     bool kept;             /* from going on at all, though the kernel had taken our answer */
-    uint32_t changes;      /* as in struct userproc_exit */
     bool resumed;          /* it may have run since */
     struct stub_entry list[STUB_LIST_LEN / sizeof(struct stub_entry)]; /* out of guest code's reach */
     size_t listed;         /* entries of the list that are to be done before it goes on */
