@@ -134,8 +134,8 @@ static bool stores_nothing(const struct tcpu *c, const struct decoded *d)
            !is_pending(c, d) && x87_store_exceptions(c, &d->in);
 }
 
-/* A vector whose alignment is not optional, and is not there: that is #GP. */
-static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
+/* A vector whose alignment is not optional. */
+static bool must_be_aligned(const struct tcpu *c, const struct decoded *d, unsigned size)
 {
     enum mmu_align align = MMU_ALIGN_NONE;
     uint32_t mxcsr;
@@ -143,9 +143,13 @@ static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigne
     if (size == 16 || size == 32 || size == 64)
         align = operand_align(&d->in, size, c->vm->cpuid.is_amd);
     memcpy(&mxcsr, c->xsave_area + 24, 4);
-    if (align == MMU_ALIGN_NONE || (align == MMU_ALIGN_UNLESS_MM && (mxcsr & MXCSR_MM)))
-        return false;
-    return (c->scratch[2] & mmu_align_mask(size)) != 0;
+    return align != MMU_ALIGN_NONE && !(align == MMU_ALIGN_UNLESS_MM && (mxcsr & MXCSR_MM));
+}
+
+/* Such a vector that is not aligned: that is #GP. */
+static bool is_misaligned(const struct tcpu *c, const struct decoded *d, unsigned size)
+{
+    return must_be_aligned(c, d, size) && (c->scratch[2] & mmu_align_mask(size));
 }
 
 /* Whether #AC is not for this vector: it raises #GP, or it is looked at by element (seen on both vendors'
@@ -191,14 +195,16 @@ static uint64_t place_of(const struct tcpu *c, unsigned seg, uint64_t off)
 }
 
 /* An operand across the end of a segment of 4 GiB or of the lower canonical half, of which AMD's look at each
- * piece. A store of 64 bytes is one piece if it is one line of the cache. */
-static bool is_in_pieces(const struct tcpu *c, unsigned seg, uint64_t off, unsigned size, bool write)
+ * piece; but not if both halves of a vector of 512 bits that must be aligned meet at the end of the segment
+ * (seen on Zen 4). */
+static bool is_in_pieces(const struct tcpu *c, const struct decoded *d, unsigned seg, uint64_t off,
+                         unsigned size, bool write)
 {
     uint64_t at = place_of(c, seg, off);
     bool across = cpu_code64(c) ? cpu_canonical(at) && !cpu_canonical(at + size - 1)
                                 : c->seg[seg].limit == 0xffffffffu && off + size - 1 > 0xffffffffu;
 
-    if (size == 64 && !(c->scratch[2] & 63))
+    if (size == 64 && off + 32 == 1ull << 32 && !cpu_code64(c) && must_be_aligned(c, d, size))
         return false;
     return across && c->vm->cpuid.is_amd && whole_pieces(cpu_code64(c), at, size, write) > 0;
 }
@@ -320,7 +326,7 @@ static bool see_to_operand(struct tcpu *c, const struct decoded *d, const ZydisD
         return true;
     }
     seg_check(c, seg, off, 1, write ? MMU_WRITE : MMU_READ, &c->scratch[2]);
-    if (!is_misaligned(c, d, size) && is_in_pieces(c, seg, off, size, write)
+    if (!is_misaligned(c, d, size) && is_in_pieces(c, d, seg, off, size, write)
             ? pieces_fit(c, seg, off, size, write)
             : interp_operand(c, seg, off, size, write, &c->scratch[2]))
         return true;
