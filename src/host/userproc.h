@@ -36,8 +36,9 @@ struct userproc_regs {
 };
 
 #define USERPROC_R 1u
-#define USERPROC_W 2u /* R comes with it, as x86 has it */
-#define USERPROC_X 4u /* R comes with it */
+#define USERPROC_W 2u   /* R comes with it, as x86 has it */
+#define USERPROC_X 4u   /* R comes with it */
+#define USERPROC_OWN 8u /* without W: its own copy, once something is put there (userproc_put_traps) */
 
 struct userproc_map {
     uint64_t va, len, offset; /* multiples of the page size; offset: in the memory file */
@@ -138,6 +139,10 @@ bool userproc_run(struct userproc *p, struct userproc_regs *regs, void *xsave, s
  * three times as long as a run. */
 #define USERPROC_BREAKS 4
 bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS]);
+/* Puts an INT3 at each of these addresses, which a mapping of its own has (USERPROC_OWN) and keeps as long as
+ * it is there. The code can read them, but they cost nothing later. False if the host cannot do that or one
+ * of them is not in such a mapping. It takes as long as breakpoints. */
+bool userproc_put_traps(struct userproc *p, const uint64_t *addr, unsigned n);
 /* CPU time that it has used, in nanoseconds. */
 uint64_t userproc_cpu_ns(const struct userproc *p);
 /* Fetches these registers alone. */

@@ -10,8 +10,8 @@ import time
 import vm
 from cases import check, check_ended_well
 
-# Runs for some seconds, on all CPUs: arithmetic, allocation, forks that copy on write, signals, threads, files; and code made here
-# that asks for CPUID between long loops. Prints what must be the same everywhere.
+# Runs for some seconds, on all CPUs: arithmetic, allocation, forks that copy on write, signals, threads, files; code made here
+# that asks for CPUID between long loops; and the vDSO for which CPU it is on. Prints what must be the same everywhere.
 PROGRAM = r'''
 import ctypes, hashlib, mmap, os, signal, sys, threading, time, zlib
 def primes(n):
@@ -44,6 +44,16 @@ def cpuid_differs(n):
     m.write(code)
     f = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(m)))
     return f(n)
+def cpus_differ(n):
+    libc, cpu, bad = ctypes.CDLL(None), ctypes.c_uint(), 0
+    may = os.sched_getaffinity(0)
+    for k in sorted(may) * 2:
+        os.sched_setaffinity(0, {k})
+        for i in range(n):
+            libc.getcpu(ctypes.byref(cpu), None)
+            bad += cpu.value != k or time.monotonic() < 0 or not sum(range(300))
+    os.sched_setaffinity(0, may)
+    return bad
 ticks = []
 signal.signal(signal.SIGALRM, lambda *a: ticks.append(1))
 signal.setitimer(signal.ITIMER_REAL, .01, .01)
@@ -55,6 +65,7 @@ ts = [threading.Thread(target=lambda k=k: got.append((k, mix(k, 100000)))) for k
 [t.start() for t in ts]; [t.join() for t in ts]
 print(sorted(got))
 print('cpuid', cpuid_differs(2000))
+print('cpus', cpus_differ(4000))
 signal.setitimer(signal.ITIMER_REAL, 0)
 print('ticks', len(ticks) > 50)
 '''

@@ -633,6 +633,44 @@ static void breakpoints_stop_before_instructions(void **state)
     assert_int_equal(f->regs.rip, CODE_VA + 6);
 }
 
+/* They are in the process's copy: neither in the file nor in other mappings of the same page, and gone when
+ * the mapping is. */
+static void traps_are_in_its_own_copy(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t own = 0x20000, at[] = { own + 1, own + 11 };
+    static const uint8_t code[] = { 0x90, 0x0f, 0x03, 0xc0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xf4, 0x90, 0xcc };
+
+    memcpy(f->ram, code, sizeof(code));
+    assert_false(map(f, own, PAGE, 0, USERPROC_R | USERPROC_W | USERPROC_OWN));
+    for (int i = 0; i < 2; i++) {
+        assert_true(map(f, own, PAGE, 0, USERPROC_R | USERPROC_X | USERPROC_OWN));
+        assert_true(userproc_put_traps(f->p, at, 2));
+        for (int k = 0; k < 2; k++) {
+            f->regs.rip = own;
+            assert_int_equal(go(f), USERPROC_TRAP);
+            assert_true(f->exit.int3);
+            assert_int_equal(f->regs.rip, at[0] + 1);
+        }
+        f->regs.rip = own + 4;
+        assert_int_equal(go(f), USERPROC_TRAP);
+        assert_int_equal(f->regs.rip, at[1] + 1);
+        f->regs.rip = own + 12;
+        assert_int_equal(go(f), USERPROC_TRAP);
+        assert_int_equal(f->regs.rip, own + 14);
+        assert_memory_equal(f->ram, code, sizeof(code));
+        f->regs.rip = CODE_VA + 11; /* HLT, in the other mapping */
+        assert_int_equal(go(f), USERPROC_FAULT);
+        assert_int_equal(f->regs.rip, CODE_VA + 11);
+        assert_true(map(f, own, PAGE, 0, 0));
+    }
+    assert_false(userproc_put_traps(f->p, at, 1)); /* there is nothing */
+    assert_true(map(f, own, PAGE, 0, USERPROC_R | USERPROC_X));
+    f->regs.rip = own + 11;
+    assert_int_equal(go(f), USERPROC_FAULT);
+    assert_int_equal(f->regs.rip, own + 11);
+}
+
 static void instructions_trap_on_request(void **state)
 {
     struct fixture *f = *state;
@@ -1290,6 +1328,7 @@ int main(void)
         TEST(old_system_calls_do_nothing),
         TEST(vsyscalls_do_nothing),
         TEST(breakpoints_stop_before_instructions),
+        TEST(traps_are_in_its_own_copy),
         TEST(instructions_trap_on_request),
         TEST(the_code_in_the_hole_is_of_no_use),
         TEST(what_guest_code_lists_is_not_done),

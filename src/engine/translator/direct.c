@@ -19,17 +19,16 @@
  * Each vCPU has its own processes, one for each of the last PCIDs that needed one, so what one vCPU's TLB
  * forgets concerns no other. A vCPU in a process is RUN_IN, and cpu_request calls it out.
  *
- * What remains of the host: where RDTSCP runs directly, what it leaves in ECX until that is overwritten
- * (direct_scan.c) is the host's, for who looks at a program that is interrupted there; instructions of
- * extensions that the host CPU has and the guest's CPUID does not tell of do not fault; a few pages at an
- * address that is chosen at random hold the process's stub (userproc_hole) instead of faulting. Where the
- * guest's tables have something there, its program is translated. A call of the vsyscall page's three entries
- * has lost RAX, which is no argument of theirs, when the guest's kernel sees it, on hosts that have that
- * page. */
+ * What remains of the host: a program that reads the code of its vDSO finds an INT3 where that has LSL;
+ * where RDTSCP runs directly, what it leaves in ECX until that is overwritten (direct_scan.c) is the host's,
+ * for who looks at a program that is interrupted there; instructions of extensions that the host CPU has and
+ * the guest's CPUID does not tell of do not fault; a few pages at an address that is chosen at random hold
+ * the process's stub (userproc_hole) instead of faulting. Where the guest's tables have something there, its
+ * program is translated. A call of the vsyscall page's three entries has lost RAX, which is no argument of
+ * theirs, when the guest's kernel sees it, on hosts that have that page. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/translator/direct_priv.h"
 
@@ -43,7 +42,10 @@
 #define EXCURSION_EXITS 16    /* of it, from translated code */
 #define EXCURSIONS_SKIPPED 64 /* at most, since the stays after them are too short */
 #define PARTED_MOST 8         /* processes that could not be run, of a vCPU */
-#define EMPTY_MORE_NS 1500
+#define EMPTY_MORE_NS 2500
+#define LONG_NS 200000        /* a run that it is worth looking at the process's clock for */
+#define PAGES_MOST_NS 1000000 /* what pages take, and ... */
+#define EXIT_MOST_NS 60000    /* ... an exit; what is more is others' */
 #define CHANGE_LATER_NS                                                                                      \
     8000 /* what a mapping costs behind its making: it is touched, and taken away; with less,                \
           * found by trial, programs that go through new memory stay here to their loss */
@@ -220,6 +222,13 @@ static void forget_changed_code(struct tcpu *c)
     }
 }
 
+/* Into the copy of a page that the process has by now, if it still is to have one. */
+static bool settle_traps(struct direct_space *s)
+{
+    const struct mirror_page *p = mirror_find(s, s->trap_page);
+    return !p || !(p->prot & USERPROC_OWN) || userproc_put_traps(s->proc, s->traps, s->trap_count);
+}
+
 static bool settle(struct direct_space *s)
 {
     bool ok = true;
@@ -232,6 +241,9 @@ static bool settle(struct direct_space *s)
     if (ok && s->breaks_changed)
         ok = userproc_set_breaks(s->proc, s->breaks);
     s->breaks_changed = false;
+    if (ok && s->traps_changed)
+        ok = settle_traps(s);
+    s->traps_changed = false;
     return ok;
 }
 
@@ -319,6 +331,7 @@ static enum direct_end take_fault(struct tcpu *c, struct direct_space *s, const 
     *again = !(fetch && mirror_is_unfit(s, x->addr)) && mirror_bring(c, s, x->addr, fetch);
     if (fetch && !*again && mirror_is_unfit(s, x->addr)) {
         c->counters[TC_DIRECT_UNFIT]++;
+        mirror_visit_unfit(s, x->addr);
         return DIRECT_TRANSLATE;
     }
     return DIRECT_STEP;
@@ -343,9 +356,8 @@ static bool is_in_group(const struct direct_space *s, uint64_t rip)
     return false;
 }
 
-/* The host sets breakpoints at each switch to the process, which is a fifth of what a short stay takes. Most
- * are in what runs once, at a program's start: those not met for a while go, and with them their pages, until
- * something runs there again. */
+/* The host sets breakpoints at each switch to the process, which is a fifth of what a short stay takes: those
+ * not met for a while go, and with them their pages, until what runs there has been met often again. */
 static void rest_breaks(struct direct_space *s)
 {
     if (++s->unbroken < BREAKS_IDLE)
@@ -353,8 +365,10 @@ static void rest_breaks(struct direct_space *s)
     s->unbroken = 0;
     for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
         struct mirror_page *p = s->breaks[i] ? mirror_find(s, s->breaks[i] & PAGE_MASK) : NULL;
-        if (p)
+        if (p) {
+            *mirror_unfit(s, mirror_va(p)) = 0;
             mirror_take_page(s, p);
+        }
     }
 }
 
@@ -400,21 +414,44 @@ static bool is_called(const struct tcpu *c)
     return atomic_load(&c->exit_request) || (atomic_load(&c->intr_deferred) && (c->rflags & FL_IF));
 }
 
-/* What a stay has come to so far, in nanoseconds of CPU time. */
+/* What a stay has come to so far, in nanoseconds. */
 struct stay {
-    uint64_t begin;  /* of the thread's and the process's clocks */
+    uint64_t begin;  /* of tsc_ns */
     uint64_t paged;  /* when it had the last of the pages that it was given; 0: it was given none */
+    uint64_t away;   /* that others had the CPU, as far as is known */
     uint64_t inside; /* in guest code */
-    uint64_t inside_paged;
+    uint64_t inside_paged, away_paged;
     uint64_t changes; /* of mappings */
 };
 
-/* Time on the clock says little where others want the CPU, too. */
-static uint64_t thread_cpu_ns(void)
+/* CPU time would be it, but each look at its clocks takes a twentieth of a short stay. What is short was
+ * hardly interrupted; see weigh for what is not. */
+static uint64_t tsc_ns(const struct tcpu *c)
 {
-    struct timespec t = { 0 };
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return (uint64_t)((unsigned __int128)cpu_host_tsc() * 1000000 / c->vm->host_tsc_khz);
+}
+
+/* What the run since `begin` came to: all but what it takes in any case, which is mostly some more than the
+ * least that was seen. Of one that was long others may have had a part. The process's clock tells, of the
+ * second of several: so whether a first one was longer than that is not believed. */
+static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, struct stay *stay,
+                  uint64_t begin)
+{
+    struct direct *d = c->direct;
+    uint64_t now = tsc_ns(c), ns = now - min_u64(now, begin), inside;
+    if (x->why != USERPROC_KICKED && !x->changes && ns < d->empty_ns)
+        d->empty_ns = ns; /* none is shorter than one that does nothing */
+    inside = ns - min_u64(ns, d->empty_ns + EMPTY_MORE_NS);
+    if (ns > LONG_NS) {
+        uint64_t used = userproc_cpu_ns(s->proc);
+        uint64_t most = s->cpu_ns ? used - min_u64(used, s->cpu_ns) : LONG_NS;
+        stay->away += inside - min_u64(inside, most);
+        inside = min_u64(inside, most);
+        s->cpu_ns = used;
+    } else {
+        s->cpu_ns = 0;
+    }
+    stay->inside += inside;
 }
 
 /* One run. Between the store to direct_proc and its end every request is either seen here or calls the
@@ -426,32 +463,25 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
     load(c, &r);
     atomic_store(&c->direct_proc, s->proc);
     forget_changed_code(c);
-    uint64_t paged = s->change_count ? thread_cpu_ns() : 0;
+    bool paged = s->change_count > 0;
     bool ok = !is_called(c) && settle(s) && settle_tsc(c, s);
+    uint64_t begin = tsc_ns(c);
     ok = ok && userproc_run(s->proc, &r, c->direct->xstate, x);
     atomic_store(&c->direct_proc, NULL);
     if (ok && paged) {
-        s->cpu_ns += (uint64_t)x->changes * USERPROC_CHANGE_NS;
-        stay->paged = paged + s->cpu_ns;
+        begin += (uint64_t)x->changes * USERPROC_CHANGE_NS;
+        stay->paged = begin;
         stay->inside_paged = stay->inside;
+        stay->away_paged = stay->away;
         stay->changes += x->changes;
     }
+    if (ok)
+        weigh(c, s, x, stay, begin);
     if (ok)
         store(c, &r);
     if (ok && x->selectors_changed)
         load_selectors(c, &r, x);
     return ok;
-}
-
-/* What the last run came to: all that took CPU time but what it takes in any case, which is mostly some more
- * than the least that was seen. */
-static void weigh(struct tcpu *c, struct direct_space *s, const struct userproc_exit *x, struct stay *stay)
-{
-    uint64_t now = userproc_cpu_ns(s->proc), ns = now - min_u64(now, s->cpu_ns);
-    s->cpu_ns = now;
-    if (x->why != USERPROC_KICKED && !x->changes && ns < c->direct->empty_ns)
-        c->direct->empty_ns = ns; /* none is shorter than one that does nothing */
-    stay->inside += ns - min_u64(ns, c->direct->empty_ns + EMPTY_MORE_NS);
 }
 
 /* The page whose fault the guest's kernel has just seen to is wanted next. */
@@ -475,13 +505,13 @@ static bool make_ours(struct tcpu *c, struct direct_space *s)
         fail(c, "its process cannot be emptied");
         return false;
     }
-    s->cpu_ns = userproc_cpu_ns(s->proc);
+    s->cpu_ns = 0;
     return true;
 }
 
 bool heavy_direct_is_over(const struct tcpu *c)
 {
-    return !c->direct_wish || cpu_now_ns() - c->direct->ran_at > SERIES_GAP_NS;
+    return !c->direct_wish || tsc_ns(c) - c->direct->ran_at > SERIES_GAP_NS;
 }
 
 void heavy_direct_rest(struct tcpu *c)
@@ -509,18 +539,20 @@ static enum direct_end judge_excursion(struct direct *d, uint64_t inside)
 }
 
 /* The run has ended: what it was, and whether it paid. */
-static void settle_up(struct tcpu *c, const struct direct_space *s, enum direct_end end,
-                      const struct stay *stay)
+static void settle_up(struct tcpu *c, enum direct_end end, const struct stay *stay)
 {
-    uint64_t now = thread_cpu_ns() + s->cpu_ns, paged = min_u64(max_u64(stay->paged, stay->begin), now);
-    uint64_t pages = paged - stay->begin, rest = now - paged, inside_rest = stay->inside - stay->inside_paged;
+    uint64_t now = tsc_ns(c), paged = min_u64(max_u64(stay->paged, stay->begin), now);
+    uint64_t pages = paged - stay->begin, rest = now - paged;
+    uint64_t known_pages = stay->inside_paged + stay->away_paged;
+    uint64_t known_rest = stay->inside + stay->away - known_pages;
     struct direct_cost cost = {
         .inside = stay->inside,
-        .pages = pages - min_u64(pages, stay->inside_paged) + stay->changes * CHANGE_LATER_NS,
-        .exit = rest - min_u64(rest, inside_rest),
+        .pages =
+            min_u64(pages - min_u64(pages, known_pages), PAGES_MOST_NS) + stay->changes * CHANGE_LATER_NS,
+        .exit = min_u64(rest - min_u64(rest, known_rest), EXIT_MOST_NS),
     };
     c->counters[TC_DIRECT_US] += stay->inside / 1000;
-    c->direct->ran_at = cpu_now_ns();
+    c->direct->ran_at = now;
     direct_account(c, &cost);
     direct_pace(c, end, stay->inside);
 }
@@ -535,10 +567,10 @@ enum direct_end heavy_direct(struct tcpu *c)
     struct userproc_exit x;
     if (!s || !make_ours(c, s))
         return DIRECT_REQUEST;
-    struct stay stay = { .begin = thread_cpu_ns() + s->cpu_ns };
+    struct stay stay = { .begin = tsc_ns(c) };
     if (s->doubt) {
         mirror_check(c, s);
-        stay.paged = thread_cpu_ns() + s->cpu_ns;
+        stay.paged = tsc_ns(c);
     }
     if (is_in_group(s, c->rip)) {
         c->counters[TC_DIRECT_UNFIT]++;
@@ -546,6 +578,8 @@ enum direct_end heavy_direct(struct tcpu *c)
     }
     if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
+        if (mirror_is_unfit(s, c->rip))
+            mirror_visit_unfit(s, c->rip);
         return d->away && d->away-- ? DIRECT_EXCURSION : DIRECT_TRANSLATE;
     }
     d->returned = d->away > 0;
@@ -564,13 +598,12 @@ enum direct_end heavy_direct(struct tcpu *c)
             break;
         }
         c->counters[TC_DIRECT_RUNS]++;
-        weigh(c, s, &x, &stay);
         end = take_exit(c, s, &x, &again);
         faults = c->rip == faulted_at ? faults + 1 : 0;
         faulted_at = c->rip;
         again = again && faults < FAULTS_MOST;
     }
     c->direct_seated = d->seat.taken;
-    settle_up(c, s, end, &stay);
+    settle_up(c, end, &stay);
     return end == DIRECT_TRANSLATE ? judge_excursion(d, stay.inside) : end;
 }

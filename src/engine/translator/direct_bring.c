@@ -37,6 +37,11 @@ static unsigned allowances(const struct tcpu *c)
            (c->vm->direct_xsave_differs ? 0 : DIRECT_MAY_XSAVE);
 }
 
+/* Most breakpoints are in what runs once, at a program's start. And once a process has had any, each of its
+ * stays takes a tenth longer, as the host keeps them for later. So they are for pages that are come to again
+ * and again. */
+#define BREAKS_AFTER 24 /* visits */
+
 /* Has the process stop at these places of the page. Pages that have had theirs for longest do not run any
  * more where there are not enough for all: the one that is wanted now is worth more. */
 static void put_breaks(struct direct_space *s, uint64_t page, const struct direct_sites *sites)
@@ -51,6 +56,21 @@ static void put_breaks(struct direct_space *s, uint64_t page, const struct direc
         s->breaks[s->break_next % USERPROC_BREAKS] = page + sites->at[i];
         s->breaks_last[s->break_next % USERPROC_BREAKS] = page + sites->last[i];
     }
+}
+
+/* The same for a vDSO's, of which nobody reads the code: there the process has a copy of the page with traps
+ * in it. They are in each program that asks for the time, and breakpoints would cost it a tenth of each stay.
+ */
+static bool put_traps(struct direct_space *s, uint64_t page, const struct direct_sites *sites)
+{
+    if (s->traps_changed && s->trap_page != page)
+        return false; /* another page is to have its own first */
+    s->trap_page = page;
+    for (unsigned i = 0; i < sites->count; i++)
+        s->traps[i] = page + sites->at[i];
+    s->trap_count = (uint8_t)sites->count;
+    s->traps_changed = true;
+    return true;
 }
 
 /* What a page is given for. */
@@ -82,16 +102,17 @@ static bool find_text(struct tvm *vm, uint64_t gpage, struct direct_text *text)
     return false;
 }
 
-/* Marks the page as code that runs directly. False: it may not, or as one of those around not now. The vCPU's
- * own write tags for it go, and while others lose theirs this one stands still. */
-static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage,
-                          enum bring why)
+/* Marks the page as code that runs directly; the rights that the process needs for it. 0: it may not, or as
+ * one of those around not now. The vCPU's own write tags for it go, and while others lose theirs this one
+ * stands still. */
+static unsigned mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page, uint64_t gpage,
+                              enum bring why)
 {
     enum page_direct known = cache_direct(c->vm, gpage);
     struct mmu_peeked m;
     struct direct_sites sites;
     if (known == DIRECT_FIT)
-        return true;
+        return USERPROC_X;
     if (known == DIRECT_UNKNOWN) {
         cpu_run_out(c);
         cache_mark_code(c->vm, c, gpage);
@@ -102,13 +123,19 @@ static bool mark_runnable(struct tcpu *c, struct direct_space *s, uint64_t page,
     const struct direct_text *limits = find_text(c->vm, gpage, &text) ? &text : NULL;
     bool few = direct_scan(before, tvm_hva(c->vm, gpage), allowances(c), limits, &sites);
     if (!cache_mark_direct(c->vm, gpage, few && sites.count == 0 ? DIRECT_FIT : DIRECT_CARE))
-        return false;
+        return 0;
     if (!few)
-        *mirror_unfit(s, page) = page | 1;
+        mirror_set_unfit(s, page, 0);
     if (!few || (why == BRING_CODE_AROUND && sites.count))
-        return false;
+        return 0;
+    if (limits && sites.count)
+        return put_traps(s, page, &sites) ? USERPROC_X | USERPROC_OWN : 0;
+    if (sites.count && !c->direct->always && *mirror_unfit(s, page) != (page | MIRROR_UNFIT_WAS)) {
+        mirror_set_unfit(s, page, BREAKS_AFTER);
+        return 0;
+    }
     put_breaks(s, page, &sites);
-    return true;
+    return USERPROC_X;
 }
 
 /* Whether it may run next to the pages that do. */
@@ -127,7 +154,7 @@ static bool seams_fit(struct tcpu *c, struct direct_space *s, uint64_t page, uin
 {
     bool fit = seams_are_fit(c, s, page, gpage);
     if (!fit)
-        *mirror_unfit(s, page) = page | 1;
+        mirror_set_unfit(s, page, 0);
     return fit;
 }
 
@@ -172,8 +199,10 @@ static bool bring_page(struct tcpu *c, struct direct_space *s, uint64_t page, co
     const struct mirror_page *p = mirror_find(s, page);
     unsigned had = p && mirror_gpa(p) == gpage ? p->prot : 0, prot = USERPROC_R;
     if ((exec || (had & USERPROC_X)) && m->exec) {
-        if ((had & USERPROC_X) || (mark_runnable(c, s, page, gpage, why) && seams_fit(c, s, page, gpage)))
-            prot |= USERPROC_X;
+        unsigned run = had & (USERPROC_X | USERPROC_OWN);
+        if (!run && (run = mark_runnable(c, s, page, gpage, why)) && !seams_fit(c, s, page, gpage))
+            run = 0;
+        prot |= run;
     }
     if (!(prot & USERPROC_X) && m->writable && claim(c, slot, gpage, page))
         prot |= USERPROC_W;

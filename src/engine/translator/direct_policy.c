@@ -3,8 +3,8 @@
  * Theory of operation. To enter and leave a process costs some 8 us, and each page that it touches for the
  * first time twice that; code that runs directly is two to five times as fast as translated. So
  * programs begin translated, and one that sampling (fault_linux.c) finds in user code often enough is tried.
- * Two things are counted, in CPU time. What is won: time inside, which translated would take at least twice
- * as long, less what the exit costs; a program that loses so is interrupted too often, and goes back to
+ * Two things are counted. What is won: time inside, of which translated code takes some two and a half times
+ * more, less what the exit costs; a program that loses so is interrupted too often, and goes back to
  * translated code at once. And what is invested, in pages that are given: that may be the more, the longer
  * the program has run translated before. Who loses is tried again later and later. How it ended is noted at
  * the program's pages of code: its next process is tried sooner, and trusted, or later.
@@ -15,7 +15,7 @@
 #include "engine/translator/direct_priv.h"
 #include "engine/translator/sys.h"
 
-#define GAIN_PERCENT 150
+#define GAIN_PERCENT 250
 #define SAMPLES_WANTED 4
 #define SAMPLES_MOST 120
 #define SAMPLES_PAID 1      /* if the code has paid before ... */
@@ -164,7 +164,7 @@ void direct_account(struct tcpu *c, const struct direct_cost *cost)
 }
 
 #define STAY_WORTH                                                                                           \
-    5000 /* ns; less than what entering and leaving costs, as one in translated code has a price too */
+    3000 /* ns; less than what entering and leaving costs, as one in translated code has a price too */
 #define SKIP_MOST 64
 
 void direct_pace(struct tcpu *c, enum direct_end end, uint64_t inside)

@@ -50,7 +50,7 @@ struct mirror_large {
 struct direct_space {
     struct userproc *proc;   /* NULL: this one has never been used */
     uint64_t hole, hole_len; /* where it has something of its own */
-    uint64_t cpu_ns;         /* of its process, the last time that it was looked at */
+    uint64_t cpu_ns;         /* of its process, if the last run was long; else 0 */
     uint64_t used;           /* when, for the choice of the one to give up */
     uint64_t root;           /* top page table of the program that ran last */
     uint16_t pcid;
@@ -73,7 +73,12 @@ struct direct_space {
     bool breaks_changed;
     uint32_t unbroken; /* stays since it stopped at one */
     uint8_t break_next;
-    uint64_t unfit[MIRROR_UNFIT]; /* linear pages of code that may not run, hashed */
+    uint64_t trap_page; /* linear, of its own for traps in it */
+    uint64_t traps[USERPROC_BREAKS];
+    uint8_t trap_count;
+    bool traps_changed;              /* they are not in it yet */
+    uint64_t unfit[MIRROR_UNFIT];    /* linear pages of code that may not run, hashed */
+    uint8_t unfit_for[MIRROR_UNFIT]; /* as many visits of it, if not for good */
 };
 
 /* What is known of an address space's program. */
@@ -111,7 +116,7 @@ struct direct {
     bool tsc_can_trap;
     uint32_t code_gen; /* tvm.direct_gen that was seen to */
     uint64_t last_cr2;
-    uint64_t empty_ns;                 /* CPU time of a run that does nothing */
+    uint64_t empty_ns;                 /* what a run takes that does nothing */
     uint64_t written[(1u << 19) / 64]; /* RAM pages that some space may write, hashed */
     uint8_t *xstate;
     size_t xstate_size;
@@ -146,9 +151,24 @@ static inline uint64_t *mirror_unfit(struct direct_space *s, uint64_t lin)
 {
     return &s->unfit[(lin >> 12) % MIRROR_UNFIT];
 }
+#define MIRROR_UNFIT_IS 1u
+#define MIRROR_UNFIT_WAS 2u /* and now has breakpoints */
 static inline bool mirror_is_unfit(struct direct_space *s, uint64_t lin)
 {
-    return *mirror_unfit(s, lin) == ((lin & PAGE_MASK) | 1);
+    return *mirror_unfit(s, lin) == ((lin & PAGE_MASK) | MIRROR_UNFIT_IS);
+}
+/* For good, or for so many visits. */
+static inline void mirror_set_unfit(struct direct_space *s, uint64_t lin, uint8_t visits)
+{
+    s->unfit_for[(lin >> 12) % MIRROR_UNFIT] = visits;
+    *mirror_unfit(s, lin) = (lin & PAGE_MASK) | MIRROR_UNFIT_IS;
+}
+/* It was to run there. */
+static inline void mirror_visit_unfit(struct direct_space *s, uint64_t lin)
+{
+    uint8_t *left = &s->unfit_for[(lin >> 12) % MIRROR_UNFIT];
+    if (*left && --*left == 0)
+        *mirror_unfit(s, lin) = (lin & PAGE_MASK) | MIRROR_UNFIT_WAS;
 }
 
 /* direct_bring.c. Makes the space have the page of lin, and some around it. False: there is nothing more to
@@ -175,7 +195,7 @@ bool direct_scan(const uint8_t *before, const uint8_t *page, unsigned may, const
 bool direct_scan_seam(const uint8_t *page, const uint8_t *behind, unsigned may);
 
 /* direct_policy.c */
-/* What a stay has come to, in nanoseconds of CPU time. */
+/* What a stay has come to, in nanoseconds. */
 struct direct_cost {
     uint64_t inside; /* in guest code */
     uint64_t pages;  /* to give pages, with the faults that ask for them */

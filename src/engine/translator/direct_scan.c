@@ -1,18 +1,18 @@
 /* Instructions that do not fault in user mode, but would tell of the host instead of the guest. Heavy.
  *
  * Theory of operation. Where they are in a page that runs directly, the process is made to stop
- * (userproc_set_breaks). There are only so many breakpoints, but where a program asks what the CPU can do, it asks
- * in one go: sites that a function comes to one after the other, without a call, and that nothing else
- * branches to are a group, which is stopped at once, at its first, and translated to behind its last. Pages
- * with too many of them are translated. All are
- * known by two bytes or three, which displacements and constants may have, too; so bytes that look like one
- * count only if reading instructions from some way before ends up at them, as it does where code is meant to
- * be read in one way only. One may begin at the end of a page and end in the next: two pages that make one do
- * not both run. SYSCALL and INT n are not looked for: the host stops at them (host/userproc.h), but for INT
- * 4, of which it tells no more than of a fault of the instruction behind it. RDTSC need not be, since the
- * guest's TSC is the host's, or else the host is told to stop there, which makes each run twice as long on
- * some. RDTSCP tells TSC_AUX as well, but Linux' vDSO and others that use it for its order only do not look:
- * it may run if on all ways from it ECX is overwritten before it is read.
+ * (userproc_set_breaks, or in a vDSO userproc_put_traps). There are only so many breakpoints, but where a
+ * program asks what the CPU can do, it asks in one go: sites that a function comes to one after the other,
+ * without a call, and that nothing else branches to are a group, which is stopped at once, at its first, and
+ * translated to behind its last. Pages with too many of them are translated. All are known by two bytes or
+ * three, which displacements and constants may have, too; so bytes that look like one count only if reading
+ * instructions from some way before ends up at them, as it does where code is meant to be read in one way
+ * only. One may begin at the end of a page and end in the next: two pages that make one do not both run.
+ * SYSCALL and INT n are not looked for: the host stops at them (host/userproc.h), but for INT 4, of which it
+ * tells no more than of a fault of the instruction behind it. RDTSC need not be, since the guest's TSC is the
+ * host's, or else the host is told to stop there, which makes each run twice as long on some. RDTSCP tells
+ * TSC_AUX as well, but Linux' vDSO and others that use it for its order only do not look: it may run if on
+ * all ways from it ECX is overwritten before it is read.
  *
  * Sources: Intel SDM volume 2 (2023-12), appendix A, tables A-3 and A-6. */
 #include <string.h>

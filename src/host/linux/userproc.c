@@ -406,6 +406,8 @@ static bool map_is_allowed(const struct userproc *p, const struct userproc_map *
 {
     if ((m->va | m->len | m->offset) % PAGE || !m->len || m->va >= USER_TOP || m->len > USER_TOP - m->va)
         return false;
+    if ((m->prot & USERPROC_OWN) && (m->prot & USERPROC_W))
+        return false;
     return m->va + m->len <= p->hole || m->va >= p->hole + HOLE_LEN;
 }
 
@@ -416,7 +418,7 @@ static bool map_goes_on(const struct userproc_map *a, const struct userproc_map 
 
 static struct stub_entry map_entry(const struct userproc_map *m)
 {
-    int prot = PROT_READ, flags = MAP_SHARED | MAP_FIXED;
+    int prot = PROT_READ, flags = MAP_FIXED;
 
     if (!m->prot)
         return (struct stub_entry){ SYS_munmap, { m->va, m->len }, 0 };
@@ -424,6 +426,7 @@ static struct stub_entry map_entry(const struct userproc_map *m)
         prot |= PROT_WRITE;
     if (m->prot & USERPROC_X)
         prot |= PROT_EXEC;
+    flags |= m->prot & USERPROC_OWN ? MAP_PRIVATE : MAP_SHARED;
     if ((m->prot & USERPROC_W) && m->len >= POPULATE_MIN && m->len <= POPULATE_MAX)
         flags |= MAP_POPULATE;
     return (struct stub_entry){ SYS_mmap, { m->va, m->len, prot, flags, CHILD_RAM_FD, m->offset }, 0 };
@@ -663,12 +666,12 @@ static bool debug_set(struct userproc *p, unsigned n, uint64_t v)
     return ptrace(PTRACE_POKEUSER, p->pid, offsetof(struct user, u_debugreg) + n * sizeof(v), v) == 0;
 }
 
-static bool debug_set_all(struct userproc *p, const uint64_t addr[USERPROC_BREAKS])
+static bool debug_set_all(struct userproc *p, const uint64_t *addr, unsigned n)
 {
     uint64_t control = 0; /* 0 but for the enabling bits: instructions */
     bool ok = debug_set(p, 7, 0);
 
-    for (unsigned i = 0; i < USERPROC_BREAKS; i++) {
+    for (unsigned i = 0; i < n; i++) {
         if (addr[i])
             control |= UINT64_C(1) << 2 * i;
         ok = ok && (!addr[i] || debug_set(p, i, addr[i]));
@@ -676,7 +679,10 @@ static bool debug_set_all(struct userproc *p, const uint64_t addr[USERPROC_BREAK
     return ok && debug_set(p, 7, control);
 }
 
-bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS])
+/* What ptrace does while the process waits for us, behind which it waits anew. */
+static bool while_traced(struct userproc *p,
+                         bool (*work)(struct userproc *p, const uint64_t *addr, unsigned n),
+                         const uint64_t *addr, unsigned n)
 {
     int status;
     bool ok;
@@ -691,8 +697,34 @@ bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS
         p->gone = p->reaped = true;
         return false;
     }
-    ok = ok && debug_set_all(p, addr);
-    return ptrace(PTRACE_DETACH, p->pid, NULL, NULL) == 0 && ok; /* and it waits anew */
+    ok = ok && work(p, addr, n);
+    return ptrace(PTRACE_DETACH, p->pid, NULL, NULL) == 0 && ok;
+}
+
+bool userproc_set_breaks(struct userproc *p, const uint64_t addr[USERPROC_BREAKS])
+{
+    return while_traced(p, debug_set_all, addr, USERPROC_BREAKS);
+}
+
+/* The kernel writes whole words; the others of their bytes are put back as they were. */
+static bool traps_put(struct userproc *p, const uint64_t *addr, unsigned n)
+{
+    bool ok = true;
+
+    for (unsigned i = 0; ok && i < n; i++) {
+        const uint64_t word = addr[i] & ~UINT64_C(7), shift = (addr[i] & 7) * 8;
+        uint64_t v;
+
+        ok = syscall(SYS_ptrace, PTRACE_PEEKTEXT, p->pid, word, &v) == 0;
+        v = (v & ~(UINT64_C(0xff) << shift)) | UINT64_C(0xcc) << shift;
+        ok = ok && ptrace(PTRACE_POKETEXT, p->pid, word, v) == 0;
+    }
+    return ok;
+}
+
+bool userproc_put_traps(struct userproc *p, const uint64_t *addr, unsigned n)
+{
+    return userproc_list_do(p) && while_traced(p, traps_put, addr, n);
 }
 
 /* Guest code may have written where they are, so they are looked at before anybody loads them. */
