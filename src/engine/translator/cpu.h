@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
+#include "host/anonmem.h"
 #include "x86/cpuid_model.h"
 #include "x86/regs.h"
 #include "x86/state.h"
@@ -250,6 +251,7 @@ struct tcpu {
     uint64_t kvm_system_time, kvm_wall_clock, kvm_pv_eoi;
     unsigned index; /* = APIC id */
     struct tvm *vm;
+    struct anonmem memory; /* that this is in */
     struct lapic *lapic;
     struct translation *translation; /* the block that is being made (translate.c) */
     struct shadow *shadow;           /* NULL: blocks run once */

@@ -101,6 +101,12 @@ static uint64_t measure_tsc_khz(void)
 
 /* ---- open and close ---- */
 
+static void free_cpu_memory(struct tcpu *c)
+{
+    struct anonmem memory = c->memory;
+    anonmem_unmap(&memory);
+}
+
 static void translator_close(struct engine_vm *evm)
 {
     if (!evm)
@@ -115,7 +121,7 @@ static void translator_close(struct engine_vm *evm)
         direct_close(vm->cpus[i]);
         free(vm->cpus[i]->translation);
         munmap(vm->cpus[i]->return_stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
-        munmap(vm->cpus[i], sizeof(struct tcpu));
+        free_cpu_memory(vm->cpus[i]);
     }
     for (unsigned i = 0; i < vm->slot_count; i++) {
         munmap(vm->slots[i].pages, (vm->slots[i].len >> 12) * sizeof(struct page_info));
@@ -129,12 +135,15 @@ static void translator_close(struct engine_vm *evm)
     free(evm);
 }
 
+/* In large pages: its TLB is looked at for nearly each access to memory, all over it, and would take a host's
+ * TLB by itself. */
 static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
 {
-    struct tcpu *c =
-        mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (c == MAP_FAILED)
+    struct anonmem memory;
+    if (!anonmem_map(&memory, "yado-vcpu", align_up(sizeof(struct tcpu), ANONMEM_LARGE), false))
         return NULL;
+    struct tcpu *c = (struct tcpu *)(void *)memory.at;
+    c->memory = memory;
     c->self = c;
     c->vm = vm;
     c->index = index;
@@ -148,7 +157,7 @@ static struct tcpu *new_cpu(struct tvm *vm, unsigned index)
         lapic_free(c->lapic);
         if (stack != MAP_FAILED)
             munmap(stack, RETURN_STACK_SIZE + SIGNAL_STACK_SIZE);
-        munmap(c, sizeof *c);
+        free_cpu_memory(c);
         return NULL;
     }
     c->return_stack = stack;
