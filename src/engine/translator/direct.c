@@ -47,8 +47,8 @@
 #define PAGES_MOST_NS 1000000 /* what pages take, and ... */
 #define EXIT_MOST_NS 60000    /* ... an exit; what is more is others' */
 #define CHANGE_LATER_NS                                                                                      \
-    8000 /* what a mapping costs behind its making: it is touched, and taken away; with less,                \
-          * found by trial, programs that go through new memory stay here to their loss */
+    14000 /* what a mapping costs behind its making: it is touched, and taken away; with less,               \
+           * found by trial, programs that go through new memory stay here to their loss */
 #define SERIES_GAP_NS 2000000 /* between runs, for the CPU to be kept */
 #define BREAKS_IDLE 256       /* stays */
 #define FAULTS_MOST 32 /* of one instruction, which may take from the mirror what it has just been given */
