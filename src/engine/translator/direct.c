@@ -416,12 +416,12 @@ static bool is_called(const struct tcpu *c)
 
 /* What a stay has come to so far, in nanoseconds. */
 struct stay {
-    uint64_t begin;  /* of tsc_ns */
-    uint64_t paged;  /* when it had the last of the pages that it was given; 0: it was given none */
-    uint64_t away;   /* that others had the CPU, as far as is known */
-    uint64_t inside; /* in guest code */
-    uint64_t inside_paged, away_paged;
-    uint64_t changes; /* of mappings */
+    uint64_t begin;       /* of tsc_ns */
+    uint64_t paged;       /* when it had the last of the pages that it was given; 0: it was given none */
+    uint64_t away;        /* that others had the CPU, as far as is known */
+    uint64_t inside;      /* in guest code */
+    uint64_t known_paged; /* of both, at that time */
+    uint64_t changes;     /* of mappings */
 };
 
 /* CPU time would be it, but each look at its clocks takes a twentieth of a short stay. What is short was
@@ -471,8 +471,7 @@ static bool run_once(struct tcpu *c, struct direct_space *s, struct userproc_exi
     if (ok && paged) {
         begin += (uint64_t)x->changes * USERPROC_CHANGE_NS;
         stay->paged = begin;
-        stay->inside_paged = stay->inside;
-        stay->away_paged = stay->away;
+        stay->known_paged = stay->inside + stay->away;
         stay->changes += x->changes;
     }
     if (ok)
@@ -543,12 +542,11 @@ static void settle_up(struct tcpu *c, enum direct_end end, const struct stay *st
 {
     uint64_t now = tsc_ns(c), paged = min_u64(max_u64(stay->paged, stay->begin), now);
     uint64_t pages = paged - stay->begin, rest = now - paged;
-    uint64_t known_pages = stay->inside_paged + stay->away_paged;
-    uint64_t known_rest = stay->inside + stay->away - known_pages;
+    uint64_t known_rest = stay->inside + stay->away - stay->known_paged;
     struct direct_cost cost = {
         .inside = stay->inside,
-        .pages =
-            min_u64(pages - min_u64(pages, known_pages), PAGES_MOST_NS) + stay->changes * CHANGE_LATER_NS,
+        .pages = min_u64(pages - min_u64(pages, stay->known_paged), PAGES_MOST_NS) +
+                 stay->changes * CHANGE_LATER_NS,
         .exit = min_u64(rest - min_u64(rest, known_rest), EXIT_MOST_NS),
     };
     c->counters[TC_DIRECT_US] += stay->inside / 1000;
@@ -578,8 +576,7 @@ enum direct_end heavy_direct(struct tcpu *c)
     }
     if (mirror_is_unfit(s, c->rip) || mmu_maps_any(c, s->hole, s->hole_len)) {
         c->counters[TC_DIRECT_UNFIT]++;
-        if (mirror_is_unfit(s, c->rip))
-            mirror_visit_unfit(s, c->rip);
+        mirror_visit_unfit(s, c->rip);
         return d->away && d->away-- ? DIRECT_EXCURSION : DIRECT_TRANSLATE;
     }
     d->returned = d->away > 0;

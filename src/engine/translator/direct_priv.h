@@ -163,11 +163,11 @@ static inline void mirror_set_unfit(struct direct_space *s, uint64_t lin, uint8_
     s->unfit_for[(lin >> 12) % MIRROR_UNFIT] = visits;
     *mirror_unfit(s, lin) = (lin & PAGE_MASK) | MIRROR_UNFIT_IS;
 }
-/* It was to run there. */
+/* It was to run there, where it may be unfit. */
 static inline void mirror_visit_unfit(struct direct_space *s, uint64_t lin)
 {
     uint8_t *left = &s->unfit_for[(lin >> 12) % MIRROR_UNFIT];
-    if (*left && --*left == 0)
+    if (mirror_is_unfit(s, lin) && *left && --*left == 0)
         *mirror_unfit(s, lin) = (lin & PAGE_MASK) | MIRROR_UNFIT_WAS;
 }
 

@@ -67,7 +67,6 @@ struct tvm {
     uint64_t tsc_offset;      /* of all vCPUs, once one has been given a state */
     uint64_t tsc_first;       /* the TSC value that came with it */
     bool tsc_set;
-    uint64_t tsc_ns_mult; /* ns = (tsc * mult) >> 32 */
     struct tvm_slot slots[TVM_SLOTS];
     unsigned slot_count;
     uint64_t gpa_reserved; /* bits of a page-table entry that must be clear (above MAXPHYADDR) */
